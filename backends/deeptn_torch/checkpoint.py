@@ -1,0 +1,117 @@
+"""Checkpoints of compressed models: plain tensors, the plan in the safetensors header."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from typing import TypeVar
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from deeptn import FormatError, PlanError
+from deeptn.serialize import (
+    HEADER,
+    VERSION,
+    network_from_dict,
+    network_to_dict,
+    open_safetensors,
+    parse_header,
+    write_atomically,
+)
+
+from .compress import generated, replace_modules
+from .layers import TNLayer, TNLinear
+
+M = TypeVar("M", bound=nn.Module)
+_FORMAT = "deeptn.model"
+
+
+def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a model with generated layers: its ``state_dict``, and in the header the network of every such layer.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Tensors that several names share are stored once.
+    path : path
+        Replaced as a whole, or not at all.
+
+    Raises
+    ------
+    deeptn.PlanError
+        If the model has no generated layer.
+    """
+    layers = {
+        name: {"kind": "linear" if isinstance(m, TNLinear) else "conv2d"} | network_to_dict(m.network)
+        for name, m in model.named_modules()
+        if isinstance(m, TNLayer)
+    }
+    if not layers:
+        raise PlanError("the model has no generated layer; compress it first, or save its state_dict with safetensors")
+    tensors: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    stored: dict[tuple[object, ...], str] = {}
+    for name, tensor in model.state_dict().items():
+        # Contiguous copies: views of one storage would be refused, and complex numbers are stored as pairs.
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if tensor.numel() and key in stored:
+            aliases[name] = stored[key]
+            continue
+        stored[key] = name
+        tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+    header = {"format": _FORMAT, "version": VERSION, "layers": layers, "aliases": aliases}
+    write_atomically(path, lambda file: save_file(tensors, file, metadata={HEADER: json.dumps(header)}))
+
+
+def load_model(dense_model: M, path: str | os.PathLike[str]) -> M:
+    """Read a model that `save_model` wrote.
+
+    Parameters
+    ----------
+    dense_model : nn.Module
+        A model of the architecture before compression, trained or not; left as it is.
+    path : path
+
+    Returns
+    -------
+    nn.Module
+        A copy with the layers of the plan replaced and all tensors loaded, on the devices of `dense_model`.
+
+    Raises
+    ------
+    deeptn.FormatError
+        If the file is damaged, was not written by `save_model`, or does not fit the model.
+    """
+    with open_safetensors(path, "pt") as file:
+        header = parse_header(file.metadata(), _FORMAT)
+        layers, aliases = header.get("layers"), header.get("aliases")
+        if not isinstance(layers, dict) or not isinstance(aliases, dict):
+            raise FormatError("the header needs 'layers' and 'aliases'")
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    for name, source in aliases.items():
+        if not isinstance(source, str) or source not in tensors:
+            raise FormatError(f"the tensor {name!r} is an alias of {source!r:.60}, which the file does not hold")
+        tensors[name] = tensors[source]
+    model = copy.deepcopy(dense_model)
+    modules = dict(model.named_modules())
+    swaps: dict[nn.Module, nn.Module] = {}
+    for name, entry in layers.items():
+        if not isinstance(entry, dict):
+            raise FormatError(f"layer {name!r} of the plan is no table")
+        net = network_from_dict({key: entry.get(key) for key in ("layout", "spec", "topology")})
+        kind = {"linear": nn.Linear, "conv2d": nn.Conv2d}.get(str(entry.get("kind")))
+        old = modules.get(name)
+        if kind is None or not isinstance(old, kind):
+            raise FormatError(f"the plan has a {entry.get('kind')!r:.20} layer {name!r}; the model has {old!r:.80} there")
+        if tuple(old.weight.shape) != net.shape:
+            raise FormatError(f"layer {name!r}: weight of shape {tuple(old.weight.shape)}, the plan says {net.shape}")
+        swaps[old] = generated(old, net, None)
+    replace_modules(model, swaps)
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise FormatError(f"the tensors of {str(path)!r} do not fit the model: {error}") from error
+    return model

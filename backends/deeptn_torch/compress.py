@@ -1,0 +1,157 @@
+"""Compressing a model: dense layers replaced by generated ones, and back."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+from torch import nn
+
+from deeptn import Network, PlanError
+from deeptn.decompose import relative_error
+from deeptn.plan import Target, resolve, select
+from deeptn.report import LayerReport, Report
+
+from .layers import TNConv2d, TNLayer, TNLinear
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def compress(
+    model: M, targets: Mapping[str, Target], ignore: Iterable[str] = (), fit: Any = "auto"
+) -> tuple[M, Report]:
+    """Return a copy of a model in which chosen layers have generated weights, and a report.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it is.
+    targets : mapping of str to deeptn.Topology, deeptn.Network or str
+        Which layers (`nn.Linear`, `nn.Conv2d`) become what. A key is a layer's name, a glob (``"classifier.*"``), or
+        ``"re:…"``, a regular expression for the whole name. If several match, an exact name wins, then the first.
+    ignore : iterable of str
+        Patterns of layers to leave alone.
+    fit : {"auto"}, Fit or None
+        ``"auto"``: the closed form where the family has one (`deeptn.decompose`), else a fit by gradient with the
+        defaults of `Fit`. A `Fit`: by gradient, from the closed form where there is one. None: random cores that give
+        W its root mean square.
+
+    Returns
+    -------
+    model : nn.Module
+    report : deeptn.report.Report
+        Per layer shape, topology, parameters, error of W and cost; ``print`` it, show it with rich, or ``to_json``.
+
+    Raises
+    ------
+    deeptn.PlanError
+        If a pattern matches no layer, or a layer shares its weight with another module.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 10))
+    >>> small, report = compress(model, {"0": dtn.TensorTrain(rank=4)})
+    >>> report.params_before, report.params_after
+    (48000, 424)
+    """
+    model = copy.deepcopy(model)
+    return model, compress_(model, targets, ignore, fit)
+
+
+def compress_(model: nn.Module, targets: Mapping[str, Target], ignore: Iterable[str] = (), fit: Any = "auto") -> Report:
+    """Compress a model in place; see `compress`. Nothing is replaced unless all layers can be.
+
+    Returns
+    -------
+    deeptn.report.Report
+    """
+    dense = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    plan = resolve({name: tuple(m.weight.shape) for name, m in dense.items()}, targets, ignore)
+    if "" in plan:
+        raise PlanError("the model is a single layer; use TNLinear.from_linear or TNConv2d.from_conv")
+    for name in plan:
+        _check_alone(model, name, dense[name])
+    before = count_params(model)
+    made, rows = {}, []
+    for name, net in plan.items():
+        old = dense[name]
+        made[name] = generated(old, net, fit)
+        rows.append(_row(name, old, made[name]))
+    replace_modules(model, {dense[name]: layer for name, layer in made.items()})
+    return Report(tuple(rows), before, count_params(model))
+
+
+def decompress_(model: nn.Module, targets: Iterable[str] | None = None) -> list[str]:
+    """Put dense layers with the decoded weights back, in place.
+
+    Parameters
+    ----------
+    model : nn.Module
+    targets : iterable of str, optional
+        Patterns as for `compress`; all generated layers by default.
+
+    Returns
+    -------
+    list of str
+        Names of the layers that were replaced.
+
+    Raises
+    ------
+    deeptn.PlanError
+        If the model has no generated layer, or a pattern matches none.
+    """
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, TNLayer)}
+    if not layers or "" in layers:
+        raise PlanError("the model has no TNLinear or TNConv2d inside; a single layer has to_linear() or to_conv()")
+    if isinstance(targets, str):
+        raise PlanError(f"targets must be a list of patterns, got the string {targets!r}; write [{targets!r}]")
+    names = list(layers)
+    if targets is not None:
+        wanted = {name for found in select(targets, names, "targets").values() for name in found}
+        names = [name for name in names if name in wanted]
+    swaps: dict[nn.Module, nn.Module] = {}
+    for name in names:
+        layer = layers[name]
+        swaps[layer] = layer.to_linear() if isinstance(layer, TNLinear) else layer.to_conv()  # type: ignore[union-attr]
+    replace_modules(model, swaps)
+    return names
+
+
+def generated(dense: nn.Module, net: Network, fit: Any) -> TNLinear | TNConv2d:
+    """Make the generated layer for a dense one."""
+    if isinstance(dense, nn.Linear):
+        return TNLinear.from_linear(dense, net, fit)
+    assert isinstance(dense, nn.Conv2d)
+    return TNConv2d.from_conv(dense, net, fit)
+
+
+def replace_modules(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> None:
+    """Replace modules wherever they are registered, under several names too."""
+    for parent in list(model.modules()):
+        for name, child in list(parent._modules.items()):
+            if child in swaps:
+                setattr(parent, name, swaps[child])
+
+
+def count_params(model: nn.Module) -> int:
+    """Entries of all parameters, shared ones once."""
+    return sum(p.numel() for p in model.parameters())
+
+
+def _check_alone(model: nn.Module, name: str, layer: nn.Linear | nn.Conv2d) -> None:
+    for other, module in model.named_modules():
+        if module is not layer and any(p is layer.weight for p in module._parameters.values()):
+            raise PlanError(f"layer {name!r} shares its weight with {other!r}; untie them, or add {name!r} to ignore")
+
+
+def _row(name: str, old: Any, layer: Any) -> LayerReport:
+    net = layer.network
+    cost = net.cost("materialize")
+    family = "Graph" if net.topology is None else repr(net.topology)
+    error = relative_error(layer.weight, old.weight)
+    return LayerReport(
+        name, net.shape, family, net.size, net.num_params, error, cost.flops, cost.write, cost.peak
+    )

@@ -1,0 +1,1 @@
+"""The main job: compress a trained network by every family at equal size, heal, compare."""

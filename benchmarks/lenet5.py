@@ -1,0 +1,78 @@
+"""LeNet-5 on Fashion-MNIST, both hidden linear layers compressed by every family, several seeds.
+
+The same experiment as ``deeptn demo --data fashion-mnist --model lenet5``, one process per seed. Every finished method
+is appended to a log, so that an interrupted run goes on where it stopped.
+
+    python benchmarks/lenet5.py --seeds 3 --jobs 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import time
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def one_seed(seed: int, folder: str | None, threads: int, log: str) -> None:
+    """Run one seed; append every result as it comes, and leave out what the log has already."""
+    import torch
+    from deeptn_torch.data import load_images
+    from deeptn_torch.demo.experiment import SETTINGS, run_seed
+
+    torch.set_num_threads(threads)
+    path = Path(log)
+    lines = path.read_text().splitlines() if path.exists() else []
+    done = {(r["seed"], r["label"], r["budget"], r["start"]) for r in map(json.loads, lines)}
+    start_time = time.perf_counter()
+
+    def keep(result: Any, model: Any, report: Any) -> None:
+        with path.open("a") as file:
+            file.write(json.dumps(result.to_dict()) + "\n")
+        print(f"{time.perf_counter() - start_time:5.0f} s  seed {seed}  {result.label}, {result.start}: {result.after}", flush=True)
+
+    data = load_images("fashion-mnist", folder)
+    skip = lambda method, start: (seed, method.label, method.budget, start) in done  # noqa: E731
+    run_seed(SETTINGS["lenet5"], data, seed, keep=keep, skip=skip)
+
+
+def main() -> None:
+    """Run the seeds, then write the table as JSON."""
+    from deeptn_torch.demo.environment import environment
+    from deeptn_torch.demo.experiment import RIVALS, SETTINGS, Result, summarize
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads per process")
+    parser.add_argument("--data-dir", help="folder with the IDX files")
+    parser.add_argument("--out", type=Path, default=RESULTS / "lenet5.json")
+    options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    log = options.out.with_suffix(".log.jsonl")
+    families = ["dense", "fixed random", *RIVALS, "BrickWall"]
+    jobs = [(seed, options.data_dir, options.threads, str(log)) for seed in range(options.seeds)]
+    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+        pool.starmap(one_seed, jobs, chunksize=1)
+    rows: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()]
+    rows = [row for row in rows if row["seed"] < options.seeds]
+    rows.sort(key=lambda r: (r["seed"], r["budget"] or 0, families.index(r["family"])))
+    setting = SETTINGS["lenet5"]
+    result = {
+        "task": "LeNet-5 on Fashion-MNIST, fc1 (120x400) and fc2 (84x120) compressed, 58,080 -> params",
+        "recipe": {"train": vars(setting.train), "heal": vars(setting.heal)},
+        "seeds": list(range(options.seeds)),
+        "environment": environment() | {"torch_threads": options.threads},
+        "summary": summarize([Result(**row) for row in rows]),
+        "results": rows,
+    }
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Element-wise activations between stages, one definition for NumPy, PyTorch and JAX.
+
+An activation is named by a string, so that a spec stays data. ``"leaky_relu:0.2"`` passes 0.2 as the parameter of
+``"leaky_relu"``; names without a parameter take PyTorch's default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+from autoray import compose, do
+
+from ._typing import Array
+from .errors import SpecError
+from .registry import Registry
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An element-wise function and the default of its parameter (``None``: it takes none)."""
+
+    function: Callable[..., Array]
+    default: float | None = None
+
+
+_REGISTRY: Registry[Activation] = Registry("activation")
+
+
+def register_activation(name: str, function: Callable[..., Array], default: float | None = None) -> None:
+    """Make an element-wise function available to every topology under a name.
+
+    Parameters
+    ----------
+    name : str
+        The name that ``activation=`` takes.
+    function : callable
+        Takes an array of any of the libraries (and the parameter, if there is one) and returns one of the same
+        shape. Write it with `autoray.do` or with operators, and it serves NumPy, PyTorch and JAX.
+    default : float, optional
+        Default of the parameter; without it the function takes none.
+
+    Raises
+    ------
+    SpecError
+        If the name is taken by another function, or holds a colon.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> def square(x):
+    ...     return x * x
+    >>> dtn.register_activation("square", square)
+    >>> dtn.network(dtn.BrickWall(layers=2, activation="square"), (4, 4)).num_params
+    68
+    """
+    if not isinstance(name, str) or not name or ":" in name:
+        raise SpecError(f"an activation is named by a word without a colon, got {name!r}")
+    if not callable(function):
+        raise SpecError(f"the activation {name!r} must be a callable, got {function!r}")
+    _REGISTRY.add(name, Activation(function, default))
+    resolve.cache_clear()
+
+
+@lru_cache(maxsize=None)
+def resolve(name: str) -> Callable[[Array], Array]:
+    """Return the function behind ``"name"`` or ``"name:parameter"``.
+
+    Raises
+    ------
+    SpecError
+        For an unknown name, or a parameter that is no finite number or that the function does not take.
+    """
+    if not isinstance(name, str):
+        raise SpecError(f"activation must be a string or None, got {name!r}")
+    word, colon, text = name.partition(":")
+    entry = _REGISTRY[word]
+    if not colon:
+        return entry.function if entry.default is None else partial(entry.function, slope=entry.default)
+    if entry.default is None:
+        raise SpecError(f"activation {name!r}: {word!r} takes no parameter; write {word!r}")
+    try:
+        slope = float(text)
+    except ValueError:
+        slope = math.nan
+    if not math.isfinite(slope):
+        raise SpecError(f"activation {name!r}: {text!r} is no number; write for example '{word}:{entry.default}'")
+    return partial(entry.function, slope=slope)
+
+
+@compose
+def deeptn_relu(x: Array) -> Array:
+    return do("where", x > 0, x, do("zeros_like", x))
+
+
+@deeptn_relu.register("torch")
+def _(x: Array) -> Array:
+    return x.relu()
+
+
+@compose
+def deeptn_leaky_relu(x: Array, slope: float) -> Array:
+    return do("where", x > 0, x, slope * x)
+
+
+@compose
+def deeptn_sigmoid(x: Array) -> Array:
+    return 0.5 * (1.0 + do("tanh", 0.5 * x))
+
+
+@compose
+def deeptn_silu(x: Array) -> Array:
+    return x * deeptn_sigmoid(x)
+
+
+@compose
+def deeptn_gelu(x: Array) -> Array:
+    # The tanh form (Hendrycks & Gimpel, arXiv:1606.08415, section 2): NumPy has no erf.
+    return 0.5 * x * (1.0 + do("tanh", math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def deeptn_tanh(x: Array) -> Array:
+    return do("tanh", x)
+
+
+def deeptn_sin(x: Array) -> Array:
+    return do("sin", x)
+
+
+for _name, _function, _default in (
+    ("relu", deeptn_relu, None),
+    ("leaky_relu", deeptn_leaky_relu, 0.01),
+    ("tanh", deeptn_tanh, None),
+    ("sigmoid", deeptn_sigmoid, None),
+    ("silu", deeptn_silu, None),
+    ("gelu", deeptn_gelu, None),
+    ("sin", deeptn_sin, None),
+):
+    register_activation(_name, _function, _default)

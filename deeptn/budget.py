@@ -1,0 +1,78 @@
+"""The largest network of a family within a number of parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from ._check import positive_int
+from .errors import SpecError
+from .layout import Layout
+from .network import Network, network
+from .topologies import Topology
+from .topologies import topology as as_topology
+
+
+def at_budget(topology: Topology | str, shape: Sequence[int], params: int, layout: Layout | None = None) -> Network:
+    """Return the largest network of a family with at most so many parameters.
+
+    The topology's ``size_field`` (layers, rank) is turned; its other fields stay as they are.
+
+    Parameters
+    ----------
+    topology : Topology or str
+        The family, with the fields that shall stay.
+    shape : sequence of int
+        Shape of the weight.
+    params : int
+        The budget. A family that stops growing (its ranks are full) is returned at its largest.
+    layout : Layout, optional
+        By default the topology's own.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    SpecError
+        If the smallest network of the family has more parameters; the message names that minimum.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> net = dtn.at_budget("TensorTrain", (120, 400), params=864)
+    >>> net.topology, net.num_params
+    (TensorTrain(rank=6), 856)
+    >>> dtn.at_budget("LowRank", (120, 400), params=144)
+    Traceback (most recent call last):
+    deeptn.errors.SpecError: a LowRank network of shape (120, 400) has at least 520 parameters (rank=1), the budget is 144
+    """
+    family = as_topology(topology)
+    budget = positive_int(params, "params")
+
+    def build(size: int) -> Network:
+        return network(replace(family, **{family.size_field: size}), shape, layout)  # type: ignore[type-var]
+
+    best = build(1)
+    if best.num_params > budget:
+        raise SpecError(
+            f"a {type(family).__name__} network of shape {best.shape} has at least {best.num_params} parameters "
+            f"({family.size_field}=1), the budget is {budget}"
+        )
+    low, high = 1, 2
+    while True:  # double until the budget is passed, or until nothing grows any more
+        candidate = build(high)
+        if candidate.num_params > budget:
+            break
+        if candidate.num_params == best.num_params:
+            return best
+        low, best, high = high, candidate, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        candidate = build(middle)
+        if candidate.num_params <= budget:
+            low, best = middle, candidate
+        else:
+            high = middle
+    return best

@@ -1,0 +1,54 @@
+"""The error family. A message says which argument, what came, what was expected, and what to write instead."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class DeepTNError(ValueError):
+    """Base class of every error that deeptn raises on purpose."""
+
+
+class SpecError(DeepTNError):
+    """A topology, network or parameter set is not well formed."""
+
+
+class LayoutError(DeepTNError):
+    """A weight shape and its legs do not fit each other."""
+
+
+class ProgramError(DeepTNError):
+    """A contraction cannot be compiled or run on the arrays it was given."""
+
+
+class PlanError(DeepTNError):
+    """A rule for compressing a model cannot be carried out."""
+
+
+class FormatError(DeepTNError):
+    """A file is not what it claims to be."""
+
+
+class MissingBackendError(DeepTNError, ImportError):
+    """An optional package is needed and not installed."""
+
+    def __init__(self, package: str, extra: str):
+        super().__init__(
+            f"this needs the package {package!r}, which is not installed; write: pip install 'deeptn[{extra}]'"
+        )
+
+
+def near_match(word: str, known: Iterable[str]) -> str:
+    """Return the half-sentence that closes an "unknown name" message.
+
+    Examples
+    --------
+    >>> near_match("rellu", ["relu", "tanh"])
+    "expected one of 'relu', 'tanh'; did you mean 'relu'?"
+    """
+    names = sorted(known)
+    lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(str(word).lower(), list(lower), n=1)
+    hint = f"; did you mean {lower[close[0]]!r}?" if close else ""
+    return "expected one of " + ", ".join(repr(name) for name in names) + hint

@@ -1,0 +1,196 @@
+"""Initialisers, calibrated on the generated tensor.
+
+A scheme turns standard normal draws into tensors; it is written with autoray, so that it runs on NumPy arrays and
+under jax.jit alike. Afterwards the nodes of the last stage are scaled, so that the weight has the asked size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from autoray import do
+
+from ._typing import Array, Params
+from .cost import seconds
+from .errors import SpecError, near_match
+from .layout import Layout, Leg
+from .program import compile_network, run
+from .spec import NetworkSpec, Node, Stage
+
+#: A weight up to this many entries is decoded to be measured; above, the norm of a linear one is contracted.
+DECODE_LIMIT = 2**24
+
+
+def _gaussian(draw: Array) -> Array:
+    """Independent entries of variance 1 / (number of inputs): a node keeps the norm of its input on average."""
+    return draw / math.sqrt(draw.shape[1])
+
+
+def _orthogonal(draw: Array) -> Array:
+    """Haar-random orthogonal (unitary) matrix, or the isometry or co-isometry of a rectangular node.
+
+    Source: Mezzadri, Notices of the AMS 54, 592 (2007).
+    """
+    tall = draw.shape[0] >= draw.shape[1]
+    q, r = do("linalg.qr", draw if tall else do("transpose", draw, (1, 0)))
+    diagonal = do("diag", r)
+    q = q * (diagonal / do("abs", diagonal))
+    return q if tall else do("transpose", q, (1, 0))
+
+
+def _identity(draw: Array, noise: float = 0.3) -> Array:
+    """The identity (a node without inputs: equal entries of norm one) plus normal noise of std `noise` per entry."""
+    rows, columns = draw.shape
+    if columns == 1:
+        base = np.full((rows, 1), rows**-0.5)
+    else:
+        base = np.eye(rows, columns)
+    return base + noise * draw
+
+
+#: Name of a scheme to a function of a normal (outputs, inputs) matrix.
+SCHEMES: dict[str, Callable[[Array], Array]] = {
+    "orthogonal": _orthogonal,
+    "gaussian": _gaussian,
+    "identity": _identity,
+}
+
+
+def target_std(layout: Layout) -> float:
+    """Kaiming's standard deviation for a ReLU network, ``sqrt(2 / fan_in)``, fan_in being all axes but the first.
+
+    Source: He et al., arXiv:1502.01852, eq. (10).
+    """
+    return math.sqrt(2.0 / math.prod(layout.shape[1:]))
+
+
+def draws(spec: NetworkSpec, seed: int, complex_valued: bool) -> dict[str, np.ndarray]:
+    """Standard normal entries for every parameter, drawn by NumPy in the order of ``spec.param_shapes``."""
+    try:
+        generator = np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise SpecError(f"seed = {seed!r}; expected a non-negative integer") from error
+    result = {}
+    for name, shape in spec.param_shapes.items():
+        result[name] = generator.standard_normal(shape)
+        if complex_valued:
+            result[name] = (result[name] + 1j * generator.standard_normal(shape)) / math.sqrt(2.0)
+    return result
+
+
+def initialize(
+    spec: NetworkSpec, layout: Layout, normal: Mapping[str, Array], scheme: str = "orthogonal", std: float | None = None
+) -> Params:
+    """Turn normal draws into calibrated parameters.
+
+    Parameters
+    ----------
+    spec, layout
+        The network.
+    normal : mapping of str to array
+        Standard normal entries for every parameter.
+    scheme : {"orthogonal", "gaussian", "identity"}
+        How each node is made of its draw.
+    std : float, optional
+        Root mean square of the entries of the weight, by default `target_std`.
+
+    Raises
+    ------
+    SpecError
+        For an unknown scheme, or a std that is not positive.
+    """
+    if scheme not in SCHEMES:
+        raise SpecError(f"scheme = {scheme!r}; {near_match(str(scheme), SCHEMES)}")
+    goal = target_std(layout) if std is None else std
+    if isinstance(goal, bool) or not isinstance(goal, (int, float)) or not (0.0 < goal < math.inf):
+        raise SpecError(f"std = {std!r}; expected a positive number")
+    params: Params = {}
+    for node in spec.nodes:
+        if node.param is not None and node.param not in params:
+            params[node.param] = _fill(spec, node, normal[node.param], SCHEMES[scheme])
+    # One pass is exact unless a parameter of the last stage also stands in an earlier one.
+    uses = Counter(node.param for node in spec.stages[-1].nodes if node.param is not None)
+    earlier = {node.param for stage in spec.stages[:-1] for node in stage.nodes}
+    for _ in range(8 if earlier & set(uses) else 1):
+        measured = root_mean_square(spec, layout, params)
+        # A weight that is all zero cannot be scaled; it stays as it is (no branch, for jit).
+        factor = (goal / (measured + (measured == 0) * goal)) ** (1.0 / uses.total())
+        params = {name: array * factor if name in uses else array for name, array in params.items()}
+    return params
+
+
+def _fill(spec: NetworkSpec, node: Node, draw: Array, scheme: Callable[[Array], Array]) -> Array:
+    """Apply a scheme to a node's matrix from inputs to outputs."""
+    shape = spec.node_shape(node)
+    order = [k for k, ix in enumerate(node.indices) if ix not in node.inputs]
+    rows = math.prod(shape[k] for k in order)
+    order += [k for k, ix in enumerate(node.indices) if ix in node.inputs]
+    matrix = scheme(do("reshape", do("transpose", draw, tuple(order)), (rows, math.prod(shape) // rows)))
+    tensor = do("reshape", matrix, tuple(shape[k] for k in order))
+    return do("transpose", tensor, tuple(sorted(range(len(order)), key=order.__getitem__)))
+
+
+def root_mean_square(spec: NetworkSpec, layout: Layout, params: Mapping[str, Array]) -> Array:
+    """Root mean square of the entries of the weight that the network generates, padding left out.
+
+    Up to 2^24 entries, or with activations, by decoding; beyond, ``‖W‖²`` of a linear network is contracted as a
+    network of its own (two copies, and per padded axis a chain that counts the entries kept) where that is cheaper.
+    """
+    kept = math.prod(layout.shape)
+    decode = compile_network(spec, tuple(leg.name for leg in layout.axis_legs))
+    if spec.is_linear and math.prod(layout.padded_shape) > DECODE_LIMIT:
+        norm = compile_network(_norm_network(spec, layout), ())
+        if seconds(norm.cost) < seconds(decode.cost):
+            conjugated = {f"{name}{_CONJ}": do("conj", array) for name, array in params.items()}
+            return do("sqrt", do("abs", run(norm, {**params, **conjugated})) / kept)
+    size = do("abs", layout.crop(run(decode, params)))
+    return do("sqrt", do("sum", size * size) / kept)
+
+
+_CONJ = "__conj"
+
+
+def _norm_network(spec: NetworkSpec, layout: Layout) -> NetworkSpec:
+    """The closed network of ``‖W‖²``, summed over the entries that the layout keeps."""
+    legs = {leg.name for leg in spec.legs}
+    sizes = dict(spec.index_sizes)
+    sizes |= {ix + _CONJ: size for ix, size in spec.sizes}
+    nodes = list(spec.nodes)
+    for node in spec.nodes:
+        indices = tuple(ix if ix in legs else ix + _CONJ for ix in node.indices)
+        param = None if node.param is None else node.param + _CONJ
+        nodes.append(Node(node.name + _CONJ, indices, param=param, constant=node.constant))
+    for axis, n in enumerate(layout.shape):
+        if n < layout.padded_shape[axis]:
+            nodes += _counting_chain([leg for leg in layout.axis_legs if leg.axis == axis], n, sizes)
+    return NetworkSpec((), (Stage(tuple(nodes), ()),), tuple(sizes.items()))
+
+
+def _counting_chain(legs: Sequence[Leg], n: int, sizes: dict[str, int]) -> list[Node]:
+    """Constant cores whose contraction is 1 where the number that the legs spell is below `n`, else 0.
+
+    The bond remembers whether the digits so far equal those of ``n - 1`` (0) or are already below (1).
+    """
+    last, digits = n - 1, []
+    for leg in reversed(legs):
+        last, digit = divmod(last, leg.size)
+        digits.insert(0, digit)
+    nodes = []
+    for k, (leg, digit) in enumerate(zip(legs, digits)):
+        core = np.zeros((2, leg.size, 2))
+        core[0, :digit, 1] = core[0, digit, 0] = 1.0
+        core[1, :, 1] = 1.0
+        indices = (f"{leg.name}__below", leg.name, f"{leg.name}__to")
+        if k == 0:
+            core, indices = core[0], indices[1:]
+        else:
+            indices = (f"{legs[k - 1].name}__to", *indices[1:])
+        if k == len(legs) - 1:
+            core, indices = core.sum(-1), indices[:-1]
+        else:
+            sizes[indices[-1]] = 2
+        nodes.append(Node(f"{leg.name}__keep", indices, constant=tuple(core.ravel())))
+    return nodes

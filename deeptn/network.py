@@ -1,0 +1,299 @@
+"""`Network`: a specification and a layout, and the few things one does with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from autoray import do
+
+from ._check import positive_int, positive_ints
+from ._typing import Array, Params, ParamsLike
+from .cost import Choice, Cost, Mode, seconds
+from .errors import LayoutError, SpecError, near_match
+from .init import draws, initialize
+from .layout import Layout, pad_axes
+from .params import check_params, convert_params, target
+from .program import INPUT, compile_network, run
+from .spec import NetworkSpec
+from .topologies import Topology
+from .topologies import topology as as_topology
+
+
+@dataclass(frozen=True)
+class Network:
+    """A deep tensor network that generates a weight. Frozen and hashable; it holds no arrays.
+
+    Make one with `network`, `at_budget`, `from_quimb`, … or from a spec and a layout of your own.
+
+    Parameters
+    ----------
+    spec : NetworkSpec
+        Nodes and stages.
+    layout : Layout
+        How the legs of the spec make up the weight.
+    topology : Topology, optional
+        The family that built the spec, if any; it does not take part in comparisons.
+    """
+
+    spec: NetworkSpec
+    layout: Layout
+    topology: Topology | None = field(default=None, compare=False)
+
+    def __post_init__(self):
+        if not isinstance(self.spec, NetworkSpec) or not isinstance(self.layout, Layout):
+            raise SpecError(f"Network takes a NetworkSpec and a Layout, got {self.spec!r:.60} and {self.layout!r:.60}")
+        if self.spec.legs != self.layout.legs:
+            raise SpecError(f"the spec has the legs {self.spec.legs}, the layout {self.layout.legs}")
+
+    def __repr__(self) -> str:
+        name = "Graph" if self.topology is None else repr(self.topology)
+        return f"Network({name}, shape={self.shape}, legs={self.layout.leg_sizes}, num_params={self.num_params})"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight."""
+        return self.layout.shape
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the weight."""
+        return math.prod(self.shape)
+
+    @property
+    def num_params(self) -> int:
+        """Number of trainable entries."""
+        return self.spec.num_params
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether there is no activation: the network can be applied to an input without forming W."""
+        return self.spec.is_linear
+
+    def init(
+        self,
+        seed: int = 0,
+        like: Any = "numpy",
+        dtype: Any = None,
+        device: Any = None,
+        scheme: str = "orthogonal",
+        std: float | None = None,
+    ) -> Params:
+        """Draw parameters; the same seed gives the same numbers in every library.
+
+        Parameters
+        ----------
+        seed : int
+            Non-negative.
+        like : {"numpy", "torch", "jax"} or array
+            Library of the result; an array lends its dtype and device too.
+        dtype : str or dtype, optional
+            float32 by default; also float64, float16, bfloat16, complex64, complex128.
+        device : optional
+            As the library writes it.
+        scheme : {"orthogonal", "gaussian", "identity"}
+            Random orthogonal (isometric) nodes, independent normal entries, or identities plus noise.
+        std : float, optional
+            Root mean square that the weight shall have, ``sqrt(2 / prod(shape[1:]))`` by default.
+
+        Returns
+        -------
+        dict of str to array
+            Shapes as in ``spec.param_shapes``.
+
+        Raises
+        ------
+        SpecError
+            For an unknown library, dtype or scheme, a bad seed or std.
+        MissingBackendError
+            If the library is not installed.
+
+        Examples
+        --------
+        >>> import deeptn as dtn
+        >>> net = dtn.network(dtn.BrickWall(layers=2), (120, 400))
+        >>> W = net.materialize(net.init(seed=0))
+        >>> W.shape, round(float(W.std() / (2 / 400) ** 0.5), 2)
+        ((120, 400), 1.0)
+        """
+        _, name, _ = target(like, dtype, device)
+        normal = draws(self.spec, seed, name.startswith("complex"))
+        return convert_params(initialize(self.spec, self.layout, normal, scheme, std), like, dtype, device)
+
+    def materialize(self, params: ParamsLike) -> Array:
+        """Decode: contract the network into the weight.
+
+        Parameters
+        ----------
+        params : mapping of str to array
+            Arrays of NumPy, PyTorch or JAX with the shapes of ``spec.param_shapes``.
+
+        Returns
+        -------
+        array of shape `shape`
+            Of the same library, dtype and device; differentiable in PyTorch and JAX.
+
+        Raises
+        ------
+        SpecError
+            If the parameters are not those of this network.
+        """
+        check_params(self.spec, params)
+        return self.layout.crop(run(self._program("materialize", 1), params))
+
+    def apply(self, params: ParamsLike, x: Array) -> Array:
+        """Multiply by the weight: ``x @ W.T``, W being viewed as ``(shape[0], prod(shape[1:]))``.
+
+        A linear network is contracted with the input and never forms W; one with activations is decoded first.
+
+        Parameters
+        ----------
+        params : mapping of str to array
+            As for `materialize`.
+        x : array of shape (..., prod(shape[1:]))
+            Any leading axes.
+
+        Returns
+        -------
+        array of shape (..., shape[0])
+
+        Raises
+        ------
+        SpecError
+            If the parameters are not those of this network.
+        LayoutError
+            If the last axis of `x` has another size.
+
+        Examples
+        --------
+        >>> import numpy as np, deeptn as dtn
+        >>> net = dtn.network(dtn.TensorTrain(rank=4), (120, 400))
+        >>> params, x = net.init(dtype="float64"), np.ones((3, 7, 400))
+        >>> y = net.apply(params, x)
+        >>> y.shape, bool(np.allclose(y, x @ net.materialize(params).T))
+        ((3, 7, 120), True)
+        """
+        rows, columns = self.shape[0], math.prod(self.shape[1:])
+        shape = tuple(getattr(x, "shape", ()))
+        if not shape or shape[-1] != columns:
+            raise LayoutError(f"x has shape {shape}, expected (..., {columns}) for a weight of shape {self.shape}")
+        batch = math.prod(shape[:-1])
+        if not self.is_linear or len(self.shape) == 1 or batch == 0:
+            weight = do("reshape", self.materialize(params), (rows, columns))
+            return do("matmul", x, do("transpose", weight, (1, 0)))
+        check_params(self.spec, params)
+        legs = tuple(leg.size for leg in self.layout.axis_legs if leg.axis)
+        x = pad_axes(do("reshape", x, (batch, *self.shape[1:])), self.layout.padded_shape[1:])
+        program = self._program("apply", 1 << (batch - 1).bit_length())
+        y = run(program, {**params, INPUT: do("reshape", x, (batch, *legs))})
+        y = do("reshape", y, (batch, self.layout.padded_shape[0]))
+        return do("reshape", y[:, :rows] if y.shape[1] > rows else y, (*shape[:-1], rows))
+
+    def cost(self, mode: Mode = "materialize", batch: int = 1) -> Cost:
+        """Count what one call costs, without running it.
+
+        Parameters
+        ----------
+        mode : {"materialize", "apply"}
+            ``"apply"`` includes the decoding for a network with activations.
+        batch : int
+            Rows of the input for ``"apply"``.
+
+        Returns
+        -------
+        Cost
+            Parameters, flops, written and peak elements, steps.
+
+        Examples
+        --------
+        >>> import deeptn as dtn
+        >>> net = dtn.network(dtn.TTMatrix(rank=8), (4096, 4096))
+        >>> net.cost("apply", batch=1).flops < net.cost("materialize").flops
+        True
+        """
+        if mode not in ("materialize", "apply"):
+            raise SpecError(f"mode = {mode!r}; {near_match(str(mode), ('materialize', 'apply'))}")
+        if mode == "apply" and self.is_linear and len(self.shape) > 1:
+            return self._program(mode, positive_int(batch, "batch")).cost
+        decode = self._program("materialize", 1).cost
+        return _with_product(decode, self.shape, positive_int(batch, "batch")) if mode == "apply" else decode
+
+    def choose(self, batch: int) -> Choice:
+        """Say which way to multiply `batch` rows by W is expected to be the faster, and why.
+
+        Examples
+        --------
+        >>> import deeptn as dtn
+        >>> print(dtn.network("BrickWall", (16, 16)).choose(batch=8))
+        materialize: the network has activations, so W has to be decoded to be used
+        """
+        decode = seconds(_with_product(self.cost("materialize"), self.shape, positive_int(batch, "batch")))
+        if not self.is_linear:
+            reason = "the network has activations, so W has to be decoded to be used"
+            return Choice("materialize", {"materialize": decode}, reason)
+        apply = seconds(self.cost("apply", batch))
+        mode: Mode = "apply" if apply < decode else "materialize"
+        reason = f"for {batch} rows apply is estimated at {apply:.1e} s, decoding and multiplying at {decode:.1e} s"
+        return Choice(mode, {"materialize": decode, "apply": apply}, reason)
+
+    def _program(self, mode: Mode, batch: int):
+        legs = self.layout.axis_legs
+        output = tuple(leg.name for leg in legs if mode == "materialize" or leg.axis == 0)
+        return compile_network(self.spec, output, mode, batch)
+
+
+def _with_product(decode: Cost, shape: tuple[int, ...], batch: int) -> Cost:
+    """Cost of decoding W and one dense product with `batch` rows."""
+    size, columns = math.prod(shape), math.prod(shape[1:])
+    return Cost(
+        decode.params,
+        decode.flops + 2 * batch * size,
+        decode.write + batch * shape[0],
+        max(decode.peak, decode.params + size + batch * (columns + shape[0])),
+        decode.steps + 1,
+    )
+
+
+def network(topology: Topology | str, shape: Sequence[int], layout: Layout | None = None) -> Network:
+    """Make a network of a family for a weight.
+
+    Parameters
+    ----------
+    topology : Topology or str
+        For example ``BrickWall(layers=2)``; a name stands for the family with its defaults.
+    shape : sequence of int
+        Shape of the weight; any number of axes, the first one being the outputs.
+    layout : Layout, optional
+        How the weight is cut into legs; by default the topology's own.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    SpecError
+        For an unknown topology, or one that cannot be built on these legs.
+    LayoutError
+        If the layout is for another shape.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> dtn.network(dtn.BrickWall(layers=1), (4096, 4096)).num_params
+    224
+    >>> layout = dtn.Layout((4096, 4096), factors=((8, 8, 8, 8), (8, 8, 8, 8)), order="interleaved")
+    >>> dtn.network(dtn.TTMatrix(rank=8), (4096, 4096), layout=layout).num_params
+    9216
+    """
+    family = as_topology(topology)
+    shape = positive_ints(shape, "shape", LayoutError)
+    if layout is None:
+        layout = family.default_layout(shape)
+    elif not isinstance(layout, Layout):
+        raise LayoutError(f"layout must be a deeptn.Layout, got {layout!r:.60}")
+    elif layout.shape != shape:
+        raise LayoutError(f"layout is for the shape {layout.shape}, the weight has {shape}")
+    return Network(family.build(layout.legs), layout, family)

@@ -1,0 +1,126 @@
+"""Parameters: plain dictionaries of arrays, checked against a spec and moved between libraries."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+import numpy as np
+from autoray import do, get_dtype_name, infer_backend
+
+from ._typing import Array, Params, ParamsLike
+from .errors import MissingBackendError, SpecError, near_match
+from .spec import NetworkSpec
+
+DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
+LIBRARIES = ("numpy", "torch", "jax")
+
+
+def check_params(spec: NetworkSpec, params: ParamsLike) -> None:
+    """Raise `SpecError` unless `params` holds exactly the tensors of `spec`, in their shapes."""
+    shapes = spec.param_shapes
+    if not hasattr(params, "keys"):
+        raise SpecError(f"params must be a dict of arrays by name, got {type(params).__name__}")
+    if params.keys() != shapes.keys():
+        missing = [name for name in shapes if name not in params]
+        surplus = [name for name in params if name not in shapes]
+        raise SpecError(
+            "params of another network: "
+            + (f"missing {missing[:3]}, " if missing else "")
+            + (f"surplus {surplus[:3]}, " if surplus else "")
+            + f"expected the {len(shapes)} names of net.spec.param_shapes"
+        )
+    for name, shape in shapes.items():
+        found = getattr(params[name], "shape", None)
+        if found is None or tuple(found) != shape:
+            came = "no array" if found is None else f"shape {tuple(found)}"
+            raise SpecError(f"parameter {name!r}: expected an array of shape {shape}, got {came}")
+    first = next(iter(shapes))
+    if get_dtype_name(params[first]) not in DTYPES:
+        raise SpecError(f"parameter {first!r} has the dtype {get_dtype_name(params[first])}; {near_match('', DTYPES)}")
+
+
+def target(like: Any, dtype: Any, device: Any) -> tuple[str, str, Any]:
+    """Resolve ``like=, dtype=, device=`` to a library, a dtype name and a device.
+
+    Parameters
+    ----------
+    like : str or array
+        ``"numpy"``, ``"torch"``, ``"jax"``, or an array whose library, dtype and device are taken.
+    dtype : str or dtype, optional
+        By default that of the array, or float32.
+    device : optional
+        By default that of the array, or the library's own.
+
+    Raises
+    ------
+    SpecError
+        For an unknown library or dtype.
+    MissingBackendError
+        If the library is not installed.
+    """
+    if isinstance(like, str):
+        library = like
+    else:
+        library = infer_backend(like)
+        dtype = get_dtype_name(like) if dtype is None and hasattr(like, "dtype") else dtype
+        device = getattr(like, "device", None) if device is None and library == "torch" else device
+    if library not in LIBRARIES:
+        raise SpecError(f"like = {like!r:.60}; expected an array or {near_match(library, LIBRARIES)}")
+    if importlib.util.find_spec(library) is None:
+        raise MissingBackendError(library, library)
+    if dtype is None:
+        name = "float32"
+    elif isinstance(dtype, str):
+        name = dtype
+    else:
+        name = np.dtype(dtype).name if isinstance(dtype, type) else str(dtype).rpartition(".")[2]
+    if name not in DTYPES:
+        raise SpecError(f"dtype = {dtype!r}; {near_match(name, DTYPES)}")
+    if name == "bfloat16" and library == "numpy":
+        raise SpecError("dtype = 'bfloat16', which NumPy does not have; write like='torch' or like='jax'")
+    if library == "numpy" and device not in (None, "cpu"):
+        raise SpecError(f"device = {device!r}; NumPy arrays live on the CPU, leave device out")
+    return library, name, device
+
+
+def convert(array: np.ndarray, like: Any, dtype: Any = None, device: Any = None) -> Array:
+    """Move a NumPy array to another library, dtype and device (see `target`); the result is a copy."""
+    library, name, device = target(like, dtype, device)
+    if library == "numpy":
+        return array.astype(name)
+    if library == "torch":
+        tensor = do("tensor", np.ascontiguousarray(array), like="torch")
+        return tensor.to(device=device, dtype=getattr(_module("torch"), name))
+    if name in ("float64", "complex128") and not _module("jax").config.jax_enable_x64:
+        raise SpecError(f"dtype = {name!r}: first switch it on with jax.config.update('jax_enable_x64', True)")
+    return _module("jax.numpy").asarray(array, dtype=name, device=device)
+
+
+def to_numpy(array: Array) -> np.ndarray:
+    """Return a NumPy copy in float64 or complex128, from any library and dtype."""
+    if infer_backend(array) == "torch":
+        array = array.detach()
+        array = array.to(device="cpu", dtype=getattr(_module("torch"), "complex128" if array.is_complex() else "float64"))
+    array = np.asarray(array)
+    return array.astype("complex128" if np.iscomplexobj(array) else "float64")
+
+
+def convert_params(params: dict[str, np.ndarray], like: Any, dtype: Any = None, device: Any = None) -> Params:
+    """`convert` for each entry."""
+    return {name: convert(array, like, dtype, device) for name, array in params.items()}
+
+
+def constant(values: tuple[float, ...], shape: tuple[int, ...], like: Array) -> Array:
+    """Make an array of fixed entries beside `like`: same library, dtype and device."""
+    if infer_backend(like) == "torch":
+        return like.new_tensor(values).reshape(shape)
+    return do("asarray", np.asarray(values, dtype=get_dtype_name(like)).reshape(shape), like=like)
+
+
+def _module(name: str) -> Any:
+    """Import an optional library on use."""
+    return importlib.import_module(name)
+
+

@@ -1,0 +1,205 @@
+"""Files: tensors in the safetensors format, the specification as versioned JSON in its header. No pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from autoray import get_dtype_name, infer_backend
+from safetensors import SafetensorError, safe_open
+
+from ._typing import Params, ParamsLike
+from .errors import FormatError, SpecError
+from .layout import Layout
+from .network import Network
+from .params import DTYPES, check_params, convert, target, to_numpy
+from .spec import NetworkSpec
+from .topologies import topology_from_dict, topology_names, topology_to_dict
+
+#: Key of deeptn's JSON in the metadata of a safetensors header.
+HEADER = "deeptn"
+VERSION = 1
+
+
+def network_to_dict(net: Network) -> dict[str, Any]:
+    """Plain data for JSON: layout, spec, and the topology if it is a registered one."""
+    known = net.topology is not None and type(net.topology).__name__ in topology_names()
+    return {
+        "layout": net.layout.to_dict(),
+        "spec": net.spec.to_dict(),
+        "topology": topology_to_dict(net.topology) if known and net.topology is not None else None,
+    }
+
+
+def network_from_dict(data: Any) -> Network:
+    """Inverse of `network_to_dict`.
+
+    The spec is what counts. The topology is kept where it is registered here and still builds that spec.
+
+    Raises
+    ------
+    FormatError
+        For data of another form.
+    """
+    if not isinstance(data, dict) or set(data) != {"layout", "spec", "topology"}:
+        raise FormatError(f"a network needs the keys 'layout', 'spec' and 'topology', got {data!r:.80}")
+    layout, spec = Layout.from_dict(data["layout"]), NetworkSpec.from_dict(data["spec"])
+    family = data["topology"]
+    topology = None
+    if isinstance(family, dict) and family.get("name") in topology_names():
+        topology = topology_from_dict(family)
+        try:
+            topology = topology if topology.build(layout.legs) == spec else None
+        except SpecError:
+            topology = None
+    try:
+        return Network(spec, layout, topology)
+    except SpecError as error:
+        raise FormatError(f"bad network: {error}") from error
+
+
+def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a temporary file beside `path`, then rename it: a failure leaves the old file as it was."""
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no directory {str(path.parent)!r} to write {path.name!r} into")
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    try:
+        mode = os.umask(0)
+        os.umask(mode)
+        write(Path(name))
+        os.chmod(name, 0o666 & ~mode)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def parse_header(metadata: dict[str, str] | None, form: str) -> dict[str, Any]:
+    """Return deeptn's JSON from a safetensors header, its form and version checked."""
+    text = (metadata or {}).get(HEADER)
+    if text is None:
+        raise FormatError(f"the file has no {HEADER!r} entry in its header; it was not written by deeptn")
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"the {HEADER!r} entry of the header is no JSON: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != form:
+        came = header.get("format") if isinstance(header, dict) else header
+        raise FormatError(f"expected a file of the format {form!r}, got {came!r:.60}")
+    if header.get("version") != VERSION:
+        raise FormatError(f"format version {header.get('version')!r:.20}; this deeptn reads version {VERSION}")
+    return header
+
+
+def save(path: str | os.PathLike[str], net: Network, params: ParamsLike) -> None:
+    """Write a network and its parameters to one safetensors file.
+
+    Parameters
+    ----------
+    path : path
+        Replaced as a whole, or not at all.
+    net : Network
+    params : mapping of str to array
+        Of any library. float16 and bfloat16 are widened to float32 and complex entries stored as pairs; `load` gives
+        back the dtype.
+
+    Raises
+    ------
+    SpecError
+        If the parameters are not those of the network.
+
+    Examples
+    --------
+    >>> import deeptn as dtn, tempfile, os
+    >>> net = dtn.network(dtn.BrickWall(layers=1), (16, 16))
+    >>> path = os.path.join(tempfile.mkdtemp(), "w.safetensors")
+    >>> dtn.save(path, net, net.init(seed=1))
+    >>> again, params = dtn.load(path)
+    >>> again == net, params["L1_g0"].dtype.name
+    (True, 'float32')
+    """
+    from safetensors.numpy import save_file
+
+    check_params(net.spec, params)
+    tensors, dtypes = {}, {}
+    for name, array in params.items():
+        dtypes[name] = get_dtype_name(array)
+        wide = to_numpy(array)
+        if np.iscomplexobj(wide):
+            wide = np.stack([wide.real, wide.imag], axis=-1)
+        narrow = "float64" if dtypes[name] in ("float64", "complex128") else "float32"
+        tensors[name] = np.ascontiguousarray(wide.astype(narrow))
+    header = {"format": "deeptn.network", "version": VERSION, "dtypes": dtypes} | network_to_dict(net)
+    write_atomically(path, lambda file: save_file(tensors, file, metadata={HEADER: json.dumps(header)}))
+
+
+def load(path: str | os.PathLike[str], like: Any = "numpy", device: Any = None) -> tuple[Network, Params]:
+    """Read a network and its parameters.
+
+    Parameters
+    ----------
+    path : path
+        A file written by `save`.
+    like : {"numpy", "torch", "jax"} or array
+        Library of the parameters; the dtype is the one that was saved.
+    device : optional
+        As the library writes it.
+
+    Returns
+    -------
+    net : Network
+    params : dict of str to array
+
+    Raises
+    ------
+    FormatError
+        If the file is truncated, of another format, or inconsistent. Nothing in it is executed.
+    """
+    with open_safetensors(path, "numpy") as file:
+        header = parse_header(file.metadata(), "deeptn.network")
+        dtypes = header.get("dtypes")
+        net = network_from_dict({key: header.get(key) for key in ("layout", "spec", "topology")})
+        shapes = net.spec.param_shapes
+        if not isinstance(dtypes, dict) or set(dtypes) != set(shapes) or not set(dtypes.values()) <= set(DTYPES):
+            raise FormatError("the header's dtypes do not name the parameters of the network one by one")
+        if set(file.keys()) != set(shapes):
+            raise FormatError("the tensors of the file are not the parameters of the network in its header")
+        library = like if isinstance(like, str) else infer_backend(like)
+        target(library, None, device)
+        params = {}
+        for name, shape in shapes.items():
+            array = file.get_tensor(name)
+            if dtypes[name].startswith("complex") and array.shape == (*shape, 2):
+                array = array[..., 0] + 1j * array[..., 1]
+            if array.shape != shape or array.dtype.kind not in "fc":
+                raise FormatError(f"parameter {name!r}: expected floats of shape {shape}, got {array.dtype} {array.shape}")
+            params[name] = convert(array, library, dtypes[name], device)
+    return net, params
+
+
+class open_safetensors:
+    """Context manager around `safetensors.safe_open` that turns every complaint about the file into `FormatError`."""
+
+    def __init__(self, path: str | os.PathLike[str], framework: str):
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no file {str(path)!r}")
+        self.path = path
+        try:
+            self.file = safe_open(path, framework=framework)
+        except (SafetensorError, OSError, ValueError, TypeError) as error:
+            raise FormatError(f"{str(path)!r} is no safetensors file: {error}") from error
+
+    def __enter__(self) -> Any:
+        return self.file.__enter__()
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        self.file.__exit__(kind, error, trace)
+        if isinstance(error, (SafetensorError, TypeError)):
+            raise FormatError(f"{str(self.path)!r} cannot be read: {error}") from error

@@ -1,0 +1,329 @@
+"""The specification of a deep tensor network: stages of nodes, without arrays."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+from . import activations
+from ._check import positive_int
+from .errors import FormatError, SpecError
+from .layout import Leg
+
+
+@dataclass(frozen=True)
+class Node:
+    """A small tensor of a network.
+
+    Parameters
+    ----------
+    name : str
+        Unique in the network; a Python identifier (torch allows no dots in parameter names).
+    indices : tuple of str
+        One index per axis, no index twice.
+    inputs : tuple of str, optional
+        Those of `indices` that point towards the start of the network. As a matrix from inputs to outputs the
+        node is initialised: orthogonal, isometric, near the identity. By default all indices are outputs.
+    param : str, optional
+        Name of the parameter that fills the node; nodes that name the same one share it. By default `name`.
+    constant : tuple of float, optional
+        Fixed entries in C order. A constant node has no parameter.
+
+    Examples
+    --------
+    >>> Node("L1_g0", ("o0", "o1", "i0", "i1"), inputs=("i0", "i1")).outputs
+    ('o0', 'o1')
+    """
+
+    name: str
+    indices: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    param: str | None = None
+    constant: tuple[float, ...] | None = None
+
+    def __post_init__(self):
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            raise SpecError(f"node name {self.name!r} is no identifier; write letters, digits and '_', e.g. 'L1_g3'")
+        for field in ("indices", "inputs"):
+            value = getattr(self, field)
+            if isinstance(value, str) or not all(isinstance(ix, str) and ix for ix in value):
+                raise SpecError(f"node {self.name!r}: {field} must be a tuple of index names, got {value!r}")
+            object.__setattr__(self, field, tuple(value))
+        repeated = [ix for ix, count in Counter(self.indices).items() if count > 1]
+        if repeated:
+            raise SpecError(f"node {self.name!r} repeats the index {repeated[0]!r}; take the diagonal beforehand")
+        alien = [ix for ix in self.inputs if ix not in self.indices]
+        if alien:
+            raise SpecError(f"node {self.name!r}: the input {alien[0]!r} is none of its indices {self.indices}")
+        if self.constant is not None:
+            if self.param is not None:
+                raise SpecError(f"node {self.name!r} is constant and names a parameter; drop one of the two")
+            object.__setattr__(self, "constant", tuple(float(x) for x in self.constant))
+        elif self.param is None:
+            object.__setattr__(self, "param", self.name)
+        elif not isinstance(self.param, str) or not self.param.isidentifier():
+            raise SpecError(f"node {self.name!r}: parameter name {self.param!r} is no identifier")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The indices that are no inputs."""
+        return tuple(ix for ix in self.indices if ix not in self.inputs)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One multilinear tensor network.
+
+    Parameters
+    ----------
+    nodes : tuple of Node
+        The tensors. The output of the stage before is one more tensor of the stage, with the indices that the
+        stage before names in `output`; an index it shares with no node passes through.
+    output : tuple of str
+        Open indices, in the order of the axes of the result. An index may stand in any number of tensors
+        (a hyper-index): it is summed over unless it is open.
+    activation : str, optional
+        Element-wise function applied to the result.
+    normalize : {"rms"}, optional
+        Divide the result by its root mean square, before the activation.
+    """
+
+    nodes: tuple[Node, ...]
+    output: tuple[str, ...]
+    activation: str | None = None
+    normalize: str | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "nodes", tuple(self.nodes))
+        object.__setattr__(self, "output", tuple(self.output))
+        if not all(isinstance(node, Node) for node in self.nodes):
+            raise SpecError(f"nodes of a stage must be deeptn.Node objects, got {self.nodes!r:.80}")
+        if self.activation is not None:
+            activations.resolve(self.activation)
+        if self.normalize not in (None, "rms"):
+            raise SpecError(f"normalize = {self.normalize!r}; expected 'rms' or None")
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A deep tensor network without arrays: frozen, hashable, validated.
+
+    Parameters
+    ----------
+    legs : tuple of Leg
+        The open indices of the generated tensor, in order; the output of the last stage.
+    stages : tuple of Stage
+        Applied one after another; between two of them stands an activation or a normalisation.
+    sizes : mapping or tuple of pairs
+        Sizes of all indices that are no legs.
+
+    Raises
+    ------
+    SpecError
+        If an index is unknown, dangling, of two sizes or lost on its way; the message names node and index.
+
+    Examples
+    --------
+    >>> spec = NetworkSpec(
+    ...     legs=(Leg("a0_0", 2, 0), Leg("a1_0", 3, 1)),
+    ...     stages=(Stage((Node("U", ("a0_0", "b")), Node("V", ("b", "a1_0"))), ("a0_0", "a1_0")),),
+    ...     sizes={"b": 4},
+    ... )
+    >>> spec.num_params, spec.param_shapes
+    (20, {'U': (2, 4), 'V': (4, 3)})
+    """
+
+    legs: tuple[Leg, ...]
+    stages: tuple[Stage, ...]
+    sizes: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self):
+        pairs = self.sizes.items() if isinstance(self.sizes, Mapping) else self.sizes
+        pairs = tuple(sorted((name, positive_int(size, f"size of index {name!r}")) for name, size in pairs))
+        object.__setattr__(self, "legs", tuple(self.legs))
+        object.__setattr__(self, "stages", tuple(self.stages))
+        object.__setattr__(self, "sizes", pairs)
+        _validate(self)
+
+    def __hash__(self):
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.legs, self.stages, self.sizes))
+
+    @cached_property
+    def index_sizes(self) -> dict[str, int]:
+        """Size of every index, legs included."""
+        return dict(self.sizes) | {leg.name: leg.size for leg in self.legs}
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes, stage by stage."""
+        return tuple(node for stage in self.stages for node in stage.nodes)
+
+    def node_shape(self, node: Node) -> tuple[int, ...]:
+        """Sizes of a node's axes."""
+        return tuple(self.index_sizes[ix] for ix in node.indices)
+
+    @cached_property
+    def param_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter, in the order in which the nodes first name them."""
+        return {node.param: self.node_shape(node) for node in self.nodes if node.param is not None}
+
+    @cached_property
+    def num_params(self) -> int:
+        """Number of trainable entries; a shared parameter counts once."""
+        return sum(math.prod(shape) for shape in self.param_shapes.values())
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether W is multilinear in the parameters (one stage): it can be applied without being formed."""
+        return len(self.stages) == 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "legs": [[leg.name, leg.size, leg.axis] for leg in self.legs],
+            "sizes": [list(pair) for pair in self.sizes],
+            "stages": [
+                {
+                    "nodes": [
+                        {
+                            "name": node.name,
+                            "indices": list(node.indices),
+                            "inputs": list(node.inputs),
+                            "param": node.param,
+                            "constant": None if node.constant is None else list(node.constant),
+                        }
+                        for node in stage.nodes
+                    ],
+                    "output": list(stage.output),
+                    "activation": stage.activation,
+                    "normalize": stage.normalize,
+                }
+                for stage in self.stages
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> NetworkSpec:
+        """Inverse of `to_dict`; `FormatError` for data of another form or a network that is not well formed."""
+        try:
+            stages = tuple(
+                Stage(
+                    tuple(Node(**_keys(node, "name", "indices", "inputs", "param", "constant")) for node in s["nodes"]),
+                    tuple(s["output"]),
+                    s["activation"],
+                    s["normalize"],
+                )
+                for s in (_keys(stage, "nodes", "output", "activation", "normalize") for stage in data["stages"])
+            )
+            legs = tuple(Leg(str(name), positive_int(size, "leg size"), int(axis)) for name, size, axis in data["legs"])
+            return cls(legs, stages, tuple((str(name), size) for name, size in data["sizes"]))
+        except SpecError as error:
+            raise FormatError(f"bad network: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise FormatError(f"bad network: {type(error).__name__}: {error}") from error
+
+
+def _keys(data: Any, *names: str) -> dict[str, Any]:
+    if not isinstance(data, dict) or set(data) != set(names):
+        raise SpecError(f"expected the keys {names}, got {data!r:.80}")
+    return data
+
+
+def stack(
+    layers: Iterable[tuple[Sequence[Node], Sequence[str]]], activation: str | None, normalize: str | None
+) -> tuple[Stage, ...]:
+    """Make stages of layers `(nodes, open indices)`: with an activation one stage each, without it one for all.
+
+    Parameters
+    ----------
+    layers : iterable of (nodes, output)
+        In the order in which they act; each takes the open indices of the one before by name.
+    activation, normalize : str or None
+        Stand after every layer but the last. Without an activation the network is linear and never normalised.
+
+    Returns
+    -------
+    tuple of Stage
+    """
+    layers = [(tuple(nodes), tuple(output)) for nodes, output in layers]
+    if activation is None:
+        return (Stage(tuple(node for nodes, _ in layers for node in nodes), layers[-1][1]),)
+    stages = [Stage(nodes, output, activation, normalize) for nodes, output in layers]
+    stages[-1] = replace(stages[-1], activation=None, normalize=None)
+    return tuple(stages)
+
+
+def _validate(spec: NetworkSpec) -> None:
+    legs = [leg.name for leg in spec.legs]
+    if len(set(legs)) != len(legs):
+        raise SpecError(f"the legs {legs} repeat a name")
+    if not spec.stages:
+        raise SpecError("a network needs at least one stage")
+    for name, _ in spec.sizes:
+        if name in legs:
+            raise SpecError(f"sizes names {name!r}, which is a leg and has its size from the layout; leave it out")
+    names: set[str] = set()
+    shapes: dict[str, tuple[int, ...]] = {}
+    state: tuple[str, ...] = ()
+    for number, stage in enumerate(spec.stages):
+        where = f"stage {number}"
+        if not stage.nodes:
+            raise SpecError(f"{where} has no nodes")
+        for node in stage.nodes:
+            if node.name in names:
+                raise SpecError(f"two nodes are named {node.name!r}")
+            names.add(node.name)
+            _validate_node(spec, node, shapes)
+        _validate_indices(stage, state, where)
+        last = number == len(spec.stages) - 1
+        if last and (stage.activation or stage.normalize):
+            raise SpecError(f"{where} is the last one and has an activation or normalisation; these stand between stages")
+        if not last and not (stage.activation or stage.normalize):
+            raise SpecError(f"{where} has neither activation nor normalisation; put its nodes into the next stage")
+        state = stage.output
+    if list(state) != legs:
+        raise SpecError(f"the last stage has the output {state}, the legs are {tuple(legs)}")
+    if not shapes:
+        raise SpecError("the network has no parameters: every node is constant")
+
+
+def _validate_node(spec: NetworkSpec, node: Node, shapes: dict[str, tuple[int, ...]]) -> None:
+    for ix in node.indices:
+        if ix not in spec.index_sizes:
+            raise SpecError(f"node {node.name!r}: the index {ix!r} has no size and is no leg")
+    shape = spec.node_shape(node)
+    if node.constant is not None:
+        if len(node.constant) != math.prod(shape):
+            raise SpecError(f"node {node.name!r}: {len(node.constant)} constant entries for the shape {shape}")
+    elif node.param is not None and shapes.setdefault(node.param, shape) != shape:
+        raise SpecError(
+            f"node {node.name!r} shares the parameter {node.param!r} of shape {shapes[node.param]}, "
+            f"but its indices have sizes {shape}"
+        )
+
+
+def _validate_indices(stage: Stage, state: tuple[str, ...], where: str) -> None:
+    holders: dict[str, str] = {}
+    count: Counter[str] = Counter(state)
+    for node in stage.nodes:
+        count.update(node.indices)
+        for ix in node.indices:
+            holders.setdefault(ix, node.name)
+    output = set(stage.output)
+    if len(output) != len(stage.output):
+        raise SpecError(f"{where} repeats an index in its output {stage.output}")
+    for ix in stage.output:
+        if not count[ix]:
+            raise SpecError(f"{where}: the output index {ix!r} belongs to no node")
+    for ix, times in count.items():
+        if times == 1 and ix not in output:
+            holder = f"node {holders[ix]!r}" if ix in holders else "the state of the stage before"
+            raise SpecError(f"{where}: the index {ix!r} of {holder} dangles: join it to another node or add it to output")

@@ -1,0 +1,97 @@
+"""What a topology is: data plus one pure method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any, ClassVar, TypeVar
+
+from ..errors import FormatError, SpecError, near_match
+from ..layout import Layout, Leg
+from ..registry import Registry
+from ..spec import NetworkSpec
+
+_REGISTRY: Registry[type[Topology]] = Registry("topology")
+T = TypeVar("T", bound="type[Topology]")
+
+
+class Topology(ABC):
+    """A family of networks: a frozen keyword-only dataclass, every field with a usable default.
+
+    A subclass writes `build`, names its `size_field`, and is registered with `register_topology`; JSON, hashing,
+    budget search and the layers of both frameworks follow.
+
+    Attributes
+    ----------
+    size_field : str
+        Name of the integer field that `at_budget` turns up; the number of parameters never falls with it.
+    """
+
+    size_field: ClassVar[str]
+
+    @abstractmethod
+    def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
+        """Return the network that generates a tensor with these legs (`SpecError` where there is none)."""
+
+    def default_layout(self, shape: Sequence[int]) -> Layout:
+        """Return the layout to use when the caller names none: binary legs, padded."""
+        return Layout.padded(shape)
+
+
+def register_topology(cls: T) -> T:
+    """Class decorator: make a topology known by its class name.
+
+    Examples
+    --------
+    >>> topology("brickwall")
+    BrickWall(layers=2, leg_size=2, activation='relu', normalize='rms')
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Topology) and is_dataclass(cls)):
+        raise SpecError(f"{cls!r} is no topology: derive from deeptn.Topology and decorate as a frozen dataclass")
+    if not getattr(cls, "__dataclass_params__").frozen:
+        raise SpecError(f"{cls.__name__} must be frozen; write @dataclass(frozen=True, kw_only=True)")
+    if getattr(cls, "size_field", None) not in {field.name for field in fields(cls)}:
+        raise SpecError(f"{cls.__name__}.size_field must name one of its fields, got {getattr(cls, 'size_field', None)!r}")
+    return _REGISTRY.add(cls.__name__, cls)
+
+
+def topology(given: Topology | str) -> Topology:
+    """Return a topology as it is, or make one with its defaults from its name."""
+    if isinstance(given, Topology):
+        return given
+    if isinstance(given, type) and issubclass(given, Topology):
+        raise SpecError(f"got the class {given.__name__}; write {given.__name__}()")
+    if not isinstance(given, str):
+        raise SpecError(f"a topology is expected, for example deeptn.BrickWall(layers=2) or 'BrickWall'; got {given!r:.80}")
+    return _REGISTRY[given]()
+
+
+def topology_names() -> tuple[str, ...]:
+    """Names of the registered topologies."""
+    return tuple(_REGISTRY)
+
+
+def topology_to_dict(given: Topology) -> dict[str, Any]:
+    """Plain data for JSON: the class name and the fields."""
+    return {"name": type(given).__name__} | {f.name: getattr(given, f.name) for f in fields(given)}  # type: ignore[arg-type]
+
+
+def topology_from_dict(data: Any) -> Topology:
+    """Inverse of `topology_to_dict` (lists become tuples); `FormatError` for data of another form."""
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        raise FormatError(f"a topology needs a 'name', got {data!r:.80}")
+    values = {key: _tuples(value) for key, value in data.items() if key != "name"}
+    try:
+        cls = _REGISTRY[data["name"]]
+        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        for key in values:
+            if key not in known:
+                raise SpecError(f"{cls.__name__} has no field {key!r}; {near_match(key, known)}")
+        return cls(**values)
+    except (SpecError, TypeError, RecursionError) as error:
+        raise FormatError(f"bad topology: {error}") from error
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
