@@ -33,7 +33,10 @@ def one_seed(seed: int, folder: str | None, threads: int, log: str) -> None:
     def keep(result: Any, model: Any, report: Any) -> None:
         with path.open("a") as file:
             file.write(json.dumps(result.to_dict()) + "\n")
-        print(f"{time.perf_counter() - start_time:5.0f} s  seed {seed}  {result.label}, {result.start}: {result.after}", flush=True)
+        print(
+            f"{time.perf_counter() - start_time:5.0f} s  seed {seed}  {result.label}, {result.start}: {result.after}",
+            flush=True,
+        )
 
     data = load_images("fashion-mnist", folder)
     skip = lambda method, start: (seed, method.label, method.budget, start) in done  # noqa: E731

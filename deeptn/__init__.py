@@ -1,9 +1,11 @@
 """Deep tensor networks as weights: define one, count its cost, decode or apply it with NumPy, PyTorch or JAX."""
 
 from .activations import register_activation
+from .bridge import from_quimb, from_tensornetwork, to_quimb, to_tensornetwork
 from .budget import at_budget
 from .cost import Choice, Cost
-from .decompose import Decomposition, decompose
+from .decomposition import Decomposition, decompose
+from .drawing import draw, summary
 from .errors import (
     DeepTNError,
     FormatError,
@@ -29,3 +31,45 @@ from .topologies import (
     register_topology,
     topology_names,
 )
+
+__all__ = [
+    "BrickWall",
+    "Choice",
+    "Cost",
+    "Decomposition",
+    "DeepTNError",
+    "FormatError",
+    "Graph",
+    "Layout",
+    "LayoutError",
+    "Leg",
+    "LowRank",
+    "MissingBackendError",
+    "Network",
+    "NetworkSpec",
+    "Node",
+    "PlanError",
+    "ProgramError",
+    "SpecError",
+    "Stage",
+    "TTMatrix",
+    "TensorTrain",
+    "Topology",
+    "Tree",
+    "Tucker",
+    "at_budget",
+    "decompose",
+    "draw",
+    "from_quimb",
+    "from_tensornetwork",
+    "load",
+    "network",
+    "register_activation",
+    "register_topology",
+    "save",
+    "stack",
+    "summary",
+    "to_quimb",
+    "to_tensornetwork",
+    "topology_names",
+]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, partial
 
 from autoray import compose, do
 
@@ -54,7 +54,7 @@ def register_activation(name: str, function: Callable[..., Array], default: floa
     ...     return x * x
     >>> dtn.register_activation("square", square)
     >>> dtn.network(dtn.BrickWall(layers=2, activation="square"), (4, 4)).num_params
-    68
+    72
     """
     if not isinstance(name, str) or not name or ":" in name:
         raise SpecError(f"an activation is named by a word without a colon, got {name!r}")
@@ -64,7 +64,7 @@ def register_activation(name: str, function: Callable[..., Array], default: floa
     resolve.cache_clear()
 
 
-@lru_cache(maxsize=None)
+@cache
 def resolve(name: str) -> Callable[[Array], Array]:
     """Return the function behind ``"name"`` or ``"name:parameter"``.
 
@@ -95,7 +95,7 @@ def deeptn_relu(x: Array) -> Array:
     return do("where", x > 0, x, do("zeros_like", x))
 
 
-@deeptn_relu.register("torch")
+@deeptn_relu.register("torch")  # type: ignore[attr-defined]
 def _(x: Array) -> Array:
     return x.relu()
 

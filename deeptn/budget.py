@@ -46,7 +46,7 @@ def at_budget(topology: Topology | str, shape: Sequence[int], params: int, layou
     (TensorTrain(rank=6), 856)
     >>> dtn.at_budget("LowRank", (120, 400), params=144)
     Traceback (most recent call last):
-    deeptn.errors.SpecError: a LowRank network of shape (120, 400) has at least 520 parameters (rank=1), the budget is 144
+    deeptn.errors.SpecError: a LowRank network of shape (120, 400) has at least 520 parameters (rank=1), more than 144
     """
     family = as_topology(topology)
     budget = positive_int(params, "params")
@@ -58,7 +58,7 @@ def at_budget(topology: Topology | str, shape: Sequence[int], params: int, layou
     if best.num_params > budget:
         raise SpecError(
             f"a {type(family).__name__} network of shape {best.shape} has at least {best.num_params} parameters "
-            f"({family.size_field}=1), the budget is {budget}"
+            f"({family.size_field}=1), more than {budget}"
         )
     low, high = 1, 2
     while True:  # double until the budget is passed, or until nothing grows any more

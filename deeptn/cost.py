@@ -59,7 +59,7 @@ class Choice:
         return f"{self.mode}: {self.reason}"
 
 
-# One CPU core of about 2020: 50 Gflop/s, 1 G elements/s through memory, 5 µs to dispatch a step. Only the ratios matter.
+# One CPU core of about 2020: 50 Gflop/s, 1 G elements/s through memory, 5 µs to dispatch a step. Ratios matter only.
 _FLOP, _ELEMENT, _STEP = 2e-11, 1e-9, 5e-6
 
 

@@ -44,10 +44,7 @@ def _orthogonal(draw: Array) -> Array:
 def _identity(draw: Array, noise: float = 0.3) -> Array:
     """The identity (a node without inputs: equal entries of norm one) plus normal noise of std `noise` per entry."""
     rows, columns = draw.shape
-    if columns == 1:
-        base = np.full((rows, 1), rows**-0.5)
-    else:
-        base = np.eye(rows, columns)
+    base = np.eye(rows, columns) if columns > 1 else np.full((rows, 1), rows**-0.5)
     return base + noise * draw
 
 

@@ -187,6 +187,31 @@ class Layout:
         shape = positive_ints(shape, "shape", LayoutError)
         return cls(shape, tuple((n,) for n in shape))
 
+    @classmethod
+    def grouped(cls, shape: Sequence[int], sizes: Sequence[int]) -> Layout:
+        """Cut the axes into legs of given sizes: legs that follow one another make up an axis.
+
+        Examples
+        --------
+        >>> Layout.grouped((20, 6), (4, 5, 6)).factors
+        ((4, 5), (6,))
+        """
+        shape, rest = positive_ints(shape, "shape", LayoutError), positive_ints(sizes, "sizes", LayoutError)
+        factors = []
+        for n in shape[:-1]:
+            # The fewest legs that do it; an axis of size 1 takes a leg of size 1 if one is due.
+            end = next((k for k in range(n == 1 and rest[:1] == (1,), len(rest) + 1) if math.prod(rest[:k]) == n), -1)
+            if end < 0:
+                break
+            factors.append(rest[:end])
+            rest = rest[end:]
+        if len(factors) < len(shape) - 1 or math.prod(rest) != shape[-1]:
+            raise LayoutError(
+                f"legs of sizes {tuple(sizes)} do not make up the shape {shape}, axis by axis; pass layout= instead"
+            )
+        factors.append(rest)
+        return cls(shape, tuple(factors))
+
     @cached_property
     def axis_legs(self) -> tuple[Leg, ...]:
         """The legs in axis-major order: the order in which a reshape gives the (padded) weight."""

@@ -18,7 +18,7 @@ from .layout import Layout, pad_axes
 from .params import check_params, convert_params, target
 from .program import INPUT, compile_network, run
 from .spec import NetworkSpec
-from .topologies import Topology
+from .topologies import Topology, describe
 from .topologies import topology as as_topology
 
 
@@ -49,8 +49,7 @@ class Network:
             raise SpecError(f"the spec has the legs {self.spec.legs}, the layout {self.layout.legs}")
 
     def __repr__(self) -> str:
-        name = "Graph" if self.topology is None else repr(self.topology)
-        return f"Network({name}, shape={self.shape}, legs={self.layout.leg_sizes}, num_params={self.num_params})"
+        return f"Network({describe(self.topology)}, shape={self.shape}, legs={self.layout.leg_sizes}, num_params={self.num_params})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -176,7 +175,7 @@ class Network:
         ((3, 7, 120), True)
         """
         rows, columns = self.shape[0], math.prod(self.shape[1:])
-        shape = tuple(getattr(x, "shape", ()))
+        shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
         if not shape or shape[-1] != columns:
             raise LayoutError(f"x has shape {shape}, expected (..., {columns}) for a weight of shape {self.shape}")
         batch = math.prod(shape[:-1])
@@ -239,9 +238,11 @@ class Network:
         return Choice(mode, {"materialize": decode, "apply": apply}, reason)
 
     def _program(self, mode: Mode, batch: int):
-        legs = self.layout.axis_legs
-        output = tuple(leg.name for leg in legs if mode == "materialize" or leg.axis == 0)
-        return compile_network(self.spec, output, mode, batch)
+        names = [tuple(leg.name for leg in self.layout.axis_legs if bool(leg.axis) is column) for column in (False, True)]
+        rows, columns = names
+        if mode == "apply":
+            return compile_network(self.spec, rows, columns, batch)
+        return compile_network(self.spec, rows + columns)
 
 
 def _with_product(decode: Cost, shape: tuple[int, ...], batch: int) -> Cost:

@@ -102,7 +102,9 @@ def to_numpy(array: Array) -> np.ndarray:
     """Return a NumPy copy in float64 or complex128, from any library and dtype."""
     if infer_backend(array) == "torch":
         array = array.detach()
-        array = array.to(device="cpu", dtype=getattr(_module("torch"), "complex128" if array.is_complex() else "float64"))
+        array = array.to(
+            device="cpu", dtype=getattr(_module("torch"), "complex128" if array.is_complex() else "float64")
+        )
     array = np.asarray(array)
     return array.astype("complex128" if np.iscomplexobj(array) else "float64")
 
@@ -122,5 +124,3 @@ def constant(values: tuple[float, ...], shape: tuple[int, ...], like: Array) -> 
 def _module(name: str) -> Any:
     """Import an optional library on use."""
     return importlib.import_module(name)
-
-

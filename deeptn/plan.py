@@ -16,11 +16,11 @@ Target: TypeAlias = Topology | Network | str
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Whether a pattern selects a layer: exactly, as a glob (``"classifier.*"``) or as ``"re:…"`` (full match).
+    r"""Whether a pattern selects a layer: exactly, as a glob (``"classifier.*"``) or as ``"re:…"`` (full match).
 
     Examples
     --------
-    >>> [matches(p, "classifier.0") for p in ("classifier.0", "classifier.*", r"re:classifier\\.\\d+", "classifier")]
+    >>> [matches(p, "classifier.0") for p in ("classifier.0", "classifier.*", r"re:classifier\.\d+", "classifier")]
     [True, True, True, False]
     """
     if pattern.startswith("re:"):
@@ -45,7 +45,9 @@ def select(patterns: Iterable[str], names: Sequence[str], what: str) -> dict[str
         except re.error as error:
             raise PlanError(f"{what}: {pattern!r} is no regular expression: {error}") from error
         if not found[pattern]:
-            raise PlanError(f"{what}: {pattern!r} matches none of the {len(names)} layers; {near_match(pattern, names)}")
+            raise PlanError(
+                f"{what}: {pattern!r} matches none of the {len(names)} layers; {near_match(pattern, names)}"
+            )
     return found
 
 
@@ -81,7 +83,9 @@ def resolve(
     {'fc1': 384, 'fc2': 408}
     """
     if not isinstance(targets, Mapping) or not targets:
-        raise PlanError(f"targets must map patterns to topologies, e.g. {{'fc*': BrickWall(layers=2)}}; got {targets!r:.60}")
+        raise PlanError(
+            f"targets must map patterns to topologies, e.g. {{'fc*': BrickWall(layers=2)}}; got {targets!r:.60}"
+        )
     if isinstance(ignore, str):
         raise PlanError(f"ignore must be a list of patterns, got the string {ignore!r}; write [{ignore!r}]")
     if not shapes:
@@ -100,6 +104,8 @@ def resolve(
         if name in chosen:
             wanted = chosen[name]
             if isinstance(wanted, Network) and wanted.shape != tuple(shapes[name]):
-                raise PlanError(f"layer {name!r} has a weight of shape {shapes[name]}, its network makes {wanted.shape}")
+                raise PlanError(
+                    f"layer {name!r} has a weight of shape {shapes[name]}, its network makes {wanted.shape}"
+                )
             plan[name] = wanted if isinstance(wanted, Network) else network(wanted, shapes[name])
     return plan

@@ -14,7 +14,7 @@ from autoray import do, get_dtype_name, infer_backend
 from . import activations
 from ._typing import Array
 from .contraction import search
-from .cost import Cost, Mode
+from .cost import Cost
 from .errors import ProgramError
 from .params import constant
 from .spec import NetworkSpec, Stage
@@ -81,7 +81,7 @@ class Program:
     Attributes
     ----------
     inputs : tuple of str
-        Register k starts as the array of this name: the parameters, and `INPUT` in mode "apply".
+        Register k starts as the array of this name: the parameters, then `INPUT` where there is one.
     constants : tuple of (int, shape, values)
         Registers with fixed entries.
     steps : tuple of Step
@@ -100,7 +100,7 @@ class Program:
 
 
 @lru_cache(maxsize=4096)
-def compile_network(spec: NetworkSpec, output: Order, mode: Mode = "materialize", batch: int = 1) -> Program:
+def compile_network(spec: NetworkSpec, output: Order, columns: Order | None = None, batch: int = 1) -> Program:
     """Compile a network.
 
     Parameters
@@ -108,9 +108,9 @@ def compile_network(spec: NetworkSpec, output: Order, mode: Mode = "materialize"
     spec : NetworkSpec
         The network.
     output : tuple of str
-        Order of the axes of the result: the legs for "materialize", the row legs for "apply" (the batch first).
-    mode : {"materialize", "apply"}
-        "apply" contracts a linear network with an input whose axes are `BATCH` and the legs that `output` leaves out.
+        Order of the axes of the result: all legs, or those that `columns` leaves out (behind the batch).
+    columns : tuple of str, optional
+        Legs over which a linear network is contracted with an input, whose axes are `BATCH` and then these.
     batch : int
         Rows of the input. The search runs for the next power of two; the steps run for any number, the cost is for
         this one.
@@ -120,13 +120,12 @@ def compile_network(spec: NetworkSpec, output: Order, mode: Mode = "materialize"
     ProgramError
         If a network with activations is to be applied without decoding it.
     """
-    if mode == "apply" and not spec.is_linear:
+    if columns is not None and not spec.is_linear:
         raise ProgramError("a network with activations has to be decoded to be applied; write materialize")
     compiler = _Compiler(spec, batch)
     state: tuple[int, Order] | None = None
-    if mode == "apply":
-        columns = tuple(leg.name for leg in spec.legs if leg.name not in set(output))
-        state = (compiler.register(INPUT), (BATCH, *columns))
+    if columns is not None:
+        state = compiler.input((BATCH, *columns))
         output = (BATCH, *output)
     for number, stage in enumerate(spec.stages):
         final = number == len(spec.stages) - 1
@@ -154,12 +153,12 @@ class _Compiler:
         if BATCH in spec.index_sizes:
             raise ProgramError(f"the network has an index named {BATCH!r}, which is reserved; rename it")
 
-    def register(self, name: str) -> int:
-        number = len(self.inputs) + len(self.constants) + len(self.steps)
-        self.inputs.append(name)
-        self.number_of[name] = number
-        self.elements[number] = self.volume(ix for ix in (BATCH, *(leg.name for leg in self.spec.legs if leg.axis)))
-        return number
+    def input(self, order: Order) -> tuple[int, Order]:
+        """Make a register for the input; called before any other register is made."""
+        number = self.number_of[INPUT] = len(self.inputs)
+        self.inputs.append(INPUT)
+        self.elements[number] = self.volume(order)
+        return number, order
 
     def volume(self, indices: Any) -> int:
         return math.prod(self.sizes[ix] for ix in indices)
@@ -372,10 +371,10 @@ def run(program: Program, arrays: Mapping[str, Array]) -> Array:
             result = do("reshape", do("matmul", x, y, like=backend), step.shape, like=backend)
         elif type(step) is Permute:
             array = registers[step.register]
-            result = do("copy", array) if step.perm is None else do("transpose", array, step.perm, like=backend)
+            result = array * 1 if step.perm is None else do("transpose", array, step.perm, like=backend)
         else:
             assert type(step) is Activate
-            result = _activate(registers[step.register], step)
+            result = activate(registers[step.register], step.activation, step.normalize)
         registers[step.result] = result
         for number in step.free:
             registers[number] = None
@@ -390,7 +389,9 @@ def _view(array: Array, view: View, backend: str) -> Array:
     return do("swapaxes", array, -1, -2, like=backend) if view.transposed else array
 
 
-def _activate(x: Array, step: Activate) -> Array:
-    if step.normalize:
-        x = x / do("sqrt", do("mean", do("abs", x) ** 2 if "complex" in get_dtype_name(x) else x * x) + _TINY)
-    return x if step.activation is None else activations.resolve(step.activation)(x)
+def activate(x: Array, activation: str | None, normalize: bool) -> Array:
+    """What stands between two stages: division by the root mean square, then the element-wise function."""
+    if normalize:
+        size = do("abs", x) if "complex" in get_dtype_name(x) else x
+        x = x / do("sqrt", do("mean", size * size) + _TINY)
+    return x if activation is None else activations.resolve(activation)(x)

@@ -94,7 +94,8 @@ class Report:
 
     def __str__(self) -> str:
         lines = [
-            f"{x.name}: {x.shape} {x.topology}, {x.params_before:,} -> {x.params_after:,} (x{x.ratio:.1f}), error {x.error:.3f}"
+            f"{x.name}: {x.shape} {x.topology}, {x.params_before:,} -> {x.params_after:,} (x{x.ratio:.1f}), "
+            f"error of W {x.error:.3f}"
             for x in self.layers
         ]
         total = f"{self.params_before:,} -> {self.params_after:,} (x{self.ratio:.1f})"
@@ -104,9 +105,9 @@ class Report:
     def __rich__(self) -> Any:
         from rich.table import Table
 
-        columns = ("layer", "shape", "topology", "before", "after", "ratio", "error of W", "decode flops")
+        columns = ("layer", "shape", "topology", "before", "after", "ratio", "error", "flops")
         table = Table(
-            *columns, title="Compression", caption=f"model: {self.model_before:,} -> {self.model_after:,} parameters"
+            *columns, title="Compression", caption=f"error of W, flops to decode it; model {self.model_before:,} -> {self.model_after:,}"
         )
         for x in self.layers:
             cells = (x.name, "x".join(map(str, x.shape)), x.topology, f"{x.params_before:,}", f"{x.params_after:,}")

@@ -133,7 +133,7 @@ def save(path: str | os.PathLike[str], net: Network, params: ParamsLike) -> None
         dtypes[name] = get_dtype_name(array)
         wide = to_numpy(array)
         if np.iscomplexobj(wide):
-            wide = np.stack([wide.real, wide.imag], axis=-1)
+            wide = np.stack([np.real(wide), np.imag(wide)], axis=-1)
         narrow = "float64" if dtypes[name] in ("float64", "complex128") else "float32"
         tensors[name] = np.ascontiguousarray(wide.astype(narrow))
     header = {"format": "deeptn.network", "version": VERSION, "dtypes": dtypes} | network_to_dict(net)
@@ -179,7 +179,9 @@ def load(path: str | os.PathLike[str], like: Any = "numpy", device: Any = None) 
             if dtypes[name].startswith("complex") and array.shape == (*shape, 2):
                 array = array[..., 0] + 1j * array[..., 1]
             if array.shape != shape or array.dtype.kind not in "fc":
-                raise FormatError(f"parameter {name!r}: expected floats of shape {shape}, got {array.dtype} {array.shape}")
+                raise FormatError(
+                    f"parameter {name!r}: expected floats of shape {shape}, got {array.dtype} {array.shape}"
+                )
             params[name] = convert(array, library, dtypes[name], device)
     return net, params
 

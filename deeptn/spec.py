@@ -285,7 +285,9 @@ def _validate(spec: NetworkSpec) -> None:
         _validate_indices(stage, state, where)
         last = number == len(spec.stages) - 1
         if last and (stage.activation or stage.normalize):
-            raise SpecError(f"{where} is the last one and has an activation or normalisation; these stand between stages")
+            raise SpecError(
+                f"{where} is the last one and has an activation or normalisation; these stand between stages"
+            )
         if not last and not (stage.activation or stage.normalize):
             raise SpecError(f"{where} has neither activation nor normalisation; put its nodes into the next stage")
         state = stage.output
@@ -326,4 +328,6 @@ def _validate_indices(stage: Stage, state: tuple[str, ...], where: str) -> None:
     for ix, times in count.items():
         if times == 1 and ix not in output:
             holder = f"node {holders[ix]!r}" if ix in holders else "the state of the stage before"
-            raise SpecError(f"{where}: the index {ix!r} of {holder} dangles: join it to another node or add it to output")
+            raise SpecError(
+                f"{where}: the index {ix!r} of {holder} dangles: join it to another node or add it to output"
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -90,7 +90,7 @@ def load_model(dense_model: M, path: str | os.PathLike[str]) -> M:
         layers, aliases = header.get("layers"), header.get("aliases")
         if not isinstance(layers, dict) or not isinstance(aliases, dict):
             raise FormatError("the header needs 'layers' and 'aliases'")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     for name, source in aliases.items():
         if not isinstance(source, str) or source not in tensors:
             raise FormatError(f"the tensor {name!r} is an alias of {source!r:.60}, which the file does not hold")
@@ -103,9 +103,11 @@ def load_model(dense_model: M, path: str | os.PathLike[str]) -> M:
             raise FormatError(f"layer {name!r} of the plan is no table")
         net = network_from_dict({key: entry.get(key) for key in ("layout", "spec", "topology")})
         kind = {"linear": nn.Linear, "conv2d": nn.Conv2d}.get(str(entry.get("kind")))
-        old = modules.get(name)
+        old: Any = modules.get(name)
         if kind is None or not isinstance(old, kind):
-            raise FormatError(f"the plan has a {entry.get('kind')!r:.20} layer {name!r}; the model has {old!r:.80} there")
+            raise FormatError(
+                f"the plan has a {entry.get('kind')!r:.20} layer {name!r}; the model has {old!r:.80} there"
+            )
         if tuple(old.weight.shape) != net.shape:
             raise FormatError(f"layer {name!r}: weight of shape {tuple(old.weight.shape)}, the plan says {net.shape}")
         swaps[old] = generated(old, net, None)

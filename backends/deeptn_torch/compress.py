@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 from torch import nn
 
 from deeptn import Network, PlanError
-from deeptn.decompose import relative_error
+from deeptn.decomposition import relative_error
 from deeptn.plan import Target, resolve, select
 from deeptn.report import LayerReport, Report
+from deeptn.topologies import describe
 
 from .layers import TNConv2d, TNLayer, TNLinear
 
@@ -132,7 +133,7 @@ def replace_modules(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> N
     """Replace modules wherever they are registered, under several names too."""
     for parent in list(model.modules()):
         for name, child in list(parent._modules.items()):
-            if child in swaps:
+            if child is not None and child in swaps:
                 setattr(parent, name, swaps[child])
 
 
@@ -150,8 +151,5 @@ def _check_alone(model: nn.Module, name: str, layer: nn.Linear | nn.Conv2d) -> N
 def _row(name: str, old: Any, layer: Any) -> LayerReport:
     net = layer.network
     cost = net.cost("materialize")
-    family = "Graph" if net.topology is None else repr(net.topology)
     error = relative_error(layer.weight, old.weight)
-    return LayerReport(
-        name, net.shape, family, net.size, net.num_params, error, cost.flops, cost.write, cost.peak
-    )
+    return LayerReport(name, net.shape, describe(net.topology), net.size, net.num_params, error, cost.flops, cost.write, cost.peak)

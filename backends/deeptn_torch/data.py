@@ -10,6 +10,7 @@ import struct
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,7 +152,7 @@ def _digits() -> Images:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingBackendError("scikit-learn", "demo") from error
-    bunch = load_digits()
+    bunch: Any = load_digits()
     images, labels = np.asarray(bunch.images), np.asarray(bunch.target)
     test = np.arange(len(labels)) % 5 == 4
     return _images("digits", images[~test], labels[~test], images[test], labels[test])

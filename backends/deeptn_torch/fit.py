@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deeptn import Network, SpecError, decompose
-from deeptn.decompose import has_closed_form, relative_error
+from deeptn.decomposition import has_closed_form, relative_error
 from deeptn.errors import near_match
 
 
@@ -152,5 +152,7 @@ def find_params(net: Network, weight: Tensor, how: Any) -> dict[str, Tensor]:
         start = decompose(weight, net.topology, net.layout).params
         if how == "auto":
             return start
-    steps = Fit(steps=0, seed=int(torch.randint(2**62, ()).item())) if how is None else (Fit() if how == "auto" else how)
+    steps = (
+        Fit(steps=0, seed=int(torch.randint(2**62, ()).item())) if how is None else (Fit() if how == "auto" else how)
+    )
     return fit(net, weight, start, steps).params

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from deeptn import Layout, Network, SpecError, Topology, network
 from deeptn.errors import near_match
+from deeptn.topologies import describe
 
 Mode = Literal["auto", "materialize", "apply"]
 
@@ -110,8 +111,8 @@ class TNLayer(nn.Module):
         return self.__dict__ | {"_cached": None}
 
     def _describe(self) -> str:
-        name = "Graph" if self.network.topology is None else repr(self.network.topology)
-        return f"bias={self.bias is not None}, topology={name}, num_params={self.network.num_params}"
+        topology = describe(self.network.topology)
+        return f"bias={self.bias is not None}, topology={topology}, num_params={self.network.num_params}"
 
 
 def _versions(cores: dict[str, Tensor]) -> tuple[tuple[Tensor, int], ...] | None:
@@ -279,9 +280,8 @@ class TNConv2d(TNLayer):
         super().__init__()
         # An nn.Conv2d without storage checks and normalises the arguments, and does the convolution.
         options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        frame = nn.Conv2d(
-            in_channels, out_channels, kernel_size, bias=False, padding_mode=padding_mode, device="meta", **options
-        )
+        options["padding_mode"] = padding_mode
+        frame = nn.Conv2d(in_channels, out_channels, kernel_size, bias=False, device="meta", **options)
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.padding = frame.kernel_size, frame.stride, frame.padding
         self.dilation, self.groups, self.padding_mode = frame.dilation, frame.groups, frame.padding_mode

@@ -1,6 +1,6 @@
 """Topologies: one file per family, each a frozen dataclass with one pure method."""
 
-from .base import Topology, register_topology, topology, topology_from_dict, topology_names, topology_to_dict
+from .base import Topology, describe, register_topology, topology, topology_from_dict, topology_names, topology_to_dict
 from .brickwall import BrickWall
 from .factored import LowRank, Tucker
 from .graph import Graph
@@ -16,6 +16,7 @@ __all__ = [
     "Topology",
     "Tree",
     "Tucker",
+    "describe",
     "register_topology",
     "topology",
     "topology_from_dict",

@@ -49,10 +49,12 @@ def register_topology(cls: T) -> T:
     """
     if not (isinstance(cls, type) and issubclass(cls, Topology) and is_dataclass(cls)):
         raise SpecError(f"{cls!r} is no topology: derive from deeptn.Topology and decorate as a frozen dataclass")
-    if not getattr(cls, "__dataclass_params__").frozen:
+    if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
         raise SpecError(f"{cls.__name__} must be frozen; write @dataclass(frozen=True, kw_only=True)")
     if getattr(cls, "size_field", None) not in {field.name for field in fields(cls)}:
-        raise SpecError(f"{cls.__name__}.size_field must name one of its fields, got {getattr(cls, 'size_field', None)!r}")
+        raise SpecError(
+            f"{cls.__name__}.size_field must name one of its fields, got {getattr(cls, 'size_field', None)!r}"
+        )
     return _REGISTRY.add(cls.__name__, cls)
 
 
@@ -63,8 +65,25 @@ def topology(given: Topology | str) -> Topology:
     if isinstance(given, type) and issubclass(given, Topology):
         raise SpecError(f"got the class {given.__name__}; write {given.__name__}()")
     if not isinstance(given, str):
-        raise SpecError(f"a topology is expected, for example deeptn.BrickWall(layers=2) or 'BrickWall'; got {given!r:.80}")
+        raise SpecError(
+            f"a topology is expected, for example deeptn.BrickWall(layers=2) or 'BrickWall'; got {given!r:.80}"
+        )
     return _REGISTRY[given]()
+
+
+def describe(given: Topology | None) -> str:
+    """Name a topology with its size and what differs from its defaults; ``"Graph"`` for None.
+
+    Examples
+    --------
+    >>> from deeptn import BrickWall
+    >>> describe(BrickWall(layers=2)), describe(BrickWall(layers=4, activation=None))
+    ('BrickWall(layers=2)', 'BrickWall(layers=4, activation=None)')
+    """
+    if given is None:
+        return "Graph"
+    shown = [f for f in fields(given) if f.name == given.size_field or getattr(given, f.name) != f.default]  # type: ignore[arg-type]
+    return f"{type(given).__name__}({', '.join(f'{f.name}={getattr(given, f.name)!r}' for f in shown)})"
 
 
 def topology_names() -> tuple[str, ...]:

@@ -17,7 +17,9 @@ from .base import Topology, register_topology
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class LowRank(Topology):
-    """A product of two matrices: rows times rank, rank times columns::
+    """A product of two matrices, rows times rank and rank times columns.
+
+    ::
 
         rows =U=-V= columns
 
@@ -65,10 +67,12 @@ class LowRank(Topology):
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class Tucker(Topology):
-    """A core with one bond per leg, and a factor matrix on each (Tucker decomposition)::
+    r"""A core with one bond per leg, and a factor matrix on each (Tucker decomposition).
+
+    ::
 
         U U U
-         \\|/
+         \|/
           G
 
     Parameters
@@ -104,7 +108,8 @@ class Tucker(Topology):
         if not legs:
             raise SpecError("a Tucker network needs at least 1 leg, got none; a weight of one entry has none")
         sizes = {
-            f"b{k}": min(rank, leg.size) for k, (rank, leg) in enumerate(zip(ranks(self.rank, len(legs), "Tucker.rank"), legs))
+            f"b{k}": min(rank, leg.size)
+            for k, (rank, leg) in enumerate(zip(ranks(self.rank, len(legs), "Tucker.rank"), legs))
         }
         nodes = [Node("core", tuple(sizes))]
         nodes += [Node(f"U{k}", (leg.name, f"b{k}"), (f"b{k}",)) for k, leg in enumerate(legs)]

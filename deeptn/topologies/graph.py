@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -36,7 +35,8 @@ class Graph(Topology):
     A ring of three nodes:
 
     >>> import deeptn as dtn
-    >>> ring = dtn.Graph(nodes={"A": "xay", "B": "ybz", "C": "zcx"}, sizes={"a": 4, "b": 5, "c": 6}, output="abc", rank=2)
+    >>> nodes = {"A": "xay", "B": "ybz", "C": "zcx"}
+    >>> ring = dtn.Graph(nodes=nodes, sizes={"a": 4, "b": 5, "c": 6}, output="abc", rank=2)
     >>> net = dtn.network(ring, (20, 6))
     >>> net.layout.factors, net.num_params
     (((4, 5), (6,)), 60)
@@ -73,19 +73,7 @@ class Graph(Topology):
         missing = [ix for ix in self.output if ix not in sizes]
         if missing:
             raise LayoutError(f"sizes does not name the open index {missing[0]!r}; add it, or pass layout=")
-        factors, rest = [], [sizes[ix] for ix in self.output]
-        for axis, n in enumerate(shape):
-            take = next((k for k in range(len(rest) + 1) if math.prod(rest[:k]) == n), None)
-            if axis == len(shape) - 1:
-                take = len(rest) if math.prod(rest) == n else None
-            if take is None:
-                raise LayoutError(
-                    f"the open indices {self.output} of sizes {tuple(sizes[ix] for ix in self.output)} do not make up "
-                    f"the shape {tuple(shape)}, axis by axis; pass layout="
-                )
-            factors.append(tuple(rest[:take]))
-            rest = rest[take:]
-        return Layout(tuple(shape), tuple(factors))
+        return Layout.grouped(shape, [sizes[ix] for ix in self.output])
 
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
         if len(legs) != len(self.output):
@@ -102,6 +90,6 @@ class Graph(Topology):
         clash = bonds & set(names.values())
         if clash:
             raise SpecError(f"the bond {sorted(clash)[0]!r} has the name of a leg; rename it")
-        nodes = tuple(Node(name, tuple(names.get(ix, ix) for ix in indices)) for name, indices in self.nodes)
+        nodes = tuple(Node(name, tuple(str(names.get(ix, ix)) for ix in indices)) for name, indices in self.nodes)
         stage = Stage(nodes, tuple(leg.name for leg in legs))
         return NetworkSpec(legs, (stage,), tuple((ix, given.get(ix, self.rank)) for ix in bonds))

@@ -14,7 +14,9 @@ from ..spec import NetworkSpec, Node, Stage
 from .base import Topology, register_topology
 
 
-def _chain(legs: tuple[Leg, ...], groups: Sequence[tuple[Leg, ...]], rank: int | tuple[int, ...], what: str) -> NetworkSpec:
+def _chain(
+    legs: tuple[Leg, ...], groups: Sequence[tuple[Leg, ...]], rank: int | tuple[int, ...], what: str
+) -> NetworkSpec:
     """Cores on a line, core k with the legs of group k; a bond is no larger than what stands on either side of it."""
     volumes = [math.prod(leg.size for leg in group) for group in groups]
     bonds = ranks(rank, len(groups) - 1, what)
@@ -33,7 +35,9 @@ def _chain(legs: tuple[Leg, ...], groups: Sequence[tuple[Leg, ...]], rank: int |
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class TensorTrain(Topology):
-    """One core per leg, on a line (tensor train, matrix product state)::
+    """One core per leg, on a line (tensor train, matrix product state).
+
+    ::
 
         A-A-A-A-A-A
         | | | | | |
@@ -72,7 +76,9 @@ class TensorTrain(Topology):
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class TTMatrix(Topology):
-    """Core k carries the k-th row leg and the k-th column leg (TT-matrix, matrix product operator)::
+    """Core k carries the k-th row leg and the k-th column leg (TT-matrix, matrix product operator).
+
+    ::
 
         | | | |    rows (axis 0 of the weight)
         A-A-A-A

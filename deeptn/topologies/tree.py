@@ -16,17 +16,17 @@ from .base import Topology, register_topology
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class Tree(Topology):
-    """A balanced binary tree from one top tensor down to the legs (tree tensor network, TTN).
+    r"""A balanced binary tree from one top tensor down to the legs (tree tensor network, TTN).
 
     Every stage splits each block of neighbouring legs in two, so the state widens from stage to stage, with an
     activation in between::
 
               t            stage 1: two indices
-            σ/ \\σ
+            σ/ \σ
             t   t          stage 2: four
-          σ/ \\ / \\σ
+          σ/ \ / \σ
           t  t  t  t       stage 3: eight legs
-         /\\ /\\ /\\ /\\
+         /\ /\ /\ /\
 
     Parameters
     ----------

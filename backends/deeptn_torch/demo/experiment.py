@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from deeptn import BrickWall, Network, SpecError, at_budget, network
+from deeptn.decomposition import has_closed_form
 
 from ..compress import compress, count_params
 from ..data import Images
@@ -22,7 +23,8 @@ from ..train import Recipe, accuracy, mean_loss, train
 #: The families that are compared with BrickWall at the largest size not above BrickWall's own, layer by layer.
 RIVALS = ("TensorTrain", "TTMatrix", "Tucker", "LowRank", "Tree")
 #: Where healing starts, and the ``fit=`` of `compress` that gives it. Which of the two is better depends on the family
-#: and the size, so every method gets both, and the one with the lower training loss counts.
+#: and the size, so a family with a closed form gets both, and the one with the lower training loss counts. The others
+#: start at random only: a fit by gradient to a trained weight is close to nothing at these sizes, and heals worse.
 STARTS = {"weight": "auto", "random": None}
 
 
@@ -110,9 +112,14 @@ def methods(setting: Setting, shapes: dict[str, tuple[int, ...]]) -> list[Method
             except SpecError as error:
                 rows.append(Method(family, family, budget, missing=str(error)))
                 continue
-            size = "/".join(str(getattr(net.topology, "rank")) for net in plan.values())
+            size = "/".join(str(_size(net)) for net in plan.values())
             rows.append(Method(family, f"{family} rank {size}", budget, plan))
     return rows
+
+
+def _size(net: Network) -> Any:
+    """Layers or rank of a network."""
+    return getattr(net.topology, type(net.topology).size_field) if net.topology is not None else None
 
 
 @dataclass(frozen=True)
@@ -213,29 +220,38 @@ def run_seed(
         if method.missing and not skip(method, None):
             results.append(Result(**row, params=None, missing=method.missing))
             keep(results[-1], dense, None)
-        for start in () if method.missing else STARTS if method.plan else (None,):
+        for start in _starts(method):
             if skip(method, start):
                 continue
             torch.manual_seed(seed)
             report = None
             if start is not None:
                 model, report = compress(dense, dict(method.plan), fit=STARTS[start])
-                size = {"params": method.params, "ratio": weights / (method.params or 1)}
+                row |= {"params": method.params, "ratio": weights / (method.params or 1)}
             else:
                 model = copy.deepcopy(dense)
-                size = {"params": weights, "ratio": 1.0}
+                row |= {"params": weights, "ratio": 1.0}
                 if method.family == "fixed random":
                     _fix_at_random(model, setting.hidden)
-                    size = {"params": 0, "ratio": None}
+                    row |= {"params": 0, "ratio": None}
             before = accuracy(model, data.test_x, data.test_y)
-            progress.begin(method.label if start is None else f"{method.label}, {start} start", setting.heal.steps(rows))
+            progress.begin(
+                method.label if start is None else f"{method.label}, {start} start", setting.heal.steps(rows)
+            )
             train(model, data, setting.heal, seed + 1, progress.step)
-            scores = {"before": before, "after": accuracy(model, data.test_x, data.test_y)}
+            scores: dict[str, Any] = {"before": before, "after": accuracy(model, data.test_x, data.test_y)}
             scores |= {"train_loss": mean_loss(model, data.train_x, data.train_y), "decode_ms": _decode_ms(model)}
-            result = Result(**row, **size, start=start, **scores)
+            result = Result(**row, start=start, **scores)
             results.append(result)
             keep(result, model, report)
     return results
+
+
+def _starts(method: Method) -> tuple[str | None, ...]:
+    if method.missing:
+        return ()
+    families = [net.topology for net in method.plan.values() if net.topology is not None]
+    return tuple(s for s in STARTS if s == "random" or has_closed_form(families[0])) if families else (None,)
 
 
 def _fix_at_random(model: nn.Module, hidden: Sequence[str]) -> None:

@@ -139,6 +139,6 @@ def _(topology: Tucker, net: Network, tensor: np.ndarray) -> dict[str, np.ndarra
     from tensorly.decomposition import tucker
 
     ranks = net.spec.param_shapes["core"]
-    with tensorly.backend.backend_context("numpy", local_threadsafe=True):
+    with tensorly.backend.backend_context("numpy", local_threadsafe=True):  # type: ignore[attr-defined]
         core, factors = tucker(tensor, rank=list(ranks), init="svd", n_iter_max=50, tol=1e-8)
     return {"core": np.asarray(core)} | {f"U{k}": np.asarray(factor) for k, factor in enumerate(factors)}

@@ -1,0 +1,89 @@
+"""`init`, `materialize` and `apply` for JAX."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+from deeptn import Network, SpecError
+from deeptn.init import initialize
+
+
+def init(
+    net: Network, key: jax.Array, dtype: Any = "float32", scheme: str = "orthogonal", std: float | None = None
+) -> dict[str, jax.Array]:
+    """Draw parameters with `jax.random`; may be jitted and mapped over keys.
+
+    Parameters
+    ----------
+    net : deeptn.Network
+    key : jax.Array
+        A key of `jax.random`.
+    dtype : str or dtype
+        A real floating type. Half precision is drawn in float32 and rounded.
+    scheme : {"orthogonal", "gaussian", "identity"}
+        See `deeptn.Network.init`.
+    std : float, optional
+        Root mean square of the weight, ``sqrt(2 / prod(shape[1:]))`` by default.
+
+    Returns
+    -------
+    dict of str to jax.Array
+
+    Raises
+    ------
+    deeptn.SpecError
+        For an unknown scheme, a bad std, or a dtype that is not real and floating (float64 without x64 included).
+
+    Examples
+    --------
+    >>> import jax, deeptn as dtn
+    >>> net = dtn.network("BrickWall", (8, 8))
+    >>> many = jax.vmap(lambda key: init(net, key))(jax.random.split(jax.random.key(0), 3))
+    >>> many["L1_g0"].shape
+    (3, 2, 2)
+    """
+    dtype = jax.numpy.dtype(dtype)
+    if not jax.numpy.issubdtype(dtype, jax.numpy.floating):
+        raise SpecError(
+            f"dtype = {dtype}; deeptn_jax.init draws real floating numbers, net.init(like='jax') complex ones"
+        )
+    if dtype.itemsize == 8 and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise SpecError("dtype = float64: first switch it on with jax.config.update('jax_enable_x64', True)")
+    drawn = dtype if dtype.itemsize >= 4 else jax.numpy.dtype("float32")
+    shapes = net.spec.param_shapes
+    keys = jax.random.split(key, len(shapes))
+    normal = {name: jax.random.normal(k, shape, drawn) for k, (name, shape) in zip(keys, shapes.items())}
+    params = initialize(net.spec, net.layout, normal, scheme, std)
+    return {name: array.astype(dtype) for name, array in params.items()}
+
+
+def materialize(net: Network, params: Any) -> jax.Array:
+    """Decode the weight, of shape ``net.shape``; see `deeptn.Network.materialize`.
+
+    Examples
+    --------
+    >>> import functools, jax, deeptn as dtn
+    >>> net = dtn.network("BrickWall", (8, 8))
+    >>> decode = jax.jit(functools.partial(materialize, net))
+    >>> decode(init(net, jax.random.key(0))).shape
+    (8, 8)
+    """
+    return net.materialize(params)
+
+
+def apply(net: Network, params: Any, x: jax.Array) -> jax.Array:
+    """Multiply: ``x @ W.T`` for ``x`` of shape ``(..., prod(net.shape[1:]))``; see `deeptn.Network.apply`.
+
+    Examples
+    --------
+    >>> import jax, deeptn as dtn
+    >>> net = dtn.network("TensorTrain", (8, 16))
+    >>> params = init(net, jax.random.key(0))
+    >>> x = jax.numpy.ones((5, 16))
+    >>> grads = jax.grad(lambda params: apply(net, params, x).sum())(params)
+    >>> sorted(grads) == sorted(params)
+    True
+    """
+    return net.apply(params, x)

@@ -1,0 +1,295 @@
+"""To and from quimb and TensorNetwork; both are imported on use."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from autoray import do, infer_backend
+
+from ._typing import Array, Params, ParamsLike
+from .errors import MissingBackendError, SpecError
+from .layout import Layout
+from .network import Network
+from .params import check_params, constant
+from .program import activate
+from .spec import NetworkSpec, Node, Stage
+
+
+def optional(module: str, extra: str) -> Any:
+    """Import a package on use; `MissingBackendError` says how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingBackendError(module.partition(".")[0], extra) from error
+
+
+def to_quimb(net: Network, params: ParamsLike) -> list[Any]:
+    """Return the network as quimb tensor networks, one per stage.
+
+    Parameters
+    ----------
+    net : Network
+    params : mapping of str to array
+        Of any library; they are not copied.
+
+    Returns
+    -------
+    list of quimb.tensor.TensorNetwork
+        Tensors carry the node's name and ``"STAGE{k}"`` as tags. From the second stage on, the activated state of the
+        stage before is one more tensor, tagged ``"STATE"``. The last network has the legs as outer indices (a
+        hyper-index has to be named in ``output_inds``).
+
+    Raises
+    ------
+    SpecError
+        If the parameters are not those of the network.
+
+    Examples
+    --------
+    >>> import numpy as np, deeptn as dtn
+    >>> net = dtn.network(dtn.BrickWall(layers=2), (4, 4))
+    >>> params = net.init(dtype="float64")
+    >>> *_, last = dtn.to_quimb(net, params)
+    >>> W = last.contract(output_inds=[leg.name for leg in net.layout.axis_legs]).data.reshape(4, 4)
+    >>> bool(np.allclose(W, net.materialize(params)))
+    True
+    """
+    qtn = optional("quimb.tensor", "quimb")
+    check_params(net.spec, params)
+    networks: list[Any] = []
+    for number, stage in enumerate(net.spec.stages):
+        tensors = [
+            qtn.Tensor(array, node.indices, tags=(node.name, f"STAGE{number}"))
+            for node, array in _arrays(net.spec, stage, params)
+        ]
+        if number:
+            before = net.spec.stages[number - 1]
+            state = networks[-1].contract(output_inds=before.output, optimize="greedy")
+            data = activate(state.data, before.activation, before.normalize is not None)
+            tensors.insert(0, qtn.Tensor(data, before.output, tags=("STATE", f"STAGE{number}")))
+        networks.append(qtn.TensorNetwork(tensors))
+    return networks
+
+
+def from_quimb(
+    tn: Any, output: Sequence[str] | None = None, shape: Sequence[int] | None = None, layout: Layout | None = None
+) -> tuple[Network, Params]:
+    """Make a network of any quimb tensor network.
+
+    Parameters
+    ----------
+    tn : quimb.tensor.TensorNetwork
+        Hyper-indices are kept. Tensors become nodes ``T0, T1, …`` in the order of ``tn.tensors``.
+    output : sequence of str, optional
+        The open indices, in the order of the legs; ``tn.outer_inds()`` by default.
+    shape : sequence of int, optional
+        Shape of the weight: legs that follow one another make up an axis. By default one axis per open index.
+    layout : Layout, optional
+        Instead of `shape`, where the legs lie otherwise; its legs are the open indices, one by one.
+
+    Returns
+    -------
+    net : Network
+    params : dict of str to array
+        The tensors' own arrays.
+
+    Raises
+    ------
+    SpecError
+        If an open index is left out of `output`, or belongs to no tensor.
+    LayoutError
+        If the legs do not make up the shape.
+
+    Examples
+    --------
+    >>> import quimb.tensor as qtn, deeptn as dtn
+    >>> mps = qtn.MPS_rand_state(6, bond_dim=4, seed=1)
+    >>> net, params = dtn.from_quimb(mps, shape=(8, 8))
+    >>> net.materialize(params).shape, net.num_params
+    ((8, 8), 144)
+    """
+    if not hasattr(tn, "tensors") or not hasattr(tn, "outer_inds"):
+        raise SpecError(f"tn must be a quimb TensorNetwork, got {type(tn).__name__}")
+    tensors = [(tuple(t.inds), t.data) for t in tn.tensors]
+    if getattr(tn, "exponent", 0.0):
+        tensors[0] = (tensors[0][0], tensors[0][1] * 10.0**tn.exponent)
+    return _import(tensors, tuple(tn.outer_inds() if output is None else output), shape, layout)
+
+
+def to_tensornetwork(net: Network, params: ParamsLike) -> list[tuple[list[Any], list[Any]]]:
+    """Return the network as nodes of google's TensorNetwork, one group per stage.
+
+    Parameters
+    ----------
+    net : Network
+    params : mapping of str to array
+        Of any library.
+
+    Returns
+    -------
+    list of (nodes, edges)
+        For each stage its connected nodes, and the dangling edges in the order of the stage's output. An index in
+        more than two tensors becomes a `tensornetwork.CopyNode`. From the second stage on, the first node is the
+        activated state of the stage before, named ``"STATE"``.
+
+    Raises
+    ------
+    MissingBackendError
+        If tensornetwork is not installed.
+
+    Examples
+    --------
+    >>> import numpy as np, tensornetwork as tn, deeptn as dtn
+    >>> net = dtn.network(dtn.TensorTrain(rank=2), (4, 4))
+    >>> params = net.init(dtype="float64")
+    >>> nodes, edges = dtn.to_tensornetwork(net, params)[-1]
+    >>> W = tn.contractors.auto(nodes, output_edge_order=edges).tensor.reshape(4, 4)
+    >>> bool(np.allclose(W, net.materialize(params)))
+    True
+    """
+    tn = optional("tensornetwork", "tensornetwork")
+    check_params(net.spec, params)
+    groups: list[tuple[list[Any], list[Any]]] = []
+    for number, stage in enumerate(net.spec.stages):
+        tensors = [(node.name, node.indices, array) for node, array in _arrays(net.spec, stage, params)]
+        if number:
+            before = net.spec.stages[number - 1]
+            nodes, edges = groups[-1]
+            # Contracting consumes nodes, and these are returned to the caller: contract a copy.
+            node_map, edge_map = tn.copy(nodes)
+            ends = [edge_map[edge] for edge in edges]
+            state = tn.contractors.auto(list(node_map.values()), output_edge_order=ends).tensor
+            data = activate(state, before.activation, before.normalize is not None)
+            tensors.insert(0, ("STATE", before.output, data))
+        groups.append(_connect(tn, tensors, stage.output, net.spec.index_sizes))
+    return groups
+
+
+def from_tensornetwork(
+    nodes: Iterable[Any], output: Sequence[Any], shape: Sequence[int] | None = None, layout: Layout | None = None
+) -> tuple[Network, Params]:
+    """Make a network of connected nodes of google's TensorNetwork.
+
+    Parameters
+    ----------
+    nodes : iterable of tensornetwork.Node
+        Copy nodes become hyper-indices; the others nodes ``T0, T1, …`` in this order.
+    output : sequence of tensornetwork.Edge
+        The dangling edges, in the order of the legs.
+    shape, layout
+        As for `from_quimb`.
+
+    Returns
+    -------
+    net : Network
+    params : dict of str to array
+
+    Raises
+    ------
+    SpecError
+        If a dangling edge is left out of `output`, or an edge leads to a node that is not among `nodes`.
+
+    Examples
+    --------
+    >>> import numpy as np, tensornetwork as tn, deeptn as dtn
+    >>> a, b = tn.Node(np.ones((2, 3))), tn.Node(np.ones((3, 4)))
+    >>> _ = a[1] ^ b[0]
+    >>> net, params = dtn.from_tensornetwork([a, b], [a[0], b[1]])
+    >>> net.materialize(params).tolist()[0]
+    [3.0, 3.0, 3.0, 3.0]
+    """
+    tn = optional("tensornetwork", "tensornetwork")
+    nodes = list(nodes)
+    for node in nodes:
+        if not isinstance(node, tn.AbstractNode):
+            raise SpecError(f"nodes must be tensornetwork nodes, got {type(node).__name__}")
+    merged: dict[int, int] = {}
+
+    def find(edge: Any) -> int:
+        label = id(edge)
+        while label in merged:
+            label = merged[label]
+        return label
+
+    for node in nodes:
+        if isinstance(node, tn.CopyNode):
+            labels = {find(edge) for edge in node.edges}
+            keep = min(labels)
+            merged |= {label: keep for label in labels if label != keep}
+    tensors = [
+        (tuple(str(find(edge)) for edge in node.edges), node.tensor)
+        for node in nodes
+        if not isinstance(node, tn.CopyNode)
+    ]
+    return _import(tensors, tuple(str(find(edge)) for edge in output), shape, layout)
+
+
+def _arrays(spec: NetworkSpec, stage: Stage, params: ParamsLike) -> list[tuple[Node, Array]]:
+    """The nodes of a stage with their arrays."""
+    sample = params[next(iter(spec.param_shapes))]
+    arrays = []
+    for node in stage.nodes:
+        if node.param is not None:
+            arrays.append((node, params[node.param]))
+        elif node.constant is not None:
+            arrays.append((node, constant(node.constant, spec.node_shape(node), sample)))
+    return arrays
+
+
+def _connect(
+    tn: Any, tensors: list[tuple[str, tuple[str, ...], Array]], output: Sequence[str], sizes: dict[str, int]
+) -> tuple[list[Any], list[Any]]:
+    backend = {"torch": "pytorch"}.get(infer_backend(tensors[0][2]), infer_backend(tensors[0][2]))
+    nodes = [tn.Node(array, name=name, axis_names=list(indices), backend=backend) for name, indices, array in tensors]
+    ends: dict[str, list[Any]] = {}
+    for node, (_, indices, _) in zip(nodes, tensors):
+        for ix in indices:
+            ends.setdefault(ix, []).append(node[ix])
+    open_edges = {}
+    for ix, edges in ends.items():
+        if len(edges) + (ix in output) > 2:
+            copy = tn.CopyNode(len(edges) + (ix in output), sizes[ix], name=f"copy_{ix}", backend=backend)
+            nodes.append(copy)
+            for k, edge in enumerate(edges):
+                tn.connect(edge, copy[k])
+            edges = [copy[len(edges)]] if ix in output else []
+        elif len(edges) == 2:
+            tn.connect(*edges)
+        if ix in output:
+            open_edges[ix] = edges[0]
+    return nodes, [open_edges[ix] for ix in output]
+
+
+def _import(
+    tensors: list[tuple[tuple[str, ...], Array]],
+    output: tuple[str, ...],
+    shape: Sequence[int] | None,
+    layout: Layout | None,
+) -> tuple[Network, Params]:
+    """Rename indices by their order of appearance, and validate."""
+    sizes: dict[str, int] = {}
+    for number, (indices, array) in enumerate(tensors):
+        for ix, size in zip(indices, do("shape", array)):
+            if sizes.setdefault(ix, int(size)) != size:
+                raise SpecError(f"tensor {number}: the index {ix!r} has size {size} here and {sizes[ix]} elsewhere")
+    for ix in output:
+        if ix not in sizes:
+            raise SpecError(f"the open index {ix!r} belongs to no tensor; the tensors have {sorted(sizes)[:12]}")
+    repeated = [ix for ix, count in Counter(output).items() if count > 1]
+    if repeated:
+        raise SpecError(f"output repeats the index {repeated[0]!r}")
+    legs_sizes = [sizes[ix] for ix in output]
+    if layout is None:
+        layout = Layout.single(legs_sizes) if shape is None else Layout.grouped(shape, legs_sizes)
+    elif layout.leg_sizes != tuple(legs_sizes):
+        raise SpecError(f"the layout has legs of sizes {layout.leg_sizes}, the open indices {tuple(legs_sizes)}")
+    names = {ix: leg.name for ix, leg in zip(output, layout.legs)}
+    bonds = [ix for ix in sizes if ix not in names]
+    names |= {ix: f"b{k}" for k, ix in enumerate(bonds)}
+    nodes = [Node(f"T{k}", tuple(names[ix] for ix in indices)) for k, (indices, _) in enumerate(tensors)]
+    stage = Stage(tuple(nodes), tuple(leg.name for leg in layout.legs))
+    spec = NetworkSpec(layout.legs, (stage,), tuple((names[ix], sizes[ix]) for ix in bonds))
+    return Network(spec, layout), {node.name: array for node, (_, array) in zip(nodes, tensors)}
