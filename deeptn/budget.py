@@ -52,7 +52,7 @@ def at_budget(topology: Topology | str, shape: Sequence[int], params: int, layou
     budget = positive_int(params, "params")
 
     def build(size: int) -> Network:
-        return network(replace(family, **{family.size_field: size}), shape, layout)  # type: ignore[type-var]
+        return network(replace(family, **{family.size_field: size}), shape, layout)
 
     best = build(1)
     if best.num_params > budget:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from functools import singledispatch
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from ._typing import Array, Params
 from .errors import LayoutError, SpecError
-from .layout import Layout
+from .layout import Layout, pad_axes
 from .network import Network, network
 from .params import convert_params, to_numpy
 from .topologies import LowRank, TensorTrain, Topology, TTMatrix, Tucker
@@ -139,6 +140,11 @@ def _(topology: Tucker, net: Network, tensor: np.ndarray) -> dict[str, np.ndarra
     from tensorly.decomposition import tucker
 
     ranks = net.spec.param_shapes["core"]
-    with tensorly.backend.backend_context("numpy", local_threadsafe=True):  # type: ignore[attr-defined]
+    with tensorly.backend.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():  # type: ignore[attr-defined]
+        # Where a rank is above what the others allow, TensorLy says so and returns fewer columns; zeros fill them up.
+        warnings.simplefilter("ignore", UserWarning)
         core, factors = tucker(tensor, rank=list(ranks), init="svd", n_iter_max=50, tol=1e-8)
-    return {"core": np.asarray(core)} | {f"U{k}": np.asarray(factor) for k, factor in enumerate(factors)}
+    params = {"core": pad_axes(np.asarray(core), ranks)}
+    for k, factor in enumerate(factors):
+        params[f"U{k}"] = pad_axes(np.asarray(factor), net.spec.param_shapes[f"U{k}"])
+    return params

@@ -44,12 +44,13 @@ class Network:
 
     def __post_init__(self):
         if not isinstance(self.spec, NetworkSpec) or not isinstance(self.layout, Layout):
-            raise SpecError(f"Network takes a NetworkSpec and a Layout, got {self.spec!r:.60} and {self.layout!r:.60}")
+            raise SpecError(f"Network takes a NetworkSpec and a Layout, got {self.spec!r:.50} and {self.layout!r:.50}")
         if self.spec.legs != self.layout.legs:
             raise SpecError(f"the spec has the legs {self.spec.legs}, the layout {self.layout.legs}")
 
     def __repr__(self) -> str:
-        return f"Network({describe(self.topology)}, shape={self.shape}, legs={self.layout.leg_sizes}, num_params={self.num_params})"
+        facts = f"shape={self.shape}, legs={self.layout.leg_sizes}, num_params={self.num_params}"
+        return f"Network({describe(self.topology)}, {facts})"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -238,7 +239,9 @@ class Network:
         return Choice(mode, {"materialize": decode, "apply": apply}, reason)
 
     def _program(self, mode: Mode, batch: int):
-        names = [tuple(leg.name for leg in self.layout.axis_legs if bool(leg.axis) is column) for column in (False, True)]
+        names = [
+            tuple(leg.name for leg in self.layout.axis_legs if bool(leg.axis) is column) for column in (False, True)
+        ]
         rows, columns = names
         if mode == "apply":
             return compile_network(self.spec, rows, columns, batch)

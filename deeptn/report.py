@@ -107,7 +107,9 @@ class Report:
 
         columns = ("layer", "shape", "topology", "before", "after", "ratio", "error", "flops")
         table = Table(
-            *columns, title="Compression", caption=f"error of W, flops to decode it; model {self.model_before:,} -> {self.model_after:,}"
+            *columns,
+            title="Compression",
+            caption=f"error of W, flops to decode it; model {self.model_before:,} -> {self.model_after:,}",
         )
         for x in self.layers:
             cells = (x.name, "x".join(map(str, x.shape)), x.topology, f"{x.params_before:,}", f"{x.params_after:,}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 import deeptn as dtn
@@ -21,10 +23,9 @@ def gate_by_gate(params, legs, layers, activation=None, normalize=None):
     """The paper's way: one gate after another on the whole state, left to right, full gates on v where they exist."""
     count = len(legs)
     state = np.ones(())
-    gate = 0
-    for left in range(0, count - 1, 2):
-        state = np.multiply.outer(state, params[f"L1_g{gate}"])
-        gate += 1
+    gate = count // 2
+    for first in range(gate):
+        state = np.multiply.outer(state, params[f"L1_g{first}"])
     if count % 2:
         vacuum = np.zeros(legs[-1])
         vacuum[0] = 1.0
@@ -38,7 +39,9 @@ def gate_by_gate(params, legs, layers, activation=None, normalize=None):
             for left in range(half, count - 1, 2):
                 matrix = params[f"L{layer}_g{gate}"]
                 gate += 1
-                state = np.moveaxis(np.tensordot(matrix, state, axes=((2, 3), (left, left + 1))), (0, 1), (left, left + 1))
+                state = np.moveaxis(
+                    np.tensordot(matrix, state, axes=((2, 3), (left, left + 1))), (0, 1), (left, left + 1)
+                )
         if layer < layers and activation is not None:
             if normalize == "rms":
                 state = state / np.sqrt(np.mean(np.abs(state) ** 2))
@@ -52,7 +55,7 @@ def einsum(net: dtn.Network, params):
     state, state_indices = None, ()
     for stage in spec.stages:
         numbers: dict[str, int] = {}
-        operands: list[object] = []
+        operands: list[Any] = []
         tensors = [] if state is None else [(state, state_indices)]
         for node in stage.nodes:
             shape = spec.node_shape(node)
@@ -60,7 +63,8 @@ def einsum(net: dtn.Network, params):
             tensors.append((np.asarray(array), node.indices))
         for array, indices in tensors:
             operands += [array, [numbers.setdefault(ix, len(numbers)) for ix in indices]]
-        state = np.einsum(*operands, [numbers[ix] for ix in stage.output], optimize="greedy")
+        operands.append([numbers[ix] for ix in stage.output])
+        state = np.einsum(*operands, optimize="greedy")
         state_indices = stage.output
         if stage.normalize:
             state = state / np.sqrt(np.mean(np.abs(state) ** 2))

@@ -53,7 +53,9 @@ def test_apply_is_the_product(net, lead, library):
     columns = math.prod(net.shape[1:])
     x = np.random.default_rng(0).standard_normal((*lead, columns)).astype("float32")
     expected = x @ to_numpy(net.materialize(params)).reshape(net.shape[0], columns).T
-    array = torch.from_numpy(x) if library == "torch" else (x if library == "numpy" else __import__("jax").numpy.asarray(x))
+    array = (
+        torch.from_numpy(x) if library == "torch" else (x if library == "numpy" else __import__("jax").numpy.asarray(x))
+    )
     y = net.apply(params, array)
     assert tuple(y.shape) == (*lead, net.shape[0])
     assert type(y) is type(next(iter(params.values())))

@@ -152,4 +152,6 @@ def _row(name: str, old: Any, layer: Any) -> LayerReport:
     net = layer.network
     cost = net.cost("materialize")
     error = relative_error(layer.weight, old.weight)
-    return LayerReport(name, net.shape, describe(net.topology), net.size, net.num_params, error, cost.flops, cost.write, cost.peak)
+    return LayerReport(
+        name, net.shape, describe(net.topology), net.size, net.num_params, error, cost.flops, cost.write, cost.peak
+    )

@@ -8,6 +8,7 @@ import math
 import os
 import struct
 import urllib.request
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -129,12 +130,8 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     path = Path(path)
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (EOFError, gzip.BadGzipFile, ValueError) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise FormatError(f"{path.name}: damaged gzip stream ({error})") from error
-    except Exception as error:
-        if type(error).__module__ == "zlib":
-            raise FormatError(f"{path.name}: damaged gzip stream ({error})") from error
-        raise
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
         raise FormatError(f"{path.name}: no IDX file of unsigned bytes; it starts with {data[:4].hex()}")
     axes = data[3]

@@ -99,12 +99,12 @@ def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, h
     if not weight.is_floating_point() or not bool(torch.isfinite(weight).all()):
         raise SpecError(f"weight must hold finite floating-point numbers, got {weight.dtype} with entries that are not")
     goal = weight.detach().to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
-    norm = goal.norm()
+    norm = float(goal.norm())
     if params is None:
         rms = float(goal.square().mean().sqrt())
         params = net.init(how.seed, like=goal, std=rms if rms > 0 else None)
     leaves = {name: p.detach().to(goal).clone().requires_grad_() for name, p in params.items()}
-    scale = 1.0 / norm.clamp_min(torch.finfo(goal.dtype).tiny).square()
+    scale = 1.0 / norm**2 if norm > 0 else 1.0
     history: list[float] = []
     best: tuple[float, dict[str, Tensor]] = (math.inf, {})
 

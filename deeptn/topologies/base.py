@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields
 from typing import Any, ClassVar, TypeVar
 
 from ..errors import FormatError, SpecError, near_match
@@ -16,6 +16,7 @@ _REGISTRY: Registry[type[Topology]] = Registry("topology")
 T = TypeVar("T", bound="type[Topology]")
 
 
+@dataclass(frozen=True, kw_only=True)
 class Topology(ABC):
     """A family of networks: a frozen keyword-only dataclass, every field with a usable default.
 
@@ -47,9 +48,9 @@ def register_topology(cls: T) -> T:
     >>> topology("brickwall")
     BrickWall(layers=2, leg_size=2, activation='relu', normalize='rms')
     """
-    if not (isinstance(cls, type) and issubclass(cls, Topology) and is_dataclass(cls)):
+    if not (isinstance(cls, type) and issubclass(cls, Topology) and "__dataclass_fields__" in vars(cls)):
         raise SpecError(f"{cls!r} is no topology: derive from deeptn.Topology and decorate as a frozen dataclass")
-    if not cls.__dataclass_params__.frozen:  # type: ignore[attr-defined]
+    if not cls.__dataclass_params__.frozen:
         raise SpecError(f"{cls.__name__} must be frozen; write @dataclass(frozen=True, kw_only=True)")
     if getattr(cls, "size_field", None) not in {field.name for field in fields(cls)}:
         raise SpecError(
@@ -82,18 +83,24 @@ def describe(given: Topology | None) -> str:
     """
     if given is None:
         return "Graph"
-    shown = [f for f in fields(given) if f.name == given.size_field or getattr(given, f.name) != f.default]  # type: ignore[arg-type]
+    shown = [f for f in fields(given) if f.name == given.size_field or getattr(given, f.name) != f.default]
     return f"{type(given).__name__}({', '.join(f'{f.name}={getattr(given, f.name)!r}' for f in shown)})"
 
 
 def topology_names() -> tuple[str, ...]:
-    """Names of the registered topologies."""
+    """Names of the registered topologies.
+
+    Examples
+    --------
+    >>> topology_names()[:3]
+    ('BrickWall', 'LowRank', 'Tucker')
+    """
     return tuple(_REGISTRY)
 
 
 def topology_to_dict(given: Topology) -> dict[str, Any]:
     """Plain data for JSON: the class name and the fields."""
-    return {"name": type(given).__name__} | {f.name: getattr(given, f.name) for f in fields(given)}  # type: ignore[arg-type]
+    return {"name": type(given).__name__} | {f.name: getattr(given, f.name) for f in fields(given)}
 
 
 def topology_from_dict(data: Any) -> Topology:
@@ -103,7 +110,7 @@ def topology_from_dict(data: Any) -> Topology:
     values = {key: _tuples(value) for key, value in data.items() if key != "name"}
     try:
         cls = _REGISTRY[data["name"]]
-        known = {field.name for field in fields(cls)}  # type: ignore[arg-type]
+        known = {field.name for field in fields(cls)}
         for key in values:
             if key not in known:
                 raise SpecError(f"{cls.__name__} has no field {key!r}; {near_match(key, known)}")

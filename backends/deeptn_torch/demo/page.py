@@ -63,9 +63,13 @@ def accuracy_figure(summary: Sequence[dict[str, Any]], title: str) -> Any:
         for row in summary:
             if row["family"] == family:
                 ax.axhline(row["after"], color=colour, linestyle="--", linewidth=1.1)
-                ax.text(0.995, row["after"], f"{row['label']} ", color=colour, fontsize=8, ha="right", va="bottom",
-                        transform=ax.get_yaxis_transform())  # fmt: skip
+                place = {"transform": ax.get_yaxis_transform(), "va": "bottom", "fontsize": 8}
+                ax.text(0.01, row["after"], row["label"], color=colour, **place)
     ax.set_xscale("log")
+    ticker = optional("matplotlib.ticker", "demo")
+    ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    ax.xaxis.set_minor_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+    ax.xaxis.set_minor_locator(ticker.LogLocator(subs=(2.0, 3.0, 5.0)))
     ax.set_xlabel("parameters of the compressed layers")
     ax.set_ylabel("test accuracy after healing [%]")
     ax.set_title(title, fontsize=10)

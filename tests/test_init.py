@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+import deeptn as dtn
+from deeptn import init as init_module
+from deeptn.init import SCHEMES, root_mean_square, target_std
+
+from .market import LINEAR, NETWORKS
+
+FAMILIES = {
+    "brickwall": dtn.BrickWall(layers=2),
+    "brickwall-deep": dtn.BrickWall(layers=8),
+    "brickwall-linear": dtn.BrickWall(layers=3, activation=None),
+    "tree": dtn.Tree(rank=4),
+    "train": dtn.TensorTrain(rank=6),
+    "ttmatrix": dtn.TTMatrix(rank=4),
+    "tucker": dtn.Tucker(rank=4),
+    "lowrank": dtn.LowRank(rank=4),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_moments_of_the_weight(family, scheme):
+    net = dtn.network(family, (60, 50))
+    weights = np.stack([net.materialize(net.init(seed=seed, dtype="float64", scheme=scheme)) for seed in range(24)])
+    goal = math.sqrt(2 / 50)
+    rms = np.sqrt((weights**2).mean(axis=(1, 2)))
+    assert np.allclose(rms, goal, rtol=1e-6)
+    if scheme != "identity":  # the identity has no random sign
+        mean = weights.mean(axis=(1, 2))
+        assert abs(mean.mean()) <= 0.05 * goal + 3 * mean.std() / math.sqrt(len(mean))
+
+
+@pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)
+def test_the_std_can_be_asked_for(net):
+    weight = net.materialize(net.init(seed=0, dtype="float64", std=0.37))
+    assert np.isclose(np.sqrt((weight**2).mean()), 0.37, rtol=1e-3)
+
+
+def test_target_is_kaimings():
+    assert target_std(dtn.Layout((120, 400))) == math.sqrt(2 / 400)
+    assert target_std(dtn.Layout((16, 6, 5, 5))) == math.sqrt(2 / 150)
+
+
+def test_gates_are_orthogonal_up_to_the_scale():
+    net = dtn.network(dtn.BrickWall(layers=2, activation=None), (16, 16))
+    params = net.init(seed=0, dtype="float64")
+    matrix = params["L2_g3"].reshape(4, 4)
+    square = matrix @ matrix.T
+    assert np.allclose(square, square[0, 0] * np.eye(4))
+    first_stage = dtn.network(dtn.BrickWall(layers=2), (16, 16)).init(seed=0, dtype="float64")
+    assert np.allclose(np.linalg.norm(first_stage["L1_g0"]), 1.0)
+
+
+def test_complex_gates_are_unitary():
+    params = dtn.network(dtn.BrickWall(layers=2, activation=None), (16, 16)).init(dtype="complex128")
+    matrix = params["L2_g0"].reshape(4, 4)
+    square = matrix @ matrix.conj().T
+    assert np.allclose(square, square[0, 0] * np.eye(4))
+    assert np.abs(matrix.imag).max() > 0.01
+
+
+@pytest.mark.parametrize("net", LINEAR.values(), ids=LINEAR)
+def test_the_contracted_norm_is_that_of_the_decoded_weight(net, monkeypatch):
+    params = net.init(seed=1, dtype="float64")
+    decoded = root_mean_square(net.spec, net.layout, params)
+    monkeypatch.setattr(init_module, "DECODE_LIMIT", 1)
+    monkeypatch.setattr(init_module, "seconds", lambda cost: -cost.peak if cost.params > net.num_params else 0.0)
+    contracted = root_mean_square(net.spec, net.layout, params)
+    assert np.isclose(contracted, decoded, rtol=1e-10)
+
+
+def test_a_weight_too_large_to_decode_is_calibrated():
+    shape = (3 * 2**18, 3 * 2**18)  # 6e11 entries
+    net = dtn.network(dtn.TensorTrain(rank=3), shape)
+    params = net.init(seed=0, dtype="float64")
+    assert np.isclose(root_mean_square(net.spec, net.layout, params), math.sqrt(2 / shape[1]))
+
+
+def test_zero_weights_stay_finite():
+    net = NETWORKS["brickwall-relu"]
+    draws = {name: np.zeros(shape) for name, shape in net.spec.param_shapes.items()}
+    params = init_module.initialize(net.spec, net.layout, draws, scheme="gaussian")
+    assert all(np.isfinite(p).all() for p in params.values())

@@ -1,0 +1,125 @@
+"""Compiled programs: golden counts, determinism, what a step may not do."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import deeptn as dtn
+from deeptn.program import Contract, Permute, compile_network
+
+#: Golden counts: parameters, flops, written and peak elements, steps. A change here changes what a decode costs.
+GOLDEN = {
+    "brickwall-1": (224, 67195648, 16799088, 16797920, 22),
+    "brickwall-3-linear": (960, 1081483520, 17503744, 17105856, 68),
+    "brickwall-3-relu": (792, 415271552, 54537936, 2098968, 59),
+    "lenet-4-relu": (864, 32530688, 3615200, 132960, 63),
+    "tree-4": (656, 56536640, 11884112, 2097808, 22),
+    "train-8": (2472, 269638656, 16852736, 16845224, 23),
+    "ttmatrix-8": (9216, 269484032, 33689600, 33563648, 4),
+    "tucker-4": (4288, 4128768, 516096, 397504, 6),
+    "lowrank-8": (65536, 268435456, 16777216, 16842752, 1),
+}
+
+SCRIPT = """
+import deeptn as dtn
+for net in (
+    dtn.network(dtn.BrickWall(layers=3), (120, 400)),
+    dtn.network(dtn.BrickWall(layers=4, activation=None), (120, 400)),
+    dtn.network(dtn.Tree(rank=5), (120, 400)),
+    dtn.network(dtn.TTMatrix(rank=3), (512, 512, 3, 3)),
+):
+    print(net._program("materialize", 1))
+    if net.is_linear:
+        print(net._program("apply", 64))
+"""
+
+
+def test_programs_do_not_depend_on_the_hash_seed():
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT], env={"PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("0", "1", "2")
+    }
+    assert len(outputs) == 1
+    assert "Contract" in outputs.pop()
+
+
+CASES = {
+    "brickwall-1": (dtn.BrickWall(layers=1), (4096, 4096)),
+    "brickwall-3-linear": (dtn.BrickWall(layers=3, activation=None), (4096, 4096)),
+    "brickwall-3-relu": (dtn.BrickWall(layers=3), (1024, 1024)),
+    "lenet-4-relu": (dtn.BrickWall(layers=4), (120, 400)),
+    "tree-4": (dtn.Tree(rank=4), (1024, 1024)),
+    "train-8": (dtn.TensorTrain(rank=8), (4096, 4096)),
+    "ttmatrix-8": (dtn.TTMatrix(rank=8), (4096, 4096)),
+    "tucker-4": (dtn.Tucker(rank=4), (512, 512)),
+    "lowrank-8": (dtn.LowRank(rank=8), (4096, 4096)),
+}
+
+
+def figures(name: str) -> tuple[int, ...]:
+    family, shape = CASES[name]
+    cost = dtn.network(family, shape).cost()
+    return (cost.params, cost.flops, cost.write, cost.peak, cost.steps)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_golden_counts(name):
+    assert figures(name) == GOLDEN[name]
+
+
+def test_decoding_one_layer_writes_the_weight_once():
+    net = dtn.network(dtn.BrickWall(layers=1), (4096, 4096))
+    cost = net.cost()
+    assert cost.write < 1.01 * 2**24
+    assert cost.peak < 1.01 * 2**24
+    assert not any(isinstance(step, Permute) for step in net._program("materialize", 1).steps)
+
+
+def test_every_contraction_has_two_operands_and_matrix_views():
+    program = dtn.network(dtn.BrickWall(layers=3), (64, 64))._program("materialize", 1)
+    for step in program.steps:
+        if isinstance(step, Contract):
+            assert len(step.left.shape) == len(step.right.shape) <= 3
+
+
+def test_cost_counts_one_product():
+    cost = dtn.network(dtn.LowRank(rank=3), (7, 11)).cost()
+    assert (cost.flops, cost.write, cost.peak, cost.steps) == (2 * 7 * 3 * 11, 77, 3 * 18 + 77, 1)
+
+
+def test_cost_of_apply_grows_with_the_batch_and_spares_the_weight():
+    net = dtn.network(dtn.TTMatrix(rank=8), (4096, 4096))
+    one, many = net.cost("apply", batch=1), net.cost("apply", batch=128)
+    assert one.flops < many.flops < 2 * 128 * 4096**2
+    assert one.peak < 2**17
+    relu = dtn.network(dtn.BrickWall(layers=2), (64, 64))
+    assert relu.cost("apply", batch=8).flops == relu.cost().flops + 2 * 8 * 64 * 64
+
+
+def test_choose():
+    net = dtn.network(dtn.TTMatrix(rank=8), (4096, 4096))
+    choice = net.choose(batch=1)
+    assert choice.mode == "apply"
+    assert set(choice.seconds) == {"apply", "materialize"}
+    assert "1 rows" in str(choice)
+    assert dtn.network(dtn.BrickWall(layers=2), (64, 64)).choose(batch=1).mode == "materialize"
+    for batch in (1, 64, 4096, 10**6):
+        choice = dtn.network(dtn.BrickWall(layers=4, activation=None), (16, 16)).choose(batch)
+        assert choice.seconds[choice.mode] == min(choice.seconds.values())
+
+
+def test_programs_are_cached_and_one_serves_a_range_of_batches():
+    net = dtn.network(dtn.TensorTrain(rank=4), (16, 16))
+    params = net.init(dtype="float64")
+    misses = None
+    for batch in (33, 40, 64):
+        x = np.ones((batch, 16))
+        assert np.allclose(net.apply(params, x), x @ net.materialize(params).T)
+        misses = misses or compile_network.cache_info().misses
+        assert compile_network.cache_info().misses == misses
