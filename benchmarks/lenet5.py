@@ -54,13 +54,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1, help="torch threads per process")
     parser.add_argument("--data-dir", help="folder with the IDX files")
     parser.add_argument("--out", type=Path, default=RESULTS / "lenet5.json")
+    parser.add_argument("--collect", action="store_true", help="run nothing, write the table of what the log holds")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     log = options.out.with_suffix(".log.jsonl")
-    families = ["dense", "fixed random", *RIVALS, "BrickWall"]
+    families = ["dense", "fixed random", "BrickWall", *RIVALS]
     jobs = [(seed, options.data_dir, options.threads, str(log)) for seed in range(options.seeds)]
-    with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
-        pool.starmap(one_seed, jobs, chunksize=1)
+    if not options.collect:
+        with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
+            pool.starmap(one_seed, jobs, chunksize=1)
     rows: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()]
     rows = [row for row in rows if row["seed"] < options.seeds]
     rows.sort(key=lambda r: (r["seed"], r["budget"] or 0, families.index(r["family"])))

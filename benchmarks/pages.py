@@ -30,22 +30,10 @@ def table(headings: list[str], rows: list[list[str]]) -> list[str]:
 
 def lenet5_page(data: dict[str, Any]) -> str:
     """The comparison on Fashion-MNIST."""
-    from deeptn_torch.demo.page import number
+    from deeptn_torch.demo.page import cells, number
 
     recipe = data["recipe"]
-    rows = []
-    for row in data["summary"]:
-        rows.append(
-            [
-                row["label"],
-                number(row["params"]),
-                number(row["ratio"], "{:,.1f}"),
-                row["start"] or "–",
-                number(row["before"], "{:.1f}", row["before_sd"]),
-                number(row["after"], "{:.2f}", row["after_sd"]),
-                number(row["after_other"], "{:.2f}"),
-            ]
-        )
+    rows = [[*cells(row)[:6], number(row["after_other"], "{:.1f}")] for row in data["summary"]]
     headings = [
         "method",
         "parameters",

@@ -57,7 +57,8 @@ def to_quimb(net: Network, params: ParamsLike) -> list[Any]:
     >>> bool(np.allclose(W, net.materialize(params)))
     True
     """
-    qtn = optional("quimb.tensor", "quimb")
+    import quimb.tensor as qtn
+
     check_params(net.spec, params)
     networks: list[Any] = []
     for number, stage in enumerate(net.spec.stages):

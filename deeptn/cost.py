@@ -24,6 +24,12 @@ class Cost:
         Largest number of elements alive at the same time, parameters and inputs included.
     steps : int
         Contractions, permutations and activations.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> dtn.network(dtn.LowRank(rank=3), (7, 11)).cost()
+    Cost(params=54, flops=462, write=77, peak=131, steps=1)
     """
 
     params: int
@@ -49,6 +55,12 @@ class Choice:
         The model's estimate for each possible way.
     reason : str
         One sentence.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> dtn.network(dtn.TTMatrix(rank=8), (4096, 4096)).choose(batch=32).mode
+    'apply'
     """
 
     mode: Mode

@@ -27,6 +27,12 @@ class Decomposition(NamedTuple):
     params : dict of str to array
     error : float
         ``‖W - W'‖ / ‖W‖`` (Frobenius), W' being the generated weight.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> decompose(np.eye(4), LowRank(rank=2)).error == 0.5**0.5
+    True
     """
 
     net: Network

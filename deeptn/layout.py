@@ -27,6 +27,11 @@ class Leg:
         Dimension of the index.
     axis : int
         The weight axis that the leg is a part of.
+
+    Examples
+    --------
+    >>> Layout((6, 5)).legs
+    (Leg(name='a0_0', size=2, axis=0), Leg(name='a0_1', size=3, axis=0), Leg(name='a1_0', size=5, axis=1))
     """
 
     name: str

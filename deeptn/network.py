@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from autoray import do
@@ -16,7 +17,7 @@ from .errors import LayoutError, SpecError, near_match
 from .init import draws, initialize
 from .layout import Layout, pad_axes
 from .params import check_params, convert_params, target
-from .program import INPUT, compile_network, run
+from .program import INPUT, Program, compile_network, run
 from .spec import NetworkSpec
 from .topologies import Topology, describe
 from .topologies import topology as as_topology
@@ -36,6 +37,13 @@ class Network:
         How the legs of the spec make up the weight.
     topology : Topology, optional
         The family that built the spec, if any; it does not take part in comparisons.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> net = dtn.network(dtn.LowRank(rank=2), (6, 4))
+    >>> net == dtn.Network(net.spec, net.layout), net.shape, net.size, net.num_params, net.is_linear
+    (True, (6, 4), 24, 20, True)
     """
 
     spec: NetworkSpec
@@ -238,14 +246,17 @@ class Network:
         reason = f"for {batch} rows apply is estimated at {apply:.1e} s, decoding and multiplying at {decode:.1e} s"
         return Choice(mode, {"materialize": decode, "apply": apply}, reason)
 
-    def _program(self, mode: Mode, batch: int):
-        names = [
-            tuple(leg.name for leg in self.layout.axis_legs if bool(leg.axis) is column) for column in (False, True)
-        ]
-        rows, columns = names
+    def _program(self, mode: Mode, batch: int) -> Program:
+        rows, columns = self._axes
         if mode == "apply":
             return compile_network(self.spec, rows, columns, batch)
         return compile_network(self.spec, rows + columns)
+
+    @cached_property
+    def _axes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of the row legs (axis 0) and of the column legs (all other axes), in the order of the weight's axes."""
+        legs = self.layout.axis_legs
+        return tuple(leg.name for leg in legs if not leg.axis), tuple(leg.name for leg in legs if leg.axis)
 
 
 def _with_product(decode: Cost, shape: tuple[int, ...], batch: int) -> Cost:

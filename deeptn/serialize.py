@@ -161,6 +161,15 @@ def load(path: str | os.PathLike[str], like: Any = "numpy", device: Any = None) 
     ------
     FormatError
         If the file is truncated, of another format, or inconsistent. Nothing in it is executed.
+
+    Examples
+    --------
+    >>> import deeptn as dtn, tempfile, os
+    >>> net = dtn.network(dtn.LowRank(rank=1), (4, 4))
+    >>> path = os.path.join(tempfile.mkdtemp(), "w.safetensors")
+    >>> dtn.save(path, net, net.init(like="torch", dtype="bfloat16"))
+    >>> dtn.load(path, like="torch")[1]["U"].dtype
+    torch.bfloat16
     """
     with open_safetensors(path, "numpy") as file:
         header = parse_header(file.metadata(), "deeptn.network")

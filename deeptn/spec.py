@@ -90,6 +90,11 @@ class Stage:
         Element-wise function applied to the result.
     normalize : {"rms"}, optional
         Divide the result by its root mean square, before the activation.
+
+    Examples
+    --------
+    >>> Stage((Node("U", ("i", "b")), Node("V", ("b", "j"))), output=("i", "j"), activation="relu").nodes[1].name
+    'V'
     """
 
     nodes: tuple[Node, ...]
@@ -252,6 +257,12 @@ def stack(
     Returns
     -------
     tuple of Stage
+
+    Examples
+    --------
+    >>> layers = [([Node("A", ("x", "y"))], ("x", "y")), ([Node("B", ("i", "x"))], ("i", "y"))]
+    >>> len(stack(layers, activation="relu", normalize="rms")), len(stack(layers, activation=None, normalize=None))
+    (2, 1)
     """
     layers = [(tuple(nodes), tuple(output)) for nodes, output in layers]
     if activation is None:

@@ -18,6 +18,8 @@ from deeptn_torch.train import Recipe, accuracy, mean_loss, train
 import deeptn as dtn
 from deeptn.cli import main
 
+from .test_data import tiny
+
 command = importlib.import_module("deeptn_torch.demo.command")
 
 
@@ -66,6 +68,19 @@ def test_the_demo_writes_what_it_says(short, tmp_path, capsys):
     assert mean_loss(model, data.train_x, data.train_y) == pytest.approx(best["train_loss"], rel=1e-4)
     compression = json.loads((out / "compression.json").read_text())
     assert compression["params_after"] == best["params"]
+
+
+def test_lenet5_on_a_local_folder(tmp_path, monkeypatch, capsys):
+    tiny(tmp_path)
+    brief = Recipe(epochs=1, batch=4)
+    monkeypatch.setitem(
+        experiment.SETTINGS, "lenet5", replace(SETTINGS["lenet5"], train=brief, heal=brief, layers=(1,))
+    )
+    out = tmp_path / "out"
+    arguments = ["demo", "--data", "fashion-mnist", "--data-dir", str(tmp_path), "--model", "lenet5", "--out", str(out)]
+    assert main(arguments) == 0
+    assert "lenet5 on fashion-mnist: 58,080 weights compressed" in capsys.readouterr().out
+    assert "6 training and 3 test images" in (out / "report.html").read_text()
 
 
 WRONG = {

@@ -43,6 +43,14 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
     ------
     deeptn.PlanError
         If the model has no generated layer.
+
+    Examples
+    --------
+    >>> import tempfile, os
+    >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
+    >>> save_model(nn.Sequential(TNLinear(400, 120), nn.ReLU(), nn.Linear(120, 10)), path)
+    >>> os.path.getsize(path) < 4 * 400 * 120 / 4
+    True
     """
     layers = {
         name: {"kind": "linear" if isinstance(m, TNLinear) else "conv2d"} | network_to_dict(m.network)
@@ -84,6 +92,14 @@ def load_model(dense_model: M, path: str | os.PathLike[str]) -> M:
     ------
     deeptn.FormatError
         If the file is damaged, was not written by `save_model`, or does not fit the model.
+
+    Examples
+    --------
+    >>> import tempfile, os
+    >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
+    >>> save_model(nn.Sequential(TNLinear(400, 120), nn.ReLU()), path)
+    >>> load_model(nn.Sequential(nn.Linear(400, 120), nn.ReLU()), path)[0].network.num_params
+    384
     """
     with open_safetensors(path, "pt") as file:
         header = parse_header(file.metadata(), _FORMAT)

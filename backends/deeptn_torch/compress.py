@@ -68,6 +68,15 @@ def compress_(model: nn.Module, targets: Mapping[str, Target], ignore: Iterable[
     Returns
     -------
     deeptn.report.Report
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> from torch import nn
+    >>> model = nn.Sequential(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 10))
+    >>> report = compress_(model, {"0": dtn.BrickWall(layers=1)}, fit=None)
+    >>> type(model[0]).__name__, report.params_after
+    ('TNLinear', 144)
     """
     dense = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     plan = resolve({name: tuple(m.weight.shape) for name, m in dense.items()}, targets, ignore)
@@ -103,6 +112,13 @@ def decompress_(model: nn.Module, targets: Iterable[str] | None = None) -> list[
     ------
     deeptn.PlanError
         If the model has no generated layer, or a pattern matches none.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> model = nn.Sequential(TNLinear(400, 120), nn.ReLU(), nn.Linear(120, 10))
+    >>> decompress_(model), type(model[0]).__name__
+    (['0'], 'Linear')
     """
     layers = {name: m for name, m in model.named_modules() if isinstance(m, TNLayer)}
     if not layers or "" in layers:

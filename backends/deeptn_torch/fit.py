@@ -28,6 +28,11 @@ class Fit:
         Adam 0.02; L-BFGS 1.
     seed : int
         Of the starting point, where none is given.
+
+    Examples
+    --------
+    >>> Fit(method="lbfgs", steps=50)
+    Fit(method='lbfgs', steps=50, lr=None, seed=0)
     """
 
     method: str = "adam"
@@ -55,6 +60,13 @@ class FitResult(NamedTuple):
         ``‖W - W'‖ / ‖W‖`` (Frobenius).
     history : list of float
         The error at every step.
+
+    Examples
+    --------
+    >>> import torch, deeptn as dtn
+    >>> result = fit(dtn.network(dtn.LowRank(rank=1), (4, 4)), torch.ones(4, 4), how=Fit(steps=5))
+    >>> len(result.history)
+    6
     """
 
     params: dict[str, Tensor]

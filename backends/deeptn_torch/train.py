@@ -67,7 +67,9 @@ def train(
         for rows_of_batch in torch.randperm(rows, generator=generator).split(recipe.batch):
             loss = loss_function(model(data.train_x[rows_of_batch]), data.train_y[rows_of_batch])
             if not bool(torch.isfinite(loss)):
-                raise DeepTNError(f"the training loss became {float(loss)}; lower the learning rate {recipe.lr}")
+                raise DeepTNError(
+                    f"the training loss became {float(loss.detach())}; lower the learning rate {recipe.lr}"
+                )
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
