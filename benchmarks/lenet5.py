@@ -18,23 +18,32 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def one_seed(seed: int, folder: str | None, threads: int, log: str) -> None:
+def read_log(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
+    """Results that are there already. The first line says how they were made; another recipe is refused."""
+    if not path.exists():
+        path.write_text(json.dumps(about) + "\n")
+    head, *rows = map(json.loads, path.read_text().splitlines())
+    for key in ("recipe", "torch_threads"):
+        if head[key] != about[key]:
+            raise SystemExit(f"{path} was made with {key} = {head[key]}, not {about[key]}; name another --out")
+    return rows
+
+
+def one_seed(seed: int, folder: str | None, threads: int, log: Path, about: dict[str, Any]) -> None:
     """Run one seed; append every result as it comes, and leave out what the log has already."""
     import torch
     from deeptn_torch.data import load_images
     from deeptn_torch.demo.experiment import SETTINGS, run_seed
 
     torch.set_num_threads(threads)
-    path = Path(log)
-    lines = path.read_text().splitlines() if path.exists() else []
-    done = {(r["seed"], r["label"], r["budget"], r["start"]) for r in map(json.loads, lines)}
-    start_time = time.perf_counter()
+    done = {(r["seed"], r["label"], r["budget"], r["start"]) for r in read_log(log, about)}
+    start = time.perf_counter()
 
     def keep(result: Any, model: Any, report: Any) -> None:
-        with path.open("a") as file:
+        with log.open("a") as file:
             file.write(json.dumps(result.to_dict()) + "\n")
         print(
-            f"{time.perf_counter() - start_time:5.0f} s  seed {seed}  {result.label}, {result.start}: {result.after}",
+            f"{time.perf_counter() - start:5.0f} s  seed {seed}  {result.label}, {result.start}: {result.after}",
             flush=True,
         )
 
@@ -56,22 +65,26 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=RESULTS / "lenet5.json")
     parser.add_argument("--collect", action="store_true", help="run nothing, write the table of what the log holds")
     options = parser.parse_args()
+    setting = SETTINGS["lenet5"]
+    recipe = {"train": vars(setting.train), "heal": vars(setting.heal)}
+    about = {"recipe": recipe, "torch_threads": options.threads, "environment": environment()}
     options.out.parent.mkdir(parents=True, exist_ok=True)
     log = options.out.with_suffix(".log.jsonl")
-    families = ["dense", "fixed random", "BrickWall", *RIVALS]
-    jobs = [(seed, options.data_dir, options.threads, str(log)) for seed in range(options.seeds)]
+    rows = read_log(log, about)
     if not options.collect:
+        jobs = [(seed, options.data_dir, options.threads, log, about) for seed in range(options.seeds)]
         with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
             pool.starmap(one_seed, jobs, chunksize=1)
-    rows: list[dict[str, Any]] = [json.loads(line) for line in log.read_text().splitlines()]
+        rows = read_log(log, about)
+    families = ["dense", "fixed random", "BrickWall", *RIVALS]
     rows = [row for row in rows if row["seed"] < options.seeds]
     rows.sort(key=lambda r: (r["seed"], r["budget"] or 0, families.index(r["family"])))
-    setting = SETTINGS["lenet5"]
+    head = json.loads(log.read_text().splitlines()[0])
     result = {
         "task": "LeNet-5 on Fashion-MNIST, fc1 (120x400) and fc2 (84x120) compressed, 58,080 -> params",
-        "recipe": {"train": vars(setting.train), "heal": vars(setting.heal)},
+        "recipe": recipe,
         "seeds": list(range(options.seeds)),
-        "environment": environment() | {"torch_threads": options.threads},
+        "environment": head["environment"] | {"torch_threads": options.threads},
         "summary": summarize([Result(**row) for row in rows]),
         "results": rows,
     }

@@ -52,8 +52,8 @@ def lenet5_page(data: dict[str, Any]) -> str:
         f"all ({recipe['heal']['epochs']} epochs, Adam, one-cycle schedule to {recipe['heal']['lr']:g}, batch "
         f"{recipe['heal']['batch']}; nothing was tuned for any method).",
         "",
-        "Each family has the largest size, layer by layer, that is not above BrickWall's own; a dash where it has none "
-        "so small. Families with a closed form were healed from it (“weight”) and from random cores (“random”); the one "
+        "Each family has the largest sizes that together are not above BrickWall's own parameters (one rank for both "
+        "layers, then one more in a layer while it fits); a dash where even rank 1 is larger. Families with a closed form were healed from it (“weight”) and from random cores (“random”); the one "
         "with the lower training loss counts, the other is in the last column. BrickWall and Tree start at random.",
         "",
         *table(headings, rows),
@@ -84,7 +84,7 @@ def decode_page(data: dict[str, Any]) -> str:
         "# Decoding a large weight",
         "",
         f"A weight of 2^{data['legs']} entries (float32, {4 * 2 ** data['legs'] // 2**20} MiB), without gradient: the time "
-        "of `net.materialize(params)` against a copy of the weight, and against the paper's way, one gate after another on "
+        "of `net.materialize(params)`, `normalize=None`, against a copy of the weight, and against the paper's way, one gate after another on "
         f"the whole state. Ratios of medians over {data['rounds']} interleaved rounds.",
         "",
         *table(headings, rows),

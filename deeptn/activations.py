@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 
 from autoray import compose, do
 
@@ -40,7 +40,7 @@ def register_activation(name: str, function: Callable[..., Array], default: floa
         Takes an array of any of the libraries (and the parameter, if there is one) and returns one of the same
         shape. Write it with `autoray.do` or with operators, and it serves NumPy, PyTorch and JAX.
     default : float, optional
-        Default of the parameter; without it the function takes none.
+        Default of the parameter, the second argument of the function; without it the function takes none.
 
     Raises
     ------
@@ -60,11 +60,10 @@ def register_activation(name: str, function: Callable[..., Array], default: floa
         raise SpecError(f"an activation is named by a word without a colon, got {name!r}")
     if not callable(function):
         raise SpecError(f"the activation {name!r} must be a callable, got {function!r}")
-    _REGISTRY.add(name, Activation(function, default))
-    resolve.cache_clear()
+    _REGISTRY.add(name, Activation(function, default), source=function)
+    _resolve.cache_clear()
 
 
-@cache
 def resolve(name: str) -> Callable[[Array], Array]:
     """Return the function behind ``"name"`` or ``"name:parameter"``.
 
@@ -75,19 +74,28 @@ def resolve(name: str) -> Callable[[Array], Array]:
     """
     if not isinstance(name, str):
         raise SpecError(f"activation must be a string or None, got {name!r}")
+    return _resolve(name)
+
+
+@cache
+def _resolve(name: str) -> Callable[[Array], Array]:
     word, colon, text = name.partition(":")
     entry = _REGISTRY[word]
     if not colon:
-        return entry.function if entry.default is None else partial(entry.function, slope=entry.default)
+        return entry.function if entry.default is None else _with_parameter(entry.function, entry.default)
     if entry.default is None:
         raise SpecError(f"activation {name!r}: {word!r} takes no parameter; write {word!r}")
     try:
-        slope = float(text)
+        value = float(text)
     except ValueError:
-        slope = math.nan
-    if not math.isfinite(slope):
+        value = math.nan
+    if not math.isfinite(value):
         raise SpecError(f"activation {name!r}: {text!r} is no number; write for example '{word}:{entry.default}'")
-    return partial(entry.function, slope=slope)
+    return _with_parameter(entry.function, value)
+
+
+def _with_parameter(function: Callable[..., Array], value: float) -> Callable[[Array], Array]:
+    return lambda x: function(x, value)
 
 
 @compose

@@ -17,7 +17,7 @@ from ._typing import Array, Params
 from .cost import seconds
 from .errors import SpecError, near_match
 from .layout import Layout, Leg
-from .program import compile_network, run
+from .program import activate, compile_network, run
 from .spec import NetworkSpec, Node, Stage
 
 #: A weight up to this many entries is decoded to be measured; above, the norm of a linear one is contracted.
@@ -66,10 +66,9 @@ def target_std(layout: Layout) -> float:
 
 def draws(spec: NetworkSpec, seed: int, complex_valued: bool) -> dict[str, np.ndarray]:
     """Standard normal entries for every parameter, drawn by NumPy in the order of ``spec.param_shapes``."""
-    try:
-        generator = np.random.default_rng(seed)
-    except (TypeError, ValueError) as error:
-        raise SpecError(f"seed = {seed!r}; expected a non-negative integer") from error
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0:
+        raise SpecError(f"seed = {seed!r}; expected a non-negative integer")
+    generator = np.random.default_rng(seed)
     result = {}
     for name, shape in spec.param_shapes.items():
         result[name] = generator.standard_normal(shape)
@@ -108,6 +107,8 @@ def initialize(
     for node in spec.nodes:
         if node.param is not None and node.param not in params:
             params[node.param] = _fill(spec, node, normal[node.param], SCHEMES[scheme])
+    if not spec.is_linear:
+        params = _revive(spec, params)
     # One pass is exact unless a parameter of the last stage also stands in an earlier one.
     uses = Counter(node.param for node in spec.stages[-1].nodes if node.param is not None)
     earlier = {node.param for stage in spec.stages[:-1] for node in stage.nodes}
@@ -117,6 +118,43 @@ def initialize(
         factor = (goal / (measured + (measured == 0) * goal)) ** (1.0 / uses.total())
         params = {name: array * factor if name in uses else array for name, array in params.items()}
     return params
+
+
+def _revive(spec: NetworkSpec, params: Params) -> Params:
+    """Turn the sign of a parameter wherever an activation would leave nothing of a state.
+
+    A small state may be negative throughout; after ReLU it is zero, and so are all gradients from there on.
+    """
+    state: Array = None
+    for number, stage in enumerate(spec.stages[:-1]):
+        before = spec.stages[number - 1].output if number else None
+        alone = _single_stage(spec, stage, before)
+        arrays = {name: params[name] for name in alone.param_shapes if name != _STATE}
+        if before is not None:
+            arrays[_STATE] = state
+        uses = Counter(node.param for node in stage.nodes)
+        odd = [name for name, count in uses.items() if name is not None and count % 2]
+        state = run(compile_network(alone, stage.output), arrays)
+        after = activate(state, stage.activation, stage.normalize is not None)
+        if odd:
+            sign = 1.0 - 2.0 * (do("sum", do("abs", after)) == 0.0)
+            params = params | {odd[0]: params[odd[0]] * sign}
+            state = activate(state * sign, stage.activation, stage.normalize is not None)
+        else:
+            state = after
+    return params
+
+
+_STATE = "__state"
+
+
+def _single_stage(spec: NetworkSpec, stage: Stage, before: tuple[str, ...] | None) -> NetworkSpec:
+    """One stage as a network of its own; the state that enters it is the parameter `_STATE`."""
+    sizes = spec.index_sizes
+    nodes = stage.nodes if before is None else (Node(_STATE, before), *stage.nodes)
+    used = {ix for node in nodes for ix in node.indices} - set(stage.output)
+    legs = tuple(Leg(ix, sizes[ix], 0) for ix in stage.output)
+    return NetworkSpec(legs, (Stage(nodes, stage.output),), tuple((ix, sizes[ix]) for ix in used))
 
 
 def _fill(spec: NetworkSpec, node: Node, draw: Array, scheme: Callable[[Array], Array]) -> Array:

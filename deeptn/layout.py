@@ -134,8 +134,8 @@ class Layout:
         count = sum(map(len, factors))
         order = self.order
         if isinstance(order, (tuple, list)):
-            order = tuple(order)
-            if sorted(order, key=str) != sorted(range(count), key=str):
+            order = tuple(int(k) if hasattr(k, "__index__") else k for k in order)
+            if not all(isinstance(k, int) for k in order) or sorted(order) != list(range(count)):
                 raise LayoutError(f"order = {order} is no permutation of the {count} legs 0..{count - 1}")
         elif order not in ("rows", "interleaved"):
             raise LayoutError(f"order = {order!r}; expected 'rows', 'interleaved' or a permutation of the legs")

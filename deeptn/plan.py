@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from .errors import PlanError, near_match
+from .errors import DeepTNError, PlanError, near_match
 from .network import Network, network
 from .topologies import Topology
 
@@ -107,5 +107,8 @@ def resolve(
                 raise PlanError(
                     f"layer {name!r} has a weight of shape {shapes[name]}, its network makes {wanted.shape}"
                 )
-            plan[name] = wanted if isinstance(wanted, Network) else network(wanted, shapes[name])
+            try:
+                plan[name] = wanted if isinstance(wanted, Network) else network(wanted, shapes[name])
+            except DeepTNError as error:
+                raise PlanError(f"layer {name!r}: {error}") from error
     return plan

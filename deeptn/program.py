@@ -21,9 +21,10 @@ from .spec import NetworkSpec, Stage
 
 Order: TypeAlias = tuple[str, ...]
 
-#: Name of the index that numbers the rows of an input, and of the register that holds the input.
-BATCH = "batch"
-INPUT = "input"
+#: Name of the index that numbers the rows of an input, and of the array that holds the input. No identifiers, so no
+#: parameter can have the second one; the compiler refuses an index of the first.
+BATCH = "(batch)"
+INPUT = "(input)"
 
 # Added to a mean square before the root, so that an all-zero state stays zero. Below float32's smallest useful square.
 _TINY = 1e-36
@@ -194,9 +195,11 @@ class _Compiler:
             registers.append(number)
             orders.append(order)
         register, order = registers[-1], orders[-1]
-        if ordered and (order != output or not path):
-            perm = None if order == output else tuple(order.index(ix) for ix in output)
+        if ordered and order != output:
+            perm = tuple(order.index(ix) for ix in output)
             register, order = self.add(Permute, output, register=register, perm=perm), output
+        if ordered and not path:  # a copy: what is returned is never a view of a parameter
+            register = self.add(Permute, output, register=register, perm=None)
         return register, order
 
     def contract(

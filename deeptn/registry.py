@@ -32,14 +32,20 @@ class Registry(Generic[T]):
     def __init__(self, kind: str):
         self.kind = kind
         self._names: dict[str, str] = {}
+        self._origins: dict[str, object] = {}
         self._entries: dict[str, T] = {}
 
-    def add(self, name: str, entry: T) -> T:
-        """Register `entry`; `SpecError` if the name is taken by something else."""
-        taken = self._entries.get(self._names.get(name.lower(), name))
-        if taken is not None and _origin(taken) != _origin(entry):
+    def add(self, name: str, entry: T, source: object = None) -> T:
+        """Register `entry`; `SpecError` if the name is taken by something else.
+
+        A definition that is run again (a notebook cell, a reloaded module) may take its own name again: `source`, by
+        default the entry, is compared by the place where it was defined.
+        """
+        origin = _origin(entry if source is None else source)
+        if name.lower() in self._names and self._origins[name.lower()] != origin:
             raise SpecError(f"the {self.kind} {name!r} is already registered; choose another name")
-        self._names[name.lower()] = name
+        self._entries.pop(self._names.get(name.lower(), name), None)
+        self._names[name.lower()], self._origins[name.lower()] = name, origin
         self._entries[name] = entry
         return entry
 
@@ -56,6 +62,6 @@ class Registry(Generic[T]):
         return iter(self._entries)
 
 
-def _origin(entry: object) -> tuple[object, object]:
-    """Where an object was defined: a module that is run again may register its own names again."""
-    return getattr(entry, "__module__", None), getattr(entry, "__qualname__", repr(entry))
+def _origin(source: object) -> object:
+    name = getattr(source, "__qualname__", None)
+    return source if name is None or "<lambda>" in name else (getattr(source, "__module__", None), name)

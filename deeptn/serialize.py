@@ -53,8 +53,11 @@ def network_from_dict(data: Any) -> Network:
     topology = None
     if isinstance(family, dict) and family.get("name") in topology_names():
         topology = topology_from_dict(family)
+        size = getattr(topology, topology.size_field)
         try:
-            topology = topology if topology.build(layout.legs) == spec else None
+            # Building takes time in proportion to the size, which nothing in a hostile file limits.
+            plausible = not isinstance(size, int) or size <= max(4096, spec.num_params)
+            topology = topology if plausible and topology.build(layout.legs) == spec else None
         except SpecError:
             topology = None
     try:
@@ -135,7 +138,7 @@ def save(path: str | os.PathLike[str], net: Network, params: ParamsLike) -> None
         if np.iscomplexobj(wide):
             wide = np.stack([np.real(wide), np.imag(wide)], axis=-1)
         narrow = "float64" if dtypes[name] in ("float64", "complex128") else "float32"
-        tensors[name] = np.ascontiguousarray(wide.astype(narrow))
+        tensors[name] = np.asarray(wide, dtype=narrow, order="C")
     header = {"format": "deeptn.network", "version": VERSION, "dtypes": dtypes} | network_to_dict(net)
     write_atomically(path, lambda file: save_file(tensors, file, metadata={HEADER: json.dumps(header)}))
 

@@ -107,10 +107,15 @@ class Stage:
         object.__setattr__(self, "output", tuple(self.output))
         if not all(isinstance(node, Node) for node in self.nodes):
             raise SpecError(f"nodes of a stage must be deeptn.Node objects, got {self.nodes!r:.80}")
-        if self.activation is not None:
-            activations.resolve(self.activation)
-        if self.normalize not in (None, "rms"):
-            raise SpecError(f"normalize = {self.normalize!r}; expected 'rms' or None")
+        check_between(self.activation, self.normalize)
+
+
+def check_between(activation: str | None, normalize: str | None) -> None:
+    """Raise `SpecError` unless both may stand between two stages."""
+    if activation is not None:
+        activations.resolve(activation)
+    if normalize is not None and normalize != "rms":
+        raise SpecError(f"normalize = {normalize!r}; expected 'rms' or None")
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ NETWORKS = {
     "cp": dtn.network(CP, (12, 6)),
     "hyper-leg": dtn.network(HYPER_LEG, (4, 6)),
     "parts": dtn.network(PARTS, (5, 6)),
+    "scalar-node": dtn.network(dtn.Graph(nodes={"A": "ax", "B": "xb", "s": ""}), (4, 6)),
     "shared": dtn.Network(
         dtn.NetworkSpec(
             (dtn.Leg("a0_0", 4, 0), dtn.Leg("a1_0", 4, 1)),

@@ -37,6 +37,18 @@ def model():
     return nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 4))
 
 
+class Twice(nn.Linear):
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+def odd_model():
+    odd = nn.Sequential(Twice(8, 6), nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 6))
+    odd[1].register_forward_hook(lambda module, args, output: output)
+    odd[3].bias = odd[2].bias
+    return odd
+
+
 def params(**changes):
     return NET.init() | changes
 
@@ -77,7 +89,7 @@ CASES = {
         SpecError,
         "takes no parameter",
     ),
-    "normalize": (lambda: dtn.network(dtn.BrickWall(normalize="l2"), (4, 4)), SpecError, "expected 'rms' or None"),
+    "normalize": (lambda: dtn.BrickWall(activation=None, normalize="l2"), SpecError, "expected 'rms' or None"),
     "one leg": (lambda: dtn.network("BrickWall", (2,)), SpecError, "at least 2 legs, got 1"),
     "one leg tree": (lambda: dtn.network("Tree", (2,)), SpecError, "at least 2 legs, got 1"),
     "no leg": (lambda: dtn.network("TensorTrain", (1,)), SpecError, "at least 1 leg"),
@@ -186,6 +198,7 @@ CASES = {
     "factors count": (lambda: dtn.Layout((4, 4), ((2, 2),)), LayoutError, "1 entries for a shape of 2 axes"),
     "factors number": (lambda: dtn.Layout((4, 4), 2), LayoutError, "one tuple of integers per axis"),
     "order word": (lambda: dtn.Layout((4, 4), order="columns"), LayoutError, "expected 'rows', 'interleaved'"),
+    "order floats": (lambda: dtn.Layout((4, 4), order=(3.0, 1, 0, 2)), LayoutError, "no permutation of the 4 legs"),
     "order tuple": (lambda: dtn.Layout((4, 4), order=(0, 1, 2, 2)), LayoutError, "no permutation of the 4 legs"),
     "d 1": (lambda: dtn.Layout.padded((4, 4), 1), LayoutError, "at least 2"),
     "near 1": (lambda: dtn.Layout.balanced((4, 4), near=1), LayoutError, "at least 2"),
@@ -218,6 +231,12 @@ CASES = {
     "like": (lambda: NET.init(like="tensorflow"), SpecError, "expected an array or"),
     "dtype": (lambda: NET.init(dtype="int32"), SpecError, "dtype = 'int32'"),
     "seed": (lambda: NET.init(seed=-1), SpecError, "non-negative integer"),
+    "seed none": (lambda: NET.init(seed=None), SpecError, "non-negative integer"),
+    "batch index": (
+        lambda: dtn.network(dtn.Graph(nodes={"A": ["a", "(batch)"], "B": ["(batch)", "b"]}), (4, 4)).cost(),
+        ProgramError,
+        "is reserved",
+    ),
     "scheme": (lambda: NET.init(scheme="ortho"), SpecError, "did you mean 'orthogonal'"),
     "std": (lambda: NET.init(std=0.0), SpecError, "expected a positive number"),
     "mode": (lambda: NET.cost("decode"), SpecError, "mode = 'decode'"),
@@ -243,8 +262,12 @@ CASES = {
     "fit argument": (lambda: dtt.TNLinear.from_linear(nn.Linear(8, 6), "Tree", fit="yes"), SpecError, "fit = 'yes'"),
     "fit shape": (lambda: dtt.fit(NET, torch.ones(3, 3)), SpecError, r"of shape \(12, 10\), got \(3, 3\)"),
     "fit array": (lambda: dtt.fit(NET, np.ones((12, 10))), SpecError, "must be a torch tensor"),
-    "fit integers": (lambda: dtt.fit(NET, torch.ones(12, 10, dtype=torch.int32)), SpecError, "floating-point"),
-    "fit nan": (lambda: dtt.fit(NET, torch.full((12, 10), torch.nan)), SpecError, "finite"),
+    "fit integers": (
+        lambda: dtt.fit(NET, torch.ones(12, 10, dtype=torch.int32)),
+        SpecError,
+        "real and floating-point",
+    ),
+    "fit nan": (lambda: dtt.fit(NET, torch.full((12, 10), torch.nan)), SpecError, "not finite"),
     "fit method": (lambda: dtt.Fit(method="sgd"), SpecError, "Fit.method = 'sgd'"),
     "fit steps": (lambda: dtt.Fit(steps=-1), SpecError, "non-negative integer"),
     "fit lr": (lambda: dtt.Fit(lr=0), SpecError, "Fit.lr must be a positive number"),
@@ -258,7 +281,34 @@ CASES = {
     "targets list": (lambda: dtt.compress(model(), ["0"]), PlanError, "must map patterns to topologies"),
     "target regular expression": (lambda: dtt.compress(model(), {"re:(": "Tree"}), PlanError, "no regular expression"),
     "target number": (lambda: dtt.compress(model(), {0: "Tree"}), PlanError, "a rule is a layer name"),
-    "target topology": (lambda: dtt.compress(model(), {"0": "Tre"}), SpecError, "did you mean 'Tree'"),
+    "target topology": (
+        lambda: dtt.compress(model(), {"0": "Tre"}),
+        PlanError,
+        "layer '0': unknown.*did you mean 'Tree'",
+    ),
+    "target too small": (
+        lambda: dtt.compress(nn.Sequential(nn.Linear(1, 2), nn.Linear(2, 1)), {"*": "BrickWall"}),
+        PlanError,
+        "layer '0': a BrickWall needs at least 2 legs",
+    ),
+    "own forward": (
+        lambda: dtt.compress(odd_model(), {"0": "LowRank"}),
+        PlanError,
+        "is a Twice with a forward of its own",
+    ),
+    "hooks": (lambda: dtt.compress(odd_model(), {"1": "LowRank"}), PlanError, "has hooks, which would be lost"),
+    "tied bias": (lambda: dtt.compress(odd_model(), {"2": "LowRank"}), PlanError, "shares its bias with '3'"),
+    "save one layer": (lambda: dtt.save_model(dtt.TNLinear(8, 6), "x"), PlanError, "is a single generated layer"),
+    "save meta": (
+        lambda: dtt.save_model(nn.Sequential(dtt.TNLinear(8, 6, device="meta")), "x"),
+        PlanError,
+        "is no tensor with data",
+    ),
+    "parameter name": (
+        lambda: dtt.TNLinear(4, 4, dtn.Graph(nodes={"keys": "ax", "B": "xb"})),
+        SpecError,
+        "'keys' cannot be held by torch.nn.ParameterDict",
+    ),
     "target network": (lambda: dtt.compress(model(), {"0": NET}), PlanError, "its network makes"),
     "ignore all": (lambda: dtt.compress(model(), {"0": "Tree"}, ignore=["0"]), PlanError, "also in ignore"),
     "ignore text": (lambda: dtt.compress(model(), {"0": "Tree"}, ignore="0"), PlanError, r"write \['0'\]"),
@@ -343,6 +393,6 @@ def test_a_failed_compression_changes_nothing():
     dense = model()
     with pytest.raises(PlanError):
         dtt.compress_(dense, {"0": "Tree", "nothing": "Tree"})
-    with pytest.raises(SpecError):
+    with pytest.raises(PlanError, match="layer '2'"):
         dtt.compress_(dense, {"0": "Tree", "2": dtn.TensorTrain(rank=(1,))})
     assert all(isinstance(layer, nn.Linear) for layer in (dense[0], dense[2]))

@@ -51,7 +51,7 @@ def test_the_demo_writes_what_it_says(short, tmp_path, capsys):
     assert (wall["params"], wall["seeds"], wall["start"]) == (264, 2, "random")
     assert wall["after_sd"] is not None
     assert rows["LowRank", 264]["params"] is None
-    assert "at least" in rows["LowRank", 264]["missing"]
+    assert "580 parameters together, more than 264" in rows["LowRank", 264]["missing"]
     assert all(
         row["params"] is None or row["budget"] is None or row["params"] <= row["budget"] for row in rows.values()
     )
@@ -90,6 +90,7 @@ WRONG = {
     "data": (["demo", "--data", "imagenet"], 2, "invalid choice"),
     "seeds text": (["demo", "--seeds", "many"], 2, "invalid int"),
     "seeds 0": (["demo", "--seeds", "0"], 1, "--seeds must be at least 1"),
+    "digits folder": (["demo", "--data-dir", "/nowhere"], 1, "embedded in scikit-learn; leave the folder"),
     "folder": (["demo", "--data", "mnist", "--data-dir", "/nowhere"], 1, "no file train-images-idx3-ubyte"),
     "model": (["demo", "--model", "lenet5"], 1, "digits has 8 x 8; write --model small"),
 }
@@ -109,6 +110,8 @@ def test_out_is_a_file(tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert main(["demo", "--out", str(tmp_path / "file")]) == 1
     assert "is a file; name a folder" in capsys.readouterr().err
+    assert main(["demo", "--out", str(tmp_path / "file" / "below")]) == 1
+    assert "Not a directory" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
 
 

@@ -163,6 +163,36 @@ def test_bad_topology_json(data, message):
         topology_from_dict(data)
 
 
+def test_decompose_with_a_rank_per_bond():
+    weight = np.random.default_rng(0).standard_normal((8, 8))
+    for rank in ((1, 4, 4, 4, 4), (2, 99, 99, 99, 1), (99,) * 5):
+        net, params, error = dtn.decompose(weight, dtn.TensorTrain(rank=rank))
+        found = np.linalg.norm(net.materialize(params) - weight) / np.linalg.norm(weight)
+        assert error == pytest.approx(found)
+        assert (error < 1e-12) == (rank == (99,) * 5)
+
+
+def test_numpy_integers_are_integers():
+    family = dtn.BrickWall(layers=np.int64(2))  # type: ignore[arg-type]
+    layout = dtn.Layout((4, 4), order=tuple(np.array([3, 1, 0, 2])))
+    assert json.dumps(topology_to_dict(family))
+    assert json.dumps(layout.to_dict())
+
+
+def test_activations_of_the_users_own():
+    def steps(x, alpha):
+        return alpha * x
+
+    for _ in range(2):  # as a notebook cell that is run twice
+        dtn.register_activation("test_scaled", steps, default=3.0)
+    one = dtn.network(dtn.BrickWall(layers=2, activation="test_scaled", normalize=None), (4, 4))
+    two = dtn.network(dtn.BrickWall(layers=2, activation="test_scaled:6", normalize=None), (4, 4))
+    params = one.init(dtype="float64")
+    assert close(two.materialize(params), 2 * one.materialize(params), 1e-12)
+    with pytest.raises(dtn.SpecError, match="already registered"):
+        dtn.register_activation("test_scaled", lambda x: x)
+
+
 def test_plan_rules():
     shapes = {"conv": (8, 4, 3, 3), "fc.0": (12, 10), "fc.1": (12, 10), "head": (4, 12)}
     plan = resolve(shapes, {r"re:fc\.\d": "Tree", "fc.1": dtn.LowRank(rank=1), "*": "BrickWall"}, ignore=["head"])

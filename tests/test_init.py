@@ -82,6 +82,17 @@ def test_a_weight_too_large_to_decode_is_calibrated():
     assert np.isclose(root_mean_square(net.spec, net.layout, params), math.sqrt(2 / shape[1]))
 
 
+@pytest.mark.parametrize(
+    ("family", "shape"),
+    [(dtn.Tree(rank=1), (16, 16)), (dtn.Tree(rank=2), (84, 120)), (dtn.BrickWall(layers=2), (2, 2))],
+)
+def test_no_draw_is_dead(family, shape):
+    net = dtn.network(family, shape)
+    for seed in range(100):
+        weight = net.materialize(net.init(seed=seed, dtype="float64"))
+        assert np.isclose(np.sqrt((weight**2).mean()), target_std(net.layout)), seed
+
+
 def test_zero_weights_stay_finite():
     net = NETWORKS["brickwall-relu"]
     draws = {name: np.zeros(shape) for name, shape in net.spec.param_shapes.items()}

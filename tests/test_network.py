@@ -140,8 +140,17 @@ def test_like_an_array_takes_its_dtype_and_device():
         NETWORKS["train"].init(device="cuda")
 
 
+def test_a_parameter_may_have_any_name():
+    graph = dtn.Graph(nodes={"input": "ax", "batch": "xb"}, rank=2)
+    net = dtn.network(graph, (3, 4))
+    params = net.init(dtype="float64")
+    x = np.random.default_rng(0).standard_normal((3, 4))
+    assert close(net.apply(params, x), x @ net.materialize(params).T, 1e-12)
+
+
 def test_the_weight_is_fresh():
-    for net in NETWORKS.values():
+    turned = dtn.network(dtn.Graph(nodes={"A": "ba"}, output="ab"), (3, 4))
+    for net in (*NETWORKS.values(), turned):
         params = net.init(like="torch")
         before = {name: p.clone() for name, p in params.items()}
         weight = net.materialize(params)

@@ -112,6 +112,7 @@ HOSTILE = {
     ),
     "spec sizes": changed(spec=META["spec"] | {"sizes": [["b0", 10**30]]}),
     "spec deep": changed(spec=json.loads(deep(500))),
+    "topology activation": changed(topology={"name": "Tree", "activation": {}}),
     "topology rank": changed(topology={"name": "LowRank", "rank": "all"}),
     "dtypes missing": changed(dtypes={}),
     "dtypes unknown": changed(dtypes={"U": "object", "V": "object"}),
@@ -156,6 +157,11 @@ def test_messages(tmp_path):
     dtn.save(tmp_path / "w", net, net.init())
     with pytest.raises(dtn.SpecError, match="like = 'caffe'"):
         dtn.load(tmp_path / "w", like="caffe")
+
+
+def test_a_file_cannot_ask_for_an_endless_build(tmp_path):
+    (tmp_path / "w").write_bytes(changed(topology={"name": "BrickWall", "layers": 10**12}))
+    assert dtn.load(tmp_path / "w")[0].topology is None
 
 
 def test_a_failed_write_loses_nothing(tmp_path):

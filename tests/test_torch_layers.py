@@ -173,6 +173,31 @@ def test_writing_into_data_needs_clear_cache():
         assert not torch.equal(layer(x), old)
 
 
+def test_writing_into_the_weight_does_not_poison_the_cache():
+    layer = TNLinear(20, 12)
+    with torch.no_grad():
+        before = layer.weight.clone()
+        layer.weight.mul_(0.0)
+        assert torch.equal(layer.weight, before)
+
+
+@pytest.mark.parametrize("mode", ["apply", "materialize"])
+def test_autocast(mode):
+    layer = TNLinear(20, 12, LINEAR, mode=mode)
+    x = torch.randn(3, 20)
+    expected = layer(x)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+        assert layer.weight.dtype == torch.float32
+    with torch.no_grad():
+        assert torch.allclose(layer(x), expected, atol=1e-6)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    y.sum().backward()
+    assert torch.allclose(y.float(), expected, atol=0.1)
+    assert torch.equal(layer.weight, layer.to_linear().weight)
+
+
 def test_cache_under_inference_mode_and_afterwards():
     layer = TNLinear(20, 12)
     x = torch.randn(3, 20)

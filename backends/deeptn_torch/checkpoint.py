@@ -22,8 +22,8 @@ from deeptn.serialize import (
     write_atomically,
 )
 
-from .compress import generated, replace_modules
-from .layers import TNLayer, TNLinear
+from .compress import replace_modules
+from .layers import TNConv2d, TNLayer, TNLinear
 
 M = TypeVar("M", bound=nn.Module)
 _FORMAT = "deeptn.model"
@@ -59,12 +59,18 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
     }
     if not layers:
         raise PlanError("the model has no generated layer; compress it first, or save its state_dict with safetensors")
+    if "" in layers:
+        raise PlanError(
+            "the model is a single generated layer; write deeptn.save(path, layer.network, dict(layer.cores))"
+        )
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     stored: dict[tuple[object, ...], str] = {}
     for name, tensor in model.state_dict().items():
-        # Contiguous copies: views of one storage would be refused, and complex numbers are stored as pairs.
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
+        if not isinstance(tensor, Tensor) or tensor.is_meta:
+            raise PlanError(f"the entry {name!r} of the state_dict is no tensor with data, and cannot be stored")
+        # Contiguous copies: views of one storage would be refused.
+        key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and key in stored:
             aliases[name] = stored[key]
             continue
@@ -126,7 +132,9 @@ def load_model(dense_model: M, path: str | os.PathLike[str]) -> M:
             )
         if tuple(old.weight.shape) != net.shape:
             raise FormatError(f"layer {name!r}: weight of shape {tuple(old.weight.shape)}, the plan says {net.shape}")
-        swaps[old] = generated(old, net, None)
+        make: Any = TNLinear if isinstance(old, nn.Linear) else TNConv2d
+        # On the meta device nothing is drawn; the tensors come from the file.
+        swaps[old] = make.like(old, net, "meta").to_empty(device=old.weight.device).train(old.training)
     replace_modules(model, swaps)
     try:
         model.load_state_dict(tensors)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from deeptn import Network, PlanError
+from deeptn import PlanError
 from deeptn.decomposition import relative_error
 from deeptn.plan import Target, resolve, select
 from deeptn.report import LayerReport, Report
@@ -78,17 +78,25 @@ def compress_(model: nn.Module, targets: Mapping[str, Target], ignore: Iterable[
     >>> type(model[0]).__name__, report.params_after
     ('TNLinear', 144)
     """
-    dense = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
+    dense = {
+        name: m
+        for name, m in model.named_modules()
+        if isinstance(m, (nn.Linear, nn.Conv2d)) and not isinstance(m.weight, nn.UninitializedParameter)
+    }
     plan = resolve({name: tuple(m.weight.shape) for name, m in dense.items()}, targets, ignore)
     if "" in plan:
         raise PlanError("the model is a single layer; use TNLinear.from_linear or TNConv2d.from_conv")
     for name in plan:
+        _check_plain(name, dense[name])
         _check_alone(model, name, dense[name])
     before = count_params(model)
     made, rows = {}, []
     for name, net in plan.items():
         old = dense[name]
-        made[name] = generated(old, net, fit)
+        if isinstance(old, nn.Linear):
+            made[name] = TNLinear.from_linear(old, net, fit)
+        else:
+            made[name] = TNConv2d.from_conv(old, net, fit)
         rows.append(_row(name, old, made[name]))
     replace_modules(model, {dense[name]: layer for name, layer in made.items()})
     return Report(tuple(rows), before, count_params(model))
@@ -137,14 +145,6 @@ def decompress_(model: nn.Module, targets: Iterable[str] | None = None) -> list[
     return names
 
 
-def generated(dense: nn.Module, net: Network, fit: Any) -> TNLinear | TNConv2d:
-    """Make the generated layer for a dense one."""
-    if isinstance(dense, nn.Linear):
-        return TNLinear.from_linear(dense, net, fit)
-    assert isinstance(dense, nn.Conv2d)
-    return TNConv2d.from_conv(dense, net, fit)
-
-
 def replace_modules(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> None:
     """Replace modules wherever they are registered, under several names too."""
     for parent in list(model.modules()):
@@ -154,14 +154,27 @@ def replace_modules(model: nn.Module, swaps: Mapping[nn.Module, nn.Module]) -> N
 
 
 def count_params(model: nn.Module) -> int:
-    """Entries of all parameters, shared ones once."""
-    return sum(p.numel() for p in model.parameters())
+    """Entries of all parameters, shared ones once; lazy ones have none yet."""
+    return sum(p.numel() for p in model.parameters() if not isinstance(p, nn.UninitializedParameter))
+
+
+def _check_plain(name: str, layer: nn.Linear | nn.Conv2d) -> None:
+    """Refuse a layer that computes something else than its base class, or on which others listen."""
+    base = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
+    if type(layer).forward is not base.forward:
+        raise PlanError(f"layer {name!r} is a {type(layer).__name__} with a forward of its own; add it to ignore")
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    if any(hooks):
+        raise PlanError(f"layer {name!r} has hooks, which would be lost; remove them first, or add it to ignore")
 
 
 def _check_alone(model: nn.Module, name: str, layer: nn.Linear | nn.Conv2d) -> None:
-    for other, module in model.named_modules():
-        if module is not layer and any(p is layer.weight for p in module._parameters.values()):
-            raise PlanError(f"layer {name!r} shares its weight with {other!r}; untie them, or add {name!r} to ignore")
+    for what, tensor in (("weight", layer.weight), ("bias", layer.bias)):
+        for other, module in model.named_modules():
+            if module is not layer and tensor is not None and any(p is tensor for p in module._parameters.values()):
+                raise PlanError(
+                    f"layer {name!r} shares its {what} with {other!r}; untie them, or add {name!r} to ignore"
+                )
 
 
 def _row(name: str, old: Any, layer: Any) -> LayerReport:

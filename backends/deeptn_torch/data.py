@@ -103,6 +103,8 @@ def load_images(name: str = "digits", folder: str | os.PathLike[str] | None = No
         If a file is no IDX file, its size is wrong, or a download fails its checksum.
     """
     if name == "digits":
+        if folder is not None:
+            raise DeepTNError(f"the digits are embedded in scikit-learn; leave the folder {str(folder)!r} out")
         return _digits()
     if name not in _SOURCES:
         raise DeepTNError(f"data set {name!r}; {near_match(str(name), DATASETS)}")

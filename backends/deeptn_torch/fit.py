@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -71,7 +71,7 @@ class FitResult(NamedTuple):
 
     params: dict[str, Tensor]
     error: float
-    history: list[float] = field(default_factory=list)  # type: ignore[assignment]
+    history: list[float]
 
 
 def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, how: Fit | None = None) -> FitResult:
@@ -108,8 +108,10 @@ def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, h
     if not isinstance(weight, Tensor) or tuple(weight.shape) != net.shape:
         came = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
         raise SpecError(f"weight must be a torch tensor of shape {net.shape}, got {came}")
-    if not weight.is_floating_point() or not bool(torch.isfinite(weight).all()):
-        raise SpecError(f"weight must hold finite floating-point numbers, got {weight.dtype} with entries that are not")
+    if not weight.is_floating_point():
+        raise SpecError(f"weight must be real and floating-point, got {weight.dtype}")
+    if not bool(torch.isfinite(weight).all()):
+        raise SpecError("weight has entries that are not finite (nan or inf)")
     goal = weight.detach().to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
     norm = float(goal.norm())
     if params is None:

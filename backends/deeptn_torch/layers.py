@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any, Literal
 
@@ -44,6 +45,9 @@ class TNLayer(nn.Module):
         self.network = net
         self.mode = mode
         self._cached: tuple[tuple[tuple[Tensor, int], ...], Tensor] | None = None
+        clash = [name for name in net.spec.param_shapes if hasattr(nn.ParameterDict, name)]
+        if clash:
+            raise SpecError(f"a parameter named {clash[0]!r} cannot be held by torch.nn.ParameterDict; rename the node")
         empty = {name: torch.empty(s, device=device, dtype=dtype) for name, s in net.spec.param_shapes.items()}
         self.cores = nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in empty.items()})
         self.bias = nn.Parameter(torch.empty(net.shape[0], device=device, dtype=dtype)) if bias else None
@@ -87,8 +91,12 @@ class TNLayer(nn.Module):
             free = not torch.is_grad_enabled() or not _trainable(cores)
             if free and (torch.is_inference_mode_enabled() or not cached.is_inference()):
                 return cached
-        weight = self.network.materialize(cores)
-        self._cached = None if key is None or weight.requires_grad else (key, weight)
+        with _full_precision(cores):
+            weight = self.network.materialize(cores)
+        self._cached = None
+        if key is not None and not weight.requires_grad:
+            # The weight is one of the versions, so that writing into it does not poison the cache.
+            self._cached = (key if weight.is_inference() else (*key, (weight, weight._version)), weight)
         return weight
 
     def clear_cache(self) -> None:
@@ -123,7 +131,14 @@ def _versions(cores: dict[str, Tensor]) -> tuple[tuple[Tensor, int], ...] | None
 
 
 def _same(old: tuple[tuple[Tensor, int], ...], new: tuple[tuple[Tensor, int], ...]) -> bool:
-    return all(a is b and i == j for (a, i), (b, j) in zip(old, new))
+    same = all(a is b and i == j for (a, i), (b, j) in zip(old, new))
+    return same and all(tensor._version == version for tensor, version in old[len(new) :])
+
+
+def _full_precision(cores: dict[str, Tensor]) -> Any:
+    """Switch autocast off: a contraction of many small tensors is not for half precision."""
+    kind = next(iter(cores.values())).device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
 
 def _trainable(cores: dict[str, Tensor]) -> bool:
@@ -187,17 +202,22 @@ class TNLinear(TNLayer):
         self._make(net, bias, device, dtype, mode, in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self._applies(x):
-            y = self.network.apply(dict(self.cores.items()), x)
-            return y if self.bias is None else y + self.bias
+        cores = dict(self.cores.items())
+        if self._applies(cores, x):
+            with _full_precision(cores):
+                y = self.network.apply(cores, x.to(next(iter(cores.values())).dtype))
+            if torch.is_autocast_enabled(x.device.type):
+                y = y.to(torch.get_autocast_dtype(x.device.type))
+            return y if self.bias is None else y + self.bias.to(y.dtype)
         return F.linear(x, self.weight, self.bias)
 
-    def _applies(self, x: Tensor) -> bool:
+    def _applies(self, cores: dict[str, Tensor], x: Tensor) -> bool:
         if self.mode != "auto":
             return self.mode == "apply" and self.network.is_linear
-        if not self.network.is_linear or not torch.is_grad_enabled() or not _trainable(dict(self.cores.items())):
+        if not self.network.is_linear or not torch.is_grad_enabled() or not _trainable(cores):
             return False
-        return self.network.choose(max(1, x.numel() // self.in_features)).mode == "apply"
+        rows = max(1, x.numel() // self.in_features)
+        return self.network.choose(1 << (rows - 1).bit_length()).mode == "apply"  # one search per power of two
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, {self._describe()}"
@@ -221,10 +241,14 @@ class TNLinear(TNLayer):
         TNLinear
             With a copy of the bias, on the device and in the dtype of `linear`.
         """
-        weight = linear.weight
+        net = _network(topology, (linear.out_features, linear.in_features), layout)
+        return _take_over(cls.like(linear, net, linear.weight.device), linear, fit)
+
+    @classmethod
+    def like(cls, linear: nn.Linear, net: Network, device: Any) -> TNLinear:
+        """Make a new layer with the arguments of a dense one, on a device of your own."""
         bias = linear.bias is not None
-        layer = cls(linear.in_features, linear.out_features, topology, bias, weight.device, weight.dtype, layout=layout)
-        return _take_over(layer, linear, fit)
+        return cls(linear.in_features, linear.out_features, net, bias, device, linear.weight.dtype)
 
     def to_linear(self) -> nn.Linear:
         """Return the dense layer that computes the same."""
@@ -232,6 +256,9 @@ class TNLinear(TNLayer):
         bias = self.bias is not None
         dense = nn.Linear(self.in_features, self.out_features, bias, device=first.device, dtype=first.dtype)
         return _hand_back(self, dense)
+
+
+_CONV_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode")
 
 
 class TNConv2d(TNLayer):
@@ -296,8 +323,7 @@ class TNConv2d(TNLayer):
         return F.conv2d(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def _options(self) -> dict[str, Any]:
-        names = ("stride", "padding", "dilation", "groups", "padding_mode")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in _CONV_OPTIONS}
 
     def extra_repr(self) -> str:
         options = ", ".join(f"{name}={value}" for name, value in self._options().items())
@@ -308,20 +334,16 @@ class TNConv2d(TNLayer):
         cls, conv: nn.Conv2d, topology: Topology | Network | str, fit: Any = "auto", layout: Layout | None = None
     ) -> TNConv2d:
         """Replace a trained layer; parameters as for `TNLinear.from_linear`."""
-        names = ("stride", "padding", "dilation", "groups", "padding_mode")
-        options: dict[str, Any] = {name: getattr(conv, name) for name in names}
-        layer = cls(
-            conv.in_channels,
-            conv.out_channels,
-            conv.kernel_size,  # type: ignore[arg-type]
-            topology,
-            bias=conv.bias is not None,
-            device=conv.weight.device,
-            dtype=conv.weight.dtype,
-            layout=layout,
-            **options,
-        )
-        return _take_over(layer, conv, fit)
+        net = _network(topology, tuple(conv.weight.shape), layout)
+        return _take_over(cls.like(conv, net, conv.weight.device), conv, fit)
+
+    @classmethod
+    def like(cls, conv: nn.Conv2d, net: Network, device: Any) -> TNConv2d:
+        """Make a new layer with the arguments of a dense one, on a device of your own."""
+        options: dict[str, Any] = {name: getattr(conv, name) for name in _CONV_OPTIONS}
+        options |= {"bias": conv.bias is not None, "device": device, "dtype": conv.weight.dtype}
+        size: Any = conv.kernel_size
+        return cls(conv.in_channels, conv.out_channels, size, net, **options)
 
     def to_conv(self) -> nn.Conv2d:
         """Return the dense layer that computes the same."""
@@ -339,20 +361,26 @@ class TNConv2d(TNLayer):
 
 
 def _take_over(layer: Any, dense: nn.Linear | nn.Conv2d, fit: Any) -> Any:
-    """Fill a new layer from a dense one."""
+    """Fill a new layer from a dense one; what was frozen stays frozen."""
     from .fit import find_params
 
     layer.load_cores(find_params(layer.network, dense.weight.detach(), fit))
-    if dense.bias is not None:
-        with torch.no_grad():
-            layer.bias.copy_(dense.bias)
+    layer.cores.requires_grad_(dense.weight.requires_grad)
+    _copy_bias(layer, dense)
     return layer.train(dense.training)
 
 
 def _hand_back(layer: Any, dense: Any) -> Any:
-    """Fill a dense layer from a generated one."""
+    """Fill a dense layer from a generated one; what was frozen stays frozen."""
     with torch.no_grad():
         dense.weight.copy_(layer.weight)
-        if layer.bias is not None:
-            dense.bias.copy_(layer.bias)
+    dense.weight.requires_grad_(_trainable(dict(layer.cores.items())))
+    _copy_bias(dense, layer)
     return dense.train(layer.training)
+
+
+def _copy_bias(to: Any, source: Any) -> None:
+    if source.bias is not None:
+        with torch.no_grad():
+            to.bias.copy_(source.bias)
+        to.bias.requires_grad_(source.bias.requires_grad)

@@ -9,7 +9,7 @@ from typing import ClassVar
 from .._check import positive_int
 from ..errors import SpecError
 from ..layout import Layout, Leg
-from ..spec import NetworkSpec, Node, stack
+from ..spec import NetworkSpec, Node, check_between, stack
 from .base import Topology, register_topology
 
 
@@ -67,8 +67,10 @@ class BrickWall(Topology):
     size_field: ClassVar[str] = "layers"
 
     def __post_init__(self):
-        positive_int(self.layers, "BrickWall.layers")
-        if positive_int(self.leg_size, "BrickWall.leg_size") < 2:
+        object.__setattr__(self, "layers", positive_int(self.layers, "BrickWall.layers"))
+        object.__setattr__(self, "leg_size", positive_int(self.leg_size, "BrickWall.leg_size"))
+        check_between(self.activation, self.normalize)
+        if self.leg_size < 2:
             raise SpecError(f"BrickWall.leg_size = {self.leg_size}; legs need a size of at least 2")
 
     def default_layout(self, shape: Sequence[int]) -> Layout:

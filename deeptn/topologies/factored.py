@@ -43,7 +43,7 @@ class LowRank(Topology):
     size_field: ClassVar[str] = "rank"
 
     def __post_init__(self):
-        positive_int(self.rank, "LowRank.rank")
+        object.__setattr__(self, "rank", positive_int(self.rank, "LowRank.rank"))
 
     def default_layout(self, shape: Sequence[int]) -> Layout:
         return Layout.single(shape)

@@ -49,7 +49,7 @@ class Graph(Topology):
     size_field: ClassVar[str] = "rank"
 
     def __post_init__(self):
-        positive_int(self.rank, "Graph.rank")
+        object.__setattr__(self, "rank", positive_int(self.rank, "Graph.rank"))
         nodes = self.nodes.items() if isinstance(self.nodes, Mapping) else self.nodes
         sizes = self.sizes.items() if isinstance(self.sizes, Mapping) else self.sizes
         try:

@@ -19,10 +19,12 @@ def _chain(
 ) -> NetworkSpec:
     """Cores on a line, core k with the legs of group k; a bond is no larger than what stands on either side of it."""
     volumes = [math.prod(leg.size for leg in group) for group in groups]
-    bonds = ranks(rank, len(groups) - 1, what)
-    sizes = {
-        f"b{k}": min(bond, math.prod(volumes[: k + 1]), math.prod(volumes[k + 1 :])) for k, bond in enumerate(bonds)
-    }
+    bonds = list(ranks(rank, len(groups) - 1, what))
+    for k in range(len(bonds)):
+        bonds[k] = min(bonds[k], volumes[k] * (bonds[k - 1] if k else 1))
+    for k in reversed(range(len(bonds))):
+        bonds[k] = min(bonds[k], volumes[k + 1] * (bonds[k + 1] if k + 1 < len(bonds) else 1))
+    sizes = {f"b{k}": bond for k, bond in enumerate(bonds)}
     nodes = []
     for k, group in enumerate(groups):
         left = (f"b{k - 1}",) if k else ()

@@ -9,7 +9,7 @@ from typing import ClassVar
 from .._check import positive_int
 from ..errors import SpecError
 from ..layout import Leg
-from ..spec import NetworkSpec, Node, stack
+from ..spec import NetworkSpec, Node, check_between, stack
 from .base import Topology, register_topology
 
 
@@ -58,7 +58,8 @@ class Tree(Topology):
     size_field: ClassVar[str] = "rank"
 
     def __post_init__(self):
-        positive_int(self.rank, "Tree.rank")
+        object.__setattr__(self, "rank", positive_int(self.rank, "Tree.rank"))
+        check_between(self.activation, self.normalize)
 
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
         if len(legs) < 2:

@@ -80,6 +80,7 @@ def run(options: argparse.Namespace) -> int:
         raise PlanError(f"--seeds must be at least 1, got {options.seeds}")
     if options.out.exists() and not options.out.is_dir():
         raise PlanError(f"--out {str(options.out)!r} is a file; name a folder")
+    options.out.mkdir(parents=True, exist_ok=True)
     data = load_images(options.data, options.data_dir)
     side = data.train_x.shape[-1]
     if side != SIDES[name]:
@@ -107,6 +108,7 @@ def run(options: argparse.Namespace) -> int:
     minutes = (time.perf_counter() - start) / 60
     about = environment()
     facts = {
+        "saved model": f"{best.result.label}, {best.result.start} start, seed {best.result.seed}",
         "data": f"{options.data}, {len(data.train_x):,} training and {len(data.test_x):,} test images",
         "seeds": str(options.seeds),
         "dense": f"{setting.train.epochs} epochs, batch {setting.train.batch}, Adam, one-cycle to {setting.train.lr:g}",
@@ -114,7 +116,6 @@ def run(options: argparse.Namespace) -> int:
         "machine": f"{about['cpu']}, {about['torch_threads']} threads, {about['date']}, {minutes:.1f} minutes",
         "versions": ", ".join(f"{package} {version}" for package, version in about["versions"].items()),
     }
-    options.out.mkdir(parents=True, exist_ok=True)
     nets: dict[str, Network] = {n: m.network for n, m in best.model.named_modules() if isinstance(m, TNLayer)}
     page = render(title, summary, row, nets, facts)
     numbers = {"title": title, "environment": about, "summary": summary, "results": [r.to_dict() for r in results]}

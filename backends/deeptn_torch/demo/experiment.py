@@ -6,21 +6,22 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from deeptn import BrickWall, Network, SpecError, at_budget, network
+from deeptn import BrickWall, Network, SpecError, network
 from deeptn.decomposition import has_closed_form
+from deeptn.topologies import topology
 
 from ..compress import compress, count_params
 from ..data import Images
 from ..layers import TNLayer
 from ..train import Recipe, accuracy, mean_loss, train
 
-#: The families that are compared with BrickWall at the largest size not above BrickWall's own, layer by layer.
+#: The families that are compared with BrickWall, at the largest size not above BrickWall's own in all layers together.
 RIVALS = ("TensorTrain", "TTMatrix", "Tucker", "LowRank", "Tree")
 #: Where healing starts, and the ``fit=`` of `compress` that gives it. Which of the two is better depends on the family
 #: and the size, so a family with a closed form gets both, and the one with the lower training loss counts. The others
@@ -108,7 +109,7 @@ def methods(setting: Setting, shapes: dict[str, tuple[int, ...]]) -> list[Method
         rows.append(Method("BrickWall", wall.label, budget, walls))
         for family in RIVALS:
             try:
-                plan = {name: at_budget(family, shapes[name], net.num_params) for name, net in walls.items()}
+                plan = share_budget(family, shapes, budget or 0)
             except SpecError as error:
                 rows.append(Method(family, family, budget, missing=str(error)))
                 continue
@@ -120,6 +121,37 @@ def methods(setting: Setting, shapes: dict[str, tuple[int, ...]]) -> list[Method
 def _size(net: Network) -> Any:
     """Layers or rank of a network."""
     return getattr(net.topology, type(net.topology).size_field) if net.topology is not None else None
+
+
+def share_budget(family: str, shapes: dict[str, tuple[int, ...]], budget: int) -> dict[str, Network]:
+    """The largest networks of a family for several layers that together have at most so many parameters.
+
+    First one size for all, the largest that fits; then layer by layer one more, as long as it fits.
+
+    Raises
+    ------
+    deeptn.SpecError
+        If the smallest networks do not fit.
+    """
+    base = topology(family)
+
+    def build(sizes: dict[str, int]) -> dict[str, Network]:
+        return {n: network(replace(base, **{base.size_field: sizes[n]}), shape) for n, shape in shapes.items()}
+
+    def total(sizes: dict[str, int]) -> int:
+        return sum(net.num_params for net in build(sizes).values())
+
+    best = dict.fromkeys(shapes, 1)
+    if total(best) > budget:
+        raise SpecError(f"the smallest {family} networks have {total(best)} parameters together, more than {budget}")
+    moves = [list(shapes), *([name] for name in shapes)]
+    while moves:
+        larger = best | {name: best[name] + 1 for name in moves[0]}
+        if total(best) < total(larger) <= budget:
+            best = larger
+        else:
+            moves.pop(0)
+    return build(best)
 
 
 @dataclass(frozen=True)
