@@ -71,3 +71,15 @@ def test_the_published_table_is_whole():
         assert row["missing"] or row["seeds"] == len(data["seeds"])
         assert row["params"] is None or row["budget"] is None or row["params"] <= row["budget"]
     assert {"dense", "fixed random"} <= {row["family"] for row in data["summary"]}
+
+
+def test_the_readme_quotes_the_table():
+    def cells(line: str) -> list[str]:
+        return [cell.strip() for cell in line.strip("|").split("|")]
+
+    page = (ROOT / "docs" / "results" / "lenet5.md").read_text().splitlines()
+    table = {cells(line)[0]: cells(line) for line in page if line.startswith("| ")}
+    quoted = [cells(line) for line in (ROOT / "README.md").read_text().splitlines() if line.startswith("| ")][2:]
+    assert len(quoted) == 8
+    for name, params, ratio, accuracy in quoted:
+        assert [params, ratio, accuracy] == [table[name][1], table[name][2], table[name][5]], name
