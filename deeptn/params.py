@@ -89,7 +89,7 @@ def convert(array: np.ndarray, like: Any, dtype: Any = None, device: Any = None)
     """Move a NumPy array to another library, dtype and device (see `target`); the result is a copy."""
     library, name, device = target(like, dtype, device)
     if library == "numpy":
-        return array.astype(name)
+        return np.array(array, dtype=name)  # an array for scalars too
     if library == "torch":
         tensor = do("tensor", np.asarray(array, order="C"), like="torch")
         return tensor.to(device=device, dtype=getattr(_module("torch"), name))
