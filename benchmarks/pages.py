@@ -89,8 +89,8 @@ def decode_page(data: dict[str, Any]) -> str:
         "",
         *table(headings, rows),
         "",
-        "One linear layer costs little more than the copy. A nonlinear network of this size is bound by permuted copies "
-        "of its state and gains little over the gate-by-gate way so far; see [design](../design.md).",
+        "One linear layer costs little more than the copy. A nonlinear network touches its state about six times per layer, "
+        "each time with one product that writes a fresh tensor; see [design](../design.md).",
         "",
         f"Measured by `python benchmarks/decode.py`: {about(data['environment'])}. "
         "This page is written by `benchmarks/pages.py`.",

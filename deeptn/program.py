@@ -42,7 +42,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """``result = left @ right``, reshaped; `free` lists the registers that are read for the last time."""
+    """``result = left @ right``, reshaped, where a matrix may meet a batch of them; `free` lists the registers that are read for the last time."""
 
     left: View
     right: View
@@ -189,7 +189,7 @@ class _Compiler:
         used = sorted({ix for order in orders for ix in order})
         path = search(tuple(orders), output, tuple((ix, self.searched[ix]) for ix in used))
         joins = _joins(orders, output, path)
-        wishes = _wishes(orders, joins, path, output if ordered else ())
+        wishes = _wishes(orders, joins, path, output, self.volume)
         for join, (i, j) in zip(joins, path):
             number, order = self.contract(join, registers[i], orders[i], registers[j], orders[j], wishes[join.result])
             registers.append(number)
@@ -208,6 +208,10 @@ class _Compiler:
         """Append one pairwise contraction, a matrix product of two views."""
         batch = join.batch(wish)
         keep_left, keep_right = join.only(left, right), join.only(right, left)
+        if not batch and self.volume(left) < self.volume(right):
+            i, left, keep_left, j, right, keep_right = j, right, keep_right, i, left, keep_left
+        if not batch and (inner := self.between(join, left, right)) is not None:
+            return self.contract_inside(i, left, inner, j, right, _sorted(keep_right, wish))
         if _monotone((keep_left, keep_right), wish):
             i, left, keep_left, j, right, keep_right = j, right, keep_right, i, left, keep_left
         size = self.volume(batch + keep_left + keep_right)
@@ -232,6 +236,34 @@ class _Compiler:
         self.flops += 2 * self.volume(order + summed)
         shape = tuple(self.dimension((ix,)) for ix in order)
         return self.add(Contract, order, copies, left=views[0], right=views[1], shape=shape), order
+
+    def between(self, join: _Join, big: Order, small: Order) -> tuple[int, int] | None:
+        """Where the summed indices lie in the larger operand, if they lie together, with enough before and behind."""
+        places = [k for k, ix in enumerate(big) if ix in join.summed]
+        if not places or self.volume(big) < 16 * self.volume(small):
+            return None
+        start, stop = places[0], places[-1] + 1
+        inside = self.volume(big[start:stop])
+        # Behind fewer entries a product of matrices that small is slower than a permuted copy, and its gradient larger.
+        if len(places) < stop - start or start == 0 or 4 * self.volume(big[stop:]) < inside or stop == len(big):
+            return None
+        return start, stop
+
+    def contract_inside(
+        self, i: int, big: Order, inner: tuple[int, int], j: int, small: Order, keep: Order
+    ) -> tuple[int, Order]:
+        """Multiply every slice of a large tensor by a small matrix where its indices lie, so that nothing moves."""
+        before, summed, behind = big[: inner[0]], big[inner[0] : inner[1]], big[inner[1] :]
+        target = keep + summed
+        flipped = small == summed + keep
+        perm = None if flipped or small == target else tuple(small.index(ix) for ix in target)
+        shape = (self.dimension(summed), self.dimension(keep)) if flipped else (self.dimension(keep), self.dimension(summed))
+        left = View(j, perm, shape, flipped)
+        right = View(i, None, tuple(self.dimension(group) for group in (before, summed, behind)), False)
+        order = before + keep + behind
+        self.flops += 2 * self.volume(order + summed)
+        shape = tuple(self.dimension((ix,)) for ix in order)
+        return self.add(Contract, order, self.volume(small) if perm else 0, left=left, right=right, shape=shape), order
 
     def dimension(self, group: Order) -> int:
         """Size of some indices seen as one axis; -1 with the batch among them, so that any batch runs."""
@@ -299,12 +331,13 @@ def _joins(orders: Sequence[Order], output: Order, path: Sequence[tuple[int, int
 
 
 def _wishes(
-    orders: Sequence[Order], joins: Sequence[_Join], path: Sequence[tuple[int, int]], output: Order
+    orders: Sequence[Order], joins: Sequence[_Join], path: Sequence[tuple[int, int]], output: Order, volume: Any
 ) -> list[dict[str, int]]:
     """For every tensor a rank per index: in ascending rank is how its consumer would like the axes to lie.
 
-    From the result backwards. A consumer wants what it keeps and what it sums over in two blocks, either first; it
-    passes on the ranks that it was itself asked for.
+    From the result backwards; a consumer passes on the ranks that it was itself asked for. A much larger operand is
+    wished with the summed indices where those of the smaller one will stand, so that its axes need not move. Otherwise
+    a consumer wants what it keeps and what it sums over in two blocks, either first.
     """
     sets = [frozenset(order) for order in orders] + [join.kept for join in joins]
     wishes: list[dict[str, int]] = [{} for _ in sets]
@@ -312,11 +345,17 @@ def _wishes(
     for join, pair in zip(reversed(joins), reversed(path)):
         wish = wishes[join.result]
         batch = join.batch(wish)
-        for child in pair:
+        for child, other in (pair, pair[::-1]):
             keep = sets[child] - join.shared
             levels = sorted({wish.get(ix, 0) for ix in keep})
             ranks = {ix: levels.index(wish.get(ix, 0)) for ix in keep}
             ranks |= {ix: k - len(batch) for k, ix in enumerate(batch)}
+            places = [wish[ix] for ix in sets[other] - join.shared if ix in wish]
+            if not batch and places and volume(sets[child]) >= 16 * volume(sets[other]):
+                low, high = min(places), max(places)
+                if not any(low < wish.get(ix, low) < high for ix in keep):
+                    wishes[child] = {ix: wish[ix] for ix in keep if ix in wish} | dict.fromkeys(join.summed, low)
+                    continue
             summed_last = ranks | dict.fromkeys(join.summed, len(levels))
             summed_first = {ix: rank + (rank >= 0) for ix, rank in ranks.items()} | dict.fromkeys(join.summed, 0)
             if child < len(orders):
@@ -371,6 +410,8 @@ def run(program: Program, arrays: Mapping[str, Array]) -> Array:
         if type(step) is Contract:
             x = _view(registers[step.left.register], step.left, backend)
             y = _view(registers[step.right.register], step.right, backend)
+            if len(step.left.shape) < len(step.right.shape) and backend == "torch":
+                x = x.expand(y.shape[0], -1, -1)  # torch.matmul would fold the batch, and move the larger operand for it
             result = do("reshape", do("matmul", x, y, like=backend), step.shape, like=backend)
         elif type(step) is Permute:
             array = registers[step.register]
