@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from typing import Any
 
 import cotengra
 
@@ -63,11 +64,11 @@ def search(inputs: tuple[tuple[str, ...], ...], output: tuple[str, ...], sizes: 
         tuple(symbol[ix] for ix in output),
         {symbol[ix]: size for ix, size in sizes if ix in symbol},
     )
-    tree = cotengra.array_contract_tree(*problem, optimize="greedy")
+    tree: Any = cotengra.array_contract_tree(*problem, optimize="greedy")
     tree.subtree_reconfigure_(minimize=f"combo-{WRITE_FACTOR}", subtree_size=8, seed=0)
     blocks = _absorb_in_blocks(inputs, output, dict(sizes))
     if blocks is not None:
-        other = cotengra.ContractionTree.from_path(*problem, ssa_path=blocks)
+        other: Any = cotengra.ContractionTree.from_path(*problem, ssa_path=blocks)
         tree = min(tree, other, key=lambda tree: tree.combo_cost(factor=WRITE_FACTOR))
     return tuple((min(pair), max(pair)) for pair in tree.get_ssa_path())
 

@@ -42,7 +42,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """``result = left @ right``, reshaped, where a matrix may meet a batch of them; `free` lists the registers that are read for the last time."""
+    """``result = left @ right``, reshaped; a matrix may meet a batch. `free`: registers read for the last time."""
 
     left: View
     right: View
@@ -257,7 +257,11 @@ class _Compiler:
         target = keep + summed
         flipped = small == summed + keep
         perm = None if flipped or small == target else tuple(small.index(ix) for ix in target)
-        shape = (self.dimension(summed), self.dimension(keep)) if flipped else (self.dimension(keep), self.dimension(summed))
+        shape = (
+            (self.dimension(summed), self.dimension(keep))
+            if flipped
+            else (self.dimension(keep), self.dimension(summed))
+        )
         left = View(j, perm, shape, flipped)
         right = View(i, None, tuple(self.dimension(group) for group in (before, summed, behind)), False)
         order = before + keep + behind
@@ -411,7 +415,9 @@ def run(program: Program, arrays: Mapping[str, Array]) -> Array:
             x = _view(registers[step.left.register], step.left, backend)
             y = _view(registers[step.right.register], step.right, backend)
             if len(step.left.shape) < len(step.right.shape) and backend == "torch":
-                x = x.expand(y.shape[0], -1, -1)  # torch.matmul would fold the batch, and move the larger operand for it
+                x = x.expand(
+                    y.shape[0], -1, -1
+                )  # torch.matmul would fold the batch, and move the larger operand for it
             result = do("reshape", do("matmul", x, y, like=backend), step.shape, like=backend)
         elif type(step) is Permute:
             array = registers[step.register]

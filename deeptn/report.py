@@ -103,12 +103,14 @@ class Report:
         return "\n".join([*lines, f"compressed layers {total}, {model}"])
 
     def __rich__(self) -> Any:
+        from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
         columns = ("layer", "shape", "topology", "before", "after", "ratio", "error", "flops")
         table = Table(
             *columns,
             title="Compression",
+            box=SIMPLE_HEAD,
             caption=f"error of W, flops to decode it; model {self.model_before:,} -> {self.model_after:,}",
         )
         for x in self.layers:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -135,7 +136,7 @@ def _weights(results: list[Result]) -> int:
 
 
 def _table(summary: list[dict[str, Any]], title: str) -> Table:
-    table = Table(title=title)
+    table = Table(title=title, box=SIMPLE_HEAD)  # fits into 80 columns
     for k, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if k else "left", no_wrap=True)
     for row in summary:
