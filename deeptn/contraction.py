@@ -42,7 +42,8 @@ def search(inputs: tuple[tuple[str, ...], ...], output: tuple[str, ...], sizes: 
     Notes
     -----
     A greedy tree (Gray & Kourtis, Quantum 5, 410 (2021)), then exact reoptimisation of its subtrees for
-    ``flops + WRITE_FACTOR · write``.
+    ``flops + WRITE_FACTOR · write``. Where one tensor is large and many small ones act on it, a path that absorbs
+    blocks of them is the second candidate; the cheaper one is taken.
 
     Examples
     --------

@@ -12,12 +12,13 @@ from autoray import do
 
 from ._check import positive_int, positive_ints
 from ._typing import Array, Params, ParamsLike
+from .compiler import compile_network
 from .cost import Choice, Cost, Mode, seconds
 from .errors import LayoutError, SpecError, near_match
 from .init import draws, initialize
 from .layout import Layout, pad_axes
 from .params import check_params, convert_params, target
-from .program import INPUT, Program, compile_network, run
+from .program import INPUT, Program, run
 from .spec import NetworkSpec
 from .topologies import Topology, describe
 from .topologies import topology as as_topology

@@ -13,7 +13,7 @@ from torch import nn
 
 import deeptn as dtn
 from deeptn import FormatError, LayoutError, Leg, Node, PlanError, ProgramError, SpecError, Stage
-from deeptn.program import compile_network
+from deeptn.compiler import compile_network
 
 NET = dtn.network(dtn.BrickWall(layers=2), (12, 10))
 LINEAR = dtn.network(dtn.TensorTrain(rank=2), (12, 10))

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import deeptn as dtn
-from deeptn.program import Contract, Permute, compile_network
+from deeptn.compiler import compile_network
+from deeptn.program import Contract, Permute
 
 #: Golden counts: parameters, flops, written and peak elements, steps. A change here changes what a decode costs.
 GOLDEN = {

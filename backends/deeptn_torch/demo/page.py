@@ -45,7 +45,7 @@ def cells(row: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
-HEADINGS = ("method", "parameters", "ratio", "start", "before %", "healed %", "decode ms")
+HEADINGS = ("method", "params", "ratio", "start", "before %", "healed %", "decode ms")
 
 
 def accuracy_figure(summary: Sequence[dict[str, Any]], title: str) -> Any:
