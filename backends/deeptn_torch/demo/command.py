@@ -136,7 +136,7 @@ def _weights(results: list[Result]) -> int:
 
 
 def _table(summary: list[dict[str, Any]], title: str) -> Table:
-    table = Table(title=title, box=SIMPLE_HEAD)  # fits into 80 columns
+    table = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)  # fits into 80 columns
     for k, heading in enumerate(HEADINGS):
         table.add_column(heading, justify="right" if k else "left", no_wrap=True)
     for row in summary:
