@@ -16,7 +16,7 @@ from deeptn import BrickWall, Network, SpecError, network
 from deeptn.decomposition import has_closed_form
 from deeptn.topologies import topology
 
-from ..compress import compress, count_params
+from ..compress import compress
 from ..data import Images
 from ..layers import TNLayer
 from ..train import Recipe, accuracy, mean_loss, train
@@ -336,8 +336,3 @@ def summarize(results: Sequence[Result]) -> list[dict[str, Any]]:
 def _mean(group: Sequence[Result], key: str) -> float | None:
     values = [value for value in (getattr(result, key) for result in group) if value is not None]
     return statistics.fmean(values) if values else None
-
-
-def model_params(kind: str) -> int:
-    """Parameters of the dense model."""
-    return count_params(ConvNet(kind))
