@@ -14,7 +14,7 @@ from .errors import MissingBackendError, SpecError
 from .layout import Layout
 from .network import Network
 from .params import check_params, constant
-from .program import activate
+from .runner import activate
 from .spec import NetworkSpec, Node, Stage
 
 

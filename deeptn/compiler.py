@@ -17,6 +17,10 @@ from .spec import NetworkSpec, Stage
 
 Order: TypeAlias = tuple[str, ...]
 
+#: From so many elements of intermediate results on, a gradient makes them again instead of keeping them: beyond the
+#: caches a fresh buffer costs more time than the product that fills it.
+RECOMPUTE = 2**20
+
 
 @lru_cache(maxsize=4096)
 def compile_network(spec: NetworkSpec, output: Order, columns: Order | None = None, batch: int = 1) -> Program:
@@ -52,7 +56,7 @@ def compile_network(spec: NetworkSpec, output: Order, columns: Order | None = No
         if not final:
             state = compiler.activate(stage, state)
     assert state is not None
-    return compiler.finish(state[0])
+    return compiler.finish(*state)
 
 
 class _Compiler:
@@ -115,9 +119,10 @@ class _Compiler:
         register, order = registers[-1], orders[-1]
         if ordered and order != output:
             perm = tuple(order.index(ix) for ix in output)
-            register, order = self.add(Permute, output, register=register, perm=perm), output
+            axes = self.shape(order)
+            register, order = self.add(Permute, output, register=register, axes=axes, perm=perm), output
         if ordered and not path:  # a copy: what is returned is never a view of a parameter
-            register = self.add(Permute, output, register=register, perm=None)
+            register = self.add(Permute, output, register=register, axes=self.shape(output), perm=None)
         return register, order
 
     def contract(
@@ -149,10 +154,10 @@ class _Compiler:
             copies += self.volume(order) if perm else 0
             groups = (columns, rows) if flipped else (rows, columns)
             shape = tuple(self.dimension(g) for g in ((batch,) if batch else ()) + groups)
-            views.append(View(number, perm, shape, flipped))
+            views.append(View(number, self.shape(order) if perm else None, perm, shape, flipped))
         order = batch + keep_left + keep_right
         self.flops += 2 * self.volume(order + summed)
-        shape = tuple(self.dimension((ix,)) for ix in order)
+        shape = tuple(self.dimension(g) for g in ((batch,) if batch else ()) + (keep_left, keep_right))
         return self.add(Contract, order, copies, left=views[0], right=views[1], shape=shape), order
 
     def between(self, join: _Join, big: Order, small: Order) -> tuple[int, int] | None:
@@ -180,23 +185,26 @@ class _Compiler:
             if flipped
             else (self.dimension(keep), self.dimension(summed))
         )
-        left = View(j, perm, shape, flipped)
-        right = View(i, None, tuple(self.dimension(group) for group in (before, summed, behind)), False)
+        left = View(j, self.shape(small) if perm else None, perm, shape, flipped)
+        right = View(i, None, None, tuple(self.dimension(group) for group in (before, summed, behind)), False)
         order = before + keep + behind
         self.flops += 2 * self.volume(order + summed)
-        shape = tuple(self.dimension((ix,)) for ix in order)
+        shape = tuple(self.dimension(group) for group in (before, keep, behind))
         return self.add(Contract, order, self.volume(small) if perm else 0, left=left, right=right, shape=shape), order
 
     def dimension(self, group: Order) -> int:
         """Size of some indices seen as one axis; -1 with the batch among them, so that any batch runs."""
         return -1 if BATCH in group else self.volume(group)
 
+    def shape(self, order: Order) -> tuple[int, ...]:
+        return tuple(self.dimension((ix,)) for ix in order)
+
     def activate(self, stage: Stage, state: tuple[int, Order]) -> tuple[int, Order]:
         fields = {"register": state[0], "activation": stage.activation, "normalize": stage.normalize is not None}
         self.flops += self.volume(state[1]) * (bool(stage.activation) + 3 * bool(stage.normalize))
         return self.add(Activate, state[1], **fields), state[1]
 
-    def finish(self, result: int) -> Program:
+    def finish(self, result: int, order: Order) -> Program:
         """Mark the last read of each register, follow the elements alive, and freeze."""
         seen = {result}
         steps: list[Step] = []
@@ -213,8 +221,9 @@ class _Compiler:
             alive += self.elements[step.result]
             peak = max(peak, alive)
             alive -= sum(self.elements[number] for number in step.free if number not in held)
+        recompute = sum(self.elements[step.result] for step in steps if step.result != result) >= RECOMPUTE
         cost = Cost(self.spec.num_params, self.flops, self.write, peak, len(steps))
-        return Program(tuple(self.inputs), tuple(self.constants), tuple(steps), result, cost)
+        return Program(tuple(self.inputs), tuple(self.constants), tuple(steps), result, self.shape(order), cost, recompute)
 
 
 @dataclass(frozen=True)

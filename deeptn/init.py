@@ -18,7 +18,7 @@ from .compiler import compile_network
 from .cost import seconds
 from .errors import SpecError, near_match
 from .layout import Layout, Leg
-from .program import activate, run
+from .runner import activate, run
 from .spec import NetworkSpec, Node, Stage
 
 #: A weight up to this many entries is decoded to be measured; above, the norm of a linear one is contracted.

@@ -18,7 +18,8 @@ from .errors import LayoutError, SpecError, near_match
 from .init import draws, initialize
 from .layout import Layout, pad_axes
 from .params import check_params, convert_params, target
-from .program import INPUT, Program, run
+from .program import INPUT, Program
+from .runner import run
 from .spec import NetworkSpec
 from .topologies import Topology, describe
 from .topologies import topology as as_topology

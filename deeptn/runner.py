@@ -1,0 +1,237 @@
+"""The runner: executes a program on arrays of any library, large states in a few buffers that it uses again."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from autoray import do, get_dtype_name, get_lib_fn, infer_backend
+
+from . import activations
+from ._typing import Array
+from .errors import MissingBackendError
+from .params import constant
+from .program import Activate, Contract, Permute, Program, Step, View
+
+#: From so many elements on, results are written into buffers, and activations are done in place, piece by piece.
+LARGE = 2**18
+
+#: Entry points of this group replace `run_plain` for the library that they are named after.
+GROUP = "deeptn.runners"
+
+# Added to a mean square before the root, so that an all-zero state stays zero. Below float32's smallest useful square.
+_TINY = 1e-36
+
+
+def run(program: Program, arrays: Mapping[str, Array]) -> Array:
+    """Execute a program on arrays of one library.
+
+    Parameters
+    ----------
+    program : Program
+        The steps.
+    arrays : mapping of str to array
+        An array for each of ``program.inputs``, all of one library, dtype and device.
+
+    Returns
+    -------
+    array
+        Of the same library, dtype and device. Half-precision arrays are contracted in float32 and rounded once.
+    """
+    inputs = [arrays[name] for name in program.inputs]
+    backend = infer_backend(inputs[0])
+    dtype = get_dtype_name(inputs[0])
+    if dtype not in ("float16", "bfloat16"):
+        return _runner(backend)(program, inputs)
+    wide = [do("astype", array, "float32", like=backend) for array in inputs]
+    return do("astype", _runner(backend)(program, wide), dtype, like=backend)
+
+
+@cache
+def _runner(backend: str) -> Callable[[Program, list[Array]], Array]:
+    for entry in importlib.metadata.entry_points(group=GROUP, name=backend):
+        try:
+            return entry.load()
+        except (ImportError, MissingBackendError):
+            break
+    return run_plain
+
+
+def run_plain(program: Program, inputs: Sequence[Array]) -> Array:
+    """Execute a program step by step; what tracers and transformations of any library can follow."""
+    backend = infer_backend(inputs[0])
+    pool = Pool(library(backend)) if backend == "numpy" else None
+    return execute(program, program.steps, start(program, inputs), library(backend), pool)
+
+
+class Library:
+    """The two operations that a program needs of an array library.
+
+    Parameters
+    ----------
+    backend : str
+        As autoray names it.
+    """
+
+    def __init__(self, backend: str):
+        self.backend = backend
+        self.permute = get_lib_fn(backend, "transpose")
+        self._matmul = get_lib_fn(backend, "matmul")
+        self._expands = backend == "torch"
+
+    def matmul(self, x: Array, y: Array, out: Array | None = None) -> Array:
+        """``x @ y``; a matrix may meet a batch of matrices."""
+        if self._expands and x.ndim < y.ndim:
+            x = x.expand(y.shape[0], -1, -1)  # torch would fold the batch, and move the larger operand for it
+        return self._matmul(x, y) if out is None else self._matmul(x, y, out=out)
+
+    def empty(self, size: int, like: Array) -> Array:
+        """A flat array beside `like`."""
+        if self.backend == "torch":
+            return like.new_empty(size)
+        return do("empty", size, dtype=like.dtype, like=self.backend)
+
+    def view(self, array: Array, view: View) -> Array:
+        """An operand as the matrix that is multiplied."""
+        if view.perm is not None:
+            array = self.permute(array.reshape(view.axes), view.perm)
+        if array.shape != view.shape:
+            array = array.reshape(view.shape)
+        return array.swapaxes(-1, -2) if view.transposed else array
+
+
+library = cache(Library)
+
+
+class Pool:
+    """Buffers of one call. A key holds one until it is given back; the next key that asks for that size gets it."""
+
+    def __init__(self, library: Library):
+        self._library = library
+        self._held: dict[Any, Array] = {}
+        self._free: dict[int, list[Array]] = {}
+
+    def take(self, key: Any, shape: tuple[int, ...], like: Array) -> Array | None:
+        """A buffer of this shape, or None where the result is small or its size unknown."""
+        size = math.prod(shape)
+        if size < LARGE:  # -1 among the axes included
+            return None
+        free = self._free.get(size)
+        buffer = self._held[key] = free.pop() if free else self._library.empty(size, like)
+        return buffer.reshape(shape)
+
+    def give(self, key: Any) -> None:
+        """Take back what `key` holds, if anything."""
+        buffer = self._held.pop(key, None)
+        if buffer is not None:
+            self._free.setdefault(math.prod(buffer.shape), []).append(buffer)
+
+    def move(self, old: Any, new: Any) -> bool:
+        """Hand a buffer on; whether there was one."""
+        if old in self._held:
+            self._held[new] = self._held.pop(old)
+        return new in self._held
+
+
+def start(program: Program, inputs: Sequence[Array]) -> list[Any]:
+    """Registers with the inputs and the constants."""
+    registers: list[Any] = [*inputs, *[None] * (len(program.constants) + len(program.steps))]
+    for number, shape, values in program.constants:
+        registers[number] = constant(values, shape, inputs[0])
+    return registers
+
+
+def execute(
+    program: Program,
+    steps: Sequence[Step],
+    registers: list[Any],
+    lib: Library,
+    pool: Pool | None,
+    keep: Collection[int] = (),
+) -> Array:
+    """Execute some steps of a program.
+
+    Parameters
+    ----------
+    program : Program
+    steps : sequence of Step
+        All of its steps, or those of a segment.
+    registers : list
+        See `start`; filled on the way, and emptied after the last read.
+    lib : Library
+    pool : Pool, optional
+        Where large results are written.
+    keep : collection of int
+        Registers that stay.
+
+    Returns
+    -------
+    array
+        The result of the program, None before it is there.
+    """
+    for step in steps:
+        if type(step) is Contract:
+            x = lib.view(registers[step.left.register], step.left)
+            y = lib.view(registers[step.right.register], step.right)
+            out = None if pool is None else pool.take(step.result, step.shape, y)
+            result = lib.matmul(x, y, out)
+            del x, y, out
+        elif type(step) is Permute:
+            array = registers[step.register].reshape(step.axes)
+            if step.perm is None or pool is not None:  # a buffer must not live on under another name
+                array = array * 1
+            result = array if step.perm is None else lib.permute(array, step.perm)
+        else:
+            assert type(step) is Activate
+            array = registers[step.register]
+            free = step.register in step.free and step.register not in keep
+            if pool is not None and free and pool.move(step.register, step.result):
+                result = _activate_in_place(array, step.activation, step.normalize)
+            else:
+                result = activate(array, step.activation, step.normalize)
+        registers[step.result] = result
+        for number in step.free:
+            if number not in keep:
+                registers[number] = None
+                if pool is not None:
+                    pool.give(number)
+    result = registers[program.result]
+    return None if result is None else result.reshape(program.shape)
+
+
+def activate(x: Array, activation: str | None, normalize: bool) -> Array:
+    """What stands between two stages: division by the root mean square, then the element-wise function."""
+    if normalize:
+        x = x / root_mean_square([x])
+    return x if activation is None else activations.resolve(activation)(x)
+
+
+def pieces(*arrays: Array) -> Iterator[Any]:
+    """Walk through arrays of equal size in pieces that fit into a cache."""
+    flat = [array.reshape(-1) for array in arrays]
+    for begin in range(0, flat[0].shape[0], LARGE):
+        part = [array[begin : begin + LARGE] for array in flat]
+        yield part[0] if len(part) == 1 else part
+
+
+def root_mean_square(parts: Collection[Array]) -> Array:
+    """Root of the mean square over some pieces of an array, all of one size but for the last."""
+    total: Any = 0.0
+    count = 0
+    for x in parts:
+        size = do("abs", x) if "complex" in get_dtype_name(x) else x
+        total = total + do("sum", size * size)
+        count += math.prod(x.shape)
+    return do("sqrt", total / count + _TINY)
+
+
+def _activate_in_place(array: Array, activation: str | None, normalize: bool) -> Array:
+    scale = root_mean_square(list(pieces(array))) if normalize else None
+    function = None if activation is None else activations.resolve(activation)
+    for x in pieces(array):
+        value = x if scale is None else x / scale
+        x[...] = value if function is None else function(value)
+    return array
