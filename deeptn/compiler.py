@@ -118,8 +118,7 @@ class _Compiler:
             orders.append(order)
         register, order = registers[-1], orders[-1]
         if ordered and order != output:
-            perm = tuple(order.index(ix) for ix in output)
-            axes = self.shape(order)
+            axes, perm = self.permutation(order, output)
             register, order = self.add(Permute, output, register=register, axes=axes, perm=perm), output
         if ordered and not path:  # a copy: what is returned is never a view of a parameter
             register = self.add(Permute, output, register=register, axes=self.shape(output), perm=None)
@@ -150,11 +149,11 @@ class _Compiler:
             rows, columns = (keep, summed) if kept_first else (summed, keep)
             flipped = order == batch + columns + rows
             target = order if flipped else batch + rows + columns
-            perm = None if order == target else tuple(order.index(ix) for ix in target)
+            axes, perm = self.permutation(order, target)
             copies += self.volume(order) if perm else 0
             groups = (columns, rows) if flipped else (rows, columns)
             shape = tuple(self.dimension(g) for g in ((batch,) if batch else ()) + groups)
-            views.append(View(number, self.shape(order) if perm else None, perm, shape, flipped))
+            views.append(View(number, axes, perm, shape, flipped))
         order = batch + keep_left + keep_right
         self.flops += 2 * self.volume(order + summed)
         shape = tuple(self.dimension(g) for g in ((batch,) if batch else ()) + (keep_left, keep_right))
@@ -179,13 +178,13 @@ class _Compiler:
         before, summed, behind = big[: inner[0]], big[inner[0] : inner[1]], big[inner[1] :]
         target = keep + summed
         flipped = small == summed + keep
-        perm = None if flipped or small == target else tuple(small.index(ix) for ix in target)
+        axes, perm = (None, None) if flipped else self.permutation(small, target)
         shape = (
             (self.dimension(summed), self.dimension(keep))
             if flipped
             else (self.dimension(keep), self.dimension(summed))
         )
-        left = View(j, self.shape(small) if perm else None, perm, shape, flipped)
+        left = View(j, axes, perm, shape, flipped)
         right = View(i, None, None, tuple(self.dimension(group) for group in (before, summed, behind)), False)
         order = before + keep + behind
         self.flops += 2 * self.volume(order + summed)
@@ -198,6 +197,20 @@ class _Compiler:
 
     def shape(self, order: Order) -> tuple[int, ...]:
         return tuple(self.dimension((ix,)) for ix in order)
+
+    def permutation(self, order: Order, target: Order) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
+        """The axes to permute and how, indices that stay together seen as one axis; None twice where nothing moves."""
+        if order == target:
+            return None, None
+        groups: list[list[int]] = []
+        for place in (order.index(ix) for ix in target):
+            if groups and groups[-1][-1] + 1 == place:
+                groups[-1].append(place)
+            else:
+                groups.append([place])
+        ranked = sorted(groups)
+        axes = tuple(self.dimension(tuple(order[k] for k in group)) for group in ranked)
+        return axes, tuple(ranked.index(group) for group in groups)
 
     def activate(self, stage: Stage, state: tuple[int, Order]) -> tuple[int, Order]:
         fields = {"register": state[0], "activation": stage.activation, "normalize": stage.normalize is not None}

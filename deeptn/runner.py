@@ -181,9 +181,7 @@ def execute(
             del x, y, out
         elif type(step) is Permute:
             array = registers[step.register].reshape(step.axes)
-            if step.perm is None or pool is not None:  # a buffer must not live on under another name
-                array = array * 1
-            result = array if step.perm is None else lib.permute(array, step.perm)
+            result = array * 1 if step.perm is None else lib.permute(array, step.perm)
         else:
             assert type(step) is Activate
             array = registers[step.register]
@@ -205,7 +203,7 @@ def execute(
 def activate(x: Array, activation: str | None, normalize: bool) -> Array:
     """What stands between two stages: division by the root mean square, then the element-wise function."""
     if normalize:
-        x = x / root_mean_square([x])
+        x = x * (1.0 / root_mean_square([x]))
     return x if activation is None else activations.resolve(activation)(x)
 
 
@@ -222,16 +220,16 @@ def root_mean_square(parts: Collection[Array]) -> Array:
     total: Any = 0.0
     count = 0
     for x in parts:
-        size = do("abs", x) if "complex" in get_dtype_name(x) else x
-        total = total + do("sum", size * size)
+        x = x.reshape(-1)
+        total = total + do("real", do("vdot", x, x))
         count += math.prod(x.shape)
     return do("sqrt", total / count + _TINY)
 
 
 def _activate_in_place(array: Array, activation: str | None, normalize: bool) -> Array:
-    scale = root_mean_square(list(pieces(array))) if normalize else None
+    scale = 1.0 / root_mean_square(list(pieces(array))) if normalize else None
     function = None if activation is None else activations.resolve(activation)
     for x in pieces(array):
-        value = x if scale is None else x / scale
+        value = x if scale is None else x * scale
         x[...] = value if function is None else function(value)
     return array

@@ -62,7 +62,7 @@ class _Contraction(torch.autograd.Function):
         ctx.program = program
         ctx.kept = {number: registers[number] for number in kept if number >= len(inputs)}
         ctx.save_for_backward(*inputs)
-        return result
+        return result.new_empty(0).set_(result)  # no view, so that it may be changed in place
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -158,18 +158,16 @@ class _Reverse:
             found = torch.matmul(first, second)
         if view.perm is not None:
             assert view.axes is not None
-            inverse = sorted(range(len(view.perm)), key=view.perm.__getitem__)
-            found = found.reshape([view.axes[k] for k in view.perm]).permute(inverse)
+            found = _permuted_back(found, view.axes, view.perm)
         self.add(view.register, found)
 
     def activation(self, step: Activate, grad: Tensor) -> None:
         """Gradient of ``f(x / r)``, r being the root of the mean square of x, piece by piece."""
         x = self.registers[step.register]
         if self.active[step.register]:
-            size = torch.Size((x.numel(),))
-            if not self.pool.move(~step.result, ~step.register):
-                out = self.pool.take(~step.register, size, grad)
-                grad = grad.reshape(-1).clone() if out is None else out.copy_(grad.reshape(-1))
+            if not (grad.is_contiguous() and self.pool.move(~step.result, ~step.register)):
+                out = self.pool.take(~step.register, grad.shape, grad)
+                grad = grad.clone(memory_format=torch.contiguous_format) if out is None else out.copy_(grad)
             scale = root_mean_square(list(pieces(x))) if step.normalize else None
             function = activations.resolve(step.activation) if step.activation else None
             inner: Any = 0.0
@@ -190,16 +188,18 @@ class _Reverse:
 
     def permutation(self, step: Permute, grad: Tensor) -> None:
         if self.active[step.register]:
-            if step.perm is not None:
-                inverse = sorted(range(len(step.perm)), key=step.perm.__getitem__)
-                grad = grad.permute(inverse)
-            self.add(step.register, grad)
+            self.add(step.register, grad if step.perm is None else _permuted_back(grad, step.axes, step.perm))
 
     def release(self, register: int) -> None:
         """Nobody reads this value again."""
         if register >= len(self.needed):
             self.registers[register] = None
             self.pool.give(register)
+
+
+def _permuted_back(array: Tensor, axes: tuple[int, ...], perm: tuple[int, ...]) -> Tensor:
+    inverse = sorted(range(len(perm)), key=perm.__getitem__)
+    return array.reshape([axes[k] for k in perm]).permute(inverse)
 
 
 def _summed_over_batch(x: Tensor, y: Tensor) -> Tensor:

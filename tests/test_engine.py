@@ -1,0 +1,136 @@
+"""torch's runner: buffers, recomputation and hand-written gradients change no result."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd import forward_ad
+
+import deeptn as dtn
+from deeptn import compiler, runner
+from deeptn.program import Program
+from deeptn.runner import run_plain
+from deeptn_torch import engine
+
+from .market import NETWORKS
+
+CASES = dict(NETWORKS) | {
+    "rms": dtn.network(dtn.BrickWall(layers=4, activation="leaky_relu:0.1"), (16, 32)),
+    "tanh": dtn.network(dtn.BrickWall(layers=3, activation="tanh"), (16, 16)),
+}
+
+
+@pytest.fixture(params=["small", "large"])
+def size(request, monkeypatch):
+    """With the limits at their values, and so low that every step uses buffers, pieces and recomputation."""
+    if request.param == "large":
+        monkeypatch.setattr(runner, "LARGE", 8)
+        monkeypatch.setattr(engine, "LARGE", 8)
+    return request.param
+
+
+def program_of(net: dtn.Network, size: str) -> Program:
+    program = net._program("materialize", 1)
+    return dataclasses.replace(program, recompute=size == "large")
+
+
+def tensors(net: dtn.Network, dtype: str = "float64") -> list[torch.Tensor]:
+    return [tensor.requires_grad_() for tensor in net.init(seed=3, like="torch", dtype=dtype).values()]
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_values_and_gradients_are_those_of_the_plain_steps(name, dtype, size):
+    net = CASES[name]
+    if dtype == "complex128" and not net.is_linear:
+        dtype = "float64"
+    program, inputs = program_of(net, size), tensors(net, dtype)
+    expected = run_plain(program, inputs)
+    grad = torch.randn(expected.shape, dtype=expected.dtype, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(engine.run(program, inputs), expected, rtol=1e-12, atol=1e-12)
+    found = engine.run(program, inputs)
+    assert type(found.grad_fn).__name__ == "_ContractionBackward"
+    ours = torch.autograd.grad(found, inputs, grad, retain_graph=True)
+    again = torch.autograd.grad(found, inputs, grad)
+    for mine, second, theirs in zip(ours, again, torch.autograd.grad(expected, inputs, grad)):
+        assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-10)
+        assert torch.equal(mine, second)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numpy_uses_buffers_and_changes_no_input(name, monkeypatch):
+    net = CASES[name]
+    params = net.init(seed=1, dtype="float64")
+    before = {key: array.copy() for key, array in params.items()}
+    expected = net.materialize(params)
+    monkeypatch.setattr(runner, "LARGE", 4)
+    first = net.materialize(params)
+    second = net.materialize(params)
+    assert np.allclose(first, expected, rtol=1e-12, atol=1e-12)
+    assert not np.shares_memory(first, second)
+    assert all(np.array_equal(before[key], array) for key, array in params.items())
+
+
+def test_frozen_cores_cost_no_gradient(size):
+    net = dtn.network(dtn.BrickWall(layers=3), (16, 16))
+    inputs = tensors(net)
+    for tensor in inputs[::2]:
+        tensor.requires_grad_(False)
+    wanted = inputs[1::2]
+    program = program_of(net, size)
+    theirs = torch.autograd.grad(run_plain(program, inputs).square().sum(), wanted)
+    mine = torch.autograd.grad(engine.run(program, inputs).square().sum(), wanted)
+    assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(mine, theirs))
+
+
+def test_gradcheck_twice(size):
+    net = dtn.network(dtn.BrickWall(layers=2, activation="tanh"), (4, 8))
+    inputs, program = tensors(net), program_of(net, size)
+    assert torch.autograd.gradcheck(lambda *t: engine.run(program, t), inputs)
+    assert torch.autograd.gradgradcheck(lambda *t: engine.run(program, t), inputs)
+
+
+def test_the_weight_may_be_changed_in_place(size):
+    net = dtn.network(dtn.BrickWall(layers=2), (16, 16))
+    inputs = tensors(net)
+    weight = engine.run(program_of(net, size), inputs)
+    weight.mul_(2.0)
+    (grad,) = torch.autograd.grad(weight.sum(), inputs[:1])
+    (single,) = torch.autograd.grad(engine.run(program_of(net, size), inputs).sum(), inputs[:1])
+    assert torch.allclose(grad, 2 * single)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own, for its first jvp
+def test_transformations_take_the_plain_steps():
+    net = dtn.network(dtn.BrickWall(layers=2), (8, 8))
+    params = net.init(like="torch", dtype="float64")
+    tangents = {name: torch.ones_like(tensor) for name, tensor in params.items()}
+    _, forward = torch.func.jvp(net.materialize, (params,), (tangents,))
+    with forward_ad.dual_level():
+        dual = {name: forward_ad.make_dual(params[name], tangents[name]) for name in params}
+        tangent = forward_ad.unpack_dual(net.materialize(dual)).tangent
+    assert tangent is not None
+    assert torch.allclose(tangent, forward)
+    jacobian = torch.func.jacrev(net.materialize)(params)
+    summed = sum((jacobian[name] * tangents[name]).flatten(2).sum(-1) for name in params)
+    assert torch.allclose(torch.as_tensor(summed), forward)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_compiled_without_a_graph_break(activation):
+    net = dtn.network(dtn.BrickWall(layers=2, activation=activation), (16, 16))
+    params = net.init(like="torch")
+    compiled = torch.compile(net.materialize, backend="aot_eager", fullgraph=True)
+    assert torch.allclose(compiled(params), net.materialize(params), atol=1e-6)
+
+
+def test_only_large_states_are_made_again():
+    for side, expected in ((64, False), (4096, True)):
+        program = dtn.network(dtn.BrickWall(layers=3), (side, side))._program("materialize", 1)
+        assert program.recompute is expected
+    assert compiler.RECOMPUTE > runner.LARGE
