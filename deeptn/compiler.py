@@ -236,7 +236,9 @@ class _Compiler:
             alive -= sum(self.elements[number] for number in step.free if number not in held)
         recompute = sum(self.elements[step.result] for step in steps if step.result != result) >= RECOMPUTE
         cost = Cost(self.spec.num_params, self.flops, self.write, peak, len(steps))
-        return Program(tuple(self.inputs), tuple(self.constants), tuple(steps), result, self.shape(order), cost, recompute)
+        return Program(
+            tuple(self.inputs), tuple(self.constants), tuple(steps), result, self.shape(order), cost, recompute
+        )
 
 
 @dataclass(frozen=True)

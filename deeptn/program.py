@@ -13,6 +13,7 @@ from .cost import Cost
 BATCH = "(batch)"
 INPUT = "(input)"
 
+
 @dataclass(frozen=True, slots=True)
 class View:
     """An operand as a matrix (or a batch of them): permute the `axes`, reshape, transpose the last two axes.

@@ -186,10 +186,12 @@ def execute(
             assert type(step) is Activate
             array = registers[step.register]
             free = step.register in step.free and step.register not in keep
-            if pool is not None and free and pool.move(step.register, step.result):
-                result = _activate_in_place(array, step.activation, step.normalize)
-            else:
-                result = activate(array, step.activation, step.normalize)
+            out = None
+            if pool is not None:
+                moved = free and pool.move(step.register, step.result)
+                out = array if moved else pool.take(step.result, array.shape, array)
+            result = activate(array, step.activation, step.normalize, out)
+            del array, out
         registers[step.result] = result
         for number in step.free:
             if number not in keep:
@@ -200,11 +202,20 @@ def execute(
     return None if result is None else result.reshape(program.shape)
 
 
-def activate(x: Array, activation: str | None, normalize: bool) -> Array:
-    """What stands between two stages: division by the root mean square, then the element-wise function."""
-    if normalize:
-        x = x * (1.0 / root_mean_square([x]))
-    return x if activation is None else activations.resolve(activation)(x)
+def activate(x: Array, activation: str | None, normalize: bool, out: Array | None = None) -> Array:
+    """What stands between two stages: division by the root mean square, then the element-wise function.
+
+    With `out`, which may be `x` itself, piece by piece.
+    """
+    function = activations.resolve(activation) if activation is not None else None
+    scale = 1.0 / root_mean_square([x] if out is None else list(pieces(x))) if normalize else None
+    if out is None:
+        x = x if scale is None else x * scale
+        return x if function is None else function(x)
+    for part, place in pieces(x, out):
+        part = part if scale is None else part * scale
+        place[...] = part if function is None else function(part)
+    return out
 
 
 def pieces(*arrays: Array) -> Iterator[Any]:
@@ -224,12 +235,3 @@ def root_mean_square(parts: Collection[Array]) -> Array:
         total = total + do("real", do("vdot", x, x))
         count += math.prod(x.shape)
     return do("sqrt", total / count + _TINY)
-
-
-def _activate_in_place(array: Array, activation: str | None, normalize: bool) -> Array:
-    scale = 1.0 / root_mean_square(list(pieces(array))) if normalize else None
-    function = None if activation is None else activations.resolve(activation)
-    for x in pieces(array):
-        value = x if scale is None else x * scale
-        x[...] = value if function is None else function(value)
-    return array

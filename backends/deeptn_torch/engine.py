@@ -45,8 +45,8 @@ def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
 def _is_transformed(inputs: Sequence[Tensor]) -> bool:
     return (
         torch.compiler.is_compiling()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch.jit.is_tracing()
+        or torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]
+        or torch._C._get_tracing_state() is not None  # torch.jit.trace
         or torch.autograd.forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() > 0
         or not all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in inputs)
@@ -98,7 +98,8 @@ class _Reverse:
         program, registers = self.program, self.registers
         self.grads[program.result] = grad
         for segment in reversed(program.segments):
-            missing = [step for step in segment if step.result in program.operands and registers[step.result] is None]
+            inner = program.operands - program.checkpoints
+            missing = [step for step in segment if step.result in inner and registers[step.result] is None]
             execute(program, missing, registers, _TORCH, self.pool, program.operands)
             for step in reversed(segment):
                 grad = self.grads[step.result]
@@ -109,7 +110,7 @@ class _Reverse:
                     self.product(step, grad)
                 elif type(step) is Activate:
                     self.activation(step, grad)
-                else:
+                elif type(step) is Permute:
                     self.permutation(step, grad)
                 self.pool.give(~step.result)
         shapes = [tensor.shape for tensor in registers[: len(self.needed)]]
