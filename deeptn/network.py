@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from autoray import do
+from autoray import do, get_dtype_name
 
+from . import slicing
 from ._check import positive_int, positive_ints
 from ._typing import Array, Params, ParamsLike
 from .compiler import compile_network
@@ -132,26 +133,114 @@ class Network:
         normal = draws(self.spec, seed, name.startswith("complex"))
         return convert_params(initialize(self.spec, self.layout, normal, scheme, std), like, dtype, device)
 
-    def materialize(self, params: ParamsLike) -> Array:
+    def materialize(self, params: ParamsLike, rows: slice | None = None) -> Array:
         """Decode: contract the network into the weight.
 
         Parameters
         ----------
         params : mapping of str to array
             Arrays of NumPy, PyTorch or JAX with the shapes of ``spec.param_shapes``.
+        rows : slice, optional
+            Rows (entries of axis 0) to decode, without a step. A linear network generates these alone; one with
+            activations is decoded and cut.
 
         Returns
         -------
         array of shape `shape`
-            Of the same library, dtype and device; differentiable in PyTorch and JAX.
+            With `rows` only these along axis 0. Of the same library, dtype and device; differentiable in PyTorch
+            and JAX.
 
         Raises
         ------
         SpecError
-            If the parameters are not those of this network.
+            If the parameters are not those of this network, or `rows` is no slice of single steps.
+
+        Examples
+        --------
+        >>> import numpy as np, deeptn as dtn
+        >>> net = dtn.network(dtn.TensorTrain(rank=4), (120, 400))
+        >>> params = net.init()
+        >>> rows = net.materialize(params, rows=slice(7, 30))
+        >>> rows.shape, bool(np.allclose(rows, net.materialize(params)[7:30], atol=1e-6))
+        ((23, 400), True)
         """
         check_params(self.spec, params)
+        if rows is not None:
+            return self._rows(params, rows)
         return self.layout.crop(run(self._program("materialize", 1), params))
+
+    def _rows(self, params: ParamsLike, rows: slice) -> Array:
+        if not isinstance(rows, slice) or rows.step not in (None, 1):
+            raise SpecError(f"rows = {rows!r}; expected a slice of single steps, for example slice(0, 128)")
+        start, stop, _ = rows.indices(self.shape[0])
+        if not self.is_linear or start >= stop:
+            return self.materialize(params)[start:stop]
+        sizes = [leg.size for leg in slicing.row_legs(self.layout)]
+        parts = [
+            slicing.decode_block(self.spec, self.layout, params, block)
+            for block in slicing.blocks_of(start, stop, sizes)
+        ]
+        return parts[0] if len(parts) == 1 else do("concatenate", parts)
+
+    def iter_blocks(self, params: ParamsLike, max_bytes: int) -> Iterator[tuple[slice, Array]]:
+        """Decode the weight in blocks of rows, each with bounded memory.
+
+        Parameters
+        ----------
+        params : mapping of str to array
+            As for `materialize`.
+        max_bytes : int
+            What may be alive at a time, parameters included: `Cost.peak` of a block, in bytes. Blocks are as large
+            as that allows.
+
+        Yields
+        ------
+        rows : slice
+            In ascending order, without gaps.
+        block : array of shape (number of rows, *shape[1:])
+
+        Raises
+        ------
+        SpecError
+            If not even one row fits; or, for a network with activations, which needs its whole state, if that does
+            not fit (``cost().peak`` elements). The message says how much is needed.
+
+        Examples
+        --------
+        >>> import deeptn as dtn
+        >>> net = dtn.network(dtn.TTMatrix(rank=2), (4096, 4096))
+        >>> blocks = net.iter_blocks(net.init(), max_bytes=2**22)
+        >>> rows, block = next(blocks)
+        >>> rows, block.shape
+        (slice(0, 128, None), (128, 4096))
+        """
+        check_params(self.spec, params)
+        limit = positive_int(max_bytes, "max_bytes")
+        name = get_dtype_name(next(iter(params.values())))
+        width = {"float64": 8, "complex64": 8, "complex128": 16}.get(name, 4)  # half precision is contracted in float32
+        if not self.is_linear:
+            if (peak := self.cost().peak * width) > limit:
+                raise SpecError(f"max_bytes = {limit}, but the state of a network with activations needs {peak}")
+            return iter([(slice(0, self.shape[0]), self.materialize(params))])
+        sizes = [leg.size for leg in slicing.row_legs(self.layout)]
+        row = width * math.prod(self.layout.padded_shape[1:])
+        peak = 0
+        for counts in slicing.block_sizes(sizes):
+            if max(counts) == 1 or math.prod(counts) * row <= limit:
+                block = tuple((0, count) for count in counts)
+                peak = width * slicing.block_program(self.spec, self.layout, block).cost.peak
+                if peak <= limit:
+                    return self._blocks(params, slicing.walk(counts, sizes))
+        raise SpecError(f"max_bytes = {limit}, but one row needs {peak}")
+
+    def _blocks(self, params: ParamsLike, blocks: Iterable[slicing.Block]) -> Iterator[tuple[slice, Array]]:
+        start = 0
+        for block in blocks:
+            if start >= self.shape[0]:
+                return
+            stop = min(self.shape[0], start + math.prod(count for _, count in block))
+            yield slice(start, stop), slicing.decode_block(self.spec, self.layout, params, block)[: stop - start]
+            start = stop
 
     def apply(self, params: ParamsLike, x: Array) -> Array:
         """Multiply by the weight: ``x @ W.T``, W being viewed as ``(shape[0], prod(shape[1:]))``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TypeAlias
 
 from .cost import Cost
@@ -101,7 +102,7 @@ class Program:
     def segments(self) -> tuple[tuple[Step, ...], ...]:
         """The steps of each stage; an activation stands at the head of the stage that it leads to."""
         starts = [0, *(k for k, step in enumerate(self.steps) if type(step) is Activate), len(self.steps)]
-        return tuple(self.steps[a:b] for a, b in zip(starts, starts[1:]))
+        return tuple(self.steps[a:b] for a, b in pairwise(starts))
 
     @cached_property
     def operands(self) -> frozenset[int]:

@@ -1,0 +1,134 @@
+"""Row blocks of a weight: a linear network with its row legs held to a range generates just these rows."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import TypeAlias
+
+import numpy as np
+
+from ._typing import Array, ParamsLike
+from .compiler import compile_network
+from .layout import Layout
+from .program import Program
+from .runner import run
+from .spec import Leg, NetworkSpec, Node
+
+#: For each row leg its first digit and how many digits.
+Block: TypeAlias = tuple[tuple[int, int], ...]
+
+
+def row_legs(layout: Layout) -> tuple[Leg, ...]:
+    """The legs of axis 0, most significant first."""
+    return tuple(leg for leg in layout.axis_legs if leg.axis == 0)
+
+
+def blocks_of(start: int, stop: int, sizes: Sequence[int]) -> Iterator[Block]:
+    """Split the rows ``start … stop - 1`` into blocks that fix leading digits, range over one, and leave the rest free.
+
+    Examples
+    --------
+    >>> list(blocks_of(2, 8, (2, 4)))
+    [((0, 1), (2, 2)), ((1, 1), (0, 4))]
+    """
+    if start >= stop:
+        return
+    if not sizes:
+        yield ()
+        return
+    unit = math.prod(sizes[1:])
+    first, last = -(-start // unit), stop // unit
+    if first > last:  # within one digit
+        yield from _with_digit(last, blocks_of(start - last * unit, stop - last * unit, sizes[1:]))
+        return
+    if start < first * unit:
+        yield from _with_digit(first - 1, blocks_of(start - (first - 1) * unit, unit, sizes[1:]))
+    if first < last:
+        yield ((first, last - first), *((0, size) for size in sizes[1:]))
+    if last * unit < stop:
+        yield from _with_digit(last, blocks_of(0, stop - last * unit, sizes[1:]))
+
+
+def _with_digit(digit: int, blocks: Iterator[Block]) -> Iterator[Block]:
+    return (((digit, 1), *block) for block in blocks)
+
+
+def decode_block(spec: NetworkSpec, layout: Layout, params: ParamsLike, block: Block) -> Array:
+    """Decode the rows of a block, padding of the columns cut off.
+
+    Returns
+    -------
+    array of shape (number of rows, *shape[1:])
+    """
+    ranges = {leg.name: part for leg, part in zip(row_legs(layout), block)}
+    arrays = {}
+    for node in spec.nodes:
+        if node.param is not None:
+            places = _places(spec, node, ranges)
+            arrays[_name(node, places)] = params[node.param] if places is None else params[node.param][places]
+    rows = run(block_program(spec, layout, block), arrays)
+    rows = rows.reshape((math.prod(count for _, count in block), *layout.padded_shape[1:]))
+    return rows[(slice(None), *(slice(0, n) for n in layout.shape[1:]))]
+
+
+def block_program(spec: NetworkSpec, layout: Layout, block: Block) -> Program:
+    """The program for the rows of a block; blocks that are equal in size share it."""
+    ranges = {leg.name: part for leg, part in zip(row_legs(layout), block)}
+    if all(node.param is not None for node in spec.nodes):
+        ranges = {name: (0, count) for name, (_, count) in ranges.items()}
+    return _block_program(spec, layout, tuple(ranges.items()))
+
+
+@lru_cache(maxsize=1024)
+def _block_program(spec: NetworkSpec, layout: Layout, items: tuple[tuple[str, tuple[int, int]], ...]) -> Program:
+    ranges = dict(items)
+    legs = tuple(replace(leg, size=ranges[leg.name][1]) if leg.name in ranges else leg for leg in spec.legs)
+    stages = tuple(
+        replace(stage, nodes=tuple(_cut_node(spec, node, ranges) for node in stage.nodes)) for stage in spec.stages
+    )
+    return compile_network(NetworkSpec(legs, stages, spec.sizes), tuple(leg.name for leg in layout.axis_legs))
+
+
+def _places(spec: NetworkSpec, node: Node, ranges: dict[str, tuple[int, int]]) -> tuple[slice, ...] | None:
+    """What a node keeps of each axis; None where it keeps everything."""
+    sizes = spec.node_shape(node)
+    found = tuple(ranges.get(ix, (0, size)) for ix, size in zip(node.indices, sizes))
+    if all(count == size for (_, count), size in zip(found, sizes)):
+        return None
+    return tuple(slice(start, start + count) for start, count in found)
+
+
+def _name(node: Node, places: tuple[slice, ...] | None) -> str:
+    # Nodes that share a parameter may keep different parts of it.
+    assert node.param is not None
+    return node.param if places is None else f"{node.param}__of__{node.name}"
+
+
+def _cut_node(spec: NetworkSpec, node: Node, ranges: dict[str, tuple[int, int]]) -> Node:
+    places = _places(spec, node, ranges)
+    if places is None:
+        return node
+    if node.param is not None:
+        return replace(node, param=_name(node, places))
+    array = np.asarray(node.constant).reshape(spec.node_shape(node))[places]
+    return replace(node, constant=tuple(array.ravel().tolist()))
+
+
+def block_sizes(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """Digits per row leg in one block, from the whole weight down to single rows."""
+    yield tuple(sizes)
+    for place, size in enumerate(sizes):
+        for count in range(size - 1, 0, -1):
+            yield (*[1] * place, count, *sizes[place + 1 :])
+
+
+def walk(counts: Sequence[int], sizes: Sequence[int]) -> Iterator[Block]:
+    """All blocks of some digits per leg, in the order of the rows."""
+    parts = [
+        [(start, min(count, size - start)) for start in range(0, size, count)] for count, size in zip(counts, sizes)
+    ]
+    return itertools.product(*parts)
