@@ -167,7 +167,7 @@ class Network:
         check_params(self.spec, params)
         if rows is not None:
             return self._rows(params, rows)
-        return self.layout.crop(run(self._program("materialize", 1), params))
+        return self.layout.crop(run(self.program("materialize", 1), params))
 
     def _rows(self, params: ParamsLike, rows: slice) -> Array:
         if not isinstance(rows, slice) or rows.step not in (None, 1):
@@ -285,7 +285,7 @@ class Network:
         check_params(self.spec, params)
         legs = tuple(leg.size for leg in self.layout.axis_legs if leg.axis)
         x = pad_axes(do("reshape", x, (batch, *self.shape[1:])), self.layout.padded_shape[1:])
-        program = self._program("apply", 1 << (batch - 1).bit_length())
+        program = self.program("apply", 1 << (batch - 1).bit_length())
         y = run(program, {**params, INPUT: do("reshape", x, (batch, *legs))})
         y = do("reshape", y, (batch, self.layout.padded_shape[0]))
         return do("reshape", y[:, :rows] if y.shape[1] > rows else y, (*shape[:-1], rows))
@@ -315,8 +315,8 @@ class Network:
         if mode not in ("materialize", "apply"):
             raise SpecError(f"mode = {mode!r}; {near_match(str(mode), ('materialize', 'apply'))}")
         if mode == "apply" and self.is_linear and len(self.shape) > 1:
-            return self._program(mode, positive_int(batch, "batch")).cost
-        decode = self._program("materialize", 1).cost
+            return self.program(mode, positive_int(batch, "batch")).cost
+        decode = self.program("materialize", 1).cost
         return _with_product(decode, self.shape, positive_int(batch, "batch")) if mode == "apply" else decode
 
     def choose(self, batch: int) -> Choice:
@@ -337,7 +337,15 @@ class Network:
         reason = f"for {batch} rows apply is estimated at {apply:.1e} s, decoding and multiplying at {decode:.1e} s"
         return Choice(mode, {"materialize": decode, "apply": apply}, reason)
 
-    def _program(self, mode: Mode, batch: int) -> Program:
+    def program(self, mode: Mode, batch: int = 1) -> Program:
+        """Return the compiled steps of `materialize`, or of `apply` (linear networks only) for `batch` rows.
+
+        Examples
+        --------
+        >>> import deeptn as dtn
+        >>> len(dtn.network(dtn.TensorTrain(rank=2), (4, 4), dtn.Layout((4, 4))).program("materialize").steps)
+        1
+        """
         rows, columns = self._axes
         if mode == "apply":
             return compile_network(self.spec, rows, columns, batch)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 
 import numpy as np
 import pytest
 import torch
-from deeptn_torch import engine
+from deeptn_torch import TNLinear, engine
+from deeptn_torch.operators import contract, register
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
 import deeptn as dtn
@@ -33,7 +36,7 @@ def size(request, monkeypatch):
 
 
 def program_of(net: dtn.Network, size: str) -> Program:
-    program = net._program("materialize", 1)
+    program = net.program("materialize", 1)
     return dataclasses.replace(program, recompute=size == "large")
 
 
@@ -122,6 +125,62 @@ def test_transformations_take_the_plain_steps():
 
 def test_only_large_states_are_made_again():
     for side, expected in ((64, False), (4096, True)):
-        program = dtn.network(dtn.BrickWall(layers=3), (side, side))._program("materialize", 1)
+        program = dtn.network(dtn.BrickWall(layers=3), (side, side)).program("materialize", 1)
         assert program.recompute is expected
     assert compiler.RECOMPUTE > runner.LARGE
+
+
+COMPILED = {
+    "relu": dtn.BrickWall(layers=2),
+    "linear": dtn.BrickWall(layers=2, activation=None),
+    "train": dtn.TTMatrix(rank=2),
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("mode", ["auto", "materialize", "apply"])
+def test_compiled_layers_have_one_graph_for_all_batches(name, mode):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    layer = TNLinear(20, 12, COMPILED[name], mode=mode, batch_hint=64).double()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    for shape in ((4, 20), (7, 20), (33, 20), (64, 20)):
+        x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        ours = torch.autograd.grad(compiled(x).square().sum(), [x, *layer.parameters()])
+        theirs = torch.autograd.grad(layer(x).square().sum(), [x, *layer.parameters()])
+        assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(ours, theirs))
+    assert counter.frame_count <= 2  # one for the first batch, one for any other
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated")  # torch's own, inside inductor
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_compiled_by_inductor(dtype):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    layer = TNLinear(20, 12, dtn.TTMatrix(rank=2), dtype=dtype, mode="apply")
+    x = torch.randn(3, 5, 20, dtype=dtype)
+    with torch.no_grad():
+        found, expected = torch.compile(layer, fullgraph=True)(x), layer(x)
+    assert found.dtype == dtype
+    assert torch.allclose(found, expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2)
+
+
+def test_operators_pass_torchs_own_checks():
+    net = dtn.network(dtn.BrickWall(layers=2), (8, 8))
+    inputs = tensors(net)
+    torch.library.opcheck(contract, (inputs, register(net.program("materialize"))))
+
+
+def test_a_copied_layer_compiles():
+    torch._dynamo.reset()
+    layer = TNLinear(20, 12, dtn.BrickWall(layers=2))
+    twin = pickle.loads(pickle.dumps(layer))
+    x = torch.randn(2, 20)
+    assert torch.allclose(torch.compile(twin, backend="aot_eager", fullgraph=True)(x), layer(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("hint", [0, -3, 1.5, "many"])
+def test_batch_hint_is_a_positive_number(hint):
+    with pytest.raises(dtn.SpecError, match="batch_hint"):
+        TNLinear(4, 4, batch_hint=hint)

@@ -34,9 +34,9 @@ for net in (
     dtn.network(dtn.Tree(rank=5), (120, 400)),
     dtn.network(dtn.TTMatrix(rank=3), (512, 512, 3, 3)),
 ):
-    print(net._program("materialize", 1))
+    print(net.program("materialize", 1))
     if net.is_linear:
-        print(net._program("apply", 64))
+        print(net.program("apply", 64))
 """
 
 
@@ -80,11 +80,11 @@ def test_decoding_one_layer_writes_the_weight_once():
     cost = net.cost()
     assert cost.write < 1.01 * 2**24
     assert cost.peak < 1.01 * 2**24
-    assert not any(isinstance(step, Permute) for step in net._program("materialize", 1).steps)
+    assert not any(isinstance(step, Permute) for step in net.program("materialize", 1).steps)
 
 
 def test_every_contraction_is_a_product_of_matrix_views():
-    program = dtn.network(dtn.BrickWall(layers=3), (64, 64))._program("materialize", 1)
+    program = dtn.network(dtn.BrickWall(layers=3), (64, 64)).program("materialize", 1)
     for step in program.steps:
         if isinstance(step, Contract):
             assert 2 <= len(step.left.shape) <= len(step.right.shape) <= 3
@@ -94,7 +94,7 @@ def test_every_contraction_is_a_product_of_matrix_views():
 @pytest.mark.parametrize("layers", [2, 4])
 def test_a_large_state_is_touched_block_by_block_and_never_moved(legs, layers):
     net = dtn.network(dtn.BrickWall(layers=layers), (2 ** (legs // 2), 2 ** (legs - legs // 2)))
-    steps = net._program("materialize", 1).steps
+    steps = net.program("materialize", 1).steps
     large = [
         step
         for step in steps

@@ -53,16 +53,30 @@ def _is_transformed(inputs: Sequence[Tensor]) -> bool:
     )
 
 
+def gradients(program: Program, inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor) -> list[Tensor | None]:
+    """Gradients towards the inputs that are `needed`, contiguous, from the inputs alone."""
+    kept = _forward(program, inputs)[1]
+    found = _Reverse(program, inputs, kept, needed).run(grad)
+    empty = (x.new_zeros(x.shape) if g is None and is_needed else g for x, g, is_needed in zip(inputs, found, needed))
+    return [None if g is None else g.contiguous() for g in empty]
+
+
+def _forward(program: Program, inputs: Sequence[Tensor]) -> tuple[Tensor, dict[int, Tensor]]:
+    """The result, and the registers that the backward pass wants to find."""
+    wanted = program.checkpoints if program.recompute else program.operands
+    registers = start(program, inputs)
+    result = execute(program, program.steps, registers, _TORCH, Pool(_TORCH), wanted)
+    return result, {number: registers[number] for number in wanted if number >= len(inputs)}
+
+
 class _Contraction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, program: Program, *inputs: Tensor) -> Tensor:
-        kept = program.checkpoints if program.recompute else program.operands
-        registers = start(program, inputs)
-        result = execute(program, program.steps, registers, _TORCH, Pool(_TORCH), kept)
+        result, ctx.kept = _forward(program, inputs)
         ctx.program = program
-        ctx.kept = {number: registers[number] for number in kept if number >= len(inputs)}
         ctx.save_for_backward(*inputs)
-        return result.new_empty(0).set_(result)  # no view, so that it may be changed in place
+        # No view, so that it may be changed in place.
+        return result.new_empty(0).set_(result)  # type: ignore[arg-type]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
@@ -71,19 +85,17 @@ class _Contraction(torch.autograd.Function):
             wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad[1:]) if needed]
             found = iter(torch.autograd.grad(run_plain(program, inputs), wanted, grad, create_graph=True))
             return None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:])
-        registers = start(program, inputs)
-        for number, array in ctx.kept.items():
-            registers[number] = array
-        reverse = _Reverse(program, registers, ctx.needs_input_grad[1:])
-        return None, *reverse.run(grad)
+        return None, *_Reverse(program, inputs, ctx.kept, ctx.needs_input_grad[1:]).run(grad)
 
 
 class _Reverse:
     """One backward pass. Keys of the pool: a register for its value, its bitwise complement for its gradient."""
 
-    def __init__(self, program: Program, registers: list[Any], needed: Sequence[bool]):
+    def __init__(self, program: Program, inputs: Sequence[Tensor], kept: dict[int, Tensor], needed: Sequence[bool]):
         self.program = program
-        self.registers = registers
+        self.registers = registers = start(program, inputs)
+        for number, array in kept.items():
+            registers[number] = array
         self.pool = Pool(_TORCH)
         self.grads: list[Any] = [None] * len(registers)
         self.needed = needed
@@ -175,7 +187,7 @@ class _Reverse:
             for value, g in pieces(x, grad):
                 value = value if scale is None else value / scale
                 if function is not None:
-                    with torch.enable_grad():
+                    with torch.enable_grad(), _autograd_on():
                         value = value.detach().requires_grad_()
                         (found,) = torch.autograd.grad(function(value), value, g)
                     g.copy_(found)
@@ -201,6 +213,11 @@ class _Reverse:
 def _permuted_back(array: Tensor, axes: tuple[int, ...], perm: tuple[int, ...]) -> Tensor:
     inverse = sorted(range(len(perm)), key=perm.__getitem__)
     return array.reshape([axes[k] for k in perm]).permute(inverse)
+
+
+def _autograd_on() -> Any:
+    """Let autograd record inside a custom operator too, which runs below it."""
+    return torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
 
 
 def _summed_over_batch(x: Tensor, y: Tensor) -> Tensor:

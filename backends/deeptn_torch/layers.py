@@ -11,8 +11,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deeptn import Layout, Network, SpecError, Topology, network
+from deeptn._check import positive_int
 from deeptn.errors import near_match
 from deeptn.topologies import describe
+
+from .operators import contract, register
 
 Mode = Literal["auto", "materialize", "apply"]
 
@@ -37,6 +40,7 @@ class TNLayer(nn.Module):
     network: Network
     cores: nn.ParameterDict
     bias: nn.Parameter | None
+    batch_hint: int | None = None
 
     def _make(self, net: Network, bias: bool, device: Any, dtype: Any, mode: str, fan_in: int) -> None:
         if mode not in ("auto", "materialize", "apply"):
@@ -52,7 +56,23 @@ class TNLayer(nn.Module):
         self.cores = nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in empty.items()})
         self.bias = nn.Parameter(torch.empty(net.shape[0], device=device, dtype=dtype)) if bias else None
         self._fan_in = fan_in
+        self._register()
         self.reset_parameters()
+
+    def _register(self) -> None:
+        """Make known what `torch.compile` meets: the programs, and the sizes around them, as plain numbers."""
+        hint, net = self.batch_hint, self.network
+        applies = hint is not None and net.is_linear and self.mode != "materialize"
+        if hint is not None and self.mode == "auto":
+            applies = applies and net.choose(hint).mode == "apply"
+        self._decode = register(net.program("materialize"))
+        self._apply_number = register(net.program("apply", hint or 1)) if applies else None
+        self._padded_shape = net.layout.padded_shape
+        self._column_sizes = tuple(leg.size for leg in net.layout.axis_legs if leg.axis)
+
+    def _traced_weight(self, cores: dict[str, Tensor]) -> Tensor:
+        weight = _contract([*cores.values()], self._decode).reshape(self._padded_shape)
+        return weight[tuple(slice(0, n) for n in self.network.layout.shape)]
 
     def reset_parameters(self, scheme: str = "orthogonal", std: float | None = None) -> None:
         """Draw the cores anew, with a seed from torch's generator; the bias as `torch.nn.Linear` does.
@@ -83,8 +103,8 @@ class TNLayer(nn.Module):
     def weight(self) -> Tensor:
         """The decoded weight, of the shape that the dense layer has."""
         cores = dict(self.cores.items())
-        if torch.compiler.is_compiling():
-            return self.network.materialize(cores)
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return self._traced_weight(cores)
         key = _versions(cores)
         if self._cached is not None and key is not None and _same(self._cached[0], key):
             cached = self._cached[1]
@@ -118,9 +138,21 @@ class TNLayer(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_cached": None}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._register()
+
     def _describe(self) -> str:
         topology = describe(self.network.topology)
         return f"bias={self.bias is not None}, topology={topology}, num_params={self.network.num_params}"
+
+
+def _contract(arrays: list[Tensor], number: int) -> Tensor:
+    """A registered program as one operator; half precision is contracted in float32."""
+    dtype = arrays[0].dtype
+    if dtype not in (torch.float16, torch.bfloat16):
+        return contract(arrays, number)
+    return contract([array.float() for array in arrays], number).to(dtype)
 
 
 def _versions(cores: dict[str, Tensor]) -> tuple[tuple[Tensor, int], ...] | None:
@@ -166,6 +198,9 @@ class TNLinear(TNLayer):
     device, dtype : optional
     layout : deeptn.Layout, optional
         How the weight is cut into legs; by default the topology's own.
+    batch_hint : int, optional
+        Rows of the input for which the way is fixed under `torch.compile`, whatever the batch is then. Without it
+        a compiled layer decodes W (with ``mode="apply"``: 128).
     mode : {"auto", "materialize", "apply"}
         ``"apply"``: a linear network is contracted with the input, W is never formed. ``"materialize"``: decode, then
         one dense product. ``"auto"``: decode and keep W while no gradient is asked for, otherwise the one that
@@ -195,14 +230,19 @@ class TNLinear(TNLayer):
         *,
         layout: Layout | None = None,
         mode: Mode = "auto",
+        batch_hint: int | None = None,
     ):
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
+        if batch_hint is not None or mode == "apply":
+            self.batch_hint = positive_int(128 if batch_hint is None else batch_hint, "batch_hint")
         net = _network(topology, (out_features, in_features), layout)
         self._make(net, bias, device, dtype, mode, in_features)
 
     def forward(self, x: Tensor) -> Tensor:
         cores = dict(self.cores.items())
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return self._traced(cores, x)
         if self._applies(cores, x):
             with _full_precision(cores):
                 y = self.network.apply(cores, x.to(next(iter(cores.values())).dtype))
@@ -210,6 +250,18 @@ class TNLinear(TNLayer):
                 y = y.to(torch.get_autocast_dtype(x.device.type))
             return y if self.bias is None else y + self.bias.to(y.dtype)
         return F.linear(x, self.weight, self.bias)
+
+    def _traced(self, cores: dict[str, Tensor], x: Tensor) -> Tensor:
+        if self._apply_number is None or x.numel() == 0:
+            return F.linear(x, self._traced_weight(cores), self.bias)
+        arrays = [*cores.values()]
+        rows = F.pad(x.reshape(-1, self.in_features), (0, self._padded_shape[1] - self.in_features))
+        arrays.append(rows.to(arrays[0].dtype).reshape(-1, *self._column_sizes))
+        y = _contract(arrays, self._apply_number).reshape(-1, self._padded_shape[0])
+        y = y[:, : self.out_features].reshape(*x.shape[:-1], self.out_features)
+        if torch.is_autocast_enabled(x.device.type):
+            y = y.to(torch.get_autocast_dtype(x.device.type))
+        return y if self.bias is None else y + self.bias.to(y.dtype)
 
     def _applies(self, cores: dict[str, Tensor], x: Tensor) -> bool:
         if self.mode != "auto":
