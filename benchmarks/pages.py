@@ -89,8 +89,9 @@ def decode_page(data: dict[str, Any]) -> str:
         "",
         *table(headings, rows),
         "",
-        "One linear layer costs little more than the copy. A nonlinear network touches its state about six times per layer, "
-        "each time with one product that writes a fresh tensor; see [design](../design.md).",
+        "One linear layer costs as much as the copy: both are bound by the page faults of a fresh tensor. A nonlinear network "
+        "touches its state six times per layer, each time with one product between two buffers that are used again; see "
+        "[design](../design.md).",
         "",
         f"Measured by `python benchmarks/decode.py`: {about(data['environment'])}. "
         "This page is written by `benchmarks/pages.py`.",
