@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import pathlib
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import cotengra
+
+from ._files import cache_folder, write_atomically
 
 #: Weight of an element written against a multiplication. With a state of 2^24 entries the time goes into moving it,
 #: not into arithmetic; cotengra's "combo" objective with this factor fuses small tensors into blocks first.
@@ -17,13 +23,18 @@ WRITE_FACTOR = 64
 #: 2^5 x 2^5 block with the state takes as long as moving the state; wider blocks cost more than they save.
 BLOCK = 32
 
+#: Up to so many tensors a search is faster than a file.
+SMALL = 8
+
+#: Counts the changes of what is searched for; part of the names of the files in the cache.
+VERSION = 1
+
 #: A pair of tensor numbers; every contraction appends its result at the next free number (static single assignment).
 Path = tuple[tuple[int, int], ...]
 
 
-@lru_cache(maxsize=4096)
 def search(inputs: tuple[tuple[str, ...], ...], output: tuple[str, ...], sizes: tuple[tuple[str, int], ...]) -> Path:
-    """Find the order in which to contract some tensors pairwise. Deterministic, and cached.
+    """Find the order in which to contract some tensors pairwise. Deterministic, and cached in memory and on disk.
 
     Parameters
     ----------
@@ -43,31 +54,68 @@ def search(inputs: tuple[tuple[str, ...], ...], output: tuple[str, ...], sizes: 
     -----
     A greedy tree (Gray & Kourtis, Quantum 5, 410 (2021)), then exact reoptimisation of its subtrees for
     ``flops + WRITE_FACTOR · write``. Where one tensor is large and many small ones act on it, a path that absorbs
-    blocks of them is the second candidate; the cheaper one is taken.
+    blocks of them is the second candidate; the cheaper one is taken. Files lie in `deeptn._files.cache_folder`; they
+    are written to a temporary name and renamed, so that processes may share the folder.
 
     Examples
     --------
     >>> search((("a", "b"), ("b", "c"), ("c", "d")), ("a", "d"), (("a", 2), ("b", 2), ("c", 2), ("d", 9)))
     ((0, 1), (2, 3))
     """
-    if len(inputs) == 1:
-        return ()
-    if len(inputs) == 2:
-        return ((0, 1),)
-    # Integer labels in order of appearance: the search must not see the order of hashed strings.
+    # Integer labels in order of appearance: the search must not see the order of hashed strings, and networks that
+    # differ by names alone share one result.
     labels: dict[str, int] = {}
     for indices in inputs:
         for ix in indices:
             labels.setdefault(ix, len(labels))
-    symbol = {ix: cotengra.get_symbol(label) for ix, label in labels.items()}
+    known = dict(sizes)
+    return _search(
+        tuple(tuple(labels[ix] for ix in indices) for indices in inputs),
+        tuple(labels[ix] for ix in output),
+        tuple(known[ix] for ix in labels),
+    )
+
+
+@lru_cache(maxsize=4096)
+def _search(inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...]) -> Path:
+    if len(inputs) < 3:
+        return ((0, 1),) if len(inputs) == 2 else ()
+    folder = cache_folder() if len(inputs) > SMALL else None
+    if folder is None:
+        return _search_anew(inputs, output, sizes)
+    key = json.dumps([VERSION, cotengra.__version__, WRITE_FACTOR, BLOCK, inputs, output, sizes])
+    file = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    path = _read(file, len(inputs))
+    if path is None:
+        path = _search_anew(inputs, output, sizes)
+        with contextlib.suppress(OSError):  # a folder that cannot be written costs the time of a search, no more
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, lambda new: new.write_text(json.dumps(path)))
+    return path
+
+
+def _read(file: pathlib.Path, count: int) -> Path | None:
+    """A path of `count` tensors from a file; None if it is not there, or no such path."""
+    try:
+        pairs = json.loads(file.read_text())
+        path = tuple((int(i), int(j)) for i, j in pairs)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    used = [number for pair in path for number in pair]
+    grows = all(0 <= i < j < count + k for k, (i, j) in enumerate(path))
+    return path if grows and len(path) == count - 1 and len(set(used)) == len(used) else None
+
+
+def _search_anew(inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...]) -> Path:
+    symbols = [cotengra.get_symbol(label) for label in range(len(sizes))]
     problem = (
-        [tuple(symbol[ix] for ix in indices) for indices in inputs],
-        tuple(symbol[ix] for ix in output),
-        {symbol[ix]: size for ix, size in sizes if ix in symbol},
+        [tuple(symbols[ix] for ix in indices) for indices in inputs],
+        tuple(symbols[ix] for ix in output),
+        dict(zip(symbols, sizes)),
     )
     tree: Any = cotengra.array_contract_tree(*problem, optimize="greedy")
     tree.subtree_reconfigure_(minimize=f"combo-{WRITE_FACTOR}", subtree_size=8, seed=0)
-    blocks = _absorb_in_blocks(inputs, output, dict(sizes))
+    blocks = _absorb_in_blocks(inputs, output, sizes)
     if blocks is not None:
         other: Any = cotengra.ContractionTree.from_path(*problem, ssa_path=blocks)
         tree = min(tree, other, key=lambda tree: tree.combo_cost(factor=WRITE_FACTOR))
@@ -75,7 +123,7 @@ def search(inputs: tuple[tuple[str, ...], ...], output: tuple[str, ...], sizes: 
 
 
 def _absorb_in_blocks(
-    inputs: Sequence[tuple[str, ...]], output: tuple[str, ...], sizes: Mapping[str, int]
+    inputs: Sequence[tuple[int, ...]], output: tuple[int, ...], sizes: Sequence[int]
 ) -> list[tuple[int, int]] | None:
     """A path for one large tensor on which many small ones act: fuse these into blocks, absorb block after block.
 
@@ -93,8 +141,8 @@ def _absorb_in_blocks(
     number = len(inputs)
     while rest:
         block: list[int] = []
-        bound: set[str] = set()
-        made: set[str] = set()
+        bound: set[int] = set()
+        made: set[int] = set()
         while rest:
             known = state | made
             # The last block may be twice as large, so that no short rest is left over.
@@ -125,5 +173,5 @@ def _absorb_in_blocks(
     return path
 
 
-def _volume(indices: Iterable[str], sizes: Mapping[str, int]) -> int:
+def _volume(indices: Iterable[int], sizes: Sequence[int]) -> int:
     return math.prod(sizes[ix] for ix in indices)

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .serialize import write_atomically
+from ._files import write_atomically
 
 
 @dataclass(frozen=True)

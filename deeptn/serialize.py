@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 from autoray import get_dtype_name, infer_backend
 from safetensors import SafetensorError, safe_open
 
+from ._files import write_atomically
 from ._typing import Params, ParamsLike
 from .errors import FormatError, SpecError
 from .layout import Layout
@@ -64,24 +63,6 @@ def network_from_dict(data: Any) -> Network:
         return Network(spec, layout, topology)
     except SpecError as error:
         raise FormatError(f"bad network: {error}") from error
-
-
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: a failure leaves the old file as it was."""
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no directory {str(path.parent)!r} to write {path.name!r} into")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    try:
-        mode = os.umask(0)
-        os.umask(mode)
-        write(Path(name))
-        os.chmod(name, 0o666 & ~mode)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def parse_header(metadata: dict[str, str] | None, form: str) -> dict[str, Any]:

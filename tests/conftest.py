@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["DEEPTN_CACHE"] = "off"  # the tests search for themselves
 
 import hypothesis
 import numpy as np

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import deeptn as dtn
+from deeptn._files import write_atomically
 from deeptn.params import to_numpy
-from deeptn.serialize import HEADER, network_from_dict, network_to_dict, write_atomically
+from deeptn.serialize import HEADER, network_from_dict, network_to_dict
 
 from .conftest import DTYPES, UNSUPPORTED
 from .market import NETWORKS

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from deeptn import FormatError, PlanError
+from deeptn._files import write_atomically
 from deeptn.serialize import (
     HEADER,
     VERSION,
@@ -19,7 +20,6 @@ from deeptn.serialize import (
     network_to_dict,
     open_safetensors,
     parse_header,
-    write_atomically,
 )
 
 from .compress import replace_modules

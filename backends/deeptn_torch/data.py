@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from deeptn import DeepTNError, FormatError, MissingBackendError
+from deeptn._files import write_atomically
 from deeptn.errors import near_match
-from deeptn.serialize import write_atomically
 
 
 @dataclass(frozen=True)

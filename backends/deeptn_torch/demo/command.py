@@ -15,9 +15,9 @@ from rich.table import Table
 from torch import nn
 
 from deeptn import Network, PlanError
+from deeptn._files import write_atomically
 from deeptn.cli import Command
 from deeptn.report import Report
-from deeptn.serialize import write_atomically
 
 from ..checkpoint import save_model
 from ..data import DATASETS, load_images
