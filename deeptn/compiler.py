@@ -23,7 +23,13 @@ RECOMPUTE = 2**20
 
 
 @lru_cache(maxsize=4096)
-def compile_network(spec: NetworkSpec, output: Order, columns: Order | None = None, batch: int = 1) -> Program:
+def compile_network(
+    spec: NetworkSpec,
+    output: Order,
+    columns: Order | None = None,
+    batch: int = 1,
+    recompute: bool | None = None,
+) -> Program:
     """Compile a network.
 
     Parameters
@@ -37,6 +43,8 @@ def compile_network(spec: NetworkSpec, output: Order, columns: Order | None = No
     batch : int
         Rows of the input. The search runs for the next power of two; the steps run for any number, the cost is for
         this one.
+    recompute : bool, optional
+        Whether a gradient makes the states within a stage again; by default where they have `RECOMPUTE` elements.
 
     Raises
     ------
@@ -56,7 +64,7 @@ def compile_network(spec: NetworkSpec, output: Order, columns: Order | None = No
         if not final:
             state = compiler.activate(stage, state)
     assert state is not None
-    return compiler.finish(*state)
+    return compiler.finish(*state, recompute)
 
 
 class _Compiler:
@@ -217,7 +225,7 @@ class _Compiler:
         self.flops += self.volume(state[1]) * (bool(stage.activation) + 3 * bool(stage.normalize))
         return self.add(Activate, state[1], **fields), state[1]
 
-    def finish(self, result: int, order: Order) -> Program:
+    def finish(self, result: int, order: Order, recompute: bool | None) -> Program:
         """Mark the last read of each register, follow the elements alive, and freeze."""
         seen = {result}
         steps: list[Step] = []
@@ -234,7 +242,8 @@ class _Compiler:
             alive += self.elements[step.result]
             peak = max(peak, alive)
             alive -= sum(self.elements[number] for number in step.free if number not in held)
-        recompute = sum(self.elements[step.result] for step in steps if step.result != result) >= RECOMPUTE
+        if recompute is None:
+            recompute = sum(self.elements[step.result] for step in steps if step.result != result) >= RECOMPUTE
         cost = Cost(self.spec.num_params, self.flops, self.write, peak, len(steps))
         return Program(
             tuple(self.inputs), tuple(self.constants), tuple(steps), result, self.shape(order), cost, recompute

@@ -133,7 +133,7 @@ class Network:
         normal = draws(self.spec, seed, name.startswith("complex"))
         return convert_params(initialize(self.spec, self.layout, normal, scheme, std), like, dtype, device)
 
-    def materialize(self, params: ParamsLike, rows: slice | None = None) -> Array:
+    def materialize(self, params: ParamsLike, rows: slice | None = None, recompute: bool | None = None) -> Array:
         """Decode: contract the network into the weight.
 
         Parameters
@@ -143,6 +143,9 @@ class Network:
         rows : slice, optional
             Rows (entries of axis 0) to decode, without a step. A linear network generates these alone; one with
             activations is decoded and cut.
+        recompute : bool, optional
+            Whether a gradient (in torch and JAX) keeps the states between the stages only and makes the others again.
+            By default where they have 2^20 elements or more, `Program.recompute`.
 
         Returns
         -------
@@ -167,7 +170,7 @@ class Network:
         check_params(self.spec, params)
         if rows is not None:
             return self._rows(params, rows)
-        return self.layout.crop(run(self.program("materialize", 1), params))
+        return self.layout.crop(run(self.program("materialize", recompute=recompute), params))
 
     def _rows(self, params: ParamsLike, rows: slice) -> Array:
         if not isinstance(rows, slice) or rows.step not in (None, 1):
@@ -212,7 +215,7 @@ class Network:
         >>> blocks = net.iter_blocks(net.init(), max_bytes=2**22)
         >>> rows, block = next(blocks)
         >>> rows, block.shape
-        (slice(0, 128, None), (128, 4096))
+        (slice(0, 64, None), (64, 4096))
         """
         check_params(self.spec, params)
         limit = positive_int(max_bytes, "max_bytes")
@@ -337,19 +340,19 @@ class Network:
         reason = f"for {batch} rows apply is estimated at {apply:.1e} s, decoding and multiplying at {decode:.1e} s"
         return Choice(mode, {"materialize": decode, "apply": apply}, reason)
 
-    def program(self, mode: Mode, batch: int = 1) -> Program:
+    def program(self, mode: Mode, batch: int = 1, recompute: bool | None = None) -> Program:
         """Return the compiled steps of `materialize`, or of `apply` (linear networks only) for `batch` rows.
 
         Examples
         --------
         >>> import deeptn as dtn
-        >>> len(dtn.network(dtn.TensorTrain(rank=2), (4, 4), dtn.Layout((4, 4))).program("materialize").steps)
+        >>> len(dtn.network(dtn.LowRank(rank=2), (4, 4)).program("materialize").steps)
         1
         """
         rows, columns = self._axes
         if mode == "apply":
-            return compile_network(self.spec, rows, columns, batch)
-        return compile_network(self.spec, rows + columns)
+            return compile_network(self.spec, rows, columns, batch, recompute)
+        return compile_network(self.spec, rows + columns, recompute=recompute)
 
     @cached_property
     def _axes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:

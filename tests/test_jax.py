@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import functools
+import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from deeptn_jax import apply, init, materialize
+from jax.ad_checkpoint import print_saved_residuals
 from jax.test_util import check_grads
 
 import deeptn as dtn
@@ -99,3 +102,28 @@ def test_it_trains():
         loss, params = step(params)
         losses.append(float(loss))
     assert losses[-1] < 0.8 * losses[0]
+
+
+@pytest.mark.parametrize("name", ["brickwall-relu", "brickwall-odd", "shared"])
+def test_recomputation_changes_no_gradient(name, x64):
+    net = NETWORKS[name]
+    params = net.init(seed=2, like="jax", dtype="float64")
+    probe = np.random.default_rng(1).standard_normal(net.shape)
+    found = []
+    for recompute in (True, False):
+        decode = functools.partial(net.materialize, recompute=recompute)
+        found.append(jax.value_and_grad(lambda p, decode=decode: (decode(p) * probe).sum())(params))
+    assert close(found[0][0], found[1][0], 1e-10)
+    assert all(close(found[0][1][name], found[1][1][name], 1e-10) for name in params)
+
+
+def test_recomputation_keeps_the_states_between_the_stages_only(capsys):
+    net = dtn.network(dtn.BrickWall(layers=4), (64, 64))
+    params = net.init(like="jax")
+    kept = []
+    for recompute in (True, False):
+        print_saved_residuals(lambda p, r=recompute: net.materialize(p, recompute=r), params)
+        shapes = re.findall(r"^f32\[([\d,]*)\]", capsys.readouterr().out, re.MULTILINE)
+        kept.append(sum(math.prod(int(n) for n in shape.split(",") if n) for shape in shapes))
+    assert kept[0] < net.num_params + 4 * net.size
+    assert kept[1] > 2 * kept[0]

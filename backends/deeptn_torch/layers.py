@@ -35,12 +35,15 @@ class TNLayer(nn.Module):
         The trainable tensors, by the names of ``network.spec.param_shapes``.
     mode : {"auto", "materialize", "apply"}
         How the weight meets the input.
+    recompute : bool or None
+        Whether the backward pass of a decode makes the states within a stage again; None: as the program has it.
     """
 
     network: Network
     cores: nn.ParameterDict
     bias: nn.Parameter | None
     batch_hint: int | None = None
+    recompute: bool | None = None
 
     def _make(self, net: Network, bias: bool, device: Any, dtype: Any, mode: str, fan_in: int) -> None:
         if mode not in ("auto", "materialize", "apply"):
@@ -112,7 +115,7 @@ class TNLayer(nn.Module):
             if free and (torch.is_inference_mode_enabled() or not cached.is_inference()):
                 return cached
         with _full_precision(cores):
-            weight = self.network.materialize(cores)
+            weight = self.network.materialize(cores, recompute=self.recompute)
         self._cached = None
         if key is not None and not weight.requires_grad:
             # The weight is one of the versions, so that writing into it does not poison the cache.

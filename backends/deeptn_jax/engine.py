@@ -1,0 +1,61 @@
+"""How JAX runs a program: the plain steps, stage by stage under `jax.checkpoint` where states are to be made again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+
+from deeptn.program import Activate, Program
+from deeptn.runner import execute, library, run_plain, start
+
+
+def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
+    """Execute a program on arrays; registered as the runner for JAX.
+
+    Parameters
+    ----------
+    program : deeptn.program.Program
+    inputs : sequence of jax.Array
+        In the order of ``program.inputs``; tracers of any transformation.
+
+    Returns
+    -------
+    jax.Array
+        With ``program.recompute`` a gradient keeps the states between the stages only.
+
+    Examples
+    --------
+    >>> import jax, deeptn as dtn
+    >>> net = dtn.network(dtn.BrickWall(layers=2), (8, 8))
+    >>> params = net.init(like="jax")
+    >>> steps = jax.make_jaxpr(jax.grad(lambda p: net.materialize(p, recompute=True).sum()))(params)
+    >>> "remat" in str(steps) or "checkpoint" in str(steps)
+    True
+    """
+    if not program.recompute:
+        return run_plain(program, inputs)
+    jnp = library("jax")
+    state = held = None
+    for number, segment in enumerate(program.segments):
+        last = number + 1 == len(program.segments)
+        following = program.result if last else _entry(program, number + 1)
+
+        @jax.checkpoint
+        def stage(state, inputs, held=held, segment=segment, following=following):
+            registers = start(program, inputs)
+            if held is not None:
+                registers[held] = state
+            result = execute(program, segment, registers, jnp, None, {following})
+            return registers[following] if result is None else result
+
+        state, held = stage(state, list(inputs)), following
+    assert state is not None
+    return state
+
+
+def _entry(program: Program, number: int) -> int:
+    """Register that enters the activation at the head of a segment."""
+    step = program.segments[number][0]
+    assert type(step) is Activate
+    return step.register
