@@ -105,7 +105,7 @@ def decodes(layer: TNLinear) -> list[int]:
         def __getattr__(self, name):
             return getattr(net, name)
 
-        def materialize(self, params):
+        def materialize(self, params, *args, **options):
             calls[0] += 1
             return net.materialize(params)
 
