@@ -5,21 +5,28 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeAlias
 
 from .contraction import search
 from .cost import Cost
 from .errors import ProgramError
-from .program import BATCH, INPUT, Activate, Contract, Permute, Program, Step, View
-from .spec import NetworkSpec, Stage
+from .program import BATCH, INPUT, Activate, Contract, Crop, Permute, Program, Step, View
+from .spec import NetworkSpec, Node, Stage
+from .stacking import Path
 
 Order: TypeAlias = tuple[str, ...]
 
 #: From so many elements of intermediate results on, a gradient makes them again instead of keeping them: beyond the
 #: caches a fresh buffer costs more time than the product that fills it.
 RECOMPUTE = 2**20
+
+#: So few elements are not permuted for the step that follows, only for their own: a permuted copy costs a step.
+FEW = 2**14
+
+#: Matrices of at least so many columns are multiplied where they lie, however many rows they have.
+BEHIND = 32
 
 
 @lru_cache(maxsize=4096)
@@ -29,6 +36,7 @@ def compile_network(
     columns: Order | None = None,
     batch: int = 1,
     recompute: bool | None = None,
+    crop: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
 ) -> Program:
     """Compile a network.
 
@@ -45,6 +53,8 @@ def compile_network(
         this one.
     recompute : bool, optional
         Whether a gradient makes the states within a stage again; by default where they have `RECOMPUTE` elements.
+    crop : (tuple of int, tuple of int), optional
+        Axes as which the result is seen in the end, and how many of their first entries are kept.
 
     Raises
     ------
@@ -53,119 +63,201 @@ def compile_network(
     """
     if columns is not None and not spec.is_linear:
         raise ProgramError("a network with activations has to be decoded to be applied; write materialize")
-    compiler = _Compiler(spec, batch)
-    state: tuple[int, Order] | None = None
+    compiler = _Compiler(spec, None if columns is None else (BATCH, *columns), batch)
+    state = compiler.entry
     if columns is not None:
-        state = compiler.input((BATCH, *columns))
         output = (BATCH, *output)
-    for number, stage in enumerate(spec.stages):
-        final = number == len(spec.stages) - 1
-        state = compiler.stage(stage, state, output if final else stage.output, ordered=final)
-        if not final:
-            state = compiler.activate(stage, state)
-    assert state is not None
-    return compiler.finish(*state, recompute)
+    for plan in compiler.plan(output):
+        state = compiler.stage(plan, state)
+        if plan.ordered:
+            return compiler.finish(state, recompute, crop)
+        state = compiler.activate(plan.stage, state)
+    raise AssertionError("a network has a stage")
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """Where a tensor is: a register, an item of a stack or some of them; the order of its axes, of the first one's."""
+
+    register: int
+    order: Order
+    items: int | tuple[int, int, int] | None = None
+    stack: int = 1
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A stage with the order of its contractions. `tensors` are the nodes'; the state, where there is one, is first."""
+
+    stage: Stage
+    tensors: tuple[_Tensor, ...]
+    orders: tuple[Order, ...]
+    output: Order
+    path: Path
+    ordered: bool
 
 
 class _Compiler:
     """Collects registers and steps. Indices are placed so that big tensors are multiplied as they lie in memory."""
 
-    def __init__(self, spec: NetworkSpec, batch: int):
+    def __init__(self, spec: NetworkSpec, entry: Order | None, batch: int):
+        if BATCH in spec.index_sizes:
+            raise ProgramError(f"the network has an index named {BATCH!r}, which is reserved; rename it")
         self.spec = spec
         self.sizes = spec.index_sizes | {BATCH: batch}
         self.searched = self.sizes | {BATCH: 1 << (batch - 1).bit_length()}
         self.inputs = list(spec.param_shapes)
         self.number_of = {name: k for k, name in enumerate(self.inputs)}
-        self.constants: list[tuple[int, tuple[int, ...], tuple[float, ...]]] = []
+        self.elements: list[int] = [math.prod(s) for s in spec.param_shapes.values()]
+        self.entry: _Tensor | None = None
+        if entry is not None:
+            self.entry = _Tensor(len(self.inputs), entry)
+            self.inputs.append(INPUT)
+            self.elements.append(self.volume(entry))
+        self.constants: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
+        self.stacks: list[tuple[int, ...]] = []
         self.steps: list[Any] = []
-        self.elements: dict[int, int] = {k: math.prod(s) for k, s in enumerate(spec.param_shapes.values())}
         self.flops = 0
         self.write = 0
-        if BATCH in spec.index_sizes:
-            raise ProgramError(f"the network has an index named {BATCH!r}, which is reserved; rename it")
 
-    def input(self, order: Order) -> tuple[int, Order]:
-        """Make a register for the input; called before any other register is made."""
-        number = self.number_of[INPUT] = len(self.inputs)
-        self.inputs.append(INPUT)
-        self.elements[number] = self.volume(order)
-        return number, order
+    def plan(self, output: Order) -> list[_Plan]:
+        """Search the stages, and stack the parameters of those that are contracted side by side."""
+        plans = []
+        before = None if self.entry is None else self.entry.order
+        for number, stage in enumerate(self.spec.stages):
+            final = number == len(self.spec.stages) - 1
+            tensors = tuple(_Tensor(self.register_of(node), node.indices) for node in stage.nodes)
+            orders = (*(() if before is None else (before,)), *(node.indices for node in stage.nodes))
+            before = output if final else stage.output
+            used = sorted({ix for order in orders for ix in order})
+            sizes = tuple((ix, self.searched[ix]) for ix in used)
+            path = search(orders, before, sizes, len(orders) - len(tensors))
+            plans.append(_Plan(stage, tensors, orders, before, path, final))
+        stacks: dict[tuple[int, ...], list[int]] = {}
+        stacked: dict[tuple[int, int], tuple[tuple[int, ...], int]] = {}
+        for number, plan in enumerate(plans):
+            singles = len(plan.orders) - len(plan.tensors)
+            for group in plan.path:
+                for side in (0, 1) if len(group) > 1 else ():
+                    for pair in group:
+                        k = pair[side] - singles
+                        if k < len(plan.tensors):
+                            shape = tuple(self.sizes[ix] for ix in plan.tensors[k].order)
+                            stack = stacks.setdefault(shape, [])
+                            stacked[number, k] = shape, len(stack)
+                            stack.append(plan.tensors[k].register)
+        registers = {shape: len(self.elements) + k for k, shape in enumerate(stacks)}
+        for shape, stack in stacks.items():
+            self.stacks.append(tuple(stack))
+            self.elements.append(len(stack) * math.prod(shape))
+            self.write += self.elements[-1]
+        for number, plan in enumerate(plans):
+            tensors = list(plan.tensors)
+            for k, tensor in enumerate(tensors):
+                if (number, k) in stacked:
+                    shape, item = stacked[number, k]
+                    tensors[k] = replace(tensor, register=registers[shape], items=item)
+            plans[number] = replace(plan, tensors=tuple(tensors))
+        return plans
+
+    def register_of(self, node: Node) -> int:
+        if node.param is not None:
+            return self.number_of[node.param]
+        assert node.constant is not None
+        self.constants.append((self.spec.node_shape(node), node.constant))
+        self.elements.append(len(node.constant))
+        return len(self.elements) - 1
 
     def volume(self, indices: Any) -> int:
         return math.prod(self.sizes[ix] for ix in indices)
 
-    def add(self, step_type: type, order: Order, copies: int = 0, **fields: Any) -> int:
+    def add(self, step_type: type, elements: int, copies: int = 0, **fields: Any) -> int:
         """Append a step; `copies` are elements written besides the result."""
-        number = len(self.inputs) + len(self.constants) + len(self.steps)
+        number = len(self.elements)
         self.steps.append(step_type(result=number, **fields))
-        self.elements[number] = self.volume(order)
-        self.write += self.elements[number] + copies
+        self.elements.append(elements)
+        self.write += elements + copies
         return number
 
-    def stage(self, stage: Stage, state: tuple[int, Order] | None, output: Order, ordered: bool) -> tuple[int, Order]:
-        """Append the contraction of one stage; return the register of its result and the order of its axes."""
-        orders: list[Order] = [] if state is None else [state[1]]
-        registers: list[int] = [] if state is None else [state[0]]
-        for node in stage.nodes:
-            orders.append(node.indices)
-            if node.param is not None:
-                registers.append(self.number_of[node.param])
-            else:
-                assert node.constant is not None
-                number = len(self.inputs) + len(self.constants) + len(self.steps)
-                self.constants.append((number, self.spec.node_shape(node), node.constant))
-                self.elements[number] = len(node.constant)
-                registers.append(number)
-        used = sorted({ix for order in orders for ix in order})
-        path = search(tuple(orders), output, tuple((ix, self.searched[ix]) for ix in used))
-        joins = _joins(orders, output, path)
-        wishes = _wishes(orders, joins, path, output, self.volume)
-        for join, (i, j) in zip(joins, path):
-            number, order = self.contract(join, registers[i], orders[i], registers[j], orders[j], wishes[join.result])
-            registers.append(number)
-            orders.append(order)
-        register, order = registers[-1], orders[-1]
-        if ordered and order != output:
-            axes, perm = self.permutation(order, output)
-            register, order = self.add(Permute, output, register=register, axes=axes, perm=perm), output
-        if ordered and not path:  # a copy: what is returned is never a view of a parameter
-            register = self.add(Permute, output, register=register, axes=self.shape(output), perm=None)
-        return register, order
+    def stage(self, plan: _Plan, state: _Tensor | None) -> _Tensor:
+        """Append the contraction of one stage; `state` is what enters it."""
+        tensors = list(plan.tensors) if state is None else [state, *plan.tensors]
+        orders = [*plan.orders] if state is None else [state.order, *plan.orders[1:]]
+        flat = [pair for group in plan.path for pair in group]
+        joins = _joins(orders, plan.output, flat)
+        wishes = _wishes(orders, joins, flat, plan.output, self.volume)
+        done = 0
+        for group in plan.path:
+            first, members = joins[done], joins[done : done + len(group)]
+            done += len(group)
+            left, right = (self.side_by_side([tensors[pair[side]] for pair in group]) for side in (0, 1))
+            result = self.contract(first, left, right, wishes[first.result])
+            # All members of a group lie alike: what stands at a place in the order of the first, stands there in all.
+            places = [first.order.index(ix) for ix in result.order]
+            for item, join in enumerate(members):
+                order = tuple(join.order[place] for place in places)
+                tensors.append(_Tensor(result.register, order, item if len(group) > 1 else None))
+        result = tensors[-1]
+        if plan.ordered and result.order != plan.output:
+            axes, perm = self.permutation(result.order, plan.output)
+            number = self.add(Permute, self.volume(plan.output), register=result.register, axes=axes, perm=perm)
+            result = _Tensor(number, plan.output)
+        if plan.ordered and not flat:  # a copy: what is returned is never a view of a parameter
+            axes = self.shape(plan.output)
+            number = self.add(Permute, self.volume(plan.output), register=result.register, axes=axes, perm=None)
+            result = _Tensor(number, plan.output)
+        return result
 
-    def contract(
-        self, join: _Join, i: int, left: Order, j: int, right: Order, wish: Mapping[str, int]
-    ) -> tuple[int, Order]:
-        """Append one pairwise contraction, a matrix product of two views."""
+    def side_by_side(self, tensors: Sequence[_Tensor]) -> _Tensor:
+        """Some items of a stack, or all of them, as one operand."""
+        first, count = tensors[0], len(tensors)
+        if count == 1:
+            return first
+        places = [tensor.items for tensor in tensors]
+        start, second = places[:2]
+        assert isinstance(start, int) and isinstance(second, int)
+        items = (start, start + count * (second - start), second - start)
+        whole = count * self.volume(first.order) == self.elements[first.register]
+        return _Tensor(first.register, first.order, None if whole else items, count)
+
+    def contract(self, join: _Join, left: _Tensor, right: _Tensor, wish: Mapping[str, int]) -> _Tensor:
+        """Append one pairwise contraction, or a stack of them: a matrix product of two views."""
         batch = join.batch(wish)
-        keep_left, keep_right = join.only(left, right), join.only(right, left)
-        if not batch and self.volume(left) < self.volume(right):
-            i, left, keep_left, j, right, keep_right = j, right, keep_right, i, left, keep_left
-        if not batch and (inner := self.between(join, left, right)) is not None:
-            return self.contract_inside(i, left, inner, j, right, _sorted(keep_right, wish))
+        if not batch and self.volume(left.order) < self.volume(right.order):
+            left, right = right, left
+        keep_left, keep_right = join.only(left.order, right.order), join.only(right.order, left.order)
+        if not batch and left.stack == 1 and (inner := self.between(join, left.order, right.order)) is not None:
+            return self.contract_inside(left, inner, right, _sorted(keep_right, wish))
         if _monotone((keep_left, keep_right), wish):
-            i, left, keep_left, j, right, keep_right = j, right, keep_right, i, left, keep_left
+            left, keep_left, right, keep_right = right, keep_right, left, keep_left
         size = self.volume(batch + keep_left + keep_right)
-        if self.volume(left) <= size:
+        if self.volume(left.order) <= size and (size > FEW or not _apart(left.order, keep_left)):
             keep_left = _sorted(keep_left, wish)
-        if self.volume(right) <= size:
+        if self.volume(right.order) <= size and (size > FEW or not _apart(right.order, keep_right)):
             keep_right = _sorted(keep_right, wish)
-        big = left if self.volume(left) >= self.volume(right) else right
-        summed = tuple(ix for ix in big if ix in join.summed)
+        big = left if self.volume(left.order) >= self.volume(right.order) else right
+        summed = tuple(ix for ix in big.order if ix in join.summed)
+        stack = left.stack
+        lead = (stack,) if stack > 1 else (self.dimension(batch),) if batch else ()
         copies = 0
         views = []
-        for number, order, keep, kept_first in ((i, left, keep_left, True), (j, right, keep_right, False)):
+        for tensor, keep, kept_first in ((left, keep_left, True), (right, keep_right, False)):
             rows, columns = (keep, summed) if kept_first else (summed, keep)
-            flipped = order == batch + columns + rows
-            target = order if flipped else batch + rows + columns
-            axes, perm = self.permutation(order, target)
-            copies += self.volume(order) if perm else 0
+            flipped = tensor.order == batch + columns + rows
+            target = tensor.order if flipped else batch + rows + columns
+            axes, perm = self.permutation(tensor.order, target)
+            copies += self.volume(tensor.order) if perm else 0
+            if axes is not None and perm is not None and stack > 1:
+                axes, perm = (stack, *axes), (0, *(place + 1 for place in perm))
             groups = (columns, rows) if flipped else (rows, columns)
-            shape = tuple(self.dimension(g) for g in ((batch,) if batch else ()) + groups)
-            views.append(View(number, axes, perm, shape, flipped))
+            shape = (*lead, *(self.dimension(group) for group in groups))
+            views.append(View(tensor.register, axes, perm, shape, flipped, tensor.items))
         order = batch + keep_left + keep_right
-        self.flops += 2 * self.volume(order + summed)
-        shape = tuple(self.dimension(g) for g in ((batch,) if batch else ()) + (keep_left, keep_right))
-        return self.add(Contract, order, copies, left=views[0], right=views[1], shape=shape), order
+        self.flops += 2 * stack * self.volume(order + summed)
+        shape = (*lead, self.dimension(keep_left), self.dimension(keep_right))
+        elements = stack * self.volume(order)
+        number = self.add(Contract, elements, stack * copies, left=views[0], right=views[1], shape=shape)
+        return _Tensor(number, order)
 
     def between(self, join: _Join, big: Order, small: Order) -> tuple[int, int] | None:
         """Where the summed indices lie in the larger operand, if they lie together, with enough before and behind."""
@@ -175,29 +267,26 @@ class _Compiler:
         start, stop = places[0], places[-1] + 1
         inside = self.volume(big[start:stop])
         # Behind fewer entries a product of matrices that small is slower than a permuted copy, and its gradient larger.
-        if len(places) < stop - start or start == 0 or 4 * self.volume(big[stop:]) < inside or stop == len(big):
+        needed = min(inside // 4, BEHIND)
+        if len(places) < stop - start or start == 0 or stop == len(big) or self.volume(big[stop:]) < needed:
             return None
         return start, stop
 
-    def contract_inside(
-        self, i: int, big: Order, inner: tuple[int, int], j: int, small: Order, keep: Order
-    ) -> tuple[int, Order]:
+    def contract_inside(self, big: _Tensor, inner: tuple[int, int], small: _Tensor, keep: Order) -> _Tensor:
         """Multiply every slice of a large tensor by a small matrix where its indices lie, so that nothing moves."""
-        before, summed, behind = big[: inner[0]], big[inner[0] : inner[1]], big[inner[1] :]
-        target = keep + summed
-        flipped = small == summed + keep
-        axes, perm = (None, None) if flipped else self.permutation(small, target)
-        shape = (
-            (self.dimension(summed), self.dimension(keep))
-            if flipped
-            else (self.dimension(keep), self.dimension(summed))
-        )
-        left = View(j, axes, perm, shape, flipped)
-        right = View(i, None, None, tuple(self.dimension(group) for group in (before, summed, behind)), False)
+        before, summed, behind = big.order[: inner[0]], big.order[inner[0] : inner[1]], big.order[inner[1] :]
+        flipped = small.order == summed + keep
+        axes, perm = (None, None) if flipped else self.permutation(small.order, keep + summed)
+        groups = (summed, keep) if flipped else (keep, summed)
+        shape = tuple(self.dimension(group) for group in groups)
+        left = View(small.register, axes, perm, shape, flipped, small.items)
+        shape = tuple(self.dimension(group) for group in (before, summed, behind))
+        right = View(big.register, None, None, shape, False, big.items)
         order = before + keep + behind
         self.flops += 2 * self.volume(order + summed)
         shape = tuple(self.dimension(group) for group in (before, keep, behind))
-        return self.add(Contract, order, self.volume(small) if perm else 0, left=left, right=right, shape=shape), order
+        copies = self.volume(small.order) if perm else 0
+        return _Tensor(self.add(Contract, self.volume(order), copies, left=left, right=right, shape=shape), order)
 
     def dimension(self, group: Order) -> int:
         """Size of some indices seen as one axis; -1 with the batch among them, so that any batch runs."""
@@ -220,41 +309,52 @@ class _Compiler:
         axes = tuple(self.dimension(tuple(order[k] for k in group)) for group in ranked)
         return axes, tuple(ranked.index(group) for group in groups)
 
-    def activate(self, stage: Stage, state: tuple[int, Order]) -> tuple[int, Order]:
-        fields = {"register": state[0], "activation": stage.activation, "normalize": stage.normalize is not None}
-        self.flops += self.volume(state[1]) * (bool(stage.activation) + 3 * bool(stage.normalize))
-        return self.add(Activate, state[1], **fields), state[1]
+    def activate(self, stage: Stage, state: _Tensor) -> _Tensor:
+        fields = {"register": state.register, "activation": stage.activation, "normalize": stage.normalize is not None}
+        self.flops += self.volume(state.order) * (bool(stage.activation) + 3 * bool(stage.normalize))
+        return _Tensor(self.add(Activate, self.volume(state.order), **fields), state.order)
 
-    def finish(self, result: int, order: Order, recompute: bool | None) -> Program:
+    def finish(
+        self, found: _Tensor, recompute: bool | None, crop: tuple[tuple[int, ...], tuple[int, ...]] | None
+    ) -> Program:
         """Mark the last read of each register, follow the elements alive, and freeze."""
+        inner = sum(self.elements[step.result] for step in self.steps if step.result != found.register)
+        result, shape = found.register, self.shape(found.order)
+        if crop is not None:
+            padded, shape = crop
+            if padded != shape:
+                result = self.add(Crop, 0, register=result, axes=padded, shape=shape)
+        held = len(self.inputs) + len(self.constants) + len(self.stacks)
         seen = {result}
         steps: list[Step] = []
         for step in reversed(self.steps):
             reads = {step.left.register, step.right.register} if isinstance(step, Contract) else {step.register}
-            free = tuple(sorted(reads - seen))
+            free = tuple(sorted(number for number in reads - seen if number >= held))
             seen |= reads
             fields = {name: getattr(step, name) for name in step.__slots__}
             steps.append(type(step)(**{**fields, "free": free}))
         steps.reverse()
-        held = set(self.number_of.values()) | {number for number, _, _ in self.constants}
-        alive = peak = sum(self.elements[number] for number in held)
+        alive = peak = sum(self.elements[:held])
         for step in steps:
             alive += self.elements[step.result]
             peak = max(peak, alive)
-            alive -= sum(self.elements[number] for number in step.free if number not in held)
+            alive -= sum(self.elements[number] for number in step.free)
         if recompute is None:
-            recompute = sum(self.elements[step.result] for step in steps if step.result != result) >= RECOMPUTE
-        cost = Cost(self.spec.num_params, self.flops, self.write, peak, len(steps))
-        return Program(
-            tuple(self.inputs), tuple(self.constants), tuple(steps), result, self.shape(order), cost, recompute
-        )
+            recompute = inner >= RECOMPUTE
+        cost = Cost(self.spec.num_params, self.flops, self.write, peak, len(self.stacks) + len(steps))
+        arrays = tuple(self.inputs), tuple(self.constants), tuple(self.stacks)
+        return Program(*arrays, tuple(steps), result, shape, cost, recompute)
 
 
 @dataclass(frozen=True)
 class _Join:
-    """The indices of one pairwise contraction: those of the result, and those that are summed over."""
+    """The indices of one pairwise contraction: those of the result, and those that are summed over.
+
+    `order` are those of the result as `deeptn.stacking` orders them.
+    """
 
     result: int
+    order: Order
     kept: frozenset[str]
     shared: frozenset[str]
     summed: frozenset[str]
@@ -272,16 +372,17 @@ def _joins(orders: Sequence[Order], output: Order, path: Sequence[tuple[int, int
     """Follow the path with sets of indices."""
     count = Counter(ix for order in orders for ix in order)
     count.update(output)
-    sets = [frozenset(order) for order in orders]
+    orders = list(orders)
     joins = []
     for i, j in path:
-        shared = sets[i] & sets[j]
+        shared = frozenset(orders[i]).intersection(orders[j])
         for ix in shared:
             count[ix] -= 1  # two holders become one
         summed = frozenset(ix for ix in shared if count[ix] == 1)
-        kept = (sets[i] | sets[j]) - summed
-        joins.append(_Join(len(sets), kept, shared, summed))
-        sets.append(kept)
+        order = tuple(ix for ix in orders[i] if ix not in summed)
+        order += tuple(ix for ix in orders[j] if ix not in shared)
+        joins.append(_Join(len(orders), order, frozenset(order), shared, summed))
+        orders.append(order)
     return joins
 
 
@@ -330,6 +431,11 @@ def _monotone(blocks: Sequence[Order], wish: Mapping[str, int]) -> bool | None:
     if not left or not right or max(left) <= min(right):
         return False
     return True if max(right) <= min(left) else None
+
+
+def _apart(order: Order, keep: Order) -> bool:
+    """Whether some indices stand at the front or at the back of a tensor, in this order."""
+    return order[: len(keep)] == keep or order[len(order) - len(keep) :] == keep
 
 
 def _sorted(order: Order, wish: Mapping[str, int]) -> Order:

@@ -14,10 +14,7 @@ from typing import Any
 import cotengra
 
 from ._files import cache_folder, write_atomically
-
-#: Weight of an element written against a multiplication. With a state of 2^24 entries the time goes into moving it,
-#: not into arithmetic; cotengra's "combo" objective with this factor fuses small tensors into blocks first.
-WRITE_FACTOR = 64
+from .stacking import STEP, WRITE, Pair, Path, merge_alike, schedule
 
 #: Largest volume of the indices over which a block of small tensors is contracted with a large one. The product of a
 #: 2^5 x 2^5 block with the state takes as long as moving the state; wider blocks cost more than they save.
@@ -26,14 +23,19 @@ BLOCK = 32
 #: Up to so many tensors a search is faster than a file.
 SMALL = 8
 
+#: How much a growing tensor is held against a pair, in searches for levels of equal pairs.
+GROWTHS = (0, 1, 4)
+
 #: Counts the changes of what is searched for; part of the names of the files in the cache.
-VERSION = 1
-
-#: A pair of tensor numbers; every contraction appends its result at the next free number (static single assignment).
-Path = tuple[tuple[int, int], ...]
+VERSION = 2
 
 
-def search(inputs: tuple[tuple[str, ...], ...], output: tuple[str, ...], sizes: tuple[tuple[str, int], ...]) -> Path:
+def search(
+    inputs: tuple[tuple[str, ...], ...],
+    output: tuple[str, ...],
+    sizes: tuple[tuple[str, int], ...],
+    singles: int = 0,
+) -> Path:
     """Find the order in which to contract some tensors pairwise. Deterministic, and cached in memory and on disk.
 
     Parameters
@@ -44,23 +46,26 @@ def search(inputs: tuple[tuple[str, ...], ...], output: tuple[str, ...], sizes: 
         Open indices.
     sizes : tuple of (str, int)
         Size of every index.
+    singles : int
+        So many of the first tensors are no parameters, and stand in no stack.
 
     Returns
     -------
-    tuple of (int, int)
-        ``len(inputs) - 1`` pairs in SSA form.
+    tuple of tuple of (int, int)
+        ``len(inputs) - 1`` pairs in SSA form, in groups that look the same and can be one step (`deeptn.stacking`).
 
     Notes
     -----
-    A greedy tree (Gray & Kourtis, Quantum 5, 410 (2021)), then exact reoptimisation of its subtrees for
-    ``flops + WRITE_FACTOR · write``. Where one tensor is large and many small ones act on it, a path that absorbs
-    blocks of them is the second candidate; the cheaper one is taken. Files lie in `deeptn._files.cache_folder`; they
-    are written to a temporary name and renamed, so that processes may share the folder.
+    Three candidates: a greedy tree (Gray & Kourtis, Quantum 5, 410 (2021)), its subtrees reoptimised exactly; where one
+    tensor is large and many small ones act on it, a path that absorbs blocks of them; for networks of few elements,
+    paths that contract many equal pairs at a time. The cheapest by ``multiplications + WRITE · write + STEP · steps``
+    is taken. Files lie in `deeptn._files.cache_folder`; they are written to a temporary name and renamed, so that
+    processes may share the folder.
 
     Examples
     --------
     >>> search((("a", "b"), ("b", "c"), ("c", "d")), ("a", "d"), (("a", 2), ("b", 2), ("c", 2), ("d", 9)))
-    ((0, 1), (2, 3))
+    (((0, 1),), ((2, 3),))
     """
     # Integer labels in order of appearance: the search must not see the order of hashed strings, and networks that
     # differ by names alone share one result.
@@ -73,32 +78,37 @@ def search(inputs: tuple[tuple[str, ...], ...], output: tuple[str, ...], sizes: 
         tuple(tuple(labels[ix] for ix in indices) for indices in inputs),
         tuple(labels[ix] for ix in output),
         tuple(known[ix] for ix in labels),
+        singles,
     )
 
 
 @lru_cache(maxsize=4096)
-def _search(inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...]) -> Path:
+def _search(
+    inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...], singles: int
+) -> Path:
+    problem = (inputs, output, sizes, singles)
     if len(inputs) < 3:
-        return ((0, 1),) if len(inputs) == 2 else ()
+        return (((0, 1),),) if len(inputs) == 2 else ()
     folder = cache_folder() if len(inputs) > SMALL else None
     if folder is None:
-        return _search_anew(inputs, output, sizes)
-    key = json.dumps([VERSION, cotengra.__version__, WRITE_FACTOR, BLOCK, inputs, output, sizes])
+        return _search_anew(*problem)
+    key = json.dumps([VERSION, cotengra.__version__, WRITE, STEP, BLOCK, *problem])
     file = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-    path = _read(file, len(inputs))
-    if path is None:
-        path = _search_anew(inputs, output, sizes)
-        with contextlib.suppress(OSError):  # a folder that cannot be written costs the time of a search, no more
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, lambda new: new.write_text(json.dumps(path)))
+    pairs = _read(file, len(inputs))
+    if pairs is not None:
+        return schedule(pairs, *problem)[1]
+    path = _search_anew(*problem)
+    pairs = [pair for group in path for pair in group]
+    with contextlib.suppress(OSError):  # a folder that cannot be written costs the time of a search, no more
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, lambda new: new.write_text(json.dumps(pairs)))
     return path
 
 
-def _read(file: pathlib.Path, count: int) -> Path | None:
+def _read(file: pathlib.Path, count: int) -> list[Pair] | None:
     """A path of `count` tensors from a file; None if it is not there, or no such path."""
     try:
-        pairs = json.loads(file.read_text())
-        path = tuple((int(i), int(j)) for i, j in pairs)
+        path = [(int(i), int(j)) for i, j in json.loads(file.read_text())]
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     used = [number for pair in path for number in pair]
@@ -106,20 +116,23 @@ def _read(file: pathlib.Path, count: int) -> Path | None:
     return path if grows and len(path) == count - 1 and len(set(used)) == len(used) else None
 
 
-def _search_anew(inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...]) -> Path:
+def _search_anew(
+    inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...], singles: int
+) -> Path:
     symbols = [cotengra.get_symbol(label) for label in range(len(sizes))]
-    problem = (
+    tree: Any = cotengra.array_contract_tree(
         [tuple(symbols[ix] for ix in indices) for indices in inputs],
         tuple(symbols[ix] for ix in output),
         dict(zip(symbols, sizes)),
+        optimize="greedy",
     )
-    tree: Any = cotengra.array_contract_tree(*problem, optimize="greedy")
-    tree.subtree_reconfigure_(minimize=f"combo-{WRITE_FACTOR}", subtree_size=8, seed=0)
-    blocks = _absorb_in_blocks(inputs, output, sizes)
-    if blocks is not None:
-        other: Any = cotengra.ContractionTree.from_path(*problem, ssa_path=blocks)
-        tree = min(tree, other, key=lambda tree: tree.combo_cost(factor=WRITE_FACTOR))
-    return tuple((min(pair), max(pair)) for pair in tree.get_ssa_path())
+    tree.subtree_reconfigure_(minimize=f"combo-{WRITE}", subtree_size=8, seed=0)
+    candidates = [tree.get_ssa_path(), _absorb_in_blocks(inputs, output, sizes)]
+    candidates += [merge_alike(inputs, output, sizes, singles, growth) for growth in GROWTHS]
+    scheduled = [schedule(pairs, inputs, output, sizes, singles) for pairs in candidates if pairs is not None]
+    # Written and read again, a path is the same: as a schedule of its own pairs.
+    cost, path = min(scheduled, key=lambda found: found[0])
+    return schedule([pair for group in path for pair in group], inputs, output, sizes, singles)[1]
 
 
 def _absorb_in_blocks(

@@ -135,7 +135,8 @@ def _revive(spec: NetworkSpec, params: Params) -> Params:
             arrays[_STATE] = state
         uses = Counter(node.param for node in stage.nodes)
         odd = [name for name, count in uses.items() if name is not None and count % 2]
-        state = run(compile_network(alone, stage.output), arrays)
+        program = compile_network(alone, stage.output)
+        state = run(program, [arrays[name] for name in program.inputs])
         after = activate(state, stage.activation, stage.normalize is not None)
         if odd:
             sign = 1.0 - 2.0 * (do("sum", do("abs", after)) == 0.0)
@@ -176,13 +177,15 @@ def root_mean_square(spec: NetworkSpec, layout: Layout, params: Mapping[str, Arr
     network of its own (two copies, and per padded axis a chain that counts the entries kept) where that is cheaper.
     """
     kept = math.prod(layout.shape)
-    decode = compile_network(spec, tuple(leg.name for leg in layout.axis_legs))
+    crop = (layout.padded_shape, layout.shape)
+    decode = compile_network(spec, tuple(leg.name for leg in layout.axis_legs), crop=crop)
     if spec.is_linear and math.prod(layout.padded_shape) > DECODE_LIMIT:
         norm = compile_network(_norm_network(spec, layout), ())
         if seconds(norm.cost) < seconds(decode.cost):
             conjugated = {f"{name}{_CONJ}": do("conj", array) for name, array in params.items()}
-            return do("sqrt", do("abs", run(norm, {**params, **conjugated})) / kept)
-    size = do("abs", layout.crop(run(decode, params)))
+            both = {**params, **conjugated}
+            return do("sqrt", do("abs", run(norm, [both[name] for name in norm.inputs])) / kept)
+    size = do("abs", run(decode, [params[name] for name in decode.inputs]))
     return do("sqrt", do("sum", size * size) / kept)
 
 

@@ -19,7 +19,7 @@ from .errors import LayoutError, SpecError, near_match
 from .init import draws, initialize
 from .layout import Layout, pad_axes
 from .params import check_params, convert_params, target
-from .program import INPUT, Program
+from .program import Program
 from .runner import run
 from .spec import NetworkSpec
 from .topologies import Topology, describe
@@ -170,7 +170,7 @@ class Network:
         check_params(self.spec, params)
         if rows is not None:
             return self._rows(params, rows)
-        return self.layout.crop(run(self.program("materialize", recompute=recompute), params))
+        return decode(self, [params[name] for name in self.spec.param_shapes], recompute)
 
     def _rows(self, params: ParamsLike, rows: slice) -> Array:
         if not isinstance(rows, slice) or rows.step not in (None, 1):
@@ -286,12 +286,7 @@ class Network:
             weight = do("reshape", self.materialize(params), (rows, columns))
             return do("matmul", x, do("transpose", weight, (1, 0)))
         check_params(self.spec, params)
-        legs = tuple(leg.size for leg in self.layout.axis_legs if leg.axis)
-        x = pad_axes(do("reshape", x, (batch, *self.shape[1:])), self.layout.padded_shape[1:])
-        program = self.program("apply", 1 << (batch - 1).bit_length())
-        y = run(program, {**params, INPUT: do("reshape", x, (batch, *legs))})
-        y = do("reshape", y, (batch, self.layout.padded_shape[0]))
-        return do("reshape", y[:, :rows] if y.shape[1] > rows else y, (*shape[:-1], rows))
+        return multiply(self, [params[name] for name in self.spec.param_shapes], x)
 
     def cost(self, mode: Mode = "materialize", batch: int = 1) -> Cost:
         """Count what one call costs, without running it.
@@ -352,13 +347,37 @@ class Network:
         rows, columns = self._axes
         if mode == "apply":
             return compile_network(self.spec, rows, columns, batch, recompute)
-        return compile_network(self.spec, rows + columns, recompute=recompute)
+        crop = (self.layout.padded_shape, self.layout.shape)
+        return compile_network(self.spec, rows + columns, recompute=recompute, crop=crop)
+
+    @cached_property
+    def column_sizes(self) -> tuple[int, ...]:
+        """Sizes of the legs of all axes but the first, in the order of the weight's axes."""
+        return tuple(leg.size for leg in self.layout.axis_legs if leg.axis)
 
     @cached_property
     def _axes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Names of the row legs (axis 0) and of the column legs (all other axes), in the order of the weight's axes."""
         legs = self.layout.axis_legs
         return tuple(leg.name for leg in legs if not leg.axis), tuple(leg.name for leg in legs if leg.axis)
+
+
+def decode(net: Network, inputs: Sequence[Array], recompute: bool | None = None) -> Array:
+    """`Network.materialize` without a look at the parameters, which come in the order of ``spec.param_shapes``."""
+    return run(net.program("materialize", recompute=recompute), inputs)
+
+
+def multiply(net: Network, inputs: Sequence[Array], x: Array) -> Array:
+    """`Network.apply` of a linear network without a look at the parameters; `x` has a row, and its last axis fits."""
+    lead, rows, padded = x.shape[:-1], net.shape[0], net.layout.padded_shape
+    batch = math.prod(lead)
+    if net.layout.is_padded:
+        x = pad_axes(do("reshape", x, (batch, *net.shape[1:])), padded[1:])
+    program = net.program("apply", 1 << (batch - 1).bit_length())
+    y = run(program, [*inputs, do("reshape", x, (batch, *net.column_sizes))])
+    if rows < padded[0]:
+        y = do("reshape", y, (batch, padded[0]))[:, :rows]
+    return do("reshape", y, (*lead, rows))
 
 
 def _with_product(decode: Cost, shape: tuple[int, ...], batch: int) -> Cost:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from typing import TypeAlias
@@ -19,7 +20,11 @@ INPUT = "(input)"
 class View:
     """An operand as a matrix (or a batch of them): permute the `axes`, reshape, transpose the last two axes.
 
-    A register holds its entries in order, in any shape; `axes` is the shape to which `perm` applies.
+    A register holds its entries in order, in any shape; `axes` is the shape to which `perm` applies. `items` takes
+    one tensor out of a stack, or some of them: ``(start, stop, step)``.
+
+    `strided` says the same in one step: sizes, strides and offset (in elements, from the first entry of the register)
+    of the matrix, or of the permuted axes where there is a `perm`. None where a size is unknown.
     """
 
     register: int
@@ -27,11 +32,32 @@ class View:
     perm: tuple[int, ...] | None
     shape: tuple[int, ...]
     transposed: bool
+    items: int | tuple[int, int, int] | None = None
+    strided: tuple[tuple[int, ...], tuple[int, ...], int] | None = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self):
+        object.__setattr__(self, "strided", None if -1 in self.shape else self._strided())
+
+    def _strided(self) -> tuple[tuple[int, ...], tuple[int, ...], int]:
+        sizes = list(self.shape if self.axes is None else self.axes)
+        strides = [math.prod(sizes[k + 1 :]) for k in range(len(sizes))]
+        offset = 0
+        if isinstance(self.items, int):
+            offset = self.items * math.prod(sizes)
+        elif self.items is not None:
+            start, _, step = self.items
+            offset, strides[0] = start * strides[0], step * strides[0]
+        places = list(range(len(sizes)) if self.perm is None else self.perm)
+        if self.transposed:
+            places[-2:] = places[-1], places[-2]
+        return tuple(sizes[k] for k in places), tuple(strides[k] for k in places), offset
 
 
 @dataclass(frozen=True, slots=True)
 class Contract:
-    """``result = left @ right``; the left matrix may meet a batch. `free`: registers read for the last time.
+    """``result = left @ right``; both may be stacks, or the left matrix may meet a batch.
+
+    `free` are the registers that are read for the last time.
 
     `shape` is that of the product; -1 stands where the rows of an input are among the axis.
     """
@@ -65,7 +91,23 @@ class Activate:
     free: tuple[int, ...] = ()
 
 
-Step: TypeAlias = Contract | Permute | Activate
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """``result = register`` seen with the axes `axes`, of which the first entries are kept: as many as `shape` says."""
+
+    register: int
+    axes: tuple[int, ...]
+    shape: tuple[int, ...]
+    result: int
+    free: tuple[int, ...] = ()
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        """Of the result, in elements."""
+        return tuple(math.prod(self.axes[k + 1 :]) for k in range(len(self.axes)))
+
+
+Step: TypeAlias = Contract | Permute | Activate | Crop
 
 
 @dataclass(frozen=True)
@@ -76,8 +118,10 @@ class Program:
     ----------
     inputs : tuple of str
         Register k starts as the array of this name: the parameters, then `INPUT` where there is one.
-    constants : tuple of (int, shape, values)
-        Registers with fixed entries.
+    constants : tuple of (shape, values)
+        The next registers: fixed entries.
+    stacks : tuple of tuple of int
+        The registers after these: arrays of one shape, each a register of its own, along a new first axis.
     steps : tuple of Step
         Executed in order.
     result : int
@@ -91,7 +135,8 @@ class Program:
     """
 
     inputs: tuple[str, ...]
-    constants: tuple[tuple[int, tuple[int, ...], tuple[float, ...]], ...]
+    constants: tuple[tuple[tuple[int, ...], tuple[float, ...]], ...]
+    stacks: tuple[tuple[int, ...], ...]
     steps: tuple[Step, ...]
     result: int
     shape: tuple[int, ...]
@@ -119,3 +164,56 @@ class Program:
     def checkpoints(self) -> frozenset[int]:
         """Registers that enter an activation: from these, the operands can be made again stage by stage."""
         return frozenset(step.register for step in self.steps if type(step) is Activate)
+
+    @cached_property
+    def inner(self) -> tuple[tuple[Step, ...], ...]:
+        """For each segment the steps whose results are operands, and no checkpoints."""
+        made = self.operands - self.checkpoints
+        return tuple(tuple(step for step in segment if step.result in made) for segment in self.segments)
+
+    @cached_property
+    def first_step(self) -> int:
+        """Register of the first step: before it stand inputs, constants and stacks."""
+        return len(self.inputs) + len(self.constants) + len(self.stacks)
+
+    @cached_property
+    def numbered_stacks(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
+        """The stacks with their registers."""
+        return tuple(enumerate(self.stacks, len(self.inputs) + len(self.constants)))
+
+    @cached_property
+    def leaves(self) -> tuple[int, ...]:
+        """Registers that the steps read and do not make."""
+        read = {step.register for step in self.steps if not isinstance(step, Contract)} | self.operands
+        return tuple(sorted(number for number in read if number < self.first_step))
+
+    @cached_property
+    def volumes(self) -> dict[int, int]:
+        """Elements of the registers that are stacks, given or made."""
+        found: dict[int, int] = {}
+        for step in self.steps:
+            for view in (step.left, step.right) if isinstance(step, Contract) else ():
+                if view.items is not None and view.register >= self.first_step:
+                    made = self.steps[view.register - self.first_step]
+                    assert isinstance(made, Contract)
+                    found[view.register] = math.prod(made.shape)
+                elif view.items is not None:
+                    sizes = view.shape if isinstance(view.items, int) else view.shape[1:]
+                    found[view.register] = len(dict(self.numbered_stacks)[view.register]) * math.prod(sizes)
+        return found
+
+    def active(self, needed: tuple[bool, ...]) -> tuple[bool, ...]:
+        """For each register whether it depends on one of the leaves that are `needed`."""
+        if needed not in self._active:
+            found = [False] * self.first_step
+            for number, is_needed in zip(self.leaves, needed):
+                found[number] = is_needed
+            for step in self.steps:
+                reads = (step.left.register, step.right.register) if isinstance(step, Contract) else (step.register,)
+                found.append(any(found[number] for number in reads))
+            self._active[needed] = tuple(found)
+        return self._active[needed]
+
+    @cached_property
+    def _active(self) -> dict[tuple[bool, ...], tuple[bool, ...]]:
+        return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -14,7 +14,7 @@ from . import activations
 from ._typing import Array
 from .errors import MissingBackendError
 from .params import constant
-from .program import Activate, Contract, Permute, Program, Step, View
+from .program import Activate, Contract, Crop, Permute, Program, Step, View
 
 #: From so many elements on, results are written into buffers, and activations are done in place, piece by piece.
 LARGE = 2**18
@@ -26,22 +26,21 @@ GROUP = "deeptn.runners"
 _TINY = 1e-36
 
 
-def run(program: Program, arrays: Mapping[str, Array]) -> Array:
+def run(program: Program, inputs: Sequence[Array]) -> Array:
     """Execute a program on arrays of one library.
 
     Parameters
     ----------
     program : Program
         The steps.
-    arrays : mapping of str to array
-        An array for each of ``program.inputs``, all of one library, dtype and device.
+    inputs : sequence of array
+        One for each of ``program.inputs``, all of one library, dtype and device.
 
     Returns
     -------
     array
         Of the same library, dtype and device. Half-precision arrays are contracted in float32 and rounded once.
     """
-    inputs = [arrays[name] for name in program.inputs]
     backend = infer_backend(inputs[0])
     dtype = get_dtype_name(inputs[0])
     if dtype not in ("float16", "bfloat16"):
@@ -51,7 +50,7 @@ def run(program: Program, arrays: Mapping[str, Array]) -> Array:
 
 
 @cache
-def _runner(backend: str) -> Callable[[Program, list[Array]], Array]:
+def _runner(backend: str) -> Callable[[Program, Sequence[Array]], Array]:
     for entry in importlib.metadata.entry_points(group=GROUP, name=backend):
         try:
             return entry.load()
@@ -62,9 +61,9 @@ def _runner(backend: str) -> Callable[[Program, list[Array]], Array]:
 
 def run_plain(program: Program, inputs: Sequence[Array]) -> Array:
     """Execute a program step by step; what tracers and transformations of any library can follow."""
-    backend = infer_backend(inputs[0])
-    pool = Pool(library(backend)) if backend == "numpy" else None
-    return execute(program, program.steps, start(program, inputs), library(backend), pool)
+    lib = library(infer_backend(inputs[0]))
+    pool = Pool(lib) if lib.backend == "numpy" else None
+    return execute(program, program.steps, start(program, inputs, lib), lib, pool)
 
 
 class Library:
@@ -79,14 +78,23 @@ class Library:
     def __init__(self, backend: str):
         self.backend = backend
         self.permute = get_lib_fn(backend, "transpose")
+        self.stack = get_lib_fn(backend, "stack")
         self._matmul = get_lib_fn(backend, "matmul")
         self._expands = backend == "torch"
+        if self._expands:
+            self._mm, self._bmm = get_lib_fn(backend, "mm"), get_lib_fn(backend, "bmm")
 
     def matmul(self, x: Array, y: Array, out: Array | None = None) -> Array:
-        """``x @ y``; a matrix may meet a batch of matrices."""
-        if self._expands and x.ndim < y.ndim:
-            x = x.expand(y.shape[0], -1, -1)  # torch would fold the batch, and move the larger operand for it
-        return self._matmul(x, y) if out is None else self._matmul(x, y, out=out)
+        """``x @ y``; two matrices, two stacks, or a matrix that meets a batch of matrices."""
+        matmul = self._matmul
+        if self._expands:
+            if y.ndim == 3:
+                matmul = self._bmm
+                if x.ndim == 2:
+                    x = x.expand(y.shape[0], -1, -1)  # torch would fold the batch, and move the larger operand for it
+            else:
+                matmul = self._mm
+        return matmul(x, y) if out is None else matmul(x, y, out=out)
 
     def empty(self, size: int, like: Array) -> Array:
         """A flat array beside `like`."""
@@ -96,6 +104,8 @@ class Library:
 
     def view(self, array: Array, view: View) -> Array:
         """An operand as the matrix that is multiplied."""
+        if view.items is not None:
+            array = array[view.items if isinstance(view.items, int) else slice(*view.items)]
         if view.perm is not None:
             array = self.permute(array.reshape(view.axes), view.perm)
         if array.shape != view.shape:
@@ -103,7 +113,30 @@ class Library:
         return array.swapaxes(-1, -2) if view.transposed else array
 
 
+    def crop(self, array: Array, step: Crop) -> Array:
+        """The first entries along each axis."""
+        return array.reshape(step.axes)[tuple(slice(0, n) for n in step.shape)]
+
+
 library = cache(Library)
+
+
+class StridedLibrary(Library):
+    """A library whose arrays can be viewed with any strides. Every register is contiguous; stacks own their memory."""
+
+    def view(self, array: Array, view: View) -> Array:
+        if view.strided is None:
+            return super().view(array, view)
+        if view.items is None and view.perm is None and not view.transposed and array.shape == view.shape:
+            return array
+        sizes, strides, offset = view.strided
+        array = array.as_strided(sizes, strides) if view.items is None else array.as_strided(sizes, strides, offset)
+        return array if view.perm is None else array.reshape(view.shape)
+
+    def crop(self, array: Array, step: Crop) -> Array:
+        if not array.is_contiguous():  # what a permutation left
+            return super().crop(array, step)
+        return array.as_strided(step.shape, step.strides)
 
 
 class Pool:
@@ -136,12 +169,14 @@ class Pool:
         return new in self._held
 
 
-def start(program: Program, inputs: Sequence[Array]) -> list[Any]:
-    """Registers with the inputs and the constants."""
-    registers: list[Any] = [*inputs, *[None] * (len(program.constants) + len(program.steps))]
-    for number, shape, values in program.constants:
-        registers[number] = constant(values, shape, inputs[0])
-    return registers
+def start(program: Program, inputs: Sequence[Array], lib: Library) -> list[Any]:
+    """Registers with the inputs, the constants and the stacks."""
+    registers: list[Any] = [*inputs]
+    for shape, values in program.constants:
+        registers.append(constant(values, shape, inputs[0]))
+    for stack in program.stacks:
+        registers.append(lib.stack([registers[number] for number in stack]))
+    return [*registers, *[None] * len(program.steps)]
 
 
 def execute(
@@ -151,6 +186,7 @@ def execute(
     lib: Library,
     pool: Pool | None,
     keep: Collection[int] = (),
+    tape: dict[int, Any] | None = None,
 ) -> Array:
     """Execute some steps of a program.
 
@@ -166,6 +202,9 @@ def execute(
         Where large results are written.
     keep : collection of int
         Registers that stay.
+    tape : dict, optional
+        Filled, by the register of the result, with the operand of an activation and what it is multiplied by; and
+        with the operands of a product, where a gradient does not make them again.
 
     Returns
     -------
@@ -178,19 +217,26 @@ def execute(
             y = lib.view(registers[step.right.register], step.right)
             out = None if pool is None else pool.take(step.result, step.shape, y)
             result = lib.matmul(x, y, out)
+            if tape is not None and not program.recompute:
+                tape[step.result] = x, y
             del x, y, out
         elif type(step) is Permute:
             array = registers[step.register].reshape(step.axes)
             result = array * 1 if step.perm is None else lib.permute(array, step.perm)
+        elif type(step) is Crop:
+            result = lib.crop(registers[step.register], step)
         else:
             assert type(step) is Activate
             array = registers[step.register]
-            free = step.register in step.free and step.register not in keep
+            scale = inverse_rms(array, pool is not None) if step.normalize else None
+            free = step.register in step.free and step.register not in keep and tape is None
             out = None
             if pool is not None:
                 moved = free and pool.move(step.register, step.result)
                 out = array if moved else pool.take(step.result, array.shape, array)
-            result = activate(array, step.activation, step.normalize, out)
+            result = scale_and_activate(array, step.activation, scale, out)
+            if tape is not None:
+                tape[step.result] = array, scale
             del array, out
         registers[step.result] = result
         for number in step.free:
@@ -202,13 +248,14 @@ def execute(
     return None if result is None else result.reshape(program.shape)
 
 
-def activate(x: Array, activation: str | None, normalize: bool, out: Array | None = None) -> Array:
-    """What stands between two stages: division by the root mean square, then the element-wise function.
+def activate(x: Array, activation: str | None, normalize: bool) -> Array:
+    """What stands between two stages: division by the root mean square, then the element-wise function."""
+    return scale_and_activate(x, activation, inverse_rms(x) if normalize else None)
 
-    With `out`, which may be `x` itself, piece by piece.
-    """
+
+def scale_and_activate(x: Array, activation: str | None, scale: Array | None, out: Array | None = None) -> Array:
+    """`activate` with a factor that is known. With `out`, which may be `x` itself, piece by piece."""
     function = activations.resolve(activation) if activation is not None else None
-    scale = 1.0 / root_mean_square([x] if out is None else list(pieces(x))) if normalize else None
     if out is None:
         x = x if scale is None else x * scale
         return x if function is None else function(x)
@@ -222,16 +269,13 @@ def pieces(*arrays: Array) -> Iterator[Any]:
     """Walk through arrays of equal size in pieces that fit into a cache."""
     flat = [array.reshape(-1) for array in arrays]
     for begin in range(0, flat[0].shape[0], LARGE):
-        part = [array[begin : begin + LARGE] for array in flat]
+        part = [array[begin : begin + LARGE] for array in flat] if len(flat[0]) > LARGE else flat
         yield part[0] if len(part) == 1 else part
 
 
-def root_mean_square(parts: Collection[Array]) -> Array:
-    """Root of the mean square over some pieces of an array, all of one size but for the last."""
+def inverse_rms(x: Array, in_pieces: bool = False) -> Array:
+    """One divided by the root of the mean square of an array's entries."""
     total: Any = 0.0
-    count = 0
-    for x in parts:
-        x = x.reshape(-1)
-        total = total + do("real", do("vdot", x, x))
-        count += math.prod(x.shape)
-    return do("sqrt", total / count + _TINY)
+    for part in pieces(x) if in_pieces else (x.reshape(-1),):
+        total = total + do("real", do("vdot", part, part))
+    return 1.0 / do("sqrt", total / math.prod(x.shape) + _TINY)

@@ -70,7 +70,8 @@ def decode_block(spec: NetworkSpec, layout: Layout, params: ParamsLike, block: B
         if node.param is not None:
             places = _places(spec, node, ranges)
             arrays[_name(node, places)] = params[node.param] if places is None else params[node.param][places]
-    rows = run(block_program(spec, layout, block), arrays)
+    program = block_program(spec, layout, block)
+    rows = run(program, [arrays[name] for name in program.inputs])
     rows = rows.reshape((math.prod(count for _, count in block), *layout.padded_shape[1:]))
     return rows[(slice(None), *(slice(0, n) for n in layout.shape[1:]))]
 

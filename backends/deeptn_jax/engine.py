@@ -43,7 +43,7 @@ def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
 
         @jax.checkpoint
         def stage(state, inputs, held=held, segment=segment, following=following):
-            registers = start(program, inputs)
+            registers = start(program, inputs, jnp)
             if held is not None:
                 registers[held] = state
             result = execute(program, segment, registers, jnp, None, {following})

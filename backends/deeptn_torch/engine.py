@@ -1,23 +1,35 @@
 """How torch runs a program: one autograd function per call, whose backward pass is written out by hand.
 
-Autograd would keep every state between two products, and pay for a fresh buffer each time. Here the forward pass keeps
-the states that enter the stages, and the backward pass makes the others again, stage by stage, in buffers that it uses
-again (Griewank & Walther, ACM Trans. Math. Softw. 26, 19 (2000), with one checkpoint per stage).
+Autograd would keep every state between two products, and pay for a fresh buffer each time. Here the forward pass of a
+large program keeps the states that enter the stages, and the backward pass makes the others again, stage by stage, in
+buffers that it uses again (Griewank & Walther, ACM Trans. Math. Softw. 26, 19 (2000), with one checkpoint per stage).
+That of a small one keeps every operand as it was multiplied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from deeptn import activations
-from deeptn.program import Activate, Contract, Permute, Program, View
-from deeptn.runner import LARGE, Pool, execute, library, pieces, root_mean_square, run_plain, start
+from deeptn.program import Activate, Contract, Crop, Permute, Program, View
+from deeptn.runner import (
+    LARGE,
+    Pool,
+    StridedLibrary,
+    execute,
+    inverse_rms,
+    library,
+    pieces,
+    run_plain,
+    start,
+)
 
-_TORCH = library("torch")
+_TORCH = StridedLibrary("torch")
 
 
 def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
@@ -37,9 +49,10 @@ def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
     """
     if _is_transformed(inputs):
         return run_plain(program, inputs)
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in inputs):
-        return _Contraction.apply(program, *inputs)  # type: ignore[no-any-return]
-    return execute(program, program.steps, start(program, inputs), _TORCH, Pool(_TORCH))
+    leaves = _leaves(program, inputs)
+    if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
+        return _Contraction.apply(program, *leaves)  # type: ignore[no-any-return]
+    return execute(program, program.steps, _registers(program, leaves), _TORCH, Pool(_TORCH))
 
 
 def _is_transformed(inputs: Sequence[Tensor]) -> bool:
@@ -53,164 +66,239 @@ def _is_transformed(inputs: Sequence[Tensor]) -> bool:
     )
 
 
-def gradients(program: Program, inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor) -> list[Tensor | None]:
-    """Gradients towards the inputs that are `needed`, contiguous, from the inputs alone."""
-    kept = _forward(program, inputs)[1]
-    found = _Reverse(program, inputs, kept, needed).run(grad)
-    empty = (x.new_zeros(x.shape) if g is None and is_needed else g for x, g, is_needed in zip(inputs, found, needed))
-    return [None if g is None else g.contiguous() for g in empty]
+def _leaves(program: Program, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """What the steps read, contiguous. Stacks are made here, where autograd follows: it handles many tensors faster."""
+    registers = start(program, inputs, _TORCH)
+    return [registers[number].contiguous() for number in program.leaves]
 
 
-def _forward(program: Program, inputs: Sequence[Tensor]) -> tuple[Tensor, dict[int, Tensor]]:
-    """The result, and the registers that the backward pass wants to find."""
-    wanted = program.checkpoints if program.recompute else program.operands
-    registers = start(program, inputs)
-    result = execute(program, program.steps, registers, _TORCH, Pool(_TORCH), wanted)
-    return result, {number: registers[number] for number in wanted if number >= len(inputs)}
+def _registers(program: Program, leaves: Sequence[Tensor]) -> list[Any]:
+    registers: list[Any] = [None] * (program.first_step + len(program.steps))
+    for number, leaf in zip(program.leaves, leaves):
+        registers[number] = leaf
+    return registers
+
+
+def gradients(program: Program, inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor) -> list[Tensor]:
+    """Gradients towards the inputs that are `needed`, from the inputs alone; each with its own memory."""
+    leaves = _leaves(program, inputs)
+    kept = _forward(program, leaves)[1]
+    reads = {number: needed[number] for number in range(len(inputs))}
+    reads |= {number: any(needed[k] for k in stack) for number, stack in program.numbered_stacks}
+    wanted = [reads.get(number, False) for number in program.leaves]
+    found: list[Tensor | None] = [None] * len(inputs)
+
+    def add(number: int, part: Tensor) -> None:
+        held = found[number]
+        found[number] = part if held is None else held + part
+
+    stacks = dict(program.numbered_stacks)
+    for number, part in zip(program.leaves, _Reverse(program, leaves, kept, wanted).run(grad)):
+        if part is not None:
+            for k, piece in zip(stacks[number], part.unbind()) if number in stacks else [(number, part)]:
+                add(k, piece)
+    empty = (x.new_zeros(x.shape) if g is None else g for x, g in zip(inputs, found))
+    return [g.clone(memory_format=torch.contiguous_format) for g, is_needed in zip(empty, needed) if is_needed]
 
 
 class _Contraction(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, program: Program, *inputs: Tensor) -> Tensor:
-        result, ctx.kept = _forward(program, inputs)
+    def forward(ctx: Any, program: Program, *leaves: Tensor) -> Tensor:
+        result, ctx.kept = _forward(program, leaves)
         ctx.program = program
-        ctx.save_for_backward(*inputs)
+        ctx.save_for_backward(*leaves)
         # No view, so that it may be changed in place.
         return result.new_empty(0).set_(result)  # type: ignore[arg-type]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        program, inputs = ctx.program, ctx.saved_tensors
+        program, leaves, needed = ctx.program, ctx.saved_tensors, ctx.needs_input_grad[1:]
         if torch.is_grad_enabled():  # create_graph=True: the gradient itself is to be differentiated
-            wanted = [tensor for tensor, needed in zip(inputs, ctx.needs_input_grad[1:]) if needed]
-            found = iter(torch.autograd.grad(run_plain(program, inputs), wanted, grad, create_graph=True))
-            return None, *(next(found) if needed else None for needed in ctx.needs_input_grad[1:])
-        return None, *_Reverse(program, inputs, ctx.kept, ctx.needs_input_grad[1:]).run(grad)
+            result = execute(program, program.steps, _registers(program, leaves), library("torch"), None)
+            wanted = [tensor for tensor, is_needed in zip(leaves, needed) if is_needed]
+            found = iter(torch.autograd.grad(result, wanted, grad, create_graph=True))
+            return None, *(next(found) if is_needed else None for is_needed in needed)
+        return None, *_Reverse(program, leaves, ctx.kept, needed).run(grad)
+
+
+@dataclass(slots=True)
+class _Kept:
+    """What a backward pass wants to find.
+
+    Attributes
+    ----------
+    registers : list of Tensor
+        Results of the steps, where the states in between are to be made again: those that enter an activation.
+    tape : dict
+        By result: what an activation divided by, and, where nothing is made again, the operands as multiplied.
+    """
+
+    registers: list[Any] = field(default_factory=list)
+    tape: dict[int, Any] = field(default_factory=dict)
+
+
+def _forward(program: Program, leaves: Sequence[Tensor]) -> tuple[Tensor, _Kept]:
+    registers = _registers(program, leaves)
+    kept = _Kept()
+    keep, pool = (program.checkpoints, Pool(_TORCH)) if program.recompute else ((), None)
+    result = execute(program, program.steps, registers, _TORCH, pool, keep, kept.tape)
+    if program.recompute:
+        registers[program.result] = None
+        kept.registers = registers
+    return result, kept
 
 
 class _Reverse:
     """One backward pass. Keys of the pool: a register for its value, its bitwise complement for its gradient."""
 
-    def __init__(self, program: Program, inputs: Sequence[Tensor], kept: dict[int, Tensor], needed: Sequence[bool]):
+    def __init__(self, program: Program, leaves: Sequence[Tensor], kept: _Kept, needed: Sequence[bool]):
         self.program = program
-        self.registers = registers = start(program, inputs)
-        for number, array in kept.items():
-            registers[number] = array
+        self.leaves = leaves
+        self.registers = _registers(program, leaves)
+        if program.recompute:
+            self.registers[program.first_step :] = kept.registers[program.first_step :]
+        self.tape = kept.tape
         self.pool = Pool(_TORCH)
-        self.grads: list[Any] = [None] * len(registers)
-        self.needed = needed
-        self.active = [*needed, *[False] * (len(registers) - len(needed))]
-        for step in program.steps:
-            if type(step) is Contract:
-                self.active[step.result] = self.active[step.left.register] or self.active[step.right.register]
-            else:
-                self.active[step.result] = self.active[step.register]  # type: ignore[union-attr]
+        self.grads: list[Any] = [None] * (program.first_step + len(program.steps))
+        self.active = program.active(tuple(needed))
+        self.is_complex = leaves[0].is_complex()
 
     def run(self, grad: Tensor) -> list[Tensor | None]:
-        program, registers = self.program, self.registers
-        self.grads[program.result] = grad
-        for segment in reversed(program.segments):
-            inner = program.operands - program.checkpoints
-            missing = [step for step in segment if step.result in inner and registers[step.result] is None]
-            execute(program, missing, registers, _TORCH, self.pool, program.operands)
+        """Gradients towards the leaves, None for those that are not needed."""
+        program, grads = self.program, self.grads
+        grads[program.result] = grad
+        for segment, inner in zip(reversed(program.segments), reversed(program.inner)):
+            if program.recompute:
+                missing = [step for step in inner if self.registers[step.result] is None]
+                execute(program, missing, self.registers, _TORCH, self.pool, program.operands)
             for step in reversed(segment):
-                grad = self.grads[step.result]
-                self.grads[step.result] = None
+                grad = grads[step.result]
+                grads[step.result] = None
                 if grad is None:
                     continue
                 if type(step) is Contract:
                     self.product(step, grad)
                 elif type(step) is Activate:
                     self.activation(step, grad)
-                elif type(step) is Permute:
-                    self.permutation(step, grad)
+                elif type(step) is Crop:
+                    whole = grad.new_zeros(step.axes)
+                    whole.as_strided(step.shape, step.strides).copy_(grad)
+                    self.add(step.register, whole)
+                else:
+                    assert type(step) is Permute
+                    if self.active[step.register]:
+                        self.add(step.register, _permuted_back(grad, step.axes, step.perm))
                 self.pool.give(~step.result)
-        shapes = [tensor.shape for tensor in registers[: len(self.needed)]]
-        grads = [None if g is None else g.reshape(shape) for g, shape in zip(self.grads, shapes)]
-        return [g if needed else None for g, needed in zip(grads, self.needed)]
+        found = [grads[number] if self.active[number] else None for number in program.leaves]
+        return [None if grad is None else grad.reshape(leaf.shape) for grad, leaf in zip(found, self.leaves)]
 
     def add(self, register: int, grad: Tensor) -> None:
         held = self.grads[register]
         self.grads[register] = grad if held is None else held.reshape(-1) + grad.reshape(-1)
 
     def product(self, step: Contract, grad: Tensor) -> None:
-        grad = grad.reshape(step.shape)
-        left = _TORCH.view(self.registers[step.left.register], step.left)
-        right = _TORCH.view(self.registers[step.right.register], step.right)
-        if left.numel() <= right.numel():
-            near, far, x, y = step.left, step.right, left, right
+        near, far = step.left, step.right
+        if grad.shape != step.shape:
+            grad = grad.reshape(step.shape)
+        if not self.program.recompute:
+            x, y = self.tape[step.result]
         else:
-            near, far, x, y = step.right, step.left, right, left
-        del left, right
+            x = _TORCH.view(self.registers[near.register], near)
+            y = _TORCH.view(self.registers[far.register], far)
         # The gradient of the smaller operand reads the larger one, whose buffer the other gradient then takes.
-        self.operand(near, x.shape, y, grad, near is step.left)
+        if x.numel() > y.numel():
+            x, y, near, far = y, x, far, near
+        if self.active[near.register]:
+            self.place(near, self.operand(near, x.shape, y, grad, near is step.left))
         shape = y.shape
         del y
-        self.release(far.register)
-        self.operand(far, shape, x, grad, far is step.left)
-        self.release(near.register)
+        self.release(far)
+        if self.active[far.register]:
+            self.place(far, self.operand(far, shape, x, grad, far is step.left))
+        self.release(near)
 
-    def operand(self, view: View, shape: torch.Size, other: Tensor, grad: Tensor, is_left: bool) -> None:
+    def operand(self, view: View, shape: Sequence[int], other: Tensor, grad: Tensor, is_left: bool) -> Tensor:
         """Gradient of one operand of a product: ``grad @ otherᴴ`` of the left one, ``otherᴴ @ grad`` of the right."""
-        if not self.active[view.register]:
-            return
-        if other.is_complex():
-            other = other.conj()
+        other = other.mH if self.is_complex else other.mT
         if other.ndim < grad.ndim:
             other = other.expand(grad.shape[0], -1, -1)
-        first, second = (grad, other.mT) if is_left else (other.mT, grad)
-        if view.transposed:
+        first, second = (grad, other) if is_left else (other, grad)
+        if view.transposed and view.items is None:
             first, second = second.mT, first.mT
-            shape = torch.Size((*shape[:-2], shape[-1], shape[-2]))
+            shape = (*shape[:-2], shape[-1], shape[-2])
         if len(shape) < first.ndim:
-            found = _summed_over_batch(first, second)
-        elif (out := self.pool.take(~view.register, shape, grad)) is not None:
-            torch.matmul(first, second, out=out)
-            found = out
-        else:
-            found = torch.matmul(first, second)
-        if view.perm is not None:
-            assert view.axes is not None
-            found = _permuted_back(found, view.axes, view.perm)
-        self.add(view.register, found)
+            return _summed_over_batch(first, second)
+        out = self.pool.take(~view.register, tuple(shape), grad) if view.items is None else None
+        return _TORCH.matmul(first, second, out)
+
+    def place(self, view: View, grad: Tensor) -> None:
+        """Add the gradient of an operand to that of its register."""
+        if view.items is None:
+            if view.perm is not None:
+                assert view.axes is not None
+                grad = _permuted_back(grad, view.axes, view.perm)
+            self.add(view.register, grad)
+            return
+        # Every item of a stack is read once, so that its gradient is written once.
+        whole = self.grads[view.register]
+        if whole is None:
+            whole = self.grads[view.register] = grad.new_empty(self.program.volumes[view.register])
+        assert view.strided is not None
+        part = whole.as_strided(*view.strided)
+        part.copy_(grad if view.perm is None else grad.view(part.shape))
 
     def activation(self, step: Activate, grad: Tensor) -> None:
-        """Gradient of ``f(x / r)``, r being the root of the mean square of x, piece by piece."""
-        x = self.registers[step.register]
+        """Gradient of ``f(s·x)``, 1/s being the root of the mean square of x: with g that of f at s·x, and n entries,
+        ``s·g − x·s³·(x·g)/n``.
+        """
+        x, scale = self.tape[step.result]
         if self.active[step.register]:
-            if not (grad.is_contiguous() and self.pool.move(~step.result, ~step.register)):
-                out = self.pool.take(~step.register, grad.shape, grad)
-                grad = grad.clone(memory_format=torch.contiguous_format) if out is None else out.copy_(grad)
-            scale = root_mean_square(list(pieces(x))) if step.normalize else None
-            function = activations.resolve(step.activation) if step.activation else None
+            derivative = None if step.activation is None else _derivative(step.activation)
+            moved = grad.is_contiguous() and self.pool.move(~step.result, ~step.register)
+            out = grad if moved else self.pool.take(~step.register, grad.shape, grad)
+            if out is None:
+                out = torch.empty_like(grad, memory_format=torch.contiguous_format)
             inner: Any = 0.0
-            for value, g in pieces(x, grad):
-                value = value if scale is None else value / scale
-                if function is not None:
-                    with torch.enable_grad(), _autograd_on():
-                        value = value.detach().requires_grad_()
-                        (found,) = torch.autograd.grad(function(value), value, g)
-                    g.copy_(found)
+            for value, g, target in pieces(x, grad, out):
+                found = g if derivative is None else derivative(g, value, scale)
                 if scale is not None:
-                    inner = inner + torch.vdot(value.detach(), g).real
+                    inner = inner + torch.vdot(value, found).real
+                    torch.mul(found, scale, out=target)
+                elif not moved or found is not g:
+                    target.copy_(found)
             if scale is not None:
-                for value, g in pieces(x, grad):
-                    g.div_(scale).sub_(value * (inner / (x.numel() * scale**2)))
-            self.add(step.register, grad)
-        self.release(step.register)
+                slope = -inner * scale**3 / x.numel()
+                for value, target in pieces(x, out):
+                    target.addcmul_(value, slope)
+            self.add(step.register, out)
+        if step.register >= self.program.first_step:
+            self.registers[step.register] = None
+            self.pool.give(step.register)
 
-    def permutation(self, step: Permute, grad: Tensor) -> None:
-        if self.active[step.register]:
-            self.add(step.register, grad if step.perm is None else _permuted_back(grad, step.axes, step.perm))
-
-    def release(self, register: int) -> None:
+    def release(self, view: View) -> None:
         """Nobody reads this value again."""
-        if register >= len(self.needed):
-            self.registers[register] = None
-            self.pool.give(register)
+        if view.items is None and view.register >= self.program.first_step:
+            self.registers[view.register] = None
+            self.pool.give(view.register)
 
 
-def _permuted_back(array: Tensor, axes: tuple[int, ...], perm: tuple[int, ...]) -> Tensor:
+def _derivative(activation: str) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """The gradient of an activation f at s·x, from that towards f(s·x), x and s."""
+    if activation == "relu":
+        return lambda grad, x, scale: torch.ops.aten.threshold_backward(grad, x, 0)
+    function = activations.resolve(activation)
+
+    def derivative(grad: Tensor, x: Tensor, scale: Tensor | None) -> Tensor:
+        with torch.enable_grad(), _autograd_on():
+            x = (x if scale is None else x * scale).detach().requires_grad_()
+            return torch.autograd.grad(function(x), x, grad)[0]
+
+    return derivative
+
+
+def _permuted_back(array: Tensor, axes: tuple[int, ...], perm: tuple[int, ...] | None) -> Tensor:
+    if perm is None:
+        return array
     inverse = sorted(range(len(perm)), key=perm.__getitem__)
     return array.reshape([axes[k] for k in perm]).permute(inverse)
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import math
+import operator
+from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deeptn import Layout, Network, SpecError, Topology, network
+from deeptn import Layout, LayoutError, Network, SpecError, Topology, network
 from deeptn._check import positive_int
 from deeptn.errors import near_match
+from deeptn.network import decode, multiply
+from deeptn.params import check_params
 from deeptn.topologies import describe
 
 from .operators import contract, register
@@ -51,13 +55,18 @@ class TNLayer(nn.Module):
         dtype = torch.get_default_dtype() if dtype is None else dtype
         self.network = net
         self.mode = mode
-        self._cached: tuple[tuple[tuple[Tensor, int], ...], Tensor] | None = None
+        self._names = tuple(net.spec.param_shapes)
+        self._forget()
         clash = [name for name in net.spec.param_shapes if hasattr(nn.ParameterDict, name)]
         if clash:
             raise SpecError(f"a parameter named {clash[0]!r} cannot be held by torch.nn.ParameterDict; rename the node")
         empty = {name: torch.empty(s, device=device, dtype=dtype) for name, s in net.spec.param_shapes.items()}
-        self.cores = nn.ParameterDict({name: nn.Parameter(tensor) for name, tensor in empty.items()})
-        self.bias = nn.Parameter(torch.empty(net.shape[0], device=device, dtype=dtype)) if bias else None
+        self.cores = nn.ParameterDict()
+        for name, tensor in empty.items():  # one by one: a dictionary would be sorted by name
+            self.cores[name] = nn.Parameter(tensor)
+        self.register_parameter(
+            "bias", nn.Parameter(torch.empty(net.shape[0], device=device, dtype=dtype)) if bias else None
+        )
         self._fan_in = fan_in
         self._register()
         self.reset_parameters()
@@ -71,11 +80,20 @@ class TNLayer(nn.Module):
         self._decode = register(net.program("materialize"))
         self._apply_number = register(net.program("apply", hint or 1)) if applies else None
         self._padded_shape = net.layout.padded_shape
-        self._column_sizes = tuple(leg.size for leg in net.layout.axis_legs if leg.axis)
+        self._column_sizes = net.column_sizes
+        self._ways: dict[int, bool] = {}
 
-    def _traced_weight(self, cores: dict[str, Tensor]) -> Tensor:
-        weight = _contract([*cores.values()], self._decode).reshape(self._padded_shape)
-        return weight[tuple(slice(0, n) for n in self.network.layout.shape)]
+    def _cores(self) -> tuple[Tensor, ...]:
+        """The cores in the order of the network's; one that was replaced is looked at."""
+        held = self._modules["cores"]._parameters  # type: ignore[union-attr]
+        if tuple(held) == self._names:
+            cores = tuple(held.values())
+        else:  # nn.ParameterDict's own way, which is slow, follows parametrizations too
+            cores = tuple(self.cores[name] for name in self._names)
+        if not _same(cores, self._checked):
+            check_params(self.network.spec, dict(zip(self._names, cores)))
+            self._checked = cores if all(isinstance(core, nn.Parameter) for core in cores) else ()
+        return cores  # type: ignore[return-value]
 
     def reset_parameters(self, scheme: str = "orthogonal", std: float | None = None) -> None:
         """Draw the cores anew, with a seed from torch's generator; the bias as `torch.nn.Linear` does.
@@ -105,26 +123,42 @@ class TNLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The decoded weight, of the shape that the dense layer has."""
-        cores = dict(self.cores.items())
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-            return self._traced_weight(cores)
-        key = _versions(cores)
-        if self._cached is not None and key is not None and _same(self._cached[0], key):
-            cached = self._cached[1]
-            free = not torch.is_grad_enabled() or not _trainable(cores)
-            if free and (torch.is_inference_mode_enabled() or not cached.is_inference()):
-                return cached
-        with _full_precision(cores):
-            weight = self.network.materialize(cores, recompute=self.recompute)
+            return _contract([self.cores[name] for name in self._names], self._decode)
+        cached = self._cached_weight()
+        return self._decoded(self._cores()) if cached is None else cached
+
+    def _decoded(self, cores: tuple[Tensor, ...]) -> Tensor:
+        with _full_precision(cores[0]):
+            weight = decode(self.network, cores, self.recompute)
         self._cached = None
-        if key is not None and not weight.requires_grad:
-            # The weight is one of the versions, so that writing into it does not poison the cache.
-            self._cached = (key if weight.is_inference() else (*key, (weight, weight._version)), weight)
+        plain = all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores)
+        if plain and not weight.requires_grad:
+            version = None if weight.is_inference() else weight._version
+            self._cached = (cores, sum(map(_VERSION, cores)), weight, version)
         return weight
+
+    def _cached_weight(self) -> Tensor | None:
+        """The weight that is kept, if it still is that of the cores and no gradient may flow into these."""
+        if self._cached is None:
+            return None
+        cores, versions, weight, version = self._cached
+        # A version only ever grows, so that their sum tells whether one has.
+        if not _same(self._modules["cores"]._parameters.values(), cores) or sum(map(_VERSION, cores)) != versions:  # type: ignore[union-attr]
+            return None
+        if torch.is_grad_enabled() and _trainable(cores):
+            return None
+        if version is None:
+            return weight if torch.is_inference_mode_enabled() else None
+        return weight if weight._version == version else None  # one that was written into is decoded anew
 
     def clear_cache(self) -> None:
         """Forget the decoded weight."""
         self._cached = None
+
+    def _forget(self) -> None:
+        self._cached: tuple[tuple[Tensor, ...], int, Tensor, int | None] | None = None
+        self._checked: tuple[Tensor, ...] = ()
 
     def train(self, mode: bool = True):
         self._cached = None
@@ -139,7 +173,7 @@ class TNLayer(nn.Module):
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cached": None}
+        return self.__dict__ | {"_cached": None, "_checked": ()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -158,26 +192,21 @@ def _contract(arrays: list[Tensor], number: int) -> Tensor:
     return contract([array.float() for array in arrays], number).to(dtype)
 
 
-def _versions(cores: dict[str, Tensor]) -> tuple[tuple[Tensor, int], ...] | None:
-    """Identity and version of each core; None where they are no plain parameters (functorch, inference tensors)."""
-    if not all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores.values()):
-        return None
-    return tuple((core, core._version) for core in cores.values())
+_VERSION = Tensor._version.__get__  # type: ignore[attr-defined]
 
 
-def _same(old: tuple[tuple[Tensor, int], ...], new: tuple[tuple[Tensor, int], ...]) -> bool:
-    same = all(a is b and i == j for (a, i), (b, j) in zip(old, new))
-    return same and all(tensor._version == version for tensor, version in old[len(new) :])
+def _same(some: Collection[Any], others: Collection[Any]) -> bool:
+    return len(some) == len(others) and all(map(operator.is_, some, others))
 
 
-def _full_precision(cores: dict[str, Tensor]) -> Any:
+def _full_precision(core: Tensor) -> Any:
     """Switch autocast off: a contraction of many small tensors is not for half precision."""
-    kind = next(iter(cores.values())).device.type
+    kind = core.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
 
-def _trainable(cores: dict[str, Tensor]) -> bool:
-    return any(core.requires_grad for core in cores.values())
+def _trainable(cores: Iterable[Tensor]) -> bool:
+    return any(core.requires_grad for core in cores)
 
 
 def _network(topology: Topology | Network | str, shape: tuple[int, ...], layout: Layout | None) -> Network:
@@ -243,36 +272,47 @@ class TNLinear(TNLayer):
         self._make(net, bias, device, dtype, mode, in_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        cores = dict(self.cores.items())
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-            return self._traced(cores, x)
-        if self._applies(cores, x):
-            with _full_precision(cores):
-                y = self.network.apply(cores, x.to(next(iter(cores.values())).dtype))
-            if torch.is_autocast_enabled(x.device.type):
-                y = y.to(torch.get_autocast_dtype(x.device.type))
-            return y if self.bias is None else y + self.bias.to(y.dtype)
-        return F.linear(x, self.weight, self.bias)
+            return self._traced(x)
+        bias = self._parameters["bias"]
+        if self.mode != "apply" and (weight := self._cached_weight()) is not None:
+            return F.linear(x, weight, bias)
+        cores = self._cores()
+        if not self._applies(cores, x):
+            weight = self._cached_weight()
+            return F.linear(x, self._decoded(cores) if weight is None else weight, bias)
+        if x.shape[-1] != self.in_features:
+            raise LayoutError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
+        with _full_precision(cores[0]):
+            y = multiply(self.network, cores, x.to(cores[0].dtype))
+        return self._finished(x, y)
 
-    def _traced(self, cores: dict[str, Tensor], x: Tensor) -> Tensor:
+    def _traced(self, x: Tensor) -> Tensor:
         if self._apply_number is None or x.numel() == 0:
-            return F.linear(x, self._traced_weight(cores), self.bias)
-        arrays = [*cores.values()]
+            return F.linear(x, self.weight, self.bias)
+        arrays: list[Tensor] = [self.cores[name] for name in self._names]
         rows = F.pad(x.reshape(-1, self.in_features), (0, self._padded_shape[1] - self.in_features))
         arrays.append(rows.to(arrays[0].dtype).reshape(-1, *self._column_sizes))
         y = _contract(arrays, self._apply_number).reshape(-1, self._padded_shape[0])
-        y = y[:, : self.out_features].reshape(*x.shape[:-1], self.out_features)
+        return self._finished(x, y[:, : self.out_features].reshape(*x.shape[:-1], self.out_features))
+
+    def _finished(self, x: Tensor, y: Tensor) -> Tensor:
+        """What autocast would make of a product, and the bias."""
         if torch.is_autocast_enabled(x.device.type):
             y = y.to(torch.get_autocast_dtype(x.device.type))
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    def _applies(self, cores: dict[str, Tensor], x: Tensor) -> bool:
-        if self.mode != "auto":
-            return self.mode == "apply" and self.network.is_linear
-        if not self.network.is_linear or not torch.is_grad_enabled() or not _trainable(cores):
+    def _applies(self, cores: tuple[Tensor, ...], x: Tensor) -> bool:
+        if self.mode == "materialize" or not self.network.is_linear or x.numel() == 0:
             return False
-        rows = max(1, x.numel() // self.in_features)
-        return self.network.choose(1 << (rows - 1).bit_length()).mode == "apply"  # one search per power of two
+        if self.mode == "apply":
+            return True
+        if not torch.is_grad_enabled() or not _trainable(cores):
+            return False
+        rows = 1 << (x.numel() // self.in_features - 1).bit_length()  # one search per power of two
+        if rows not in self._ways:
+            self._ways[rows] = self.network.choose(rows).mode == "apply"
+        return self._ways[rows]
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, {self._describe()}"
@@ -429,7 +469,7 @@ def _hand_back(layer: Any, dense: Any) -> Any:
     """Fill a dense layer from a generated one; what was frozen stays frozen."""
     with torch.no_grad():
         dense.weight.copy_(layer.weight)
-    dense.weight.requires_grad_(_trainable(dict(layer.cores.items())))
+    dense.weight.requires_grad_(_trainable(layer.cores.values()))
     _copy_bias(dense, layer)
     return dense.train(layer.training)
 
