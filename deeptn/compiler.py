@@ -215,7 +215,8 @@ class _Compiler:
             return first
         places = [tensor.items for tensor in tensors]
         start, second = places[:2]
-        assert isinstance(start, int) and isinstance(second, int)
+        assert isinstance(start, int)
+        assert isinstance(second, int)
         items = (start, start + count * (second - start), second - start)
         whole = count * self.volume(first.order) == self.elements[first.register]
         return _Tensor(first.register, first.order, None if whole else items, count)

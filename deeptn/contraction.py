@@ -83,9 +83,7 @@ def search(
 
 
 @lru_cache(maxsize=4096)
-def _search(
-    inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...], singles: int
-) -> Path:
+def _search(inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...], singles: int) -> Path:
     problem = (inputs, output, sizes, singles)
     if len(inputs) < 3:
         return (((0, 1),),) if len(inputs) == 2 else ()
@@ -131,7 +129,7 @@ def _search_anew(
     candidates += [merge_alike(inputs, output, sizes, singles, growth) for growth in GROWTHS]
     scheduled = [schedule(pairs, inputs, output, sizes, singles) for pairs in candidates if pairs is not None]
     # Written and read again, a path is the same: as a schedule of its own pairs.
-    cost, path = min(scheduled, key=lambda found: found[0])
+    path = min(scheduled, key=lambda found: found[0])[1]
     return schedule([pair for group in path for pair in group], inputs, output, sizes, singles)[1]
 
 

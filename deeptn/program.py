@@ -161,6 +161,11 @@ class Program:
         return frozenset(read)
 
     @cached_property
+    def is_small(self) -> bool:
+        """Whether the time goes into dispatching the steps: what they write fits into the caches, and is kept."""
+        return not self.recompute and self.cost.write < 2**20
+
+    @cached_property
     def checkpoints(self) -> frozenset[int]:
         """Registers that enter an activation: from these, the operands can be made again stage by stage."""
         return frozenset(step.register for step in self.steps if type(step) is Activate)
@@ -188,18 +193,16 @@ class Program:
         return tuple(sorted(number for number in read if number < self.first_step))
 
     @cached_property
-    def volumes(self) -> dict[int, int]:
-        """Elements of the registers that are stacks, given or made."""
-        found: dict[int, int] = {}
+    def stack_shapes(self) -> dict[int, tuple[int, int]]:
+        """For the registers that are read item by item: how many items, of how many entries."""
+        lengths = {number: len(stack) for number, stack in self.numbered_stacks}
+        lengths |= {step.result: step.shape[0] for step in self.steps if isinstance(step, Contract)}
+        found = {}
         for step in self.steps:
             for view in (step.left, step.right) if isinstance(step, Contract) else ():
-                if view.items is not None and view.register >= self.first_step:
-                    made = self.steps[view.register - self.first_step]
-                    assert isinstance(made, Contract)
-                    found[view.register] = math.prod(made.shape)
-                elif view.items is not None:
+                if view.items is not None:
                     sizes = view.shape if isinstance(view.items, int) else view.shape[1:]
-                    found[view.register] = len(dict(self.numbered_stacks)[view.register]) * math.prod(sizes)
+                    found[view.register] = lengths[view.register], math.prod(sizes)
         return found
 
     def active(self, needed: tuple[bool, ...]) -> tuple[bool, ...]:

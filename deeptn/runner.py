@@ -67,7 +67,7 @@ def run_plain(program: Program, inputs: Sequence[Array]) -> Array:
 
 
 class Library:
-    """The two operations that a program needs of an array library.
+    """The few operations that a program needs of an array library.
 
     Parameters
     ----------
@@ -80,20 +80,16 @@ class Library:
         self.permute = get_lib_fn(backend, "transpose")
         self.stack = get_lib_fn(backend, "stack")
         self._matmul = get_lib_fn(backend, "matmul")
-        self._expands = backend == "torch"
-        if self._expands:
+        if backend == "torch":
             self._mm, self._bmm = get_lib_fn(backend, "mm"), get_lib_fn(backend, "bmm")
 
     def matmul(self, x: Array, y: Array, out: Array | None = None) -> Array:
         """``x @ y``; two matrices, two stacks, or a matrix that meets a batch of matrices."""
         matmul = self._matmul
-        if self._expands:
-            if y.ndim == 3:
-                matmul = self._bmm
-                if x.ndim == 2:
-                    x = x.expand(y.shape[0], -1, -1)  # torch would fold the batch, and move the larger operand for it
-            else:
-                matmul = self._mm
+        if self.backend == "torch":
+            matmul = self._mm if x.ndim == y.ndim == 2 else self._bmm
+            if x.ndim < y.ndim:
+                x = x.expand(y.shape[0], -1, -1)  # torch would fold the batch, and move the larger operand for it
         return matmul(x, y) if out is None else matmul(x, y, out=out)
 
     def empty(self, size: int, like: Array) -> Array:
@@ -112,31 +108,30 @@ class Library:
             array = array.reshape(view.shape)
         return array.swapaxes(-1, -2) if view.transposed else array
 
-
     def crop(self, array: Array, step: Crop) -> Array:
         """The first entries along each axis."""
         return array.reshape(step.axes)[tuple(slice(0, n) for n in step.shape)]
 
+    def inverse_rms(self, x: Array, in_pieces: bool = False) -> Array:
+        """One divided by the root of the mean square of an array's entries."""
+        total: Any = 0.0
+        for part in pieces(x) if in_pieces else (x.reshape(-1),):
+            total = total + do("real", do("vdot", part, part))
+        return 1.0 / do("sqrt", total / math.prod(x.shape) + _TINY)
+
+    def activate(self, x: Array, activation: str | None, scale: Array | None, out: Array | None = None) -> Array:
+        """An element-wise function of ``scale · x``. With `out`, which may be `x` itself, piece by piece."""
+        function = activations.resolve(activation) if activation is not None else None
+        if out is None:
+            x = x if scale is None else x * scale
+            return x if function is None else function(x)
+        for part, place in pieces(x, out):
+            part = part if scale is None else part * scale
+            place[...] = part if function is None else function(part)
+        return out
+
 
 library = cache(Library)
-
-
-class StridedLibrary(Library):
-    """A library whose arrays can be viewed with any strides. Every register is contiguous; stacks own their memory."""
-
-    def view(self, array: Array, view: View) -> Array:
-        if view.strided is None:
-            return super().view(array, view)
-        if view.items is None and view.perm is None and not view.transposed and array.shape == view.shape:
-            return array
-        sizes, strides, offset = view.strided
-        array = array.as_strided(sizes, strides) if view.items is None else array.as_strided(sizes, strides, offset)
-        return array if view.perm is None else array.reshape(view.shape)
-
-    def crop(self, array: Array, step: Crop) -> Array:
-        if not array.is_contiguous():  # what a permutation left
-            return super().crop(array, step)
-        return array.as_strided(step.shape, step.strides)
 
 
 class Pool:
@@ -228,13 +223,13 @@ def execute(
         else:
             assert type(step) is Activate
             array = registers[step.register]
-            scale = inverse_rms(array, pool is not None) if step.normalize else None
+            scale = lib.inverse_rms(array, pool is not None) if step.normalize else None
             free = step.register in step.free and step.register not in keep and tape is None
             out = None
             if pool is not None:
                 moved = free and pool.move(step.register, step.result)
                 out = array if moved else pool.take(step.result, array.shape, array)
-            result = scale_and_activate(array, step.activation, scale, out)
+            result = lib.activate(array, step.activation, scale, out)
             if tape is not None:
                 tape[step.result] = array, scale
             del array, out
@@ -250,19 +245,8 @@ def execute(
 
 def activate(x: Array, activation: str | None, normalize: bool) -> Array:
     """What stands between two stages: division by the root mean square, then the element-wise function."""
-    return scale_and_activate(x, activation, inverse_rms(x) if normalize else None)
-
-
-def scale_and_activate(x: Array, activation: str | None, scale: Array | None, out: Array | None = None) -> Array:
-    """`activate` with a factor that is known. With `out`, which may be `x` itself, piece by piece."""
-    function = activations.resolve(activation) if activation is not None else None
-    if out is None:
-        x = x if scale is None else x * scale
-        return x if function is None else function(x)
-    for part, place in pieces(x, out):
-        part = part if scale is None else part * scale
-        place[...] = part if function is None else function(part)
-    return out
+    lib = library(infer_backend(x))
+    return lib.activate(x, activation, lib.inverse_rms(x) if normalize else None)
 
 
 def pieces(*arrays: Array) -> Iterator[Any]:
@@ -271,11 +255,3 @@ def pieces(*arrays: Array) -> Iterator[Any]:
     for begin in range(0, flat[0].shape[0], LARGE):
         part = [array[begin : begin + LARGE] for array in flat] if len(flat[0]) > LARGE else flat
         yield part[0] if len(part) == 1 else part
-
-
-def inverse_rms(x: Array, in_pieces: bool = False) -> Array:
-    """One divided by the root of the mean square of an array's entries."""
-    total: Any = 0.0
-    for part in pieces(x) if in_pieces else (x.reshape(-1),):
-        total = total + do("real", do("vdot", part, part))
-    return 1.0 / do("sqrt", total / math.prod(x.shape) + _TINY)

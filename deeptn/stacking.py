@@ -46,9 +46,7 @@ class _Contraction:
         So many of the first tensors are in no stack.
     """
 
-    def __init__(
-        self, inputs: Sequence[tuple[int, ...]], output: Sequence[int], sizes: Sequence[int], singles: int
-    ):
+    def __init__(self, inputs: Sequence[tuple[int, ...]], output: Sequence[int], sizes: Sequence[int], singles: int):
         self.sizes = sizes
         self.singles = singles
         self.orders = list(inputs)
@@ -92,7 +90,9 @@ class _Contraction:
         for pair in pairs:
             if len(chosen) >= max(1, most):
                 break
-            if not used.intersection(pair) and all(self.in_step([p[side] for p in chosen], pair[side]) for side in (0, 1)):
+            if not used.intersection(pair) and all(
+                self.in_step([p[side] for p in chosen], pair[side]) for side in (0, 1)
+            ):
                 chosen.append(pair)
                 used.update(pair)
         return chosen

@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from deeptn_torch import TNLinear, engine
+from deeptn_torch import TNLinear, engine, libraries
 from deeptn_torch.operators import contract, register
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
@@ -31,7 +31,7 @@ def size(request, monkeypatch):
     """With the limits at their values, and so low that every step uses buffers, pieces and recomputation."""
     if request.param == "large":
         monkeypatch.setattr(runner, "LARGE", 8)
-        monkeypatch.setattr(engine, "LARGE", 8)
+        monkeypatch.setattr(libraries, "LARGE", 8)
     return request.param
 
 

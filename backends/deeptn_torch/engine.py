@@ -8,6 +8,7 @@ That of a small one keeps every operand as it was multiplied.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,20 +17,11 @@ import torch
 from torch import Tensor
 
 from deeptn import activations
+from deeptn._typing import Array
 from deeptn.program import Activate, Contract, Crop, Permute, Program, View
-from deeptn.runner import (
-    LARGE,
-    Pool,
-    StridedLibrary,
-    execute,
-    inverse_rms,
-    library,
-    pieces,
-    run_plain,
-    start,
-)
+from deeptn.runner import Pool, execute, library, pieces, run_plain, start
 
-_TORCH = StridedLibrary("torch")
+from .libraries import HOST, TORCH, TorchLibrary
 
 
 def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
@@ -52,7 +44,13 @@ def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
     leaves = _leaves(program, inputs)
     if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
         return _Contraction.apply(program, *leaves)  # type: ignore[no-any-return]
-    return execute(program, program.steps, _registers(program, leaves), _TORCH, Pool(_TORCH))
+    lib = _library(program, leaves)
+    registers = _registers(program, lib.enter(leaves))
+    return lib.leave(execute(program, program.steps, registers, lib, Pool(TORCH) if lib is TORCH else None))
+
+
+def _library(program: Program, leaves: Sequence[Tensor]) -> TorchLibrary:
+    return HOST if program.is_small and all(leaf.is_cpu for leaf in leaves) else TORCH
 
 
 def _is_transformed(inputs: Sequence[Tensor]) -> bool:
@@ -68,7 +66,7 @@ def _is_transformed(inputs: Sequence[Tensor]) -> bool:
 
 def _leaves(program: Program, inputs: Sequence[Tensor]) -> list[Tensor]:
     """What the steps read, contiguous. Stacks are made here, where autograd follows: it handles many tensors faster."""
-    registers = start(program, inputs, _TORCH)
+    registers = start(program, inputs, TORCH)
     return [registers[number].contiguous() for number in program.leaves]
 
 
@@ -131,21 +129,24 @@ class _Kept:
         Results of the steps, where the states in between are to be made again: those that enter an activation.
     tape : dict
         By result: what an activation divided by, and, where nothing is made again, the operands as multiplied.
+    library : TorchLibrary
     """
 
+    library: TorchLibrary
     registers: list[Any] = field(default_factory=list)
     tape: dict[int, Any] = field(default_factory=dict)
 
 
 def _forward(program: Program, leaves: Sequence[Tensor]) -> tuple[Tensor, _Kept]:
-    registers = _registers(program, leaves)
-    kept = _Kept()
-    keep, pool = (program.checkpoints, Pool(_TORCH)) if program.recompute else ((), None)
-    result = execute(program, program.steps, registers, _TORCH, pool, keep, kept.tape)
+    lib = _library(program, leaves)
+    registers = _registers(program, lib.enter(leaves))
+    kept = _Kept(lib)
+    keep, pool = (program.checkpoints, Pool(TORCH)) if program.recompute else ((), None)
+    result = execute(program, program.steps, registers, lib, pool, keep, kept.tape)
     if program.recompute:
         registers[program.result] = None
         kept.registers = registers
-    return result, kept
+    return lib.leave(result), kept
 
 
 class _Reverse:
@@ -154,59 +155,61 @@ class _Reverse:
     def __init__(self, program: Program, leaves: Sequence[Tensor], kept: _Kept, needed: Sequence[bool]):
         self.program = program
         self.leaves = leaves
-        self.registers = _registers(program, leaves)
-        if program.recompute:
-            self.registers[program.first_step :] = kept.registers[program.first_step :]
+        self.lib = kept.library
         self.tape = kept.tape
-        self.pool = Pool(_TORCH)
+        self.registers: list[Any] = []
+        if program.recompute:
+            self.registers = _registers(program, leaves)
+            self.registers[program.first_step :] = kept.registers[program.first_step :]
+        self.pool = Pool(TORCH) if self.lib is TORCH else None
         self.grads: list[Any] = [None] * (program.first_step + len(program.steps))
         self.active = program.active(tuple(needed))
-        self.is_complex = leaves[0].is_complex()
 
     def run(self, grad: Tensor) -> list[Tensor | None]:
         """Gradients towards the leaves, None for those that are not needed."""
         program, grads = self.program, self.grads
-        grads[program.result] = grad
+        grads[program.result] = self.lib.enter([grad])[0]
         for segment, inner in zip(reversed(program.segments), reversed(program.inner)):
             if program.recompute:
                 missing = [step for step in inner if self.registers[step.result] is None]
-                execute(program, missing, self.registers, _TORCH, self.pool, program.operands)
+                execute(program, missing, self.registers, TORCH, self.pool, program.operands)
             for step in reversed(segment):
-                grad = grads[step.result]
+                found = grads[step.result]
                 grads[step.result] = None
-                if grad is None:
+                if found is None:
                     continue
                 if type(step) is Contract:
-                    self.product(step, grad)
+                    self.product(step, found)
                 elif type(step) is Activate:
-                    self.activation(step, grad)
+                    self.activation(step, found)
                 elif type(step) is Crop:
-                    whole = grad.new_zeros(step.axes)
-                    whole.as_strided(step.shape, step.strides).copy_(grad)
-                    self.add(step.register, whole)
+                    self.add(step.register, self.lib.pad(found, step.axes))
                 else:
                     assert type(step) is Permute
                     if self.active[step.register]:
-                        self.add(step.register, _permuted_back(grad, step.axes, step.perm))
-                self.pool.give(~step.result)
+                        self.add(step.register, self.permuted_back(found, step.axes, step.perm))
+                if self.pool is not None:
+                    self.pool.give(~step.result)
         found = [grads[number] if self.active[number] else None for number in program.leaves]
-        return [None if grad is None else grad.reshape(leaf.shape) for grad, leaf in zip(found, self.leaves)]
+        return [
+            None if grad is None else self.lib.leave(grad.reshape(leaf.shape)) for grad, leaf in zip(found, self.leaves)
+        ]
 
-    def add(self, register: int, grad: Tensor) -> None:
+    def add(self, register: int, grad: Array) -> None:
         held = self.grads[register]
         self.grads[register] = grad if held is None else held.reshape(-1) + grad.reshape(-1)
 
-    def product(self, step: Contract, grad: Tensor) -> None:
+    def product(self, step: Contract, grad: Array) -> None:
         near, far = step.left, step.right
         if grad.shape != step.shape:
             grad = grad.reshape(step.shape)
         if not self.program.recompute:
             x, y = self.tape[step.result]
         else:
-            x = _TORCH.view(self.registers[near.register], near)
-            y = _TORCH.view(self.registers[far.register], far)
+            x = self.lib.view(self.registers[near.register], near)
+            y = self.lib.view(self.registers[far.register], far)
         # The gradient of the smaller operand reads the larger one, whose buffer the other gradient then takes.
-        if x.numel() > y.numel():
+        if math.prod(x.shape) > math.prod(y.shape):
             x, y, near, far = y, x, far, near
         if self.active[near.register]:
             self.place(near, self.operand(near, x.shape, y, grad, near is step.left))
@@ -217,68 +220,84 @@ class _Reverse:
             self.place(far, self.operand(far, shape, x, grad, far is step.left))
         self.release(near)
 
-    def operand(self, view: View, shape: Sequence[int], other: Tensor, grad: Tensor, is_left: bool) -> Tensor:
+    def operand(self, view: View, shape: Sequence[int], other: Array, grad: Array, is_left: bool) -> Array:
         """Gradient of one operand of a product: ``grad @ otherᴴ`` of the left one, ``otherᴴ @ grad`` of the right."""
-        other = other.mH if self.is_complex else other.mT
-        if other.ndim < grad.ndim:
-            other = other.expand(grad.shape[0], -1, -1)
+        other = self.lib.adjoint(other)
         first, second = (grad, other) if is_left else (other, grad)
         if view.transposed and view.items is None:
-            first, second = second.mT, first.mT
+            first, second = second.swapaxes(-1, -2), first.swapaxes(-1, -2)
             shape = (*shape[:-2], shape[-1], shape[-2])
         if len(shape) < first.ndim:
-            return _summed_over_batch(first, second)
-        out = self.pool.take(~view.register, tuple(shape), grad) if view.items is None else None
-        return _TORCH.matmul(first, second, out)
+            return self.lib.sum_products(first, second)
+        if self.pool is None or view.items is not None:
+            return self.lib.matmul(first, second)
+        return self.lib.matmul(first, second, self.pool.take(~view.register, tuple(shape), grad))
 
-    def place(self, view: View, grad: Tensor) -> None:
+    def place(self, view: View, grad: Array) -> None:
         """Add the gradient of an operand to that of its register."""
         if view.items is None:
             if view.perm is not None:
-                assert view.axes is not None
-                grad = _permuted_back(grad, view.axes, view.perm)
+                grad = self.permuted_back(grad, view.axes, view.perm)
             self.add(view.register, grad)
             return
         # Every item of a stack is read once, so that its gradient is written once.
         whole = self.grads[view.register]
         if whole is None:
-            whole = self.grads[view.register] = grad.new_empty(self.program.volumes[view.register])
-        assert view.strided is not None
-        part = whole.as_strided(*view.strided)
-        part.copy_(grad if view.perm is None else grad.view(part.shape))
+            count, volume = self.program.stack_shapes[view.register]
+            whole = self.grads[view.register] = self.lib.empty(count * volume, grad).reshape(count, volume)
+        self.lib.write(whole, view, grad)
 
-    def activation(self, step: Activate, grad: Tensor) -> None:
-        """Gradient of ``f(s·x)``, 1/s being the root of the mean square of x: with g that of f at s·x, and n entries,
-        ``s·g − x·s³·(x·g)/n``.
+    def permuted_back(self, array: Array, axes: tuple[int, ...] | None, perm: tuple[int, ...] | None) -> Array:
+        if perm is None:
+            return array
+        assert axes is not None
+        inverse = sorted(range(len(perm)), key=perm.__getitem__)
+        return self.lib.permute(array.reshape([axes[k] for k in perm]), inverse)
+
+    def activation(self, step: Activate, grad: Array) -> None:
+        """Gradient of ``f(s·x)``, 1/s being the root of the mean square of the n entries of x.
+
+        With g, that of f at s·x, it is ``s·g − x·s³·(x·g)/n``.
         """
         x, scale = self.tape[step.result]
         if self.active[step.register]:
+            x, grad = self.lib.leave(x), self.lib.leave(grad)
+            scale = None if scale is None else torch.as_tensor(scale)
             derivative = None if step.activation is None else _derivative(step.activation)
-            moved = grad.is_contiguous() and self.pool.move(~step.result, ~step.register)
-            out = grad if moved else self.pool.take(~step.register, grad.shape, grad)
-            if out is None:
-                out = torch.empty_like(grad, memory_format=torch.contiguous_format)
-            inner: Any = 0.0
-            for value, g, target in pieces(x, grad, out):
-                found = g if derivative is None else derivative(g, value, scale)
+            moved, out = False, None
+            if self.pool is not None:
+                moved = grad.is_contiguous() and self.pool.move(~step.result, ~step.register)
+                out = grad if moved else self.pool.take(~step.register, tuple(grad.shape), grad)
+            if out is None:  # small
+                found = grad if derivative is None else derivative(grad.reshape(x.shape), x, scale)
                 if scale is not None:
-                    inner = inner + torch.vdot(value, found).real
-                    torch.mul(found, scale, out=target)
-                elif not moved or found is not g:
-                    target.copy_(found)
-            if scale is not None:
-                slope = -inner * scale**3 / x.numel()
-                for value, target in pieces(x, out):
-                    target.addcmul_(value, slope)
-            self.add(step.register, out)
-        if step.register >= self.program.first_step:
+                    slope = -torch.vdot(x.reshape(-1), found.reshape(-1)).real * scale**3 / x.numel()
+                    found = torch.addcmul(found * scale, x, slope)
+                out = found
+            else:
+                inner: Any = 0.0
+                for value, g, target in pieces(x, grad, out):
+                    found = g if derivative is None else derivative(g, value, scale)
+                    if scale is not None:
+                        inner = inner + torch.vdot(value, found).real
+                        torch.mul(found, scale, out=target)
+                    elif not moved or found is not g:
+                        target.copy_(found)
+                if scale is not None:
+                    slope = -inner * scale**3 / x.numel()
+                    for value, target in pieces(x, out):
+                        target.addcmul_(value, slope)
+            self.add(step.register, self.lib.enter([out])[0])
+        if self.program.recompute and step.register >= self.program.first_step:
             self.registers[step.register] = None
+            assert self.pool is not None
             self.pool.give(step.register)
 
     def release(self, view: View) -> None:
         """Nobody reads this value again."""
-        if view.items is None and view.register >= self.program.first_step:
+        if self.program.recompute and view.items is None and view.register >= self.program.first_step:
             self.registers[view.register] = None
+            assert self.pool is not None
             self.pool.give(view.register)
 
 
@@ -296,21 +315,6 @@ def _derivative(activation: str) -> Callable[[Tensor, Tensor, Tensor | None], Te
     return derivative
 
 
-def _permuted_back(array: Tensor, axes: tuple[int, ...], perm: tuple[int, ...] | None) -> Tensor:
-    if perm is None:
-        return array
-    inverse = sorted(range(len(perm)), key=perm.__getitem__)
-    return array.reshape([axes[k] for k in perm]).permute(inverse)
-
-
 def _autograd_on() -> Any:
     """Let autograd record inside a custom operator too, which runs below it."""
     return torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)
-
-
-def _summed_over_batch(x: Tensor, y: Tensor) -> Tensor:
-    """``sum_b x[b] @ y[b]``, in parts, so that the single products need little room."""
-    size = max(1, LARGE // (x.shape[1] * y.shape[2]))
-    if len(x) <= size:
-        return torch.bmm(x, y).sum(0)
-    return sum(torch.bmm(a, b).sum(0) for a, b in zip(x.split(size), y.split(size)))  # type: ignore[return-value]

@@ -86,10 +86,8 @@ class TNLayer(nn.Module):
     def _cores(self) -> tuple[Tensor, ...]:
         """The cores in the order of the network's; one that was replaced is looked at."""
         held = self._modules["cores"]._parameters  # type: ignore[union-attr]
-        if tuple(held) == self._names:
-            cores = tuple(held.values())
-        else:  # nn.ParameterDict's own way, which is slow, follows parametrizations too
-            cores = tuple(self.cores[name] for name in self._names)
+        # nn.ParameterDict's own way, which is slow, follows parametrizations too.
+        cores = tuple(held.values()) if tuple(held) == self._names else tuple(self.cores[n] for n in self._names)
         if not _same(cores, self._checked):
             check_params(self.network.spec, dict(zip(self._names, cores)))
             self._checked = cores if all(isinstance(core, nn.Parameter) for core in cores) else ()
