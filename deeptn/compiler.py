@@ -18,9 +18,9 @@ from .stacking import Path
 
 Order: TypeAlias = tuple[str, ...]
 
-#: From so many elements of intermediate results on, a gradient makes them again instead of keeping them: beyond the
-#: caches a fresh buffer costs more time than the product that fills it.
-RECOMPUTE = 2**20
+#: From so many elements of intermediate results on, a gradient makes them again instead of keeping them: a buffer that
+#: the system has to provide anew costs more time than the product that fills it, and memory besides.
+RECOMPUTE = 2**24
 
 #: So few elements are not permuted for the step that follows, only for their own: a permuted copy costs a step.
 FEW = 2**14
@@ -227,7 +227,7 @@ class _Compiler:
         if not batch and self.volume(left.order) < self.volume(right.order):
             left, right = right, left
         keep_left, keep_right = join.only(left.order, right.order), join.only(right.order, left.order)
-        if not batch and left.stack == 1 and (inner := self.between(join, left.order, right.order)) is not None:
+        if not batch and left.stack == 1 and (inner := self.between(join, left.order, right.order, wish)):
             return self.contract_inside(left, inner, right, _sorted(keep_right, wish))
         if _monotone((keep_left, keep_right), wish):
             left, keep_left, right, keep_right = right, keep_right, left, keep_left
@@ -260,18 +260,23 @@ class _Compiler:
         number = self.add(Contract, elements, stack * copies, left=views[0], right=views[1], shape=shape)
         return _Tensor(number, order)
 
-    def between(self, join: _Join, big: Order, small: Order) -> tuple[int, int] | None:
-        """Where the summed indices lie in the larger operand, if they lie together, with enough before and behind."""
+    def between(
+        self, join: _Join, big: Order, small: Order, wish: Mapping[str, int]
+    ) -> tuple[int, int] | None:
+        """Where the summed indices lie in the larger operand, if a small matrix is best multiplied with them there."""
         places = [k for k, ix in enumerate(big) if ix in join.summed]
-        if not places or self.volume(big) < 16 * self.volume(small):
+        if not places:
             return None
         start, stop = places[0], places[-1] + 1
-        inside = self.volume(big[start:stop])
-        # Behind fewer entries a product of matrices that small is slower than a permuted copy, and its gradient larger.
-        needed = min(inside // 4, BEHIND)
-        if len(places) < stop - start or start == 0 or stop == len(big) or self.volume(big[stop:]) < needed:
+        if len(places) < stop - start or start == 0 or stop == len(big):
             return None
-        return start, stop
+        # Behind fewer entries a product of matrices that small is slower than a permuted copy, and its gradient larger.
+        if self.volume(big[stop:]) < min(self.volume(big[start:stop]) // 4, BEHIND):
+            return None
+        new = [wish.get(ix, 0) for ix in join.only(small, big)]
+        before, behind = ([wish.get(ix, 0) for ix in part] for part in (big[:start], big[stop:]))
+        fits = bool(new) and max(before) < min(new) and max(new) < min(behind)
+        return (start, stop) if fits or self.volume(big) >= 16 * self.volume(small) else None
 
     def contract_inside(self, big: _Tensor, inner: tuple[int, int], small: _Tensor, keep: Order) -> _Tensor:
         """Multiply every slice of a large tensor by a small matrix where its indices lie, so that nothing moves."""

@@ -157,6 +157,14 @@ class Pool:
         if buffer is not None:
             self._free.setdefault(math.prod(buffer.shape), []).append(buffer)
 
+    def adopt(self, matrix: Array) -> None:
+        """Take a matrix, or its transpose, that lies in one piece and that nobody needs any more."""
+        size = math.prod(matrix.shape)
+        if size >= LARGE:
+            whole = matrix if matrix.is_contiguous() else matrix.swapaxes(-1, -2)
+            if whole.is_contiguous():
+                self._free.setdefault(size, []).append(whole.reshape(-1))
+
     def move(self, old: Any, new: Any) -> bool:
         """Hand a buffer on; whether there was one."""
         if old in self._held:

@@ -116,7 +116,9 @@ class _Contraction(torch.autograd.Function):
             wanted = [tensor for tensor, is_needed in zip(leaves, needed) if is_needed]
             found = iter(torch.autograd.grad(result, wanted, grad, create_graph=True))
             return None, *(next(found) if is_needed else None for is_needed in needed)
-        return None, *_Reverse(program, leaves, ctx.kept, needed).run(grad)
+        # What is kept for no second pass may be written over.
+        last = not torch._C._autograd._get_current_graph_task_keep_graph()  # type: ignore[attr-defined]
+        return None, *_Reverse(program, leaves, ctx.kept, needed, last).run(grad)
 
 
 @dataclass(slots=True)
@@ -152,11 +154,14 @@ def _forward(program: Program, leaves: Sequence[Tensor]) -> tuple[Tensor, _Kept]
 class _Reverse:
     """One backward pass. Keys of the pool: a register for its value, its bitwise complement for its gradient."""
 
-    def __init__(self, program: Program, leaves: Sequence[Tensor], kept: _Kept, needed: Sequence[bool]):
+    def __init__(
+        self, program: Program, leaves: Sequence[Tensor], kept: _Kept, needed: Sequence[bool], last: bool = True
+    ):
         self.program = program
         self.leaves = leaves
         self.lib = kept.library
-        self.tape = kept.tape
+        self.tape = kept.tape if last else dict(kept.tape)
+        self.last = last
         self.registers: list[Any] = []
         if program.recompute:
             self.registers = _registers(program, leaves)
@@ -204,7 +209,7 @@ class _Reverse:
         if grad.shape != step.shape:
             grad = grad.reshape(step.shape)
         if not self.program.recompute:
-            x, y = self.tape[step.result]
+            x, y = self.tape.pop(step.result)
         else:
             x = self.lib.view(self.registers[near.register], near)
             y = self.lib.view(self.registers[far.register], far)
@@ -214,11 +219,11 @@ class _Reverse:
         if self.active[near.register]:
             self.place(near, self.operand(near, x.shape, y, grad, near is step.left))
         shape = y.shape
+        self.release(far, y)
         del y
-        self.release(far)
         if self.active[far.register]:
             self.place(far, self.operand(far, shape, x, grad, far is step.left))
-        self.release(near)
+        self.release(near, x)
 
     def operand(self, view: View, shape: Sequence[int], other: Array, grad: Array, is_left: bool) -> Array:
         """Gradient of one operand of a product: ``grad @ otherᴴ`` of the left one, ``otherᴴ @ grad`` of the right."""
@@ -290,15 +295,17 @@ class _Reverse:
             self.add(step.register, self.lib.enter([out])[0])
         if self.program.recompute and step.register >= self.program.first_step:
             self.registers[step.register] = None
-            assert self.pool is not None
-            self.pool.give(step.register)
+            self.pool.give(step.register)  # type: ignore[union-attr]
 
-    def release(self, view: View) -> None:
-        """Nobody reads this value again."""
-        if self.program.recompute and view.items is None and view.register >= self.program.first_step:
+    def release(self, view: View, operand: Array) -> None:
+        """Nobody reads this value again: its buffer may hold a gradient."""
+        if self.pool is None or view.items is not None or view.register < self.program.first_step:
+            return
+        if self.program.recompute:
             self.registers[view.register] = None
-            assert self.pool is not None
             self.pool.give(view.register)
+        elif self.last:
+            self.pool.adopt(operand)
 
 
 def _derivative(activation: str) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:

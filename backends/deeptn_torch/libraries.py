@@ -114,7 +114,7 @@ class HostLibrary(TorchLibrary):
         return TORCH.sum_products(torch.from_numpy(x), torch.from_numpy(y)).numpy()
 
     def inverse_rms(self, x: Array, in_pieces: bool = False) -> Array:
-        return Library.inverse_rms(self, x)
+        return TORCH.inverse_rms(torch.from_numpy(x)).numpy()
 
     def activate(self, x: Array, activation: str | None, scale: Array | None, out: Array | None = None) -> Array:
         scale = None if scale is None else torch.as_tensor(scale)
