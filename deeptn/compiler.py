@@ -169,7 +169,7 @@ class _Compiler:
         return len(self.elements) - 1
 
     def volume(self, indices: Any) -> int:
-        return math.prod(self.sizes[ix] for ix in indices)
+        return math.prod(map(self.sizes.__getitem__, indices))
 
     def add(self, step_type: type, elements: int, copies: int = 0, **fields: Any) -> int:
         """Append a step; `copies` are elements written besides the result."""
@@ -260,9 +260,7 @@ class _Compiler:
         number = self.add(Contract, elements, stack * copies, left=views[0], right=views[1], shape=shape)
         return _Tensor(number, order)
 
-    def between(
-        self, join: _Join, big: Order, small: Order, wish: Mapping[str, int]
-    ) -> tuple[int, int] | None:
+    def between(self, join: _Join, big: Order, small: Order, wish: Mapping[str, int]) -> tuple[int, int] | None:
         """Where the summed indices lie in the larger operand, if a small matrix is best multiplied with them there."""
         places = [k for k, ix in enumerate(big) if ix in join.summed]
         if not places:
@@ -395,38 +393,37 @@ def _joins(orders: Sequence[Order], output: Order, path: Sequence[tuple[int, int
 def _wishes(
     orders: Sequence[Order], joins: Sequence[_Join], path: Sequence[tuple[int, int]], output: Order, volume: Any
 ) -> list[dict[str, int]]:
-    """For every tensor a rank per index: in ascending rank is how its consumer would like the axes to lie.
+    """For every result a rank per index: in ascending rank is how its consumer would like the axes to lie.
 
     From the result backwards; a consumer passes on the ranks that it was itself asked for. A much larger operand is
     wished with the summed indices where those of the smaller one will stand, so that its axes need not move. Otherwise
     a consumer wants what it keeps and what it sums over in two blocks, either first.
     """
     sets = [frozenset(order) for order in orders] + [join.kept for join in joins]
+    volumes = [volume(indices) for indices in sets]
     wishes: list[dict[str, int]] = [{} for _ in sets]
     wishes[-1] = {ix: k for k, ix in enumerate(output)}
     for join, pair in zip(reversed(joins), reversed(path)):
         wish = wishes[join.result]
         batch = join.batch(wish)
         for child, other in (pair, pair[::-1]):
+            if child < len(orders):  # lies as it is given
+                continue
             keep = sets[child] - join.shared
             levels = sorted({wish.get(ix, 0) for ix in keep})
             ranks = {ix: levels.index(wish.get(ix, 0)) for ix in keep}
             ranks |= {ix: k - len(batch) for k, ix in enumerate(batch)}
             places = [wish[ix] for ix in sets[other] - join.shared if ix in wish]
-            if not batch and places and volume(sets[child]) >= 16 * volume(sets[other]):
+            if not batch and places and volumes[child] >= 16 * volumes[other]:
                 low, high = min(places), max(places)
                 if not any(low < wish.get(ix, low) < high for ix in keep):
                     wishes[child] = {ix: wish[ix] for ix in keep if ix in wish} | dict.fromkeys(join.summed, low)
                     continue
             summed_last = ranks | dict.fromkeys(join.summed, len(levels))
             summed_first = {ix: rank + (rank >= 0) for ix, rank in ranks.items()} | dict.fromkeys(join.summed, 0)
-            if child < len(orders):
-                fits = [_sorted(orders[child], ranks) == orders[child] for ranks in (summed_last, summed_first)]
-            else:
-                inner = path[child - len(orders)]
-                shared = joins[child - len(orders)].shared
-                blocks = [tuple(sets[k] - shared) for k in inner]
-                fits = [_monotone(blocks, ranks) is not None for ranks in (summed_last, summed_first)]
+            shared = joins[child - len(orders)].shared
+            blocks = [tuple(sets[k] - shared) for k in path[child - len(orders)]]
+            fits = [_monotone(blocks, ranks) is not None for ranks in (summed_last, summed_first)]
             wishes[child] = summed_first if fits == [False, True] else summed_last
     return wishes
 

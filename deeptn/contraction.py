@@ -14,7 +14,7 @@ from typing import Any
 import cotengra
 
 from ._files import cache_folder, write_atomically
-from .stacking import STEP, WRITE, Pair, Path, merge_alike, schedule
+from .stacking import STEP, WRITE, Path, merge_alike, schedule
 
 #: Largest volume of the indices over which a block of small tensors is contracted with a large one. The product of a
 #: 2^5 x 2^5 block with the state takes as long as moving the state; wider blocks cost more than they save.
@@ -22,6 +22,10 @@ BLOCK = 32
 
 #: Up to so many tensors a search is faster than a file.
 SMALL = 8
+
+#: Sizes of the subtrees that are reoptimised exactly, each size in a candidate of its own: none is always the best. The
+#: last takes long, and is left out beyond `MANY` tensors.
+SUBTREES, MANY = (6, 7, 8), 128
 
 #: How much a growing tensor is held against a pair, in searches for levels of equal pairs.
 GROWTHS = (0, 1, 4)
@@ -56,9 +60,9 @@ def search(
 
     Notes
     -----
-    Three candidates: a greedy tree (Gray & Kourtis, Quantum 5, 410 (2021)), its subtrees reoptimised exactly; where one
-    tensor is large and many small ones act on it, a path that absorbs blocks of them; for networks of few elements,
-    paths that contract many equal pairs at a time. The cheapest by ``multiplications + WRITE · write + STEP · steps``
+    Three kinds of candidates: a greedy tree (Gray & Kourtis, Quantum 5, 410 (2021)), its subtrees reoptimised exactly;
+    where one tensor is large and many small ones act on it, a path that absorbs blocks of them; and paths that contract
+    many equal pairs at a time. The cheapest by ``multiplications + WRITE · write + STEP · steps``
     is taken. Files lie in `deeptn._files.cache_folder`; they are written to a temporary name and renamed, so that
     processes may share the folder.
 
@@ -92,45 +96,46 @@ def _search(inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes:
         return _search_anew(*problem)
     key = json.dumps([VERSION, cotengra.__version__, WRITE, STEP, BLOCK, *problem])
     file = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-    pairs = _read(file, len(inputs))
-    if pairs is not None:
-        return schedule(pairs, *problem)[1]
-    path = _search_anew(*problem)
-    pairs = [pair for group in path for pair in group]
-    with contextlib.suppress(OSError):  # a folder that cannot be written costs the time of a search, no more
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda new: new.write_text(json.dumps(pairs)))
+    path = _read(file, len(inputs))
+    if path is None:
+        path = _search_anew(*problem)
+        with contextlib.suppress(OSError):  # a folder that cannot be written costs the time of a search, no more
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, lambda new: new.write_text(json.dumps(path)))
     return path
 
 
-def _read(file: pathlib.Path, count: int) -> list[Pair] | None:
+def _read(file: pathlib.Path, count: int) -> Path | None:
     """A path of `count` tensors from a file; None if it is not there, or no such path."""
     try:
-        path = [(int(i), int(j)) for i, j in json.loads(file.read_text())]
+        path = tuple(tuple((int(i), int(j)) for i, j in group) for group in json.loads(file.read_text()))
     except (OSError, ValueError, TypeError, RecursionError):
         return None
-    used = [number for pair in path for number in pair]
-    grows = all(0 <= i < j < count + k for k, (i, j) in enumerate(path))
-    return path if grows and len(path) == count - 1 and len(set(used)) == len(used) else None
+    made = count
+    used: set[int] = set()
+    for group in path:
+        for pair in group:
+            if not 0 <= pair[0] < pair[1] < made or not used.isdisjoint(pair):
+                return None
+            used.update(pair)
+        made += len(group)
+    return path if made == 2 * count - 1 else None
 
 
 def _search_anew(
     inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...], singles: int
 ) -> Path:
     symbols = [cotengra.get_symbol(label) for label in range(len(sizes))]
-    tree: Any = cotengra.array_contract_tree(
-        [tuple(symbols[ix] for ix in indices) for indices in inputs],
-        tuple(symbols[ix] for ix in output),
-        dict(zip(symbols, sizes)),
-        optimize="greedy",
-    )
-    tree.subtree_reconfigure_(minimize=f"combo-{WRITE}", subtree_size=8, seed=0)
-    candidates = [tree.get_ssa_path(), _absorb_in_blocks(inputs, output, sizes)]
+    terms = [tuple(symbols[ix] for ix in indices) for indices in inputs]
+    known = dict(zip(symbols, sizes))
+    candidates = [_absorb_in_blocks(inputs, output, sizes)]
+    for size in SUBTREES if len(inputs) <= MANY else SUBTREES[:-1]:
+        tree: Any = cotengra.array_contract_tree(terms, [symbols[ix] for ix in output], known, optimize="greedy")
+        tree.subtree_reconfigure_(minimize=f"combo-{WRITE}", subtree_size=size, seed=0)
+        candidates.append(tree.get_ssa_path())
     candidates += [merge_alike(inputs, output, sizes, singles, growth) for growth in GROWTHS]
     scheduled = [schedule(pairs, inputs, output, sizes, singles) for pairs in candidates if pairs is not None]
-    # Written and read again, a path is the same: as a schedule of its own pairs.
-    path = min(scheduled, key=lambda found: found[0])[1]
-    return schedule([pair for group in path for pair in group], inputs, output, sizes, singles)[1]
+    return min(scheduled, key=lambda found: found[0])[1]
 
 
 def _absorb_in_blocks(
@@ -159,12 +164,17 @@ def _absorb_in_blocks(
             # The last block may be twice as large, so that no short rest is left over.
             remaining = state.intersection(ix for k in rest for ix in inputs[k])
             limit = 2 * BLOCK if _volume(bound | remaining, sizes) <= 2 * BLOCK else BLOCK
+            first: dict[int, int] = {}
+            for place, k in enumerate(rest):
+                for ix in inputs[k]:
+                    first.setdefault(ix, place)
             options = []
             for place, k in enumerate(rest):
                 # An index that neither the state nor the block has, but an earlier node: that one comes first.
-                waits = any(ix not in known and any(ix in inputs[j] for j in rest[:place]) for ix in inputs[k])
-                volume = _volume(bound | (state & set(inputs[k])), sizes)
-                if not waits and (volume <= limit or not block):
+                if any(first[ix] < place and ix not in known for ix in inputs[k]):
+                    continue
+                volume = _volume(bound.union(ix for ix in inputs[k] if ix in state), sizes)
+                if volume <= limit or not block:
                     options.append((volume, k))
             if not options:
                 break
@@ -185,4 +195,4 @@ def _absorb_in_blocks(
 
 
 def _volume(indices: Iterable[int], sizes: Sequence[int]) -> int:
-    return math.prod(sizes[ix] for ix in indices)
+    return math.prod(map(sizes.__getitem__, indices))

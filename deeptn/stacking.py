@@ -64,7 +64,7 @@ class _Contraction:
         self.cost = 0
 
     def volume(self, indices: Iterable[int]) -> int:
-        return math.prod(self.sizes[ix] for ix in indices)
+        return math.prod(map(self.sizes.__getitem__, indices))
 
     def look(self, pair: Pair) -> tuple[object, ...]:
         """What two contractions have in common that can be one step."""

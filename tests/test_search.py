@@ -43,7 +43,7 @@ def test_a_path_is_searched_once(folder, monkeypatch):
     assert NET.program("materialize") == program
 
 
-@pytest.mark.parametrize("text", ["", "{", "[[0, 1]]", "null", '[["a", 1]]', "[[0, 0]]", "[[1, 0]]", "[" * 10000])
+@pytest.mark.parametrize("text", ["", "{", "[[[0, 1]]]", "[[0, 1]]", "null", '[[["a", 1]]]', "[[[0, 0]]]", "[[[1, 0]]]", "[" * 10000])
 def test_a_damaged_file_is_searched_anew_and_replaced(folder, text):
     program = NET.program("materialize")
     (file,) = folder.iterdir()
@@ -57,10 +57,21 @@ def test_a_damaged_file_is_searched_anew_and_replaced(folder, text):
 def test_a_path_that_uses_a_tensor_twice_is_refused(folder):
     NET.program("materialize")
     (file,) = folder.iterdir()
-    pairs = json.loads(file.read_text())
-    pairs[1] = pairs[0]
-    file.write_text(json.dumps(pairs))
-    assert contraction._read(file, len(pairs) + 1) is None
+    groups = json.loads(file.read_text())
+    count = sum(len(group) for group in groups) + 1
+    assert contraction._read(file, count) is not None
+    groups[0][0] = groups[0][1]
+    file.write_text(json.dumps(groups))
+    assert contraction._read(file, count) is None
+
+
+def test_a_step_that_reads_what_it_makes_is_refused(folder):
+    NET.program("materialize")
+    (file,) = folder.iterdir()
+    groups = json.loads(file.read_text())
+    count = sum(len(group) for group in groups) + 1
+    file.write_text(json.dumps([[pair for group in groups for pair in group]]))
+    assert contraction._read(file, count) is None
 
 
 def test_a_folder_that_cannot_be_made_costs_nothing_but_time(tmp_path, monkeypatch):
