@@ -90,6 +90,11 @@ class Activate:
     result: int
     free: tuple[int, ...] = ()
 
+    @property
+    def in_place(self) -> bool:
+        """Whether the derivative can be told from the result alone, so that the state need not be kept."""
+        return not self.normalize and self.activation == "relu"
+
 
 @dataclass(frozen=True, slots=True)
 class Crop:
@@ -167,13 +172,23 @@ class Program:
 
     @cached_property
     def checkpoints(self) -> frozenset[int]:
-        """Registers that enter an activation: from these, the operands can be made again stage by stage."""
-        return frozenset(step.register for step in self.steps if type(step) is Activate)
+        """Registers around the activations: from these, the operands can be made again stage by stage."""
+        found = (step for step in self.steps if type(step) is Activate)
+        return frozenset(step.result if step.in_place else step.register for step in found)
+
+    @cached_property
+    def kept(self) -> frozenset[int]:
+        """What a forward pass keeps where the rest is made again: checkpoints, and the operands of the last stage.
+
+        A backward pass starts with these, so that it would need their memory at once.
+        """
+        last = {step.result for step in self.segments[-1]}
+        return self.checkpoints | (self.operands & last)
 
     @cached_property
     def inner(self) -> tuple[tuple[Step, ...], ...]:
-        """For each segment the steps whose results are operands, and no checkpoints."""
-        made = self.operands - self.checkpoints
+        """For each segment the steps whose results are operands that a backward pass makes again."""
+        made = self.operands - self.kept
         return tuple(tuple(step for step in segment if step.result in made) for segment in self.segments)
 
     @cached_property

@@ -123,8 +123,9 @@ class Library:
         """An element-wise function of ``scale · x``. With `out`, which may be `x` itself, piece by piece."""
         function = activations.resolve(activation) if activation is not None else None
         if out is None:
-            x = x if scale is None else x * scale
-            return x if function is None else function(x)
+            y = x if scale is None else x * scale
+            y = y if function is None else function(y)
+            return x * 1 if y is x else y  # the two states have their own memory
         for part, place in pieces(x, out):
             part = part if scale is None else part * scale
             place[...] = part if function is None else function(part)
@@ -151,11 +152,12 @@ class Pool:
         buffer = self._held[key] = free.pop() if free else self._library.empty(size, like)
         return buffer.reshape(shape)
 
-    def give(self, key: Any) -> None:
+    def give(self, key: Any) -> bool:
         """Take back what `key` holds, if anything."""
         buffer = self._held.pop(key, None)
         if buffer is not None:
             self._free.setdefault(math.prod(buffer.shape), []).append(buffer)
+        return buffer is not None
 
     def adopt(self, matrix: Array) -> None:
         """Take a matrix, or its transpose, that lies in one piece and that nobody needs any more."""
@@ -206,8 +208,8 @@ def execute(
     keep : collection of int
         Registers that stay.
     tape : dict, optional
-        Filled, by the register of the result, with the operand of an activation and what it is multiplied by; and
-        with the operands of a product, where a gradient does not make them again.
+        Filled, by the register of the result, with the operand of an activation (its result where that is enough) and
+        what it is multiplied by; and with the operands of a product, where a gradient does not make them again.
 
     Returns
     -------
@@ -232,14 +234,14 @@ def execute(
             assert type(step) is Activate
             array = registers[step.register]
             scale = lib.inverse_rms(array, pool is not None) if step.normalize else None
-            free = step.register in step.free and step.register not in keep and tape is None
+            free = step.register in step.free and (tape is None or step.in_place)
             out = None
             if pool is not None:
                 moved = free and pool.move(step.register, step.result)
                 out = array if moved else pool.take(step.result, array.shape, array)
             result = lib.activate(array, step.activation, scale, out)
             if tape is not None:
-                tape[step.result] = array, scale
+                tape[step.result] = result if step.in_place else array, scale
             del array, out
         registers[step.result] = result
         for number in step.free:

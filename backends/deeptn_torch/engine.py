@@ -128,7 +128,7 @@ class _Kept:
     Attributes
     ----------
     registers : list of Tensor
-        Results of the steps, where the states in between are to be made again: those that enter an activation.
+        Results of the steps, where those in between are to be made again: ``program.kept``.
     tape : dict
         By result: what an activation divided by, and, where nothing is made again, the operands as multiplied.
     library : TorchLibrary
@@ -143,7 +143,7 @@ def _forward(program: Program, leaves: Sequence[Tensor]) -> tuple[Tensor, _Kept]
     lib = _library(program, leaves)
     registers = _registers(program, lib.enter(leaves))
     kept = _Kept(lib)
-    keep, pool = (program.checkpoints, Pool(TORCH)) if program.recompute else ((), None)
+    keep, pool = (program.kept, Pool(TORCH)) if program.recompute else ((), None)
     result = execute(program, program.steps, registers, lib, pool, keep, kept.tape)
     if program.recompute:
         registers[program.result] = None
@@ -166,6 +166,8 @@ class _Reverse:
         if program.recompute:
             self.registers = _registers(program, leaves)
             self.registers[program.first_step :] = kept.registers[program.first_step :]
+            if last:
+                kept.registers = []
         self.pool = Pool(TORCH) if self.lib is TORCH else None
         self.grads: list[Any] = [None] * (program.first_step + len(program.steps))
         self.active = program.active(tuple(needed))
@@ -264,7 +266,7 @@ class _Reverse:
 
         With g, that of f at s·x, it is ``s·g − x·s³·(x·g)/n``.
         """
-        x, scale = self.tape[step.result]
+        x, scale = self.tape.pop(step.result)
         if self.active[step.register]:
             x, grad = self.lib.leave(x), self.lib.leave(grad)
             scale = None if scale is None else torch.as_tensor(scale)
@@ -293,18 +295,22 @@ class _Reverse:
                     for value, target in pieces(x, out):
                         target.addcmul_(value, slope)
             self.add(step.register, self.lib.enter([out])[0])
-        if self.program.recompute and step.register >= self.program.first_step:
-            self.registers[step.register] = None
-            self.pool.give(step.register)  # type: ignore[union-attr]
+        if step.register >= self.program.first_step:
+            if self.program.recompute:
+                self.registers[step.register] = None
+            if self.pool is not None and self.last:
+                self.pool.adopt(x)
 
     def release(self, view: View, operand: Array) -> None:
         """Nobody reads this value again: its buffer may hold a gradient."""
         if self.pool is None or view.items is not None or view.register < self.program.first_step:
             return
+        step = self.program.steps[view.register - self.program.first_step]
+        if type(step) is Activate and step.in_place:  # its derivative is still to be told
+            return
         if self.program.recompute:
             self.registers[view.register] = None
-            self.pool.give(view.register)
-        elif self.last:
+        if not self.pool.give(view.register) and self.last:
             self.pool.adopt(operand)
 
 
