@@ -156,12 +156,12 @@ class Program:
 
     @cached_property
     def operands(self) -> frozenset[int]:
-        """Registers that are multiplied or activated: what a gradient needs."""
+        """Registers that are multiplied, or activated otherwise than in place: what a gradient needs."""
         read: set[int] = set()
         for step in self.steps:
             if type(step) is Contract:
                 read |= {step.left.register, step.right.register}
-            elif type(step) is Activate:
+            elif type(step) is Activate and not step.in_place:
                 read.add(step.register)
         return frozenset(read)
 
@@ -204,7 +204,7 @@ class Program:
     @cached_property
     def leaves(self) -> tuple[int, ...]:
         """Registers that the steps read and do not make."""
-        read = {step.register for step in self.steps if not isinstance(step, Contract)} | self.operands
+        read = self.operands.union(step.register for step in self.steps if not isinstance(step, Contract))
         return tuple(sorted(number for number in read if number < self.first_step))
 
     @cached_property

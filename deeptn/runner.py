@@ -19,6 +19,9 @@ from .program import Activate, Contract, Crop, Permute, Program, Step, View
 #: From so many elements on, results are written into buffers, and activations are done in place, piece by piece.
 LARGE = 2**18
 
+#: On a CPU, XLA multiplies matrices of so many columns faster one by one; it would move a batch of others.
+WIDE = 2**12
+
 #: Entry points of this group replace `run_plain` for the library that they are named after.
 GROUP = "deeptn.runners"
 
@@ -90,6 +93,8 @@ class Library:
             matmul = self._mm if x.ndim == y.ndim == 2 else self._bmm
             if x.ndim < y.ndim:
                 x = x.expand(y.shape[0], -1, -1)  # torch would fold the batch, and move the larger operand for it
+        elif self.backend == "jax" and x.ndim < y.ndim and y.shape[2] >= WIDE:
+            x = do("broadcast_to", x, (y.shape[0], *x.shape), like="jax")
         return matmul(x, y) if out is None else matmul(x, y, out=out)
 
     def empty(self, size: int, like: Array) -> Array:
