@@ -71,10 +71,37 @@ class Choice:
         return f"{self.mode}: {self.reason}"
 
 
-# One CPU core of about 2020: 50 Gflop/s, 1 G elements/s through memory, 5 µs to dispatch a step. Ratios matter only.
-_FLOP, _ELEMENT, _STEP = 2e-11, 1e-9, 5e-6
+@dataclass(frozen=True)
+class Machine:
+    """What an array library does on some machine.
+
+    Attributes
+    ----------
+    step : float
+        To dispatch a step [s].
+    flop : float
+        A floating-point operation of a large product [s].
+    element : float
+        To write an element [s].
+    """
+
+    step: float
+    flop: float
+    element: float
+
+    def __str__(self) -> str:
+        figures = f"{1e6 * self.step:.2g} µs a step, {1e-9 / self.flop:.3g} Gflop/s"
+        return f"{figures}, {1e-9 / self.element:.2g} G elements/s"
+
+    def to_dict(self) -> dict[str, float]:
+        """Plain data for JSON."""
+        return asdict(self)
 
 
-def seconds(cost: Cost) -> float:
-    """Estimate of the time of one call by a linear model of arithmetic, traffic and dispatch."""
-    return cost.flops * _FLOP + cost.write * _ELEMENT + cost.steps * _STEP
+#: One CPU core of about 2020, for choices that must not differ from machine to machine.
+TYPICAL = Machine(5e-6, 2e-11, 1e-9)
+
+
+def seconds(cost: Cost, machine: Machine = TYPICAL) -> float:
+    """Estimate of the time of one call by a linear model of dispatch, arithmetic and traffic."""
+    return cost.steps * machine.step + cost.flops * machine.flop + cost.write * machine.element

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,12 +18,17 @@ from .cost import Choice, Cost, Mode, seconds
 from .errors import LayoutError, SpecError, near_match
 from .init import draws, initialize
 from .layout import Layout, pad_axes
+from .machine import machine
 from .params import check_params, convert_params, target
 from .program import Program
 from .runner import run
 from .spec import NetworkSpec
 from .topologies import Topology, describe
 from .topologies import topology as as_topology
+
+
+#: Operations around the steps of `Network.apply`: the input is reshaped and padded, the output cut and reshaped.
+AROUND = 5
 
 
 @dataclass(frozen=True)
@@ -317,23 +322,49 @@ class Network:
         decode = self.program("materialize", 1).cost
         return _with_product(decode, self.shape, positive_int(batch, "batch")) if mode == "apply" else decode
 
-    def choose(self, batch: int) -> Choice:
+    def choose(self, batch: int, like: Any = "numpy") -> Choice:
         """Say which way to multiply `batch` rows by W is expected to be the faster, and why.
+
+        Parameters
+        ----------
+        batch : int
+            Rows of the input.
+        like : {"numpy", "torch", "jax"} or array
+            Library (and device) of the arrays. What it does on this machine is measured at the first call, within about
+            a second, and kept on disk (``$DEEPTN_CACHE``).
+
+        Returns
+        -------
+        Choice
+
+        Raises
+        ------
+        SpecError
+            For a batch that is no positive number, or an unknown library.
 
         Examples
         --------
         >>> import deeptn as dtn
         >>> print(dtn.network("BrickWall", (16, 16)).choose(batch=8))
         materialize: the network has activations, so W has to be decoded to be used
+        >>> dtn.network(dtn.TTMatrix(rank=2), (4096, 4096)).choose(batch=8).mode
+        'apply'
         """
-        decode = seconds(_with_product(self.cost("materialize"), self.shape, positive_int(batch, "batch")))
+        decode = _with_product(self.cost("materialize"), self.shape, positive_int(batch, "batch"))
         if not self.is_linear:
             reason = "the network has activations, so W has to be decoded to be used"
-            return Choice("materialize", {"materialize": decode}, reason)
-        apply = seconds(self.cost("apply", batch))
-        mode: Mode = "apply" if apply < decode else "materialize"
-        reason = f"for {batch} rows apply is estimated at {apply:.1e} s, decoding and multiplying at {decode:.1e} s"
-        return Choice(mode, {"materialize": decode, "apply": apply}, reason)
+            return Choice("materialize", {"materialize": seconds(decode)}, reason)
+        figures = machine(like)
+        apply = self.cost("apply", batch)
+        apply = replace(apply, steps=apply.steps + AROUND)
+        ways: dict[Mode, Cost] = {"materialize": decode, "apply": apply}
+        estimates: dict[str, float] = {mode: seconds(cost, figures) for mode, cost in ways.items()}
+        mode: Mode = "apply" if estimates["apply"] < estimates["materialize"] else "materialize"
+        texts = [
+            f"{estimates[way]:.1e} s to {verb} ({cost.steps} steps, {cost.flops:,} flops, {cost.write:,} elements)"
+            for verb, (way, cost) in zip(("decode W and multiply", "apply"), ways.items())
+        ]
+        return Choice(mode, estimates, f"{batch} rows take about {' and '.join(texts)} at {figures}")
 
     def program(self, mode: Mode, batch: int = 1, recompute: bool | None = None) -> Program:
         """Return the compiled steps of `materialize`, or of `apply` (linear networks only) for `batch` rows.

@@ -175,7 +175,8 @@ class _Reverse:
     def run(self, grad: Tensor) -> list[Tensor | None]:
         """Gradients towards the leaves, None for those that are not needed."""
         program, grads = self.program, self.grads
-        grads[program.result] = self.lib.enter([grad])[0]
+        # An expanded gradient, as that of a sum, has strides of zero, of which BLAS knows nothing.
+        grads[program.result] = self.lib.enter([grad.contiguous()])[0]
         for segment, inner in zip(reversed(program.segments), reversed(program.inner)):
             if program.recompute:
                 missing = [step for step in inner if self.registers[step.result] is None]

@@ -76,12 +76,17 @@ class TNLayer(nn.Module):
         hint, net = self.batch_hint, self.network
         applies = hint is not None and net.is_linear and self.mode != "materialize"
         if hint is not None and self.mode == "auto":
-            applies = applies and net.choose(hint).mode == "apply"
+            applies = applies and self._choose(hint)
         self._decode = register(net.program("materialize"))
         self._apply_number = register(net.program("apply", hint or 1)) if applies else None
         self._padded_shape = net.layout.padded_shape
         self._column_sizes = net.column_sizes
         self._ways: dict[int, bool] = {}
+
+    def _choose(self, rows: int) -> bool:
+        """Whether applying the network to some rows is expected to be faster than decoding the weight."""
+        core = self.cores[self._names[0]]
+        return self.network.choose(rows, core if core.is_cuda else "torch").mode == "apply"
 
     def _cores(self) -> tuple[Tensor, ...]:
         """The cores in the order of the network's; one that was replaced is looked at."""
@@ -309,7 +314,7 @@ class TNLinear(TNLayer):
             return False
         rows = 1 << (x.numel() // self.in_features - 1).bit_length()  # one search per power of two
         if rows not in self._ways:
-            self._ways[rows] = self.network.choose(rows).mode == "apply"
+            self._ways[rows] = self._choose(rows)
         return self._ways[rows]
 
     def extra_repr(self) -> str:

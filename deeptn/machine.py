@@ -1,0 +1,115 @@
+"""What an array library does on this machine: measured once, kept on disk, so that choices rest on figures."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from autoray import do
+
+from ._files import cache_folder, write_atomically
+from .compiler import compile_network
+from .cost import Cost, Machine
+from .layout import Leg
+from .params import convert, target, to_numpy
+from .runner import run
+from .spec import NetworkSpec, Node, Stage
+
+#: Counts the changes of what is measured; part of the names of the files.
+VERSION = 1
+
+
+def machine(like: Any) -> Machine:
+    """Figures of a library on this machine and device, in float32.
+
+    Parameters
+    ----------
+    like : str or array
+        ``"numpy"``, ``"torch"``, ``"jax"``, or an array, whose device counts too.
+
+    Returns
+    -------
+    Machine
+        Measured within about a second at the first call; after that from a file in `deeptn._files.cache_folder`, one
+        for each library, version, device and number of threads. JAX is measured under ``jax.jit``.
+    """
+    library, _, device = target(like, "float32", None)
+    threads = do("get_num_threads", like="torch") if library == "torch" else os.cpu_count()
+    return _machine(library, None if device is None else str(device), threads)
+
+
+@cache
+def _machine(library: str, device: str | None, threads: int | None) -> Machine:
+    version = importlib.import_module(library).__version__
+    key = [VERSION, library, version, device, threads, platform.machine(), platform.processor(), platform.node()]
+    folder = cache_folder()
+    if folder is None:
+        return measure(library, device)
+    file = folder / f"machine-{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
+    try:
+        return Machine(**{name: float(value) for name, value in json.loads(file.read_text()).items()})
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        found = measure(library, device)
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, lambda new: new.write_text(json.dumps(found.to_dict())))
+    return found
+
+
+def measure(library: str, device: str | None = None) -> Machine:
+    """Time three programs: of many small steps, of arithmetic, of memory traffic."""
+    seconds, cost = _seconds(_chain(16), library, device)
+    step = seconds / cost.steps
+    seconds, cost = _seconds(_product(1024, 512), library, device)
+    flop = max(seconds - step, 0.1 * seconds) / cost.flops
+    # So large that the system provides the buffer anew each time.
+    seconds, cost = _seconds(_product(3072, 2), library, device)
+    return Machine(step, flop, max(seconds - step - flop * cost.flops, 0.1 * seconds) / cost.write)
+
+
+def _seconds(spec: NetworkSpec, library: str, device: str | None) -> tuple[float, Cost]:
+    """Decode a network a few times: the median, and what it costs."""
+    program = compile_network(spec, tuple(leg.name for leg in spec.legs))
+    generator = np.random.default_rng(0)
+    arrays = [
+        convert(generator.standard_normal(shape), library, "float32", device) for shape in spec.param_shapes.values()
+    ]
+    call: Callable[[Sequence[Any]], Any] = lambda arrays: run(program, arrays)  # noqa: E731
+    if library == "jax":
+        call = importlib.import_module("jax").jit(call)
+    times = []
+    begin = time.perf_counter()
+    while len(times) < 4 or (time.perf_counter() - begin < 0.1 and len(times) < 200):
+        start = time.perf_counter()
+        result = call(arrays)
+        if library == "jax" or device not in (None, "cpu"):
+            to_numpy(result.reshape(-1)[:1])  # until it is there
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:]), program.cost
+
+
+def _chain(length: int) -> NetworkSpec:
+    """A tensor train whose cores differ in shape, so that no two of its steps are one."""
+    legs = tuple(Leg(f"x{k}", 1 + k % 3, 0) for k in range(length))
+    bonds = tuple((f"b{k}", 2 + k % 5) for k in range(1, length))
+    nodes = tuple(
+        Node(f"G{k}", tuple(ix for ix in (f"b{k}", f"x{k}", f"b{k + 1}") if ix not in ("b0", f"b{length}")))
+        for k in range(length)
+    )
+    return NetworkSpec(legs, (Stage(nodes, tuple(leg.name for leg in legs)),), bonds)
+
+
+def _product(side: int, rank: int) -> NetworkSpec:
+    legs = (Leg("x", side, 0), Leg("y", side, 1))
+    nodes = (Node("A", ("x", "k")), Node("B", ("k", "y")))
+    return NetworkSpec(legs, (Stage(nodes, ("x", "y")),), (("k", rank),))
