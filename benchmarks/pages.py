@@ -6,6 +6,8 @@ python benchmarks/pages.py
 from __future__ import annotations
 
 import json
+import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +15,11 @@ HERE = Path(__file__).parent
 PAGES = HERE.parent / "docs" / "results"
 
 
-def about(environment: dict[str, Any]) -> str:
+def about(environment: dict[str, Any], packages: Sequence[str] = ()) -> str:
     """Where and with what something was measured."""
     versions = environment["versions"]
     shown = ", ".join(
-        f"{name} {versions[name]}" for name in ("python", "torch", "numpy", "cotengra") if name in versions
+        f"{name} {versions[name]}" for name in ("python", "torch", "numpy", "cotengra", *packages) if name in versions
     )
     return f"{environment['date']}, {environment['cpu']}, {environment['torch_threads']} torch thread(s), {shown}"
 
@@ -67,57 +69,264 @@ def lenet5_page(data: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def decode_page(data: dict[str, Any]) -> str:
-    """Decoding one large weight."""
-    rows = [
-        [
-            f"M={row['layers']}, {row['activation'] or 'linear'}",
-            f"{row['times_clone']:.2f}",
-            f"{row['faster_than_gate_by_gate']:.1f}",
-            f"{row['cost']['flops']:,}",
-            f"{row['cost']['write']:,}",
-        ]
-        for row in data["rows"]
+def versus(rows: Sequence[dict[str, Any]], first: str) -> list[str]:
+    """A table of what `timing.measure` found: milliseconds of deeptn, the others as multiples of it."""
+    others = list(dict.fromkeys(name for row in rows for name in row["ratios"]))
+    lines = []
+    for row in rows:
+        found = (row["ratios"].get(name) for name in others)
+        cells = (
+            "–" if f is None else "{} ({}–{})".format(*map(figure_of, (f["ratio"], *f["quartiles"]))) for f in found
+        )
+        lines.append([row["label"], figure_of(1e3 * row["seconds"]["deeptn"]), *cells])
+    return table([first, "deeptn [ms]", *others], lines)
+
+
+def figure_of(value: float | None) -> str:
+    """Three digits; a dash for what was not measured."""
+    return "–" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+
+
+def notes(section: dict[str, Any]) -> list[str]:
+    """What was left out, and why."""
+    reasons = {f"{name}: {why}" for row in section["rows"] for name, why in row.get("left_out", {}).items()}
+    reasons |= {f"{name}: not installed" for name in section["missing"]}
+    return ["", f"Left out: {'; '.join(sorted(reasons))}."] if reasons else []
+
+
+def engine_decode(section: dict[str, Any]) -> list[str]:
+    """Forward."""
+    compiled = [row["jax_compile_seconds"] for row in section["rows"] if "jax_compile_seconds" in row]
+    return [
+        f"`net.materialize(params)` of a BrickWall, 2^{section['legs']} entries ({2 ** (section['legs'] - 18)} MiB), "
+        "`normalize=None`, without a gradient: against a copy of the weight, the paper's way (one gate after another on the "
+        "whole state), quimb with its default options stage by stage, and the same program in JAX under `jit`"
+        + (f" (compiled in {min(compiled):.1f} to {max(compiled):.1f} s, not counted)." if compiled else "."),
+        "",
+        *versus(section["rows"], "BrickWall"),
+        *notes(section),
     ]
-    headings = ["BrickWall", "times W.clone()", "faster than gate by gate", "flops", "elements written"]
+
+
+def engine_backward(section: dict[str, Any]) -> list[str]:
+    """Forward and backward."""
+    compiled = [row["jax_compile_seconds"] for row in section["rows"] if "jax_compile_seconds" in row]
+    return [
+        "Decoding and the gradient of `sum(W * G)` by all cores, the same weights. “forward alone” is `materialize` without a "
+        "gradient" + (f"; JAX compiles its gradient in {max(compiled):.1f} s." if compiled else "."),
+        "",
+        *versus(section["rows"], "BrickWall"),
+        *notes(section),
+    ]
+
+
+def engine_memory(section: dict[str, Any]) -> list[str]:
+    """Growth of the resident memory."""
+    if "rows" not in section:
+        return [f"Not measured: {section['left_out']}."]
+    rows = []
+    for row in section["rows"]:
+        ways = (row["ways"].get(way, {}).get("times_weight") for way in ("deeptn", "gate by gate"))
+        rows.append([row["label"], f"2^{row['legs']}", *map(figure_of, ways)])
+    return [
+        "By how much the resident memory grows at most, in times of the weight, in a process of its own: one decoding with "
+        "its backward pass (the result and its gradient included), and `net.iter_blocks` with blocks of an eighth of the "
+        "weight at most, each written to a file.",
+        "",
+        *table(["BrickWall", "entries", "deeptn [W]", "gate by gate [W]"], rows),
+    ]
+
+
+def engine_apply(section: dict[str, Any]) -> list[str]:
+    """Products without the weight."""
+    return [
+        f"`x @ W.T` without W, {section['side']} × {section['side']}; every peer has the same cores, and training is forward "
+        "and backward of the sum. “plain GEMMs” are the matrix products of the program alone, on matrices that lie ready; "
+        "“reconstructed” decodes W; TensorKrowch's MPO was given one node with all legs of the input, and torchTT always "
+        "adds a bias.",
+        "",
+        *versus(section["rows"], "layer"),
+        *notes(section),
+    ]
+
+
+def engine_small(section: dict[str, Any]) -> list[str]:
+    """Dispatch."""
+    return [
+        "`TNLinear(400, 120)` with 128 rows against `nn.Linear`: one step of training (forward and backward, so that W is "
+        "decoded each time unless the network is applied to the input), and `eval()` without a gradient, where the decoded W "
+        "is kept.",
+        "",
+        *versus(section["rows"], "layer"),
+    ]
+
+
+def engine_choose(section: dict[str, Any]) -> list[str]:
+    """The choice between both ways."""
+    summary = section["summary"]
+    rows = []
+    for family in dict.fromkeys(row["label"] for row in section["rows"]):
+        cases = [row for row in section["rows"] if row["label"] == family]
+        losses = [row["loss"] for row in cases]
+        right = f"{sum(row['right'] for row in cases)} of {len(cases)}"
+        rows.append([f"`{family}`", right, f"{statistics.mean(losses):.2f}", f"{max(losses):.2f}"])
+    return [
+        "`net.choose(batch)` says whether to decode W or to apply the network. Over linear networks, shapes and batches "
+        f"it named the faster way in {summary['right']:.0%} of {summary['cases']} cases; in "
+        f"{summary['within_10_percent']:.0%} its way took at most 10 % longer than the other; on average "
+        f"{summary['mean_loss']:.2f} times as long as the better one, at most {summary['largest_loss']:.2f} times.",
+        "",
+        *table(["network", "right", "mean loss", "largest loss"], rows),
+    ]
+
+
+def engine_search(section: dict[str, Any]) -> list[str]:
+    """Cold and warm starts."""
+    rows = []
+    for row in section["rows"]:
+        found = (row[kind].get(mode) for mode in ("materialize", "apply") for kind in ("cold", "warm"))
+        rows.append([f"`{row['label']}`", *(figure_of(value and 1e3 * value) for value in found)])
+    imports = statistics.median(row["cold"]["import"] for row in section["rows"])
+    trivial = statistics.median(row["cold"]["trivial"] for row in section["rows"])
+    shape = " × ".join(map(str, section["shape"]))
+    return [
+        f"Milliseconds from a {shape} network to its program in a new process: with an empty `DEEPTN_CACHE` (cold), and with "
+        f"the paths on disk (warm). `import deeptn` ({imports:.1f} s) and the first small program ({1e3 * trivial:.0f} ms: "
+        "cotengra's late imports) are not counted.",
+        "",
+        *table(["network", "materialize, cold", "warm", "apply, cold", "warm"], rows),
+    ]
+
+
+ENGINE = {
+    "decode": ("Decoding", engine_decode),
+    "backward": ("The gradient", engine_backward),
+    "memory": ("Memory", engine_memory),
+    "apply": ("Without the weight", engine_apply),
+    "small": ("A small layer", engine_small),
+    "choose": ("Which way", engine_choose),
+    "search": ("Searching", engine_search),
+}
+
+
+def engine_page(data: dict[str, Any]) -> str:
+    """The contraction engine against its peers."""
+    sections = data["sections"]
     lines = [
-        "# Decoding a large weight",
+        "# The contraction engine",
         "",
-        f"A weight of 2^{data['legs']} entries (float32, {4 * 2 ** data['legs'] // 2**20} MiB), without gradient: the time "
-        "of `net.materialize(params)`, `normalize=None`, against a copy of the weight, and against the paper's way, one gate after another on "
-        f"the whole state. Ratios of medians over {data['rounds']} interleaved rounds.",
-        "",
-        *table(headings, rows),
-        "",
-        "One linear layer costs as much as the copy: both are bound by the page faults of a fresh tensor. A nonlinear network "
-        "touches its state six times per layer, each time with one product between two buffers that are used again; see "
-        "[design](../design.md).",
-        "",
-        f"Measured by `python benchmarks/decode.py`: {about(data['environment'])}. "
-        "This page is written by `benchmarks/pages.py`.",
+        "float32 on a CPU. Calls that are compared take turns (A B C A B C …) after a check that they compute the same. The "
+        "first number is deeptn's median; the others say **how many times as long as deeptn** a peer takes: the ratio of the "
+        "medians, in brackets the quartiles of the ratios within a round.",
         "",
     ]
-    return "\n".join(lines)
+    if "curves" in sections:
+        lines += [
+            "![Time to decode against size and depth](engine.svg)",
+            "",
+            "A nonlinear network touches its state a few times per layer, the paper's way once per gate; see [design](../design.md).",
+            "",
+        ]
+    for name, (title, write) in ENGINE.items():
+        if name in sections:
+            lines += [f"## {title}", "", *write(sections[name]), ""]
+    verdicts = {True: "yes", False: "**no**", None: "not measured"}
+    goals = [
+        [row["goal"], f"{row['comparison']} {row['limit']:g}", figure_of(row["measured"]), verdicts[row["passed"]]]
+        for row in data["limits"]
+    ]
+    lines += ["## Goals", "", *table(["goal", "limit", "measured", "met"], goals), ""]
+    lines += ["Measured by `python benchmarks/engine.py`. This page is written by `benchmarks/pages.py`.", ""]
+    return "\n".join([*lines, *engine_origin(sections.items()), ""])
 
 
-WRITERS = {"lenet5": lenet5_page, "decode": decode_page}
+def engine_origin(sections: Iterable[tuple[str, dict[str, Any]]]) -> list[str]:
+    """Where the sections were measured, those together that were measured alike."""
+    groups: dict[str, list[str]] = {}
+    for name, section in sections:
+        where = about(section["environment"], ("jax", "quimb", "tensorly-torch", "torchTT", "tensorkrowch"))
+        settings = section["settings"]
+        quick = "**`--quick`: small weights, no results**, " if settings["quick"] else ""
+        groups.setdefault(f"{quick}{settings['rounds']} rounds, seed {settings['seed']}; {where}", []).append(name)
+    return [f"- {', '.join(names)}: {where}" for where, names in groups.items()]
+
+
+def engine_figure(data: dict[str, Any]) -> Any:
+    """Time to decode against the size of the weight, and against depth."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+    curves = data["sections"]["curves"]
+    figure = Figure(figsize=(8.6, 4.6), layout="constrained")
+    size, depth = figure.subplots(1, 2)
+    styles = {
+        "deeptn": ("#D55E00", "o", "-"),
+        "gate by gate": ("#0072B2", "s", "--"),
+        "W.clone()": ("#666666", "", ":"),
+    }
+
+    def draw(ax: Any, x: str, rows: Sequence[dict[str, Any]], ways: Sequence[str], layers: int | None = None) -> None:
+        for way in ways:
+            colour, marker, line = styles[way]
+            points = [(row[x], row["seconds"][way]) for row in rows if way in row["seconds"]]
+            face = "white" if layers == 3 else colour
+            label = way if layers is None else f"{way}, M={layers}"
+            ax.plot(*zip(*points), line, color=colour, marker=marker, label=label, markersize=5, markerfacecolor=face)
+
+    rows = [{**row, "entries": 2 ** row["legs"]} for row in curves["size"]]
+    for layers in (1, 3):
+        draw(size, "entries", [row for row in rows if row["layers"] == layers], ("deeptn", "gate by gate"), layers)
+    draw(size, "entries", [row for row in rows if row["layers"] == 1], ("W.clone()",))
+    draw(depth, "layers", curves["depth"], tuple(styles))
+    size.set_xscale("log", base=2)
+    size.xaxis.set_major_locator(FixedLocator(sorted({row["entries"] for row in rows})[1::2]))
+    size.set_xlabel("entries of the weight")
+    size.set_title("against size", fontsize=10)
+    depth.set_xscale("log", base=2)
+    depth.xaxis.set_major_locator(FixedLocator([row["layers"] for row in curves["depth"]]))
+    depth.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+    depth.set_xlabel("layers M, ReLU in between")
+    depth.set_title(f"against depth, $2^{{{curves['depth_legs']}}}$ entries", fontsize=10)
+    for ax in (size, depth):
+        ax.xaxis.set_minor_locator(NullLocator())
+        ax.set_yscale("log")
+        ax.set_ylabel("time to decode [s]")
+        ax.grid(True, alpha=0.25)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3, fontsize=8, frameon=False)
+    return figure
+
+
+def lenet5_figure(data: dict[str, Any]) -> Any:
+    """Accuracy against parameters."""
+    from deeptn_torch.demo.page import accuracy_figure
+
+    return accuracy_figure(data["summary"], "LeNet-5 on Fashion-MNIST, 58,080 weights compressed")
+
+
+WRITERS = {"lenet5": lenet5_page, "engine": engine_page}
+FIGURES = {"lenet5": lenet5_figure, "engine": engine_figure}
+
+
+def write(name: str, data: dict[str, Any], folder: Path) -> list[Path]:
+    """Write a page and its figure; return the files."""
+    import matplotlib as mpl
+
+    folder.mkdir(parents=True, exist_ok=True)
+    page, figure = folder / f"{name}.md", folder / f"{name}.svg"
+    page.write_text(WRITERS[name](data))
+    if name == "engine" and "curves" not in data["sections"]:
+        return [page]
+    mpl.rcParams["svg.hashsalt"] = "deeptn"  # the same data give the same file
+    FIGURES[name](data).savefig(figure, metadata={"Date": None})
+    return [page, figure]
 
 
 def main() -> None:
-    """Write every page whose JSON file exists, and the figure."""
-    import matplotlib as mpl
-    from deeptn_torch.demo.page import accuracy_figure
-
-    PAGES.mkdir(parents=True, exist_ok=True)
-    for name, write in WRITERS.items():
+    """Write every page whose JSON file exists, and its figure."""
+    for name in WRITERS:
         source = HERE / "results" / f"{name}.json"
         if source.is_file():
-            data = json.loads(source.read_text())
-            (PAGES / f"{name}.md").write_text(write(data))
-            if name == "lenet5":
-                mpl.rcParams["svg.hashsalt"] = "deeptn"
-                figure = accuracy_figure(data["summary"], "LeNet-5 on Fashion-MNIST, 58,080 weights compressed")
-                figure.savefig(PAGES / "lenet5.svg", metadata={"Date": None})
+            write(name, json.loads(source.read_text()), PAGES)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
-from autoray import do, get_dtype_name
+from autoray import do
 
 from . import slicing
 from ._check import positive_int, positive_ints
@@ -25,7 +25,6 @@ from .runner import run
 from .spec import NetworkSpec
 from .topologies import Topology, describe
 from .topologies import topology as as_topology
-
 
 #: Operations around the steps of `Network.apply`: the input is reshaped and padded, the output cut and reshaped.
 AROUND = 5
@@ -183,12 +182,7 @@ class Network:
         start, stop, _ = rows.indices(self.shape[0])
         if not self.is_linear or start >= stop:
             return self.materialize(params)[start:stop]
-        sizes = [leg.size for leg in slicing.row_legs(self.layout)]
-        parts = [
-            slicing.decode_block(self.spec, self.layout, params, block)
-            for block in slicing.blocks_of(start, stop, sizes)
-        ]
-        return parts[0] if len(parts) == 1 else do("concatenate", parts)
+        return slicing.decode_rows(self.spec, self.layout, params, start, stop)
 
     def iter_blocks(self, params: ParamsLike, max_bytes: int) -> Iterator[tuple[slice, Array]]:
         """Decode the weight in blocks of rows, each with bounded memory.
@@ -224,31 +218,11 @@ class Network:
         """
         check_params(self.spec, params)
         limit = positive_int(max_bytes, "max_bytes")
-        name = get_dtype_name(next(iter(params.values())))
-        width = {"float64": 8, "complex64": 8, "complex128": 16}.get(name, 4)  # half precision is contracted in float32
-        if not self.is_linear:
-            if (peak := self.cost().peak * width) > limit:
-                raise SpecError(f"max_bytes = {limit}, but the state of a network with activations needs {peak}")
-            return iter([(slice(0, self.shape[0]), self.materialize(params))])
-        sizes = [leg.size for leg in slicing.row_legs(self.layout)]
-        row = width * math.prod(self.layout.padded_shape[1:])
-        peak = 0
-        for counts in slicing.block_sizes(sizes):
-            if max(counts) == 1 or math.prod(counts) * row <= limit:
-                block = tuple((0, count) for count in counts)
-                peak = width * slicing.block_program(self.spec, self.layout, block).cost.peak
-                if peak <= limit:
-                    return self._blocks(params, slicing.walk(counts, sizes))
-        raise SpecError(f"max_bytes = {limit}, but one row needs {peak}")
-
-    def _blocks(self, params: ParamsLike, blocks: Iterable[slicing.Block]) -> Iterator[tuple[slice, Array]]:
-        start = 0
-        for block in blocks:
-            if start >= self.shape[0]:
-                return
-            stop = min(self.shape[0], start + math.prod(count for _, count in block))
-            yield slice(start, stop), slicing.decode_block(self.spec, self.layout, params, block)[: stop - start]
-            start = stop
+        if self.is_linear:
+            return slicing.decode_blocks(self.spec, self.layout, params, limit)
+        if (peak := self.cost().peak * slicing.item_size(params)) > limit:
+            raise SpecError(f"max_bytes = {limit}, but the state of a network with activations needs {peak}")
+        return iter([(slice(0, self.shape[0]), self.materialize(params))])
 
     def apply(self, params: ParamsLike, x: Array) -> Array:
         """Multiply by the weight: ``x @ W.T``, W being viewed as ``(shape[0], prod(shape[1:]))``.

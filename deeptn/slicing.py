@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
+from autoray import do, get_dtype_name
 
 from ._typing import Array, ParamsLike
 from .compiler import compile_network
+from .errors import SpecError
 from .layout import Layout
 from .program import Program
 from .runner import run
@@ -55,6 +57,52 @@ def blocks_of(start: int, stop: int, sizes: Sequence[int]) -> Iterator[Block]:
 
 def _with_digit(digit: int, blocks: Iterator[Block]) -> Iterator[Block]:
     return (((digit, 1), *block) for block in blocks)
+
+
+def decode_rows(spec: NetworkSpec, layout: Layout, params: ParamsLike, start: int, stop: int) -> Array:
+    """Decode the rows ``start … stop - 1`` of a linear network's weight, at least one."""
+    sizes = [leg.size for leg in row_legs(layout)]
+    parts = [decode_block(spec, layout, params, block) for block in blocks_of(start, stop, sizes)]
+    return parts[0] if len(parts) == 1 else do("concatenate", parts)
+
+
+def decode_blocks(spec: NetworkSpec, layout: Layout, params: ParamsLike, limit: int) -> Iterator[tuple[slice, Array]]:
+    """Decode a linear network's weight in the largest blocks of rows that need no more than `limit` bytes each.
+
+    Raises
+    ------
+    SpecError
+        If one row needs more.
+    """
+    sizes = [leg.size for leg in row_legs(layout)]
+    width = item_size(params)
+    row = width * math.prod(layout.padded_shape[1:])
+    peak = 0
+    for counts in block_sizes(sizes):
+        if max(counts) == 1 or math.prod(counts) * row <= limit:
+            block = tuple((0, count) for count in counts)
+            peak = width * block_program(spec, layout, block).cost.peak
+            if peak <= limit:
+                return _decode_all(spec, layout, params, walk(counts, sizes))
+    raise SpecError(f"max_bytes = {limit}, but one row needs {peak}")
+
+
+def _decode_all(
+    spec: NetworkSpec, layout: Layout, params: ParamsLike, blocks: Iterable[Block]
+) -> Iterator[tuple[slice, Array]]:
+    start, rows = 0, layout.shape[0]
+    for block in blocks:
+        if start >= rows:
+            return
+        stop = min(rows, start + math.prod(count for _, count in block))
+        yield slice(start, stop), decode_block(spec, layout, params, block)[: stop - start]
+        start = stop
+
+
+def item_size(params: ParamsLike) -> int:
+    """Bytes of an element while it is contracted; half precision is widened to float32."""
+    name = get_dtype_name(next(iter(params.values())))
+    return {"float64": 8, "complex64": 8, "complex128": 16}.get(name, 4)
 
 
 def decode_block(spec: NetworkSpec, layout: Layout, params: ParamsLike, block: Block) -> Array:

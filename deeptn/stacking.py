@@ -201,7 +201,7 @@ def merge_alike(
     for k, order in enumerate(inputs):
         for ix in order:
             holders[ix].add(k)
-    pairs = {tuple(sorted((i, j))) for held in holders.values() for i in held for j in held if i < j}
+    pairs = {(i, j) for held in holders.values() for i in held for j in held if i < j}
     if len(pairs) > PAIRS:
         return None
     known = {pair: contraction.look(pair) for pair in pairs}

@@ -26,10 +26,14 @@ CASES = dict(NETWORKS) | {
 }
 
 
-@pytest.fixture(params=["small", "large"])
+@pytest.fixture(params=["small", "middle", "large"])
 def size(request, monkeypatch):
-    """With the limits at their values, and so low that every step uses buffers, pieces and recomputation."""
-    if request.param == "large":
+    """With the limits at their values (NumPy does the work), and so low that every step uses buffers and pieces.
+
+    In the middle everything is kept for the gradient; what is large is made again stage by stage.
+    """
+    if request.param != "small":
+        monkeypatch.setattr(Program, "is_small", False)
         monkeypatch.setattr(runner, "LARGE", 8)
         monkeypatch.setattr(libraries, "LARGE", 8)
     return request.param
@@ -97,6 +101,76 @@ def test_gradcheck_twice(size):
     assert torch.autograd.gradgradcheck(lambda *t: engine.run(program, t), inputs)
 
 
+def test_kept_operands_are_written_over_by_the_last_pass_only(size):
+    net = CASES["rms"]
+    inputs, program = tensors(net), program_of(net, size)
+    before = [tensor.detach().clone() for tensor in inputs]
+    found = engine.run(program, inputs)
+    weight, grad = found.detach().clone(), torch.randn_like(found)
+    given = grad.clone()
+    first = torch.autograd.grad(found, inputs, grad, retain_graph=True)
+    second = torch.autograd.grad(found, inputs, grad, retain_graph=True)
+    third = torch.autograd.grad(found, inputs, grad)
+    for a, b, c in zip(first, second, third):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+    assert torch.equal(found, weight)
+    assert torch.equal(grad, given)
+    assert all(torch.equal(a, b) for a, b in zip(inputs, before))
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(found, inputs, grad)
+
+
+def test_tensors_with_offsets_strides_and_expanded_gradients(size):
+    net = dtn.network(dtn.BrickWall(layers=2), (16, 32))
+    program = program_of(net, size)
+    plain = tensors(net)
+    odd = []
+    for tensor in plain:
+        room = torch.zeros((2, *tensor.shape[:-1], 2 * tensor.shape[-1]), dtype=tensor.dtype)
+        view = room[1, ..., ::2]
+        view.copy_(tensor.detach())
+        odd.append(view.requires_grad_())
+    theirs = torch.autograd.grad(run_plain(program, plain).sum(), plain)
+    ours = torch.autograd.grad(engine.run(program, odd).sum(), odd)
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(ours, theirs))
+
+
+def test_an_activation_that_gives_back_what_it_gets(size):
+    dtn.register_activation("as_it_is", as_it_is)
+    net = dtn.network(dtn.BrickWall(layers=3, activation="as_it_is", normalize=None), (16, 16))
+    inputs, program = tensors(net), program_of(net, size)
+    theirs = torch.autograd.grad(run_plain(program, inputs).square().sum(), inputs)
+    ours = torch.autograd.grad(engine.run(program, inputs).square().sum(), inputs)
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(ours, theirs))
+
+
+def as_it_is(x):
+    return x
+
+
+def test_inputs_changed_before_the_backward_pass(size):
+    """Noticed where they are needed; what was copied into a stack gives the gradients of the old values."""
+    net = dtn.network(dtn.BrickWall(layers=2), (16, 16))
+    inputs, program = tensors(net), program_of(net, size)
+    expected = torch.autograd.grad(engine.run(program, inputs).sum(), inputs)
+    noticed = 0
+    for tensor in inputs:
+        found = engine.run(program, inputs)
+        with torch.no_grad():
+            tensor.mul_(2.0)
+        try:
+            grads = torch.autograd.grad(found.sum(), inputs)
+        except RuntimeError as error:
+            assert "modified by an inplace operation" in str(error)
+            noticed += 1
+        else:
+            assert all(torch.equal(a, b) for a, b in zip(grads, expected))
+        with torch.no_grad():
+            tensor.div_(2.0)
+    assert noticed
+
+
 def test_the_weight_may_be_changed_in_place(size):
     net = dtn.network(dtn.BrickWall(layers=2), (16, 16))
     inputs = tensors(net)
@@ -124,7 +198,7 @@ def test_transformations_take_the_plain_steps():
 
 
 def test_only_large_states_are_made_again():
-    for side, expected in ((64, False), (4096, True)):
+    for side, expected in ((64, False), (1024, False), (4096, True)):
         program = dtn.network(dtn.BrickWall(layers=3), (side, side)).program("materialize", 1)
         assert program.recompute is expected
     assert compiler.RECOMPUTE > runner.LARGE
@@ -151,6 +225,15 @@ def test_compiled_layers_have_one_graph_for_all_batches(name, mode):
         theirs = torch.autograd.grad(layer(x).square().sum(), [x, *layer.parameters()])
         assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(ours, theirs))
     assert counter.frame_count <= 2  # one for the first batch, one for any other
+
+
+def test_compiled_layers_with_many_gates_are_those_of_eager_mode():
+    """Eleven gates in a layer: the names are not in the order of the alphabet."""
+    torch._dynamo.reset()
+    layer = TNLinear(64, 64, dtn.BrickWall(layers=2), dtype=torch.float64)
+    assert list(layer.cores) != sorted(layer.cores)
+    x = torch.randn(3, 64, dtype=torch.float64)
+    assert torch.allclose(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), layer(x), rtol=1e-9)
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated")  # torch's own, inside inductor

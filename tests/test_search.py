@@ -43,7 +43,9 @@ def test_a_path_is_searched_once(folder, monkeypatch):
     assert NET.program("materialize") == program
 
 
-@pytest.mark.parametrize("text", ["", "{", "[[[0, 1]]]", "[[0, 1]]", "null", '[[["a", 1]]]', "[[[0, 0]]]", "[[[1, 0]]]", "[" * 10000])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[[[0, 1]]]", "[[0, 1]]", "null", '[[["a", 1]]]', "[[[0, 0]]]", "[[[1, 0]]]", "[" * 10000]
+)
 def test_a_damaged_file_is_searched_anew_and_replaced(folder, text):
     program = NET.program("materialize")
     (file,) = folder.iterdir()

@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
-from deeptn_torch import Fit, TNConv2d, TNLinear, layers
+from deeptn_torch import Fit, TNConv2d, TNLinear, base
 from torch import nn
 
 import deeptn as dtn
@@ -105,7 +105,7 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls[0] += 1
         return decode(*args)
 
-    monkeypatch.setattr(layers, "decode", counting)
+    monkeypatch.setattr(base, "decode", counting)
     return calls
 
 

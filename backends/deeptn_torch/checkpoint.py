@@ -22,8 +22,9 @@ from deeptn.serialize import (
     parse_header,
 )
 
+from .base import TNLayer
 from .compress import replace_modules
-from .layers import TNConv2d, TNLayer, TNLinear
+from .layers import TNConv2d, TNLinear
 
 M = TypeVar("M", bound=nn.Module)
 _FORMAT = "deeptn.model"

@@ -14,7 +14,8 @@ from deeptn.plan import Target, resolve, select
 from deeptn.report import LayerReport, Report
 from deeptn.topologies import describe
 
-from .layers import TNConv2d, TNLayer, TNLinear
+from .base import TNLayer
+from .layers import TNConv2d, TNLinear
 
 M = TypeVar("M", bound=nn.Module)
 

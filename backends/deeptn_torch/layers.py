@@ -2,222 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
-import operator
-from collections.abc import Collection, Iterable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deeptn import Layout, LayoutError, Network, SpecError, Topology, network
+from deeptn import Layout, LayoutError, Network, Topology
 from deeptn._check import positive_int
-from deeptn.errors import near_match
-from deeptn.network import decode, multiply
-from deeptn.params import check_params
-from deeptn.topologies import describe
+from deeptn.network import multiply
 
-from .operators import contract, register
-
-Mode = Literal["auto", "materialize", "apply"]
-
-
-class TNLayer(nn.Module):
-    """What `TNLinear` and `TNConv2d` share: the cores, the decoded weight and its cache.
-
-    The weight is decoded anew whenever a gradient may flow into the cores. While none can (under ``torch.no_grad``, or
-    with all cores frozen) the decoded weight is kept, and made anew when a core was replaced or written to in place.
-    Writing into ``core.data`` leaves no trace that could be seen: call `clear_cache` after it.
-
-    Attributes
-    ----------
-    network : deeptn.Network
-        What generates the weight.
-    cores : nn.ParameterDict
-        The trainable tensors, by the names of ``network.spec.param_shapes``.
-    mode : {"auto", "materialize", "apply"}
-        How the weight meets the input.
-    recompute : bool or None
-        Whether the backward pass of a decode makes the states within a stage again; None: as the program has it.
-    """
-
-    network: Network
-    cores: nn.ParameterDict
-    bias: nn.Parameter | None
-    batch_hint: int | None = None
-    recompute: bool | None = None
-
-    def _make(self, net: Network, bias: bool, device: Any, dtype: Any, mode: str, fan_in: int) -> None:
-        if mode not in ("auto", "materialize", "apply"):
-            raise SpecError(f"mode = {mode!r}; {near_match(str(mode), ('auto', 'materialize', 'apply'))}")
-        dtype = torch.get_default_dtype() if dtype is None else dtype
-        self.network = net
-        self.mode = mode
-        self._names = tuple(net.spec.param_shapes)
-        self._forget()
-        clash = [name for name in net.spec.param_shapes if hasattr(nn.ParameterDict, name)]
-        if clash:
-            raise SpecError(f"a parameter named {clash[0]!r} cannot be held by torch.nn.ParameterDict; rename the node")
-        empty = {name: torch.empty(s, device=device, dtype=dtype) for name, s in net.spec.param_shapes.items()}
-        self.cores = nn.ParameterDict()
-        for name, tensor in empty.items():  # one by one: a dictionary would be sorted by name
-            self.cores[name] = nn.Parameter(tensor)
-        self.register_parameter(
-            "bias", nn.Parameter(torch.empty(net.shape[0], device=device, dtype=dtype)) if bias else None
-        )
-        self._fan_in = fan_in
-        self._register()
-        self.reset_parameters()
-
-    def _register(self) -> None:
-        """Make known what `torch.compile` meets: the programs, and the sizes around them, as plain numbers."""
-        hint, net = self.batch_hint, self.network
-        applies = hint is not None and net.is_linear and self.mode != "materialize"
-        if hint is not None and self.mode == "auto":
-            applies = applies and self._choose(hint)
-        self._decode = register(net.program("materialize"))
-        self._apply_number = register(net.program("apply", hint or 1)) if applies else None
-        self._padded_shape = net.layout.padded_shape
-        self._column_sizes = net.column_sizes
-        self._ways: dict[int, bool] = {}
-
-    def _choose(self, rows: int) -> bool:
-        """Whether applying the network to some rows is expected to be faster than decoding the weight."""
-        core = self.cores[self._names[0]]
-        return self.network.choose(rows, core if core.is_cuda else "torch").mode == "apply"
-
-    def _cores(self) -> tuple[Tensor, ...]:
-        """The cores in the order of the network's; one that was replaced is looked at."""
-        held = self._modules["cores"]._parameters  # type: ignore[union-attr]
-        # nn.ParameterDict's own way, which is slow, follows parametrizations too.
-        cores = tuple(held.values()) if tuple(held) == self._names else tuple(self.cores[n] for n in self._names)
-        if not _same(cores, self._checked):
-            check_params(self.network.spec, dict(zip(self._names, cores)))
-            self._checked = cores if all(isinstance(core, nn.Parameter) for core in cores) else ()
-        return cores  # type: ignore[return-value]
-
-    def reset_parameters(self, scheme: str = "orthogonal", std: float | None = None) -> None:
-        """Draw the cores anew, with a seed from torch's generator; the bias as `torch.nn.Linear` does.
-
-        Parameters
-        ----------
-        scheme : {"orthogonal", "gaussian", "identity"}
-            See `deeptn.Network.init`.
-        std : float, optional
-            Root mean square of the weight, Kaiming's by default.
-        """
-        first = next(iter(self.cores.values()))
-        if first.is_meta:
-            return
-        seed = int(torch.randint(2**62, ()).item())
-        self.load_cores(self.network.init(seed, like=first, scheme=scheme, std=std))
-        if self.bias is not None:
-            bound = 1 / math.sqrt(self._fan_in)
-            nn.init.uniform_(self.bias, -bound, bound)
-
-    def load_cores(self, params: dict[str, Tensor]) -> None:
-        """Copy the tensors of a parameter dictionary into the cores."""
-        with torch.no_grad():
-            for name, core in self.cores.items():
-                core.copy_(params[name])
-
-    @property
-    def weight(self) -> Tensor:
-        """The decoded weight, of the shape that the dense layer has."""
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-            return _contract([self.cores[name] for name in self._names], self._decode)
-        cached = self._cached_weight()
-        return self._decoded(self._cores()) if cached is None else cached
-
-    def _decoded(self, cores: tuple[Tensor, ...]) -> Tensor:
-        with _full_precision(cores[0]):
-            weight = decode(self.network, cores, self.recompute)
-        self._cached = None
-        plain = all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores)
-        if plain and not weight.requires_grad:
-            version = None if weight.is_inference() else weight._version
-            self._cached = (cores, sum(map(_VERSION, cores)), weight, version)
-        return weight
-
-    def _cached_weight(self) -> Tensor | None:
-        """The weight that is kept, if it still is that of the cores and no gradient may flow into these."""
-        if self._cached is None:
-            return None
-        cores, versions, weight, version = self._cached
-        # A version only ever grows, so that their sum tells whether one has.
-        if not _same(self._modules["cores"]._parameters.values(), cores) or sum(map(_VERSION, cores)) != versions:  # type: ignore[union-attr]
-            return None
-        if torch.is_grad_enabled() and _trainable(cores):
-            return None
-        if version is None:
-            return weight if torch.is_inference_mode_enabled() else None
-        return weight if weight._version == version else None  # one that was written into is decoded anew
-
-    def clear_cache(self) -> None:
-        """Forget the decoded weight."""
-        self._cached = None
-
-    def _forget(self) -> None:
-        self._cached: tuple[tuple[Tensor, ...], int, Tensor, int | None] | None = None
-        self._checked: tuple[Tensor, ...] = ()
-
-    def train(self, mode: bool = True):
-        self._cached = None
-        return super().train(mode)
-
-    def _apply(self, fn: Any, recurse: bool = True):
-        self._cached = None
-        return super()._apply(fn, recurse)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._cached = None
-        super()._load_from_state_dict(*args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cached": None, "_checked": ()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._register()
-
-    def _describe(self) -> str:
-        topology = describe(self.network.topology)
-        return f"bias={self.bias is not None}, topology={topology}, num_params={self.network.num_params}"
-
-
-def _contract(arrays: list[Tensor], number: int) -> Tensor:
-    """A registered program as one operator; half precision is contracted in float32."""
-    dtype = arrays[0].dtype
-    if dtype not in (torch.float16, torch.bfloat16):
-        return contract(arrays, number)
-    return contract([array.float() for array in arrays], number).to(dtype)
-
-
-_VERSION = Tensor._version.__get__  # type: ignore[attr-defined]
-
-
-def _same(some: Collection[Any], others: Collection[Any]) -> bool:
-    return len(some) == len(others) and all(map(operator.is_, some, others))
-
-
-def _full_precision(core: Tensor) -> Any:
-    """Switch autocast off: a contraction of many small tensors is not for half precision."""
-    kind = core.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
-
-
-def _trainable(cores: Iterable[Tensor]) -> bool:
-    return any(core.requires_grad for core in cores)
-
-
-def _network(topology: Topology | Network | str, shape: tuple[int, ...], layout: Layout | None) -> Network:
-    if not isinstance(topology, Network):
-        return network(topology, shape, layout)
-    if topology.shape != shape or layout is not None:
-        raise SpecError(f"the network makes weights of shape {topology.shape}, the layer needs {shape} and no layout")
-    return topology
+from .base import Mode, TNLayer, as_network, contract_traced, full_precision, hand_back, take_over, trainable
 
 
 class TNLinear(TNLayer):
@@ -271,7 +67,7 @@ class TNLinear(TNLayer):
         self.in_features, self.out_features = in_features, out_features
         if batch_hint is not None or mode == "apply":
             self.batch_hint = positive_int(128 if batch_hint is None else batch_hint, "batch_hint")
-        net = _network(topology, (out_features, in_features), layout)
+        net = as_network(topology, (out_features, in_features), layout)
         self._make(net, bias, device, dtype, mode, in_features)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -286,7 +82,7 @@ class TNLinear(TNLayer):
             return F.linear(x, self._decoded(cores) if weight is None else weight, bias)
         if x.shape[-1] != self.in_features:
             raise LayoutError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
-        with _full_precision(cores[0]):
+        with full_precision(cores[0]):
             y = multiply(self.network, cores, x.to(cores[0].dtype))
         return self._finished(x, y)
 
@@ -296,7 +92,7 @@ class TNLinear(TNLayer):
         arrays: list[Tensor] = [self.cores[name] for name in self._names]
         rows = F.pad(x.reshape(-1, self.in_features), (0, self._padded_shape[1] - self.in_features))
         arrays.append(rows.to(arrays[0].dtype).reshape(-1, *self._column_sizes))
-        y = _contract(arrays, self._apply_number).reshape(-1, self._padded_shape[0])
+        y = contract_traced(arrays, self._apply_number).reshape(-1, self._padded_shape[0])
         return self._finished(x, y[:, : self.out_features].reshape(*x.shape[:-1], self.out_features))
 
     def _finished(self, x: Tensor, y: Tensor) -> Tensor:
@@ -310,7 +106,7 @@ class TNLinear(TNLayer):
             return False
         if self.mode == "apply":
             return True
-        if not torch.is_grad_enabled() or not _trainable(cores):
+        if not torch.is_grad_enabled() or not trainable(cores):
             return False
         rows = 1 << (x.numel() // self.in_features - 1).bit_length()  # one search per power of two
         if rows not in self._ways:
@@ -339,8 +135,8 @@ class TNLinear(TNLayer):
         TNLinear
             With a copy of the bias, on the device and in the dtype of `linear`.
         """
-        net = _network(topology, (linear.out_features, linear.in_features), layout)
-        return _take_over(cls.like(linear, net, linear.weight.device), linear, fit)
+        net = as_network(topology, (linear.out_features, linear.in_features), layout)
+        return take_over(cls.like(linear, net, linear.weight.device), linear, fit)
 
     @classmethod
     def like(cls, linear: nn.Linear, net: Network, device: Any) -> TNLinear:
@@ -353,7 +149,7 @@ class TNLinear(TNLayer):
         first = next(iter(self.cores.values()))
         bias = self.bias is not None
         dense = nn.Linear(self.in_features, self.out_features, bias, device=first.device, dtype=first.dtype)
-        return _hand_back(self, dense)
+        return hand_back(self, dense)
 
 
 _CONV_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode")
@@ -412,7 +208,7 @@ class TNConv2d(TNLayer):
         self.dilation, self.groups, self.padding_mode = frame.dilation, frame.groups, frame.padding_mode
         self._pad = frame._reversed_padding_repeated_twice
         shape = tuple(frame.weight.shape)
-        self._make(_network(topology, shape, layout), bias, device, dtype, "materialize", math.prod(shape[1:]))
+        self._make(as_network(topology, shape, layout), bias, device, dtype, "materialize", math.prod(shape[1:]))
 
     def forward(self, x: Tensor) -> Tensor:
         padding = self.padding
@@ -432,8 +228,8 @@ class TNConv2d(TNLayer):
         cls, conv: nn.Conv2d, topology: Topology | Network | str, fit: Any = "auto", layout: Layout | None = None
     ) -> TNConv2d:
         """Replace a trained layer; parameters as for `TNLinear.from_linear`."""
-        net = _network(topology, tuple(conv.weight.shape), layout)
-        return _take_over(cls.like(conv, net, conv.weight.device), conv, fit)
+        net = as_network(topology, tuple(conv.weight.shape), layout)
+        return take_over(cls.like(conv, net, conv.weight.device), conv, fit)
 
     @classmethod
     def like(cls, conv: nn.Conv2d, net: Network, device: Any) -> TNConv2d:
@@ -455,30 +251,4 @@ class TNConv2d(TNLayer):
             dtype=first.dtype,
             **self._options(),
         )
-        return _hand_back(self, dense)
-
-
-def _take_over(layer: Any, dense: nn.Linear | nn.Conv2d, fit: Any) -> Any:
-    """Fill a new layer from a dense one; what was frozen stays frozen."""
-    from .fit import find_params
-
-    layer.load_cores(find_params(layer.network, dense.weight.detach(), fit))
-    layer.cores.requires_grad_(dense.weight.requires_grad)
-    _copy_bias(layer, dense)
-    return layer.train(dense.training)
-
-
-def _hand_back(layer: Any, dense: Any) -> Any:
-    """Fill a dense layer from a generated one; what was frozen stays frozen."""
-    with torch.no_grad():
-        dense.weight.copy_(layer.weight)
-    dense.weight.requires_grad_(_trainable(layer.cores.values()))
-    _copy_bias(dense, layer)
-    return dense.train(layer.training)
-
-
-def _copy_bias(to: Any, source: Any) -> None:
-    if source.bias is not None:
-        with torch.no_grad():
-            to.bias.copy_(source.bias)
-        to.bias.requires_grad_(source.bias.requires_grad)
+        return hand_back(self, dense)

@@ -96,6 +96,7 @@ class HostLibrary(TorchLibrary):
         return TORCH.matmul(torch.from_numpy(x), torch.from_numpy(y)).numpy()
 
     def write(self, whole: Array, view: View, array: Array) -> None:
+        assert view.items is not None
         part = whole[view.items if isinstance(view.items, int) else slice(*view.items)]
         if view.perm is not None:
             part = part.reshape(view.axes).transpose(view.perm)

@@ -1,0 +1,246 @@
+"""What all layers with a generated weight share."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import operator
+from collections.abc import Collection, Iterable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from deeptn import Layout, Network, SpecError, Topology, network
+from deeptn.errors import near_match
+from deeptn.network import decode
+from deeptn.params import check_params
+from deeptn.topologies import describe
+
+from .operators import contract, register
+
+Mode = Literal["auto", "materialize", "apply"]
+
+
+class TNLayer(nn.Module):
+    """What `TNLinear` and `TNConv2d` share: the cores, the decoded weight and its cache.
+
+    The weight is decoded anew whenever a gradient may flow into the cores. While none can (under ``torch.no_grad``, or
+    with all cores frozen) the decoded weight is kept, and made anew when a core was replaced or written to in place.
+    Writing into ``core.data`` leaves no trace that could be seen: call `clear_cache` after it.
+
+    Attributes
+    ----------
+    network : deeptn.Network
+        What generates the weight.
+    cores : nn.ParameterDict
+        The trainable tensors, by the names of ``network.spec.param_shapes``.
+    mode : {"auto", "materialize", "apply"}
+        How the weight meets the input.
+    recompute : bool or None
+        Whether the backward pass of a decode makes the states within a stage again; None: as the program has it.
+    """
+
+    network: Network
+    cores: nn.ParameterDict
+    bias: nn.Parameter | None
+    batch_hint: int | None = None
+    recompute: bool | None = None
+
+    def _make(self, net: Network, bias: bool, device: Any, dtype: Any, mode: str, fan_in: int) -> None:
+        if mode not in ("auto", "materialize", "apply"):
+            raise SpecError(f"mode = {mode!r}; {near_match(str(mode), ('auto', 'materialize', 'apply'))}")
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        self.network = net
+        self.mode = mode
+        self._names = tuple(net.spec.param_shapes)
+        self._forget()
+        clash = [name for name in net.spec.param_shapes if hasattr(nn.ParameterDict, name)]
+        if clash:
+            raise SpecError(f"a parameter named {clash[0]!r} cannot be held by torch.nn.ParameterDict; rename the node")
+        empty = {name: torch.empty(s, device=device, dtype=dtype) for name, s in net.spec.param_shapes.items()}
+        self.cores = nn.ParameterDict()
+        for name, tensor in empty.items():  # one by one: a dictionary would be sorted by name
+            self.cores[name] = nn.Parameter(tensor)
+        self.register_parameter(
+            "bias", nn.Parameter(torch.empty(net.shape[0], device=device, dtype=dtype)) if bias else None
+        )
+        self._fan_in = fan_in
+        self._register()
+        self.reset_parameters()
+
+    def _register(self) -> None:
+        """Make known what `torch.compile` meets: the programs, and the sizes around them, as plain numbers."""
+        hint, net = self.batch_hint, self.network
+        applies = hint is not None and net.is_linear and self.mode != "materialize"
+        if hint is not None and self.mode == "auto":
+            applies = applies and self._choose(hint)
+        self._decode = register(net.program("materialize"))
+        self._apply_number = register(net.program("apply", hint or 1)) if applies else None
+        self._padded_shape = net.layout.padded_shape
+        self._column_sizes = net.column_sizes
+        self._ways: dict[int, bool] = {}
+
+    def _choose(self, rows: int) -> bool:
+        """Whether applying the network to some rows is expected to be faster than decoding the weight."""
+        core = self.cores[self._names[0]]
+        return self.network.choose(rows, core if core.is_cuda else "torch").mode == "apply"
+
+    def _cores(self) -> tuple[Tensor, ...]:
+        """The cores in the order of the network's; one that was replaced is looked at."""
+        held: dict[str, Any] = self._modules["cores"]._parameters  # type: ignore[union-attr]
+        # nn.ParameterDict's own way, which is slow, follows parametrizations too.
+        cores = tuple(held.values()) if tuple(held) == self._names else tuple(self.cores[n] for n in self._names)
+        if not _same(cores, self._checked):
+            check_params(self.network.spec, dict(zip(self._names, cores)))
+            self._checked = cores if all(isinstance(core, nn.Parameter) for core in cores) else ()
+        return cores
+
+    def reset_parameters(self, scheme: str = "orthogonal", std: float | None = None) -> None:
+        """Draw the cores anew, with a seed from torch's generator; the bias as `torch.nn.Linear` does.
+
+        Parameters
+        ----------
+        scheme : {"orthogonal", "gaussian", "identity"}
+            See `deeptn.Network.init`.
+        std : float, optional
+            Root mean square of the weight, Kaiming's by default.
+        """
+        first = next(iter(self.cores.values()))
+        if first.is_meta:
+            return
+        seed = int(torch.randint(2**62, ()).item())
+        self.load_cores(self.network.init(seed, like=first, scheme=scheme, std=std))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self._fan_in)
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def load_cores(self, params: dict[str, Tensor]) -> None:
+        """Copy the tensors of a parameter dictionary into the cores."""
+        with torch.no_grad():
+            for name, core in self.cores.items():
+                core.copy_(params[name])
+
+    @property
+    def weight(self) -> Tensor:
+        """The decoded weight, of the shape that the dense layer has."""
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            return contract_traced([self.cores[name] for name in self._names], self._decode)
+        cached = self._cached_weight()
+        return self._decoded(self._cores()) if cached is None else cached
+
+    def _decoded(self, cores: tuple[Tensor, ...]) -> Tensor:
+        with full_precision(cores[0]):
+            weight = decode(self.network, cores, self.recompute)
+        self._cached = None
+        plain = all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores)
+        if plain and not weight.requires_grad:
+            version = None if weight.is_inference() else weight._version
+            self._cached = (cores, sum(map(_VERSION, cores)), weight, version)
+        return weight
+
+    def _cached_weight(self) -> Tensor | None:
+        """The weight that is kept, if it still is that of the cores and no gradient may flow into these."""
+        if self._cached is None:
+            return None
+        cores, versions, weight, version = self._cached
+        # A version only ever grows, so that their sum tells whether one has.
+        if not _same(self._modules["cores"]._parameters.values(), cores) or sum(map(_VERSION, cores)) != versions:  # type: ignore[union-attr]
+            return None
+        if torch.is_grad_enabled() and trainable(cores):
+            return None
+        if version is None:
+            return weight if torch.is_inference_mode_enabled() else None
+        return weight if weight._version == version else None  # one that was written into is decoded anew
+
+    def clear_cache(self) -> None:
+        """Forget the decoded weight."""
+        self._cached = None
+
+    def _forget(self) -> None:
+        self._cached: tuple[tuple[Tensor, ...], int, Tensor, int | None] | None = None
+        self._checked: tuple[Tensor, ...] = ()
+
+    def train(self, mode: bool = True):
+        self._cached = None
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True):
+        self._cached = None
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._cached = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_cached": None, "_checked": ()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._register()
+
+    def _describe(self) -> str:
+        topology = describe(self.network.topology)
+        return f"bias={self.bias is not None}, topology={topology}, num_params={self.network.num_params}"
+
+
+def contract_traced(arrays: list[Tensor], number: int) -> Tensor:
+    """A registered program as one operator; half precision is contracted in float32."""
+    dtype = arrays[0].dtype
+    if dtype not in (torch.float16, torch.bfloat16):
+        return contract(arrays, number)
+    return contract([array.float() for array in arrays], number).to(dtype)
+
+
+_VERSION = Tensor._version.__get__  # type: ignore[attr-defined]
+
+
+def _same(some: Collection[Any], others: Collection[Any]) -> bool:
+    return len(some) == len(others) and all(map(operator.is_, some, others))
+
+
+def full_precision(core: Tensor) -> Any:
+    """Switch autocast off: a contraction of many small tensors is not for half precision."""
+    kind = core.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+
+
+def trainable(cores: Iterable[Tensor]) -> bool:
+    """Whether a gradient may flow into any of the cores."""
+    return any(core.requires_grad for core in cores)
+
+
+def as_network(topology: Topology | Network | str, shape: tuple[int, ...], layout: Layout | None) -> Network:
+    """The network of a topology, or the one that was given, if it makes weights of this shape."""
+    if not isinstance(topology, Network):
+        return network(topology, shape, layout)
+    if topology.shape != shape or layout is not None:
+        raise SpecError(f"the network makes weights of shape {topology.shape}, the layer needs {shape} and no layout")
+    return topology
+
+
+def take_over(layer: Any, dense: nn.Linear | nn.Conv2d, fit: Any) -> Any:
+    """Fill a new layer from a dense one; what was frozen stays frozen."""
+    from .fit import find_params
+
+    layer.load_cores(find_params(layer.network, dense.weight.detach(), fit))
+    layer.cores.requires_grad_(dense.weight.requires_grad)
+    _copy_bias(layer, dense)
+    return layer.train(dense.training)
+
+
+def hand_back(layer: Any, dense: Any) -> Any:
+    """Fill a dense layer from a generated one; what was frozen stays frozen."""
+    with torch.no_grad():
+        dense.weight.copy_(layer.weight)
+    dense.weight.requires_grad_(trainable(layer.cores.values()))
+    _copy_bias(dense, layer)
+    return dense.train(layer.training)
+
+
+def _copy_bias(to: Any, source: Any) -> None:
+    if source.bias is not None:
+        with torch.no_grad():
+            to.bias.copy_(source.bias)
+        to.bias.requires_grad_(source.bias.requires_grad)
