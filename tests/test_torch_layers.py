@@ -154,7 +154,7 @@ def test_cache_is_dropped(change):
         assert before is not None
         change(layer)
         after = layer(x)
-        assert layer._cached is None or layer._cached[2] is not before[2]
+        assert layer._cached is None or layer._cached[3] is not before[3]
         assert torch.allclose(after, layer.to_linear()(x), atol=1e-6)
 
 

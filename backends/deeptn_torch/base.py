@@ -136,16 +136,18 @@ class TNLayer(nn.Module):
         plain = all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores)
         if plain and not weight.requires_grad:
             version = None if weight.is_inference() else weight._version
-            self._cached = (cores, sum(map(_VERSION, cores)), weight, version)
+            self._cached = (cores, len(cores), sum(map(_VERSION, cores)), weight, version)
         return weight
 
     def _cached_weight(self) -> Tensor | None:
         """The weight that is kept, if it still is that of the cores and no gradient may flow into these."""
         if self._cached is None:
             return None
-        cores, versions, weight, version = self._cached
-        # A version only ever grows, so that their sum tells whether one has.
-        if not _same(self._modules["cores"]._parameters.values(), cores) or sum(map(_VERSION, cores)) != versions:  # type: ignore[union-attr]
+        cores, count, versions, weight, version = self._cached
+        held = self._modules["cores"]._parameters  # type: ignore[union-attr]
+        # Calls are counted here: a small layer takes a few microseconds. A version only ever grows, so that their sum
+        # tells whether one has.
+        if len(held) != count or not all(map(_IS, held.values(), cores)) or sum(map(_VERSION, cores)) != versions:
             return None
         if torch.is_grad_enabled() and trainable(cores):
             return None
@@ -158,7 +160,7 @@ class TNLayer(nn.Module):
         self._cached = None
 
     def _forget(self) -> None:
-        self._cached: tuple[tuple[Tensor, ...], int, Tensor, int | None] | None = None
+        self._cached: tuple[tuple[Tensor, ...], int, int, Tensor, int | None] | None = None
         self._checked: tuple[Tensor, ...] = ()
 
     def train(self, mode: bool = True):
@@ -193,11 +195,12 @@ def contract_traced(arrays: list[Tensor], number: int) -> Tensor:
     return contract([array.float() for array in arrays], number).to(dtype)
 
 
+_IS = operator.is_
 _VERSION = Tensor._version.__get__  # type: ignore[attr-defined]
 
 
 def _same(some: Collection[Any], others: Collection[Any]) -> bool:
-    return len(some) == len(others) and all(map(operator.is_, some, others))
+    return len(some) == len(others) and all(map(_IS, some, others))
 
 
 def full_precision(core: Tensor) -> Any:

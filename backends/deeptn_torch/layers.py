@@ -74,11 +74,13 @@ class TNLinear(TNLayer):
         if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
             return self._traced(x)
         bias = self._parameters["bias"]
-        if self.mode != "apply" and (weight := self._cached_weight()) is not None:
+        weight = None if self.mode == "apply" else self._cached_weight()
+        if weight is not None:
             return F.linear(x, weight, bias)
         cores = self._cores()
         if not self._applies(cores, x):
-            weight = self._cached_weight()
+            if self.mode == "apply":  # of a network with activations
+                weight = self._cached_weight()
             return F.linear(x, self._decoded(cores) if weight is None else weight, bias)
         if x.shape[-1] != self.in_features:
             raise LayoutError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
