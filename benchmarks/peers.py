@@ -122,6 +122,35 @@ def jax_decode(
     return call, seconds
 
 
+#: Products in the chain of `state_products`.
+PRODUCTS = 4
+
+
+def state_products(legs: int) -> dict[str, Callable[[], Any] | None]:
+    """A chain of products of a 32 × 32 matrix with a state of ``2**legs`` entries, and nothing else."""
+    matrix, state = torch.eye(32), torch.randn(32, 2 ** (legs - 5))
+    buffers = [torch.empty_like(state), torch.empty_like(state)]
+
+    def torch_chain() -> Tensor:
+        x = state
+        for k in range(PRODUCTS):
+            x = torch.mm(matrix, x, out=buffers[k % 2])
+        return x
+
+    jax = optional("jax")
+    if jax is None:
+        return {"torch": torch_chain, "JAX": None}
+
+    def chain(matrix: Any, x: Any) -> Any:
+        for _ in range(PRODUCTS):
+            x = matrix @ x
+        return x
+
+    arrays = jax.numpy.asarray(matrix.numpy()), jax.numpy.asarray(state.numpy())
+    compiled = jax.jit(chain)
+    return {"torch": torch_chain, "JAX": lambda: jax.block_until_ready(compiled(*arrays))}
+
+
 @dataclass(frozen=True)
 class Layer:
     """A layer that was given the same cores.

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from deeptn_torch import TNLinear
 from peers import (
+    PRODUCTS,
     Layer,
     brickwall,
     dense_layer,
@@ -16,12 +18,14 @@ from peers import (
     jax_decode,
     plain_products,
     quimb_decode,
+    state_products,
     train_layers,
 )
 from timing import Settings, console, fresh, measure, show
 from torch import Tensor
 
 import deeptn as dtn
+from deeptn.program import Contract
 
 
 def label(layers: int, activation: str | None) -> str:
@@ -51,7 +55,20 @@ def decode(settings: Settings) -> dict[str, Any]:
         row |= {} if jax is None else {"jax_compile_seconds": jax[1]}
         show(row["label"], row)
         rows.append(row)
-    return {"legs": legs, "rows": rows}
+    large = [
+        step for step in net.program("materialize").steps if isinstance(step, Contract) and reads(step) == net.size
+    ]
+    chain = state_products(legs)
+    ways = {name: way for name, way in chain.items() if way is not None}
+    with torch.no_grad():
+        alone = measure(ways, settings)["seconds"]
+    each = {name: seconds / PRODUCTS for name, seconds in alone.items()}
+    return {"legs": legs, "rows": rows, "floor": {"products": len(large), "label": row["label"], "seconds": each}}
+
+
+def reads(step: Contract) -> int:
+    """Elements of the larger operand."""
+    return max(math.prod(view.shape) for view in (step.left, step.right))
 
 
 def backward(settings: Settings) -> dict[str, Any]:
@@ -159,18 +176,18 @@ def small(settings: Settings) -> dict[str, Any]:
         "LowRank rank 4": dtn.LowRank(rank=4),
     }
     rows = []
+
+    def training(module: torch.nn.Module) -> Tensor:
+        module.zero_grad(set_to_none=True)
+        out = module(x)
+        out.sum().backward()
+        return out
+
     for name, family in families.items():
         layer = TNLinear(400, 120, family)
         assert layer.bias is not None
         with torch.no_grad():
             dense = dense_layer(layer.weight, layer.bias)
-
-        def training(module: torch.nn.Module) -> Tensor:
-            module.zero_grad(set_to_none=True)
-            out = module(x)
-            out.sum().backward()
-            return out
-
         ways = {"deeptn": lambda layer=layer: training(layer), "nn.Linear": lambda dense=dense: training(dense.module)}
         rows.append({"label": f"{name}, training", **measure(ways, settings)})
         layer.eval()
@@ -180,4 +197,26 @@ def small(settings: Settings) -> dict[str, Any]:
             rows.append({"label": f"{name}, eval", **measure(ways, settings)})
     for row in rows:
         show(row["label"], row)
-    return {"rows": rows}
+    # What as many parameters cost that are stacked and otherwise idle.
+    net = dtn.network(families["BrickWall M=2 linear"], (120, 400))
+    plain = torch.nn.Linear(400, 120)
+    idle = Idle(plain, net.init(settings.seed, like="torch"))
+    floor = measure({"nn.Linear": lambda: training(plain), "idle": lambda: training(idle)}, settings)
+    counts = {"parameters": len(idle.cores), "steps": net.cost("apply", 128).steps, "seconds": floor["seconds"]}
+    return {"rows": rows, "floor": counts}
+
+
+class Idle(torch.nn.Module):
+    """A dense layer beside which some parameters are stacked by shape, and do nothing."""
+
+    def __init__(self, dense: torch.nn.Linear, cores: Mapping[str, Tensor]):
+        super().__init__()
+        self.dense = dense
+        self.cores = torch.nn.ParameterList(torch.nn.Parameter(core) for core in cores.values())
+
+    def forward(self, x: Tensor) -> Tensor:
+        shapes: dict[torch.Size, list[Tensor]] = {}
+        for core in self.cores._parameters.values():
+            assert core is not None
+            shapes.setdefault(core.shape, []).append(core)
+        return self.dense(x) + 0.0 * sum(torch.stack(cores).sum() for cores in shapes.values())

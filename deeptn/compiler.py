@@ -269,12 +269,15 @@ class _Compiler:
         if len(places) < stop - start or start == 0 or stop == len(big):
             return None
         # Behind fewer entries a product of matrices that small is slower than a permuted copy, and its gradient larger.
-        if self.volume(big[stop:]) < min(self.volume(big[start:stop]) // 4, BEHIND):
+        if self.volume(big[stop:]) < min(self.volume(big[start:stop]) // 8, BEHIND):
             return None
         new = [wish.get(ix, 0) for ix in join.only(small, big)]
         before, behind = ([wish.get(ix, 0) for ix in part] for part in (big[:start], big[stop:]))
-        fits = bool(new) and max(before) < min(new) and max(new) < min(behind)
-        return (start, stop) if fits or self.volume(big) >= 16 * self.volume(small) else None
+        if new and max(before) < min(new) and max(new) < min(behind):  # the result lies as it is wanted
+            return start, stop
+        # Otherwise only where it costs more to move the tensor than to let the result lie so.
+        grown = 4 * self.volume(big) < self.volume(join.kept)
+        return None if grown or self.volume(big) < 16 * self.volume(small) else (start, stop)
 
     def contract_inside(self, big: _Tensor, inner: tuple[int, int], small: _Tensor, keep: Order) -> _Tensor:
         """Multiply every slice of a large tensor by a small matrix where its indices lie, so that nothing moves."""

@@ -50,7 +50,7 @@ def test_changelog_names_the_version():
     assert f"version: {version[1]}" in (ROOT / "CITATION.cff").read_text()
 
 
-@pytest.mark.parametrize("name", ["lenet5", "decode"])
+@pytest.mark.parametrize("name", ["lenet5", "engine"])
 def test_result_pages_say_what_the_json_says(name):
     pages = runpy.run_path(str(ROOT / "benchmarks" / "pages.py"))
     data = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())

@@ -136,6 +136,19 @@ def test_tensors_with_offsets_strides_and_expanded_gradients(size):
     assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(ours, theirs))
 
 
+def test_lazily_conjugated_tensors(size):
+    net = dtn.network(dtn.BrickWall(layers=2, activation=None), (8, 8))
+    inputs = [tensor.detach() for tensor in tensors(net, "complex128")]
+    program = program_of(net, size)
+    lazy = [tensor.conj().requires_grad_() for tensor in inputs]
+    found = engine.run(program, lazy)
+    assert torch.allclose(found, engine.run(program, inputs).conj(), rtol=1e-10)
+    grad = torch.randn_like(found).conj()
+    ours = torch.autograd.grad(found, lazy, grad)
+    theirs = torch.autograd.grad(run_plain(program, lazy), lazy, grad)
+    assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(ours, theirs))
+
+
 def test_an_activation_that_gives_back_what_it_gets(size):
     dtn.register_activation("as_it_is", as_it_is)
     net = dtn.network(dtn.BrickWall(layers=3, activation="as_it_is", normalize=None), (16, 16))

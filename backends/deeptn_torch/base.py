@@ -135,6 +135,7 @@ class TNLayer(nn.Module):
         self._cached = None
         plain = all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores)
         if plain and not weight.requires_grad:
+            weight = weight.contiguous()  # without the padding
             version = None if weight.is_inference() else weight._version
             self._cached = (cores, len(cores), sum(map(_VERSION, cores)), weight, version)
         return weight

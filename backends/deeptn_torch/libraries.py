@@ -85,7 +85,7 @@ class HostLibrary(TorchLibrary):
     crop = Library.crop
 
     def enter(self, tensors: Sequence[Tensor]) -> Sequence[Array]:
-        return [tensor.detach().numpy() for tensor in tensors]
+        return [tensor.detach().resolve_conj().resolve_neg().numpy() for tensor in tensors]
 
     def leave(self, array: Array) -> Tensor:
         return torch.from_numpy(array)
