@@ -82,26 +82,33 @@ class Machine:
     flop : float
         A floating-point operation of a large product [s].
     element : float
-        To write an element [s].
+        To write an element of a tensor that fits into the caches, or into a buffer that was used before [s].
+    fresh : float
+        To write an element of a tensor of `LARGE` elements or more, whose buffer the system provides anew [s].
     """
 
     step: float
     flop: float
     element: float
+    fresh: float
 
     def __str__(self) -> str:
         figures = f"{1e6 * self.step:.2g} µs a step, {1e-9 / self.flop:.3g} Gflop/s"
-        return f"{figures}, {1e-9 / self.element:.2g} G elements/s"
+        return f"{figures}, {1e-9 / self.element:.2g} G elements/s ({1e-9 / self.fresh:.2g} of large tensors)"
 
     def to_dict(self) -> dict[str, float]:
         """Plain data for JSON."""
         return asdict(self)
 
 
+#: From 32 MiB of float32 on the system takes a buffer back as soon as it is free.
+LARGE = 2**23
+
 #: One CPU core of about 2020, for choices that must not differ from machine to machine.
-TYPICAL = Machine(5e-6, 2e-11, 1e-9)
+TYPICAL = Machine(5e-6, 2e-11, 1e-9, 1e-9)
 
 
 def seconds(cost: Cost, machine: Machine = TYPICAL) -> float:
     """Estimate of the time of one call by a linear model of dispatch, arithmetic and traffic."""
-    return cost.steps * machine.step + cost.flops * machine.flop + cost.write * machine.element
+    element = machine.fresh if cost.peak >= LARGE else machine.element
+    return cost.steps * machine.step + cost.flops * machine.flop + cost.write * element

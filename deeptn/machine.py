@@ -26,7 +26,7 @@ from .runner import run
 from .spec import NetworkSpec, Node, Stage
 
 #: Counts the changes of what is measured; part of the names of the files.
-VERSION = 1
+VERSION = 2
 
 
 def machine(like: Any) -> Machine:
@@ -67,35 +67,47 @@ def _machine(library: str, device: str | None, threads: int | None) -> Machine:
 
 
 def measure(library: str, device: str | None = None) -> Machine:
-    """Time three programs: of many small steps, of arithmetic, of memory traffic."""
-    seconds, cost = _seconds(_chain(16), library, device)
+    """Time a program of many small steps, one of arithmetic, and permuted copies."""
+    seconds, cost = _decode_seconds(_chain(16), library, device)
     step = seconds / cost.steps
-    seconds, cost = _seconds(_product(1024, 512), library, device)
+    seconds, cost = _decode_seconds(_product(1024, 512), library, device)
     flop = max(seconds - step, 0.1 * seconds) / cost.flops
-    # So large that the system provides the buffer anew each time.
-    seconds, cost = _seconds(_product(3072, 2), library, device)
-    return Machine(step, flop, max(seconds - step - flop * cost.flops, 0.1 * seconds) / cost.write)
+    moved = []
+    for size in (64, 640):  # 4 MiB, and more than `LARGE` elements
+        array = np.ones((64, size, 1024))
+        seconds = _seconds(_permuted_copy, [array], library, device)
+        moved.append(max(seconds - 3 * step, 0.1 * seconds) / array.size)
+    return Machine(step, flop, *moved)
 
 
-def _seconds(spec: NetworkSpec, library: str, device: str | None) -> tuple[float, Cost]:
-    """Decode a network a few times: the median, and what it costs."""
+def _permuted_copy(arrays: Sequence[Any]) -> Any:
+    return do("reshape", do("transpose", arrays[0], (1, 0, 2)), (-1,))
+
+
+def _decode_seconds(spec: NetworkSpec, library: str, device: str | None) -> tuple[float, Cost]:
+    """What it takes to decode a network, and what it costs."""
     program = compile_network(spec, tuple(leg.name for leg in spec.legs))
     generator = np.random.default_rng(0)
-    arrays = [
-        convert(generator.standard_normal(shape), library, "float32", device) for shape in spec.param_shapes.values()
-    ]
-    call: Callable[[Sequence[Any]], Any] = lambda arrays: run(program, arrays)  # noqa: E731
+    arrays = [generator.standard_normal(shape) for shape in spec.param_shapes.values()]
+    return _seconds(lambda some: run(program, some), arrays, library, device), program.cost
+
+
+def _seconds(
+    call: Callable[[Sequence[Any]], Any], arrays: Sequence[np.ndarray], library: str, device: str | None
+) -> float:
+    """Median over some calls."""
+    inputs = [convert(array, library, "float32", device) for array in arrays]
     if library == "jax":
         call = importlib.import_module("jax").jit(call)
     times = []
     begin = time.perf_counter()
     while len(times) < 4 or (time.perf_counter() - begin < 0.1 and len(times) < 200):
         start = time.perf_counter()
-        result = call(arrays)
+        result = call(inputs)
         if library == "jax" or device not in (None, "cpu"):
             to_numpy(result.reshape(-1)[:1])  # until it is there
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:]), program.cost
+    return statistics.median(times[1:])
 
 
 def _chain(length: int) -> NetworkSpec:

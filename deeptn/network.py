@@ -26,8 +26,8 @@ from .spec import NetworkSpec
 from .topologies import Topology, describe
 from .topologies import topology as as_topology
 
-#: Operations around the steps of `Network.apply`: the input is reshaped and padded, the output cut and reshaped.
-AROUND = 5
+#: Operations around the steps of `Network.apply`: reshapes of input and output; and where they are padded and cut.
+AROUND, PADDED = 2, 4
 
 
 @dataclass(frozen=True)
@@ -330,7 +330,7 @@ class Network:
             return Choice("materialize", {"materialize": seconds(decode)}, reason)
         figures = machine(like)
         apply = self.cost("apply", batch)
-        apply = replace(apply, steps=apply.steps + AROUND)
+        apply = replace(apply, steps=apply.steps + AROUND + PADDED * self.layout.is_padded)
         ways: dict[Mode, Cost] = {"materialize": decode, "apply": apply}
         estimates: dict[str, float] = {mode: seconds(cost, figures) for mode, cost in ways.items()}
         mode: Mode = "apply" if estimates["apply"] < estimates["materialize"] else "materialize"

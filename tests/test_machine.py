@@ -16,7 +16,7 @@ machine = importlib.import_module("deeptn.machine")
 network = importlib.import_module("deeptn.network")
 
 NET = dtn.network(dtn.TTMatrix(rank=3), (64, 64))
-QUICK = Machine(1e-6, 1e-11, 1e-9)
+QUICK = Machine(1e-6, 1e-11, 1e-9, 2e-9)
 
 
 @pytest.fixture
@@ -32,6 +32,7 @@ def test_figures_are_positive_and_of_the_right_size(library):
     assert 1e-8 < found.step < 1e-2
     assert 1e-14 < found.flop < 1e-8
     assert 1e-12 < found.element < 1e-6
+    assert 1e-12 < found.fresh < 1e-6
 
 
 def test_figures_are_measured_once(folder, monkeypatch):
@@ -43,7 +44,9 @@ def test_figures_are_measured_once(folder, monkeypatch):
     assert machine.machine(np.ones(3)) == first
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"step": 1}', '{"step": "a", "flop": 1, "element": 1}', "[" * 10000])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"step": 1}', '{"step": "a", "flop": 1, "element": 1, "fresh": 1}', "[" * 10000]
+)
 def test_a_damaged_file_is_measured_anew(folder, monkeypatch, text):
     monkeypatch.setattr(machine, "measure", lambda library, device: QUICK)
     machine.machine("numpy")
@@ -67,8 +70,8 @@ def test_without_a_folder_the_figures_are_kept_in_memory(monkeypatch):
 @pytest.mark.parametrize(
     ("figures", "mode"),
     [
-        (Machine(1e-9, 1e-9, 1e-9), "apply"),  # arithmetic is dear: apply has less of it
-        (Machine(1.0, 1e-15, 1e-15), "materialize"),  # a step is dear: decoding has fewer
+        (Machine(1e-9, 1e-9, 1e-9, 1e-9), "apply"),  # arithmetic is dear: apply has less of it
+        (Machine(1.0, 1e-15, 1e-15, 1e-15), "materialize"),  # a step is dear: decoding has fewer
     ],
 )
 def test_the_choice_follows_the_figures_and_explains_itself(monkeypatch, figures, mode):
@@ -82,7 +85,9 @@ def test_the_choice_follows_the_figures_and_explains_itself(monkeypatch, figures
 
 def test_seconds_is_linear():
     cost = NET.cost()
-    assert seconds(cost, Machine(2.0, 3.0, 5.0)) == 2 * cost.steps + 3 * cost.flops + 5 * cost.write
+    assert seconds(cost, Machine(2.0, 3.0, 5.0, 7.0)) == 2 * cost.steps + 3 * cost.flops + 5 * cost.write
+    large = dtn.network(dtn.TTMatrix(rank=3), (4096, 4096)).cost()
+    assert seconds(large, Machine(0.0, 0.0, 5.0, 7.0)) == 7 * large.write
 
 
 @pytest.mark.parametrize("batch", [0, -1, 1.5])
