@@ -136,6 +136,17 @@ def test_tensors_with_offsets_strides_and_expanded_gradients(size):
     assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(ours, theirs))
 
 
+def test_many_gradients_at_a_time(size):
+    net = dtn.network(dtn.BrickWall(layers=2), (4, 8))
+    inputs, program = tensors(net), program_of(net, size)
+    found = engine.run(program, inputs)
+    grads = torch.randn((3, *found.shape), dtype=found.dtype)
+    many = torch.autograd.grad(found, inputs, grads, is_grads_batched=True, retain_graph=True)
+    for k in range(3):
+        one = torch.autograd.grad(found, inputs, grads[k], retain_graph=True)
+        assert all(torch.allclose(a[k], b, rtol=1e-9, atol=1e-12) for a, b in zip(many, one))
+
+
 def test_lazily_conjugated_tensors(size):
     net = dtn.network(dtn.BrickWall(layers=2, activation=None), (8, 8))
     inputs = [tensor.detach() for tensor in tensors(net, "complex128")]

@@ -56,7 +56,7 @@ def _library(program: Program, leaves: Sequence[Tensor]) -> TorchLibrary:
 def _is_transformed(inputs: Sequence[Tensor]) -> bool:
     return (
         torch.compiler.is_compiling()
-        or torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]
+        or _is_functorch_active()
         or torch._C._get_tracing_state() is not None  # torch.jit.trace
         or torch.autograd.forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() > 0
@@ -111,14 +111,31 @@ class _Contraction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         program, leaves, needed = ctx.program, ctx.saved_tensors, ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled():  # create_graph=True: the gradient itself is to be differentiated
-            result = execute(program, program.steps, _registers(program, leaves), library("torch"), None)
+        again = torch.is_grad_enabled()  # create_graph=True: the gradient itself is to be differentiated
+        if again or _is_batched(grad):
+            with torch.enable_grad():
+                result = execute(program, program.steps, _registers(program, leaves), library("torch"), None)
             wanted = [tensor for tensor, is_needed in zip(leaves, needed) if is_needed]
-            found = iter(torch.autograd.grad(result, wanted, grad, create_graph=True))
+            found = iter(torch.autograd.grad(result, wanted, grad, create_graph=again))
             return None, *(next(found) if is_needed else None for is_needed in needed)
-        # What is kept for no second pass may be written over.
-        last = not torch._C._autograd._get_current_graph_task_keep_graph()  # type: ignore[attr-defined]
-        return None, *_Reverse(program, leaves, ctx.kept, needed, last).run(grad)
+        return None, *_Reverse(program, leaves, ctx.kept, needed, not _keeps_graph()).run(grad)
+
+
+def _is_batched(grad: Tensor) -> bool:
+    """Whether many gradients come at a time: ``torch.autograd.grad(is_grads_batched=True)``, or `torch.func`."""
+    functorch = torch._C._functorch  # type: ignore[attr-defined]
+    return functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)
+
+
+def _is_functorch_active() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]
+
+
+def _keeps_graph() -> bool:
+    """Whether a second backward pass may follow, so that what is kept may not be written over."""
+    autograd: Any = torch._C._autograd  # type: ignore[attr-defined]
+    ask = getattr(autograd, "_get_current_graph_task_keep_graph", None)  # not in every version of torch
+    return ask is None or ask()
 
 
 @dataclass(slots=True)
@@ -130,8 +147,9 @@ class _Kept:
     registers : list of Tensor
         Results of the steps, where those in between are to be made again: ``program.kept``.
     tape : dict
-        By result: what an activation divided by, and, where nothing is made again, the operands as multiplied.
+        By result: operand and factor of an activation, and, where nothing is made again, the operands of a product.
     library : TorchLibrary
+        What computed them.
     """
 
     library: TorchLibrary
