@@ -273,7 +273,11 @@ def engine_page(data: dict[str, Any]) -> str:
         for row in data["limits"]
     ]
     lines += ["## Goals", "", *table(["goal", "limit", "measured", "met"], goals), ""]
-    lines += ["Measured by `python benchmarks/engine.py`. This page is written by `benchmarks/pages.py`.", ""]
+    lines += [
+        'Measured by `python benchmarks/engine.py`, with the peers of `pip install -c constraints.txt -e ".[bench]"`. This page '
+        "is written by `benchmarks/pages.py`.",
+        "",
+    ]
     return "\n".join([*lines, *engine_origin(sections.items()), ""])
 
 
