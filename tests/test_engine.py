@@ -147,6 +147,43 @@ def test_many_gradients_at_a_time(size):
         assert all(torch.allclose(a[k], b, rtol=1e-9, atol=1e-12) for a, b in zip(many, one))
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_autocast_reaches_no_contraction(name, size):
+    net = CASES[name]
+    inputs, program = tensors(net, "float32"), program_of(net, size)
+    expected = engine.run(program, inputs)
+    theirs = torch.autograd.grad(expected.square().sum(), inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = engine.run(program, inputs)
+        assert found.dtype == torch.float32
+        ours = torch.autograd.grad(found.square().sum(), inputs)
+    assert torch.equal(found, expected)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+
+
+def test_a_state_that_is_normalised_and_not_activated(size):
+    stages = (
+        dtn.Stage((dtn.Node("A", ("s", "t")),), ("s", "t"), None, "rms"),
+        dtn.Stage((dtn.Node("C", ("a0_0", "s", "t")),), ("a0_0",)),
+    )
+    spec = dtn.NetworkSpec((dtn.Leg("a0_0", 2, 0),), stages, (("s", 2), ("t", 2)))
+    net = dtn.Network(spec, dtn.Layout((2,), ((2,),)))
+    inputs, program = tensors(net), program_of(net, size)
+    ours = torch.autograd.grad(engine.run(program, inputs).sum(), inputs)
+    theirs = torch.autograd.grad(run_plain(program, inputs).sum(), inputs)
+    assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(ours, theirs))
+
+
+def test_the_default_device_is_not_looked_at(size):
+    net = CASES["rms"]
+    inputs, program = tensors(net), program_of(net, size)
+    expected = engine.run(program, inputs)
+    with torch.device("meta"):
+        found = engine.run(program, inputs)
+        found.sum().backward()
+    assert torch.equal(found, expected)
+
+
 def test_lazily_conjugated_tensors(size):
     net = dtn.network(dtn.BrickWall(layers=2, activation=None), (8, 8))
     inputs = [tensor.detach() for tensor in tensors(net, "complex128")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import operator
 from collections.abc import Collection, Iterable
@@ -130,8 +129,7 @@ class TNLayer(nn.Module):
         return self._decoded(self._cores()) if cached is None else cached
 
     def _decoded(self, cores: tuple[Tensor, ...]) -> Tensor:
-        with full_precision(cores[0]):
-            weight = decode(self.network, cores, self.recompute)
+        weight = decode(self.network, cores, self.recompute)
         self._cached = None
         plain = all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores)
         if plain and not weight.requires_grad:
@@ -202,12 +200,6 @@ _VERSION = Tensor._version.__get__  # type: ignore[attr-defined]
 
 def _same(some: Collection[Any], others: Collection[Any]) -> bool:
     return len(some) == len(others) and all(map(_IS, some, others))
-
-
-def full_precision(core: Tensor) -> Any:
-    """Switch autocast off: a contraction of many small tensors is not for half precision."""
-    kind = core.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
 
 
 def trainable(cores: Iterable[Tensor]) -> bool:

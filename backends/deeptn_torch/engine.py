@@ -8,6 +8,7 @@ That of a small one keeps every operand as it was multiplied.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -41,6 +42,17 @@ def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
     """
     if _is_transformed(inputs):
         return run_plain(program, inputs)
+    with full_precision(inputs[0]):
+        return _run(program, inputs)
+
+
+def full_precision(tensor: Tensor) -> Any:
+    """Switch autocast off: a contraction of many small tensors is not for half precision."""
+    kind = tensor.device.type
+    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+
+
+def _run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
     leaves = _leaves(program, inputs)
     if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
         return _Contraction.apply(program, *leaves)  # type: ignore[no-any-return]
@@ -79,6 +91,11 @@ def _registers(program: Program, leaves: Sequence[Tensor]) -> list[Any]:
 
 def gradients(program: Program, inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor) -> list[Tensor]:
     """Gradients towards the inputs that are `needed`, from the inputs alone; each with its own memory."""
+    with full_precision(grad):
+        return _gradients(program, inputs, needed, grad)
+
+
+def _gradients(program: Program, inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor) -> list[Tensor]:
     leaves = _leaves(program, inputs)
     kept = _forward(program, leaves)[1]
     reads = {number: needed[number] for number in range(len(inputs))}
@@ -110,6 +127,12 @@ class _Contraction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        with full_precision(grad):
+            return _Contraction.gradients(ctx, grad)
+
+    @staticmethod
+    def gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """`backward`, without autocast."""
         program, leaves, needed = ctx.program, ctx.saved_tensors, ctx.needs_input_grad[1:]
         again = torch.is_grad_enabled()  # create_graph=True: the gradient itself is to be differentiated
         if again or _is_batched(grad):
@@ -287,15 +310,16 @@ class _Reverse:
         """
         x, scale = self.tape.pop(step.result)
         if self.active[step.register]:
-            x, grad = self.lib.leave(x), self.lib.leave(grad)
-            scale = None if scale is None else torch.as_tensor(scale)
+            x = self.lib.leave(x)
+            grad = self.lib.leave(grad).reshape(x.shape)
+            scale = None if scale is None else self.lib.scalar(scale)
             derivative = None if step.activation is None else _derivative(step.activation)
             moved, out = False, None
             if self.pool is not None:
                 moved = grad.is_contiguous() and self.pool.move(~step.result, ~step.register)
                 out = grad if moved else self.pool.take(~step.register, tuple(grad.shape), grad)
             if out is None:  # small
-                found = grad if derivative is None else derivative(grad.reshape(x.shape), x, scale)
+                found = grad if derivative is None else derivative(grad, x, scale)
                 if scale is not None:
                     slope = -torch.vdot(x.reshape(-1), found.reshape(-1)).real * scale**3 / x.numel()
                     found = torch.addcmul(found * scale, x, slope)

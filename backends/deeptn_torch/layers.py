@@ -13,7 +13,7 @@ from deeptn import Layout, LayoutError, Network, Topology
 from deeptn._check import positive_int
 from deeptn.network import multiply
 
-from .base import Mode, TNLayer, as_network, contract_traced, full_precision, hand_back, take_over, trainable
+from .base import Mode, TNLayer, as_network, contract_traced, hand_back, take_over, trainable
 
 
 class TNLinear(TNLayer):
@@ -84,9 +84,7 @@ class TNLinear(TNLayer):
             return F.linear(x, self._decoded(cores) if weight is None else weight, bias)
         if x.shape[-1] != self.in_features:
             raise LayoutError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
-        with full_precision(cores[0]):
-            y = multiply(self.network, cores, x.to(cores[0].dtype))
-        return self._finished(x, y)
+        return self._finished(x, multiply(self.network, cores, x.to(cores[0].dtype)))
 
     def _traced(self, x: Tensor) -> Tensor:
         if self._apply_number is None or x.numel() == 0:

@@ -63,6 +63,10 @@ class TorchLibrary(Library):
         """Back to a tensor."""
         return array
 
+    def scalar(self, value: Array) -> Tensor:
+        """A number of this library as a tensor, beside the others whatever the default device is."""
+        return value
+
     def adjoint(self, array: Array) -> Array:
         """Transposed and conjugated."""
         return array.mH if array.is_complex() else array.mT
@@ -89,6 +93,9 @@ class HostLibrary(TorchLibrary):
 
     def leave(self, array: Array) -> Tensor:
         return torch.from_numpy(array)
+
+    def scalar(self, value: Array) -> Tensor:
+        return torch.from_numpy(np.asarray(value))
 
     def matmul(self, x: Array, y: Array, out: Array | None = None) -> Array:
         if x.size * y.shape[-1] * (y.shape[0] if x.ndim < y.ndim else 1) < PRODUCT:
@@ -118,7 +125,7 @@ class HostLibrary(TorchLibrary):
         return TORCH.inverse_rms(torch.from_numpy(x)).numpy()
 
     def activate(self, x: Array, activation: str | None, scale: Array | None, out: Array | None = None) -> Array:
-        scale = None if scale is None else torch.as_tensor(scale)
+        scale = None if scale is None else self.scalar(scale)
         return TORCH.activate(torch.from_numpy(x), activation, scale).numpy()
 
 
