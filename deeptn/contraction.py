@@ -109,7 +109,7 @@ def _read(file: pathlib.Path, count: int) -> Path | None:
     """A path of `count` tensors from a file; None if it is not there, or no such path."""
     try:
         path = tuple(tuple((int(i), int(j)) for i, j in group) for group in json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError, RecursionError):
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError):
         return None
     made = count
     used: set[int] = set()

@@ -6,9 +6,10 @@ import contextlib
 import hashlib
 import importlib
 import json
+import math
 import os
+import pathlib
 import platform
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -19,7 +20,7 @@ from autoray import do
 
 from ._files import cache_folder, write_atomically
 from .compiler import compile_network
-from .cost import Cost, Machine
+from .cost import TYPICAL, Cost, Machine
 from .layout import Leg
 from .params import convert, target, to_numpy
 from .runner import run
@@ -41,11 +42,16 @@ def machine(like: Any) -> Machine:
     -------
     Machine
         Measured within about a second at the first call; after that from a file in `deeptn._files.cache_folder`, one
-        for each library, version, device and number of threads. JAX is measured under ``jax.jit``.
+        for each library, version, device and number of threads. JAX is measured under ``jax.jit``. Where nothing can
+        be measured (under a tracer, with arrays that hold no data) typical figures, which are not kept.
     """
     library, _, device = target(like, "float32", None)
+    device = "cpu" if device is None and library == "torch" else device  # whatever torch's default is at the moment
     threads = do("get_num_threads", like="torch") if library == "torch" else os.cpu_count()
-    return _machine(library, None if device is None else str(device), threads)
+    try:
+        return _machine(library, None if device is None else str(device), threads)
+    except Exception:  # arrays without data (meta, fake, traced): each library has its own error for these
+        return TYPICAL
 
 
 @cache
@@ -56,14 +62,23 @@ def _machine(library: str, device: str | None, threads: int | None) -> Machine:
     if folder is None:
         return measure(library, device)
     file = folder / f"machine-{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
-    try:
-        return Machine(**{name: float(value) for name, value in json.loads(file.read_text()).items()})
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
-        found = measure(library, device)
+    known = _read(file)
+    if known is not None:
+        return known
+    found = measure(library, device)
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(file, lambda new: new.write_text(json.dumps(found.to_dict())))
     return found
+
+
+def _read(file: pathlib.Path) -> Machine | None:
+    """Figures from a file; None if it is not there, or holds none that are positive numbers."""
+    try:
+        figures = {name: float(value) for name, value in json.loads(file.read_text()).items()}
+        return Machine(**figures) if all(0.0 < value < math.inf for value in figures.values()) else None
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
 
 
 def measure(library: str, device: str | None = None) -> Machine:
@@ -73,8 +88,8 @@ def measure(library: str, device: str | None = None) -> Machine:
     seconds, cost = _decode_seconds(_product(1024, 512), library, device)
     flop = max(seconds - step, 0.1 * seconds) / cost.flops
     moved = []
-    for size in (64, 640):  # 4 MiB, and more than `LARGE` elements
-        array = np.ones((64, size, 1024))
+    for size in (16, 160):  # 4 MiB, and more than `LARGE` elements
+        array = np.ones((64, size, 1024), "float32")
         seconds = _seconds(_permuted_copy, [array], library, device)
         moved.append(max(seconds - 3 * step, 0.1 * seconds) / array.size)
     return Machine(step, flop, *moved)
@@ -95,10 +110,11 @@ def _decode_seconds(spec: NetworkSpec, library: str, device: str | None) -> tupl
 def _seconds(
     call: Callable[[Sequence[Any]], Any], arrays: Sequence[np.ndarray], library: str, device: str | None
 ) -> float:
-    """Median over some calls."""
+    """Minimum over some calls: what else the machine does, it shall not be held against the library for good."""
     inputs = [convert(array, library, "float32", device) for array in arrays]
     if library == "jax":
         call = importlib.import_module("jax").jit(call)
+    to_numpy(call(inputs).reshape(-1)[:1])  # fails where there are no data
     times = []
     begin = time.perf_counter()
     while len(times) < 4 or (time.perf_counter() - begin < 0.1 and len(times) < 200):
@@ -107,7 +123,7 @@ def _seconds(
         if library == "jax" or device not in (None, "cpu"):
             to_numpy(result.reshape(-1)[:1])  # until it is there
         times.append(time.perf_counter() - start)
-    return statistics.median(times[1:])
+    return min(times)
 
 
 def _chain(length: int) -> NetworkSpec:

@@ -174,9 +174,10 @@ class Pool:
 
     def move(self, old: Any, new: Any) -> bool:
         """Hand a buffer on; whether there was one."""
-        if old in self._held:
-            self._held[new] = self._held.pop(old)
-        return new in self._held
+        if old not in self._held:
+            return False
+        self._held[new] = self._held.pop(old)
+        return True
 
 
 def start(program: Program, inputs: Sequence[Array], lib: Library) -> list[Any]:

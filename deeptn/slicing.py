@@ -79,7 +79,7 @@ def decode_blocks(spec: NetworkSpec, layout: Layout, params: ParamsLike, limit: 
     row = width * math.prod(layout.padded_shape[1:])
     peak = 0
     for counts in block_sizes(sizes):
-        if max(counts) == 1 or math.prod(counts) * row <= limit:
+        if max(counts, default=1) == 1 or math.prod(counts) * row <= limit:
             block = tuple((0, count) for count in counts)
             peak = width * block_program(spec, layout, block).cost.peak
             if peak <= limit:

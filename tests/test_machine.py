@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 
+import jax
 import numpy as np
 import pytest
+import torch
 
 import deeptn as dtn
-from deeptn.cost import Machine, seconds
+from deeptn.cost import TYPICAL, Machine, seconds
 
 # `deeptn.network` is the function of that name; the modules are found by import_module.
 machine = importlib.import_module("deeptn.machine")
@@ -44,8 +46,24 @@ def test_figures_are_measured_once(folder, monkeypatch):
     assert machine.machine(np.ones(3)) == first
 
 
+BAD = [json.dumps(QUICK.to_dict() | {"flop": value}) for value in (0.0, -1.0, float("nan"), 10**400)]
+
+
+def test_arrays_without_data_are_not_measured(folder):
+    with torch.device("meta"):
+        found = machine.machine("torch")  # on the CPU all the same
+    assert found.flop > 1e-14
+    assert len(list(folder.iterdir())) == 1
+    assert machine.machine(torch.ones(3, device="meta")) == TYPICAL
+    seen = []
+    machine._machine.cache_clear()
+    jax.jit(lambda x: seen.append(machine.machine("jax")) or x)(1.0)
+    assert seen == [TYPICAL]
+    assert len(list(folder.iterdir())) == 1
+
+
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"step": 1}', '{"step": "a", "flop": 1, "element": 1, "fresh": 1}', "[" * 10000]
+    "text", ["", "[]", "{}", '{"step": 1}', '{"step": "a", "flop": 1, "element": 1, "fresh": 1}', "[" * 10000, *BAD]
 )
 def test_a_damaged_file_is_measured_anew(folder, monkeypatch, text):
     monkeypatch.setattr(machine, "measure", lambda library, device: QUICK)

@@ -98,3 +98,10 @@ def test_too_little_memory(limit):
     net = dtn.network(dtn.TensorTrain(rank=2), (8, 8))
     with pytest.raises(dtn.SpecError, match="max_bytes"):
         net.iter_blocks(net.init(), max_bytes=limit)
+
+
+def test_a_weight_of_one_row():
+    net = dtn.network(dtn.TensorTrain(rank=2), (1, 8))
+    ((rows, block),) = net.iter_blocks(net.init(), max_bytes=2**20)
+    assert rows == slice(0, 1)
+    assert block.shape == (1, 8)

@@ -295,3 +295,25 @@ def test_fit_options_reach_from_linear():
     assert error(fitted) < error(random)
     rms = lambda w: float(w.detach().square().mean().sqrt())
     assert abs(rms(random.weight) / rms(dense.weight) - 1) < 1e-3
+
+
+@pytest.mark.parametrize("mode", ["auto", "materialize"])
+@pytest.mark.parametrize("family", [dtn.BrickWall(layers=2), dtn.LowRank(rank=2)], ids=["relu", "lowrank"])
+def test_a_fused_optimizer_makes_no_weight_stale(family, mode):
+    """Its steps do not count as writes."""
+    layer = TNLinear(16, 16, family, mode=mode)
+    optimizer = torch.optim.Adam(layer.parameters(), 0.1, fused=True)
+    x = torch.randn(4, 16)
+    for _ in range(2):
+        with torch.no_grad():
+            layer(x)
+        layer(x).square().sum().backward()
+        with torch.no_grad():
+            layer(x)
+        optimizer.step()
+        with torch.no_grad():
+            found = layer(x)
+        layer.clear_cache()
+        with torch.no_grad():
+            assert torch.allclose(found, layer(x), atol=1e-6)
+        optimizer.zero_grad()

@@ -26,7 +26,8 @@ class TNLayer(nn.Module):
 
     The weight is decoded anew whenever a gradient may flow into the cores. While none can (under ``torch.no_grad``, or
     with all cores frozen) the decoded weight is kept, and made anew when a core was replaced or written to in place.
-    Writing into ``core.data`` leaves no trace that could be seen: call `clear_cache` after it.
+    Writing into ``core.data`` (as ``layer.cores.double()`` does), or a fused optimizer's step in eval mode, leaves no
+    trace that could be seen: call `clear_cache` after it.
 
     Attributes
     ----------
@@ -132,6 +133,8 @@ class TNLayer(nn.Module):
         weight = decode(self.network, cores, self.recompute)
         self._cached = None
         plain = all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores)
+        # A fused optimizer leaves no trace in the versions; where it may be about to step, nothing is kept.
+        plain = plain and not (self.training and any(core.grad is not None for core in cores))
         if plain and not weight.requires_grad:
             weight = weight.contiguous()  # without the padding
             version = None if weight.is_inference() else weight._version

@@ -84,6 +84,8 @@ class TNLinear(TNLayer):
             return F.linear(x, self._decoded(cores) if weight is None else weight, bias)
         if x.shape[-1] != self.in_features:
             raise LayoutError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
+        if torch.is_grad_enabled() and trainable(cores):
+            self.clear_cache()  # a step of an optimizer may follow
         return self._finished(x, multiply(self.network, cores, x.to(cores[0].dtype)))
 
     def _traced(self, x: Tensor) -> Tensor:
