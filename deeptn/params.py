@@ -91,9 +91,8 @@ def convert(array: np.ndarray, like: Any, dtype: Any = None, device: Any = None)
     if library == "numpy":
         return np.array(array, dtype=name)  # an array for scalars too
     if library == "torch":
-        # On a device that is named, whatever the default device is; on the default device otherwise.
-        made = "tensor" if device is None else "from_numpy"
-        tensor = do(made, np.array(array, order="C"), like="torch")
+        # A device that is named counts, whatever the default device is.
+        tensor = do("tensor", np.asarray(array, order="C"), device=device, like="torch")
         return tensor.to(device=device, dtype=getattr(_module("torch"), name))
     if name in ("float64", "complex128") and not _module("jax").config.jax_enable_x64:
         raise SpecError(f"dtype = {name!r}: first switch it on with jax.config.update('jax_enable_x64', True)")
