@@ -28,8 +28,9 @@ def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], Any])
 
 
 def cache_folder() -> Path | None:
-    """Folder for search results: ``$DEEPTN_CACHE``, else ``$XDG_CACHE_HOME/deeptn``, else ``~/.cache/deeptn``.
+    """Folder for what was searched and measured.
 
+    It is ``$DEEPTN_CACHE``, else ``$XDG_CACHE_HOME/deeptn``, else ``~/.cache/deeptn``.
     None where the variable is ``off`` or empty.
     """
     chosen = os.environ.get("DEEPTN_CACHE")

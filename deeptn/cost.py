@@ -84,7 +84,7 @@ class Machine:
     element : float
         To write an element of a tensor that fits into the caches, or into a buffer that was used before [s].
     fresh : float
-        To write an element of a tensor of `LARGE` elements or more, whose buffer the system provides anew [s].
+        To write an element of a tensor of `FRESH` elements or more, whose buffer the system provides anew [s].
     """
 
     step: float
@@ -102,7 +102,7 @@ class Machine:
 
 
 #: From 32 MiB of float32 on the system takes a buffer back as soon as it is free.
-LARGE = 2**23
+FRESH = 2**23
 
 #: One CPU core of about 2020, for choices that must not differ from machine to machine.
 TYPICAL = Machine(5e-6, 2e-11, 1e-9, 1e-9)
@@ -110,5 +110,5 @@ TYPICAL = Machine(5e-6, 2e-11, 1e-9, 1e-9)
 
 def seconds(cost: Cost, machine: Machine = TYPICAL) -> float:
     """Estimate of the time of one call by a linear model of dispatch, arithmetic and traffic."""
-    element = machine.fresh if cost.peak >= LARGE else machine.element
+    element = machine.fresh if cost.peak >= FRESH else machine.element
     return cost.steps * machine.step + cost.flops * machine.flop + cost.write * element

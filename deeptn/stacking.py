@@ -34,16 +34,7 @@ Path: TypeAlias = tuple[tuple[Pair, ...], ...]
 class _Contraction:
     """Tensors on their way to the result. Axes lie in the order in which a matrix product leaves them.
 
-    Parameters
-    ----------
-    inputs : sequence of tuple of int
-        Indices of each tensor.
-    output : sequence of int
-        Open indices.
-    sizes : sequence of int
-        Size of every index.
-    singles : int
-        So many of the first tensors are in no stack.
+    Parameters are those of `schedule`.
     """
 
     def __init__(self, inputs: Sequence[tuple[int, ...]], output: Sequence[int], sizes: Sequence[int], singles: int):
@@ -237,6 +228,6 @@ def merge_alike(
                 for other in holders[ix]:
                     known[(other, k)] = ()
                 holders[ix].add(k)
-        # The count of an index may have changed, and with it the look of pairs that share it.
+        # Pairs that the group did not touch look as before: a third holder of an index of theirs is still there.
         known = {pair: look or contraction.look(pair) for pair, look in known.items()}
     return [pair for group in contraction.groups for pair in group]

@@ -132,10 +132,11 @@ class TNLayer(nn.Module):
     def _decoded(self, cores: tuple[Tensor, ...]) -> Tensor:
         weight = decode(self.network, cores, self.recompute)
         self._cached = None
-        plain = all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores)
+        if weight.requires_grad:
+            return weight
         # A fused optimizer leaves no trace in the versions; where it may be about to step, nothing is kept.
-        plain = plain and not (self.training and any(core.grad is not None for core in cores))
-        if plain and not weight.requires_grad:
+        steps = self.training and any(core.grad is not None for core in cores)
+        if not steps and all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores):
             weight = weight.contiguous()  # without the padding
             version = None if weight.is_inference() else weight._version
             self._cached = (cores, len(cores), sum(map(_VERSION, cores)), weight, version)
@@ -171,6 +172,7 @@ class TNLayer(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True):
         self._cached = None
+        self._ways = {}
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:

@@ -1,9 +1,9 @@
 """How torch runs a program: one autograd function per call, whose backward pass is written out by hand.
 
 Autograd would keep every state between two products, and pay for a fresh buffer each time. Here the forward pass of a
-large program keeps the states that enter the stages, and the backward pass makes the others again, stage by stage, in
-buffers that it uses again (Griewank & Walther, ACM Trans. Math. Softw. 26, 19 (2000), with one checkpoint per stage).
-That of a small one keeps every operand as it was multiplied.
+large program keeps the states around the activations and those of the last stage, and the backward pass makes the
+others again, stage by stage, in buffers that it uses again (Griewank & Walther, ACM Trans. Math. Softw. 26, 19 (2000),
+with one checkpoint per stage). That of a smaller one keeps every operand as it was multiplied.
 """
 
 from __future__ import annotations
@@ -42,23 +42,19 @@ def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
     """
     if _is_transformed(inputs):
         return run_plain(program, inputs)
-    with full_precision(inputs[0]):
-        return _run(program, inputs)
+    with _full_precision(inputs[0]):
+        leaves = _leaves(program, inputs)
+        if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
+            return _Contraction.apply(program, *leaves)  # type: ignore[no-any-return]
+        lib = _library(program, leaves)
+        registers = _registers(program, lib.enter(leaves))
+        return lib.leave(execute(program, program.steps, registers, lib, Pool(TORCH) if lib is TORCH else None))
 
 
-def full_precision(tensor: Tensor) -> Any:
+def _full_precision(tensor: Tensor) -> Any:
     """Switch autocast off: a contraction of many small tensors is not for half precision."""
     kind = tensor.device.type
     return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
-
-
-def _run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
-    leaves = _leaves(program, inputs)
-    if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
-        return _Contraction.apply(program, *leaves)  # type: ignore[no-any-return]
-    lib = _library(program, leaves)
-    registers = _registers(program, lib.enter(leaves))
-    return lib.leave(execute(program, program.steps, registers, lib, Pool(TORCH) if lib is TORCH else None))
 
 
 def _library(program: Program, leaves: Sequence[Tensor]) -> TorchLibrary:
@@ -91,16 +87,12 @@ def _registers(program: Program, leaves: Sequence[Tensor]) -> list[Any]:
 
 def gradients(program: Program, inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor) -> list[Tensor]:
     """Gradients towards the inputs that are `needed`, from the inputs alone; each with its own memory."""
-    with full_precision(grad):
-        return _gradients(program, inputs, needed, grad)
-
-
-def _gradients(program: Program, inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor) -> list[Tensor]:
-    leaves = _leaves(program, inputs)
-    kept = _forward(program, leaves)[1]
     reads = {number: needed[number] for number in range(len(inputs))}
     reads |= {number: any(needed[k] for k in stack) for number, stack in program.numbered_stacks}
     wanted = [reads.get(number, False) for number in program.leaves]
+    with _full_precision(grad):
+        leaves = _leaves(program, inputs)
+        parts = _Reverse(program, leaves, _forward(program, leaves)[1], wanted).run(grad)
     found: list[Tensor | None] = [None] * len(inputs)
 
     def add(number: int, part: Tensor) -> None:
@@ -108,7 +100,7 @@ def _gradients(program: Program, inputs: Sequence[Tensor], needed: Sequence[bool
         found[number] = part if held is None else held + part
 
     stacks = dict(program.numbered_stacks)
-    for number, part in zip(program.leaves, _Reverse(program, leaves, kept, wanted).run(grad)):
+    for number, part in zip(program.leaves, parts):
         if part is not None:
             for k, piece in zip(stacks[number], part.unbind()) if number in stacks else [(number, part)]:
                 add(k, piece)
@@ -127,21 +119,16 @@ class _Contraction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        with full_precision(grad):
-            return _Contraction.gradients(ctx, grad)
-
-    @staticmethod
-    def gradients(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """`backward`, without autocast."""
         program, leaves, needed = ctx.program, ctx.saved_tensors, ctx.needs_input_grad[1:]
         again = torch.is_grad_enabled()  # create_graph=True: the gradient itself is to be differentiated
-        if again or _is_batched(grad):
+        with _full_precision(grad):
+            if not again and not _is_batched(grad):
+                return None, *_Reverse(program, leaves, ctx.kept, needed, not _keeps_graph()).run(grad)
             with torch.enable_grad():
                 result = execute(program, program.steps, _registers(program, leaves), library("torch"), None)
             wanted = [tensor for tensor, is_needed in zip(leaves, needed) if is_needed]
             found = iter(torch.autograd.grad(result, wanted, grad, create_graph=again))
             return None, *(next(found) if is_needed else None for is_needed in needed)
-        return None, *_Reverse(program, leaves, ctx.kept, needed, not _keeps_graph()).run(grad)
 
 
 def _is_batched(grad: Tensor) -> bool:
@@ -318,25 +305,20 @@ class _Reverse:
             if self.pool is not None:
                 moved = grad.is_contiguous() and self.pool.move(~step.result, ~step.register)
                 out = grad if moved else self.pool.take(~step.register, tuple(grad.shape), grad)
-            if out is None:  # small
-                found = grad if derivative is None else derivative(grad, x, scale)
+            if out is None:
+                out = torch.empty_like(grad, memory_format=torch.contiguous_format)
+            inner: Any = 0.0
+            for value, g, target in pieces(x, grad, out):
+                found = g if derivative is None else derivative(g, value, scale)
                 if scale is not None:
-                    slope = -torch.vdot(x.reshape(-1), found.reshape(-1)).real * scale**3 / x.numel()
-                    found = torch.addcmul(found * scale, x, slope)
-                out = found
-            else:
-                inner: Any = 0.0
-                for value, g, target in pieces(x, grad, out):
-                    found = g if derivative is None else derivative(g, value, scale)
-                    if scale is not None:
-                        inner = inner + torch.vdot(value, found).real
-                        torch.mul(found, scale, out=target)
-                    elif not moved or found is not g:
-                        target.copy_(found)
-                if scale is not None:
-                    slope = -inner * scale**3 / x.numel()
-                    for value, target in pieces(x, out):
-                        target.addcmul_(value, slope)
+                    inner = inner + torch.vdot(value, found).real
+                    torch.mul(found, scale, out=target)
+                elif found is not target:
+                    target.copy_(found)
+            if scale is not None:
+                slope = -inner * scale**3 / x.numel()
+                for value, target in pieces(x, out):
+                    target.addcmul_(value, slope)
             self.add(step.register, self.lib.enter([out])[0])
         if step.register >= self.program.first_step:
             if self.program.recompute:
