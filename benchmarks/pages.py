@@ -183,19 +183,36 @@ def engine_small(section: dict[str, Any]) -> list[str]:
 
 
 def engine_dispatch(section: dict[str, Any]) -> list[str]:
-    """Where the time of a small layer goes."""
-    floor = section["floor"]
+    """Where the time of a small layer goes, and what the machine's own figures would allow."""
+    floor, machine = section["floor"], section["machine"]
     dense, idle = (1e6 * floor["seconds"][name] for name in ("nn.Linear", "idle"))
-    (row,) = (row for row in section["rows"] if row["label"] == "BrickWall M=2 linear, training")
-    total = 1e6 * row["seconds"]["deeptn"]
-    steps = floor["steps"]
-    return [
-        f"Why it is not less: a dense layer beside which {floor['parameters']} parameters are stacked, and do nothing, takes "
-        f"{idle:.0f} µs instead of {dense:.0f}, to clear, stack and accumulate so many gradients: {idle / dense:.1f} times. "
-        f"The linear brick wall takes {total:.0f} µs; what is left, {total - idle:.0f} µs, is {steps} steps forward and two products "
-        f"for each of them backward, {(total - idle) / (3 * steps):.0f} µs each, with 1.7 Mflop in all: dispatch, no arithmetic. With "
-        "ReLU the state of 2^16 entries (256 KiB) is touched six times forward and about four times as often backward.",
+    kinds = sorted(
+        {kind for row in section["where"] for kind in row["profile"]}, key=lambda kind: (kind == "rest", kind)
+    )
+    rows = []
+    for row in section["where"]:
+        parts = (row["profile"].get(kind, {"seconds": 0, "operations": 0}) for kind in kinds)
+        cells = [f"{1e6 * p['seconds']:.0f}" + (f" ({p['operations']:.0f})" if p["operations"] else "") for p in parts]
+        rows.append([row["label"], *cells])
+    lines = [
+        "Where a step of training spends its time: microseconds (and operations), the clock around each of the engine's "
+        "array operations in place. “rest” is autograd, the parameters, the layer's dense product and the engine itself.",
+        "",
+        *table(["layer", *kinds], rows),
+        "",
+        f"A dense layer beside which {floor['parameters']} parameters are stacked, and do nothing, takes {idle:.0f} µs instead of "
+        f"{dense:.0f}, to clear, stack and accumulate so many gradients: {idle / dense:.1f} times.",
     ]
+    for row in section["where"]:
+        flops, write = row["cost"]["flops"], row["cost"]["write"]
+        arithmetic, moves = 3e6 * flops * machine["flop"], 3e6 * write * machine["element"]
+        lines[-1] += (
+            f" {row['label']}: {flops / 1e6:.1f} Mflop and {write:,} elements written by {row['cost']['steps']} steps forward, "
+            f"about twice that backward; at the rates that `choose` measures on this machine {arithmetic:.0f} µs of arithmetic "
+            f"and {moves:.0f} µs of writing, so with the parameters {(idle + arithmetic + moves) / dense:.1f} times nn.Linear "
+            "if no step cost anything but its work."
+        )
+    return lines
 
 
 def engine_choose(section: dict[str, Any]) -> list[str]:

@@ -21,10 +21,12 @@ from peers import (
     state_products,
     train_layers,
 )
+from profiles import profile
 from timing import Settings, console, fresh, measure, show
 from torch import Tensor
 
 import deeptn as dtn
+from deeptn.machine import machine
 from deeptn.program import Contract
 
 
@@ -202,8 +204,23 @@ def small(settings: Settings) -> dict[str, Any]:
     plain = torch.nn.Linear(400, 120)
     idle = Idle(plain, net.init(settings.seed, like="torch"))
     floor = measure({"nn.Linear": lambda: training(plain), "idle": lambda: training(idle)}, settings)
-    counts = {"parameters": len(idle.cores), "steps": net.cost("apply", 128).steps, "seconds": floor["seconds"]}
-    return {"rows": rows, "floor": counts}
+    where = []
+    for name in list(families)[:2]:
+        layer = TNLinear(400, 120, families[name])
+        way = layer.network.choose(128, "torch")
+        where.append(
+            {
+                "label": name,
+                "cost": layer.network.cost(way.mode, 128).to_dict(),
+                "profile": profile(lambda layer=layer: training(layer), 50 if settings.quick else 300),
+            }
+        )
+    return {
+        "rows": rows,
+        "floor": {"parameters": len(idle.cores), "seconds": floor["seconds"]},
+        "where": where,
+        "machine": machine("torch").to_dict(),
+    }
 
 
 class Idle(torch.nn.Module):

@@ -126,13 +126,12 @@ def _revive(spec: NetworkSpec, params: Params) -> Params:
 
     A small state may be negative throughout; after ReLU it is zero, and so are all gradients from there on.
     """
-    state: Array = None
-    for number, stage in enumerate(spec.stages[:-1]):
-        before = spec.stages[number - 1].output if number else None
+    state = do("ones_like", do("reshape", next(iter(params.values())), (-1,))[0])
+    before: tuple[str, ...] = ()
+    for stage in spec.stages[:-1]:
         alone = _single_stage(spec, stage, before)
-        arrays = {name: params[name] for name in alone.param_shapes if name != _STATE}
-        if before is not None:
-            arrays[_STATE] = state
+        arrays = {name: params[name] for name in alone.param_shapes if name != _STATE} | {_STATE: state}
+        before = stage.output
         uses = Counter(node.param for node in stage.nodes)
         odd = [name for name, count in uses.items() if name is not None and count % 2]
         program = compile_network(alone, stage.output)
@@ -150,10 +149,10 @@ def _revive(spec: NetworkSpec, params: Params) -> Params:
 _STATE = "__state"
 
 
-def _single_stage(spec: NetworkSpec, stage: Stage, before: tuple[str, ...] | None) -> NetworkSpec:
+def _single_stage(spec: NetworkSpec, stage: Stage, before: tuple[str, ...]) -> NetworkSpec:
     """One stage as a network of its own; the state that enters it is the parameter `_STATE`."""
     sizes = spec.index_sizes
-    nodes = stage.nodes if before is None else (Node(_STATE, before), *stage.nodes)
+    nodes = (Node(_STATE, before), *stage.nodes)
     used = {ix for node in nodes for ix in node.indices} - set(stage.output)
     legs = tuple(Leg(ix, sizes[ix], 0) for ix in stage.output)
     return NetworkSpec(legs, (Stage(nodes, stage.output),), tuple((ix, sizes[ix]) for ix in used))

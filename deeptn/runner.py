@@ -25,8 +25,8 @@ WIDE = 2**12
 #: Entry points of this group replace `run_plain` for the library that they are named after.
 GROUP = "deeptn.runners"
 
-# Added to a mean square before the root, so that an all-zero state stays zero. Below float32's smallest useful square.
-_TINY = 1e-36
+#: Added to a mean square before the root, so that an all-zero state stays zero. Below float32's smallest useful square.
+TINY = 1e-36
 
 
 def run(program: Program, inputs: Sequence[Array]) -> Array:
@@ -122,7 +122,7 @@ class Library:
         total: Any = 0.0
         for part in pieces(x) if in_pieces else (x.reshape(-1),):
             total = total + do("real", do("vdot", part, part))
-        return 1.0 / do("sqrt", total / math.prod(x.shape) + _TINY)
+        return 1.0 / do("sqrt", total / math.prod(x.shape) + TINY)
 
     def activate(self, x: Array, activation: str | None, scale: Array | None, out: Array | None = None) -> Array:
         """An element-wise function of ``scale · x``. With `out`, which may be `x` itself, piece by piece."""

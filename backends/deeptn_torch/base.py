@@ -200,7 +200,7 @@ def contract_traced(arrays: list[Tensor], number: int) -> Tensor:
 
 
 _IS = operator.is_
-_VERSION = Tensor._version.__get__  # type: ignore[attr-defined]
+_VERSION = operator.attrgetter("_version")
 
 
 def _same(some: Collection[Any], others: Collection[Any]) -> bool:

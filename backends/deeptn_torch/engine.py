@@ -299,7 +299,6 @@ class _Reverse:
         if self.active[step.register]:
             x = self.lib.leave(x)
             grad = self.lib.leave(grad).reshape(x.shape)
-            scale = None if scale is None else self.lib.scalar(scale)
             derivative = None if step.activation is None else _derivative(step.activation)
             moved, out = False, None
             if self.pool is not None:
@@ -316,7 +315,7 @@ class _Reverse:
                 elif found is not target:
                     target.copy_(found)
             if scale is not None:
-                slope = -inner * scale**3 / x.numel()
+                slope = inner * (-(scale**3) / x.numel())
                 for value, target in pieces(x, out):
                     target.addcmul_(value, slope)
             self.add(step.register, self.lib.enter([out])[0])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from deeptn._typing import Array
 from deeptn.program import Crop, View
-from deeptn.runner import LARGE, Library
+from deeptn.runner import LARGE, TINY, Library
 
 #: From so many multiplications on, torch's product is the faster one.
 PRODUCT = 2**17
@@ -63,18 +63,18 @@ class TorchLibrary(Library):
         """Back to a tensor."""
         return array
 
-    def scalar(self, value: Array) -> Tensor:
-        """A number of this library as a tensor, beside the others whatever the default device is."""
-        return value
-
     def adjoint(self, array: Array) -> Array:
         """Transposed and conjugated."""
         return array.mH if array.is_complex() else array.mT
 
     def sum_products(self, x: Array, y: Array) -> Array:
         """``sum_b x[b] @ y[b]``, in parts, so that the single products need little room."""
-        size = max(1, LARGE // (x.shape[1] * y.shape[2]))
-        if len(x) <= size:
+        batch, m, k = x.shape
+        n = y.shape[2]
+        if x.numel() + y.numel() < min(batch * m * n, LARGE):  # one long product of two copies
+            return x.movedim(1, 0).reshape(m, batch * k) @ y.movedim(2, 0).reshape(n, batch * k).mT
+        size = max(1, LARGE // (m * n))
+        if batch <= size:
             return torch.bmm(x, y).sum(0)
         return sum(torch.bmm(a, b).sum(0) for a, b in zip(x.split(size), y.split(size)))  # type: ignore[return-value]
 
@@ -93,9 +93,6 @@ class HostLibrary(TorchLibrary):
 
     def leave(self, array: Array) -> Tensor:
         return torch.from_numpy(array)
-
-    def scalar(self, value: Array) -> Tensor:
-        return torch.from_numpy(np.asarray(value))
 
     def matmul(self, x: Array, y: Array, out: Array | None = None) -> Array:
         if x.size * y.shape[-1] * (y.shape[0] if x.ndim < y.ndim else 1) < PRODUCT:
@@ -122,10 +119,10 @@ class HostLibrary(TorchLibrary):
         return TORCH.sum_products(torch.from_numpy(x), torch.from_numpy(y)).numpy()
 
     def inverse_rms(self, x: Array, in_pieces: bool = False) -> Array:
-        return TORCH.inverse_rms(torch.from_numpy(x)).numpy()
+        flat = torch.from_numpy(x).reshape(-1)  # NumPy's own product would call up threads beside those of torch
+        return 1.0 / math.sqrt(torch.vdot(flat, flat).real.item() / x.size + TINY)
 
     def activate(self, x: Array, activation: str | None, scale: Array | None, out: Array | None = None) -> Array:
-        scale = None if scale is None else self.scalar(scale)
         return TORCH.activate(torch.from_numpy(x), activation, scale).numpy()
 
 
