@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 from autoray import do, infer_backend
 
@@ -38,9 +38,9 @@ def to_quimb(net: Network, params: ParamsLike) -> list[Any]:
     Returns
     -------
     list of quimb.tensor.TensorNetwork
-        Tensors carry the node's name and ``"STAGE{k}"`` as tags. From the second stage on, the activated state of the
-        stage before is one more tensor, tagged ``"STATE"``. The last network has the legs as outer indices (a
-        hyper-index has to be named in ``output_inds``).
+        Tensors carry the node's name and ``"STAGE{k}"`` as tags. The activated result of an earlier stage that enters
+        is one more tensor, tagged ``"STATE"``. The last network has the legs as outer indices (a hyper-index has to
+        be named in ``output_inds``). Where the last stage adds others, W is the sum over ``net.spec.summands``.
 
     Raises
     ------
@@ -60,19 +60,10 @@ def to_quimb(net: Network, params: ParamsLike) -> list[Any]:
     import quimb.tensor as qtn
 
     check_params(net.spec, params)
-    networks: list[Any] = []
-    for number, stage in enumerate(net.spec.stages):
-        tensors = [
-            qtn.Tensor(array, node.indices, tags=(node.name, f"STAGE{number}"))
-            for node, array in _arrays(net.spec, stage, params)
-        ]
-        if number:
-            before = net.spec.stages[number - 1]
-            state = networks[-1].contract(output_inds=before.output, optimize="greedy")
-            data = activate(state.data, before.activation, before.normalize is not None)
-            tensors.insert(0, qtn.Tensor(data, before.output, tags=("STATE", f"STAGE{number}")))
-        networks.append(qtn.TensorNetwork(tensors))
-    return networks
+    return [
+        qtn.TensorNetwork([qtn.Tensor(array, ix, tags=(name, f"STAGE{number}")) for name, ix, array in tensors])
+        for number, tensors in enumerate(_stages(net.spec, params))
+    ]
 
 
 def from_quimb(
@@ -133,8 +124,8 @@ def to_tensornetwork(net: Network, params: ParamsLike) -> list[tuple[list[Any], 
     -------
     list of (nodes, edges)
         For each stage its connected nodes, and the dangling edges in the order of the stage's output. An index in
-        more than two tensors becomes a `tensornetwork.CopyNode`. From the second stage on, the first node is the
-        activated state of the stage before, named ``"STATE"``.
+        more than two tensors becomes a `tensornetwork.CopyNode`. The activated result of an earlier stage that enters
+        is a node named ``"STATE"``. Where the last stage adds others, W is the sum over ``net.spec.summands``.
 
     Raises
     ------
@@ -153,20 +144,10 @@ def to_tensornetwork(net: Network, params: ParamsLike) -> list[tuple[list[Any], 
     """
     tn = optional("tensornetwork", "tensornetwork")
     check_params(net.spec, params)
-    groups: list[tuple[list[Any], list[Any]]] = []
-    for number, stage in enumerate(net.spec.stages):
-        tensors = [(node.name, node.indices, array) for node, array in _arrays(net.spec, stage, params)]
-        if number:
-            before = net.spec.stages[number - 1]
-            nodes, edges = groups[-1]
-            # Contracting consumes nodes, and these are returned to the caller: contract a copy.
-            node_map, edge_map = tn.copy(nodes)
-            ends = [edge_map[edge] for edge in edges]
-            state = tn.contractors.auto(list(node_map.values()), output_edge_order=ends).tensor
-            data = activate(state, before.activation, before.normalize is not None)
-            tensors.insert(0, ("STATE", before.output, data))
-        groups.append(_connect(tn, tensors, stage.output, net.spec.index_sizes))
-    return groups
+    sizes = net.spec.index_sizes
+    return [
+        _connect(tn, tensors, stage.output, sizes) for stage, tensors in zip(net.spec.stages, _stages(net.spec, params))
+    ]
 
 
 def from_tensornetwork(
@@ -228,16 +209,33 @@ def from_tensornetwork(
     return _import(tensors, tuple(str(find(edge)) for edge in output), shape, layout)
 
 
-def _arrays(spec: NetworkSpec, stage: Stage, params: ParamsLike) -> list[tuple[Node, Array]]:
-    """The nodes of a stage with their arrays."""
+_Tensors: TypeAlias = list[tuple[str, tuple[str, ...], Array]]
+
+
+def _stages(spec: NetworkSpec, params: ParamsLike) -> list[_Tensors]:
+    """The tensors of every stage (name, indices, array): the results that enter, as ``"STATE"``, and the nodes."""
+    import quimb.tensor as qtn
+
     sample = params[next(iter(spec.param_shapes))]
-    arrays = []
-    for node in stage.nodes:
-        if node.param is not None:
-            arrays.append((node, params[node.param]))
-        elif node.constant is not None:
-            arrays.append((node, constant(node.constant, spec.node_shape(node), sample)))
-    return arrays
+    found: list[_Tensors] = []
+    results: list[Array] = []
+    for number, stage in enumerate(spec.stages):
+        tensors = [("STATE", spec.stages[source].output, results[source]) for source in spec.sources(number)]
+        tensors += [("STATE", stage.output, results[other]) for other in stage.multiply]
+        for node in stage.nodes:
+            if node.param is not None:
+                tensors.append((node.name, node.indices, params[node.param]))
+            elif node.constant is not None:
+                array = constant(node.constant, spec.node_shape(node), sample)
+                tensors.append((node.name, node.indices, array))
+        found.append(tensors)
+        if number < len(spec.stages) - 1:
+            network: Any = qtn.TensorNetwork([qtn.Tensor(array, indices) for _, indices, array in tensors])
+            result = network.contract(output_inds=stage.output, optimize="greedy", preserve_tensor=True).data
+            for other in stage.add:
+                result = result + results[other]
+            results.append(activate(result, stage.activation, stage.normalize is not None))
+    return found
 
 
 def _connect(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from ._check import positive_int
 from .errors import SpecError
@@ -52,7 +51,7 @@ def at_budget(topology: Topology | str, shape: Sequence[int], params: int, layou
     budget = positive_int(params, "params")
 
     def build(size: int) -> Network:
-        return network(replace(family, **{family.size_field: size}), shape, layout)
+        return network(family.resized(size), shape, layout)
 
     best = build(1)
     if best.num_params > budget:

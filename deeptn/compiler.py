@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from .contraction import search
 from .cost import Cost
 from .errors import ProgramError
-from .program import BATCH, INPUT, Activate, Contract, Crop, Permute, Program, Step, View
+from .program import BATCH, INPUT, Activate, Contract, Crop, Join, Permute, Program, Step, View, reads
 from .spec import NetworkSpec, Node, Stage
 from .stacking import Path
 
@@ -64,15 +64,18 @@ def compile_network(
     if columns is not None and not spec.is_linear:
         raise ProgramError("a network with activations has to be decoded to be applied; write materialize")
     compiler = _Compiler(spec, None if columns is None else (BATCH, *columns), batch)
-    state = compiler.entry
     if columns is not None:
         output = (BATCH, *output)
-    for plan in compiler.plan(output):
-        state = compiler.stage(plan, state)
-        if plan.ordered:
-            return compiler.finish(state, recompute, crop)
-        state = compiler.activate(plan.stage, state)
-    raise AssertionError("a network has a stage")
+    results: list[_Tensor] = []
+    for number, plan in enumerate(compiler.plan(output)):
+        result = compiler.stage(plan, compiler.entries(number, results))
+        for others, product in ((plan.stage.multiply, True), (plan.stage.add, False)):
+            for other in others:
+                result = compiler.join(number, result, other, results[other], product)
+        if plan.stage.activation or plan.stage.normalize:
+            result = compiler.activate(plan.stage, result)
+        results.append(result)
+    return compiler.finish(results[-1], recompute, crop)
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,10 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A stage with the order of its contractions. `tensors` are the nodes'; the state, where there is one, is first."""
+    """A stage with the order of its contractions. `tensors` are the nodes'; before them stand the states that enter.
+
+    With `ordered` its result lies as `output` says.
+    """
 
     stage: Stage
     tensors: tuple[_Tensor, ...]
@@ -123,16 +129,19 @@ class _Compiler:
     def plan(self, output: Order) -> list[_Plan]:
         """Search the stages, and stack the parameters of those that are contracted side by side."""
         plans = []
-        before = None if self.entry is None else self.entry.order
         for number, stage in enumerate(self.spec.stages):
-            final = number == len(self.spec.stages) - 1
             tensors = tuple(_Tensor(self.register_of(node), node.indices) for node in stage.nodes)
-            orders = (*(() if before is None else (before,)), *(node.indices for node in stage.nodes))
-            before = output if final else stage.output
+            if self.entry is not None:
+                orders = [self.named(number, self.entry.order)]
+            else:
+                orders = [self.spec.stages[source].output for source in self.spec.sources(number)]
+            orders = (*orders, *(node.indices for node in stage.nodes))
+            ordered = number in self.spec.summands
+            wanted = self.named(number, output) if ordered else stage.output
             used = sorted({ix for order in orders for ix in order})
             sizes = tuple((ix, self.searched[ix]) for ix in used)
-            path = search(orders, before, sizes, len(orders) - len(tensors))
-            plans.append(_Plan(stage, tensors, orders, before, path, final))
+            path = search(orders, wanted, sizes, len(orders) - len(tensors))
+            plans.append(_Plan(stage, tensors, orders, wanted, path, ordered))
         stacks: dict[tuple[int, ...], list[int]] = {}
         stacked: dict[tuple[int, int], tuple[tuple[int, ...], int]] = {}
         for number, plan in enumerate(plans):
@@ -160,6 +169,29 @@ class _Compiler:
             plans[number] = replace(plan, tensors=tuple(tensors))
         return plans
 
+    def named(self, number: int, order: Order) -> Order:
+        """Legs by the names that one of the summands has for them."""
+        names = dict(zip((leg.name for leg in self.spec.legs), self.spec.summands[number]))
+        return tuple(names.get(ix, ix) for ix in order)
+
+    def entries(self, number: int, results: Sequence[_Tensor]) -> list[_Tensor]:
+        """What enters a stage beside its nodes."""
+        if self.entry is not None:
+            return [replace(self.entry, order=self.named(number, self.entry.order))]
+        return [results[source] for source in self.spec.sources(number)]
+
+    def join(self, number: int, result: _Tensor, other: int, joined: _Tensor, product: bool) -> _Tensor:
+        """Append a sum or a product with the result of another stage, whose axes correspond by their place."""
+        names = dict(zip(self.spec.stages[other].output, self.spec.stages[number].output))
+        order = tuple(names.get(ix, ix) for ix in joined.order)
+        register = joined.register
+        if order != result.order:
+            axes, perm = self.permutation(order, result.order)
+            register = self.add(Permute, self.volume(order), register=register, axes=axes, perm=perm)
+        self.flops += self.volume(order)
+        left = result.register
+        return _Tensor(self.add(Join, self.volume(order), left=left, right=register, product=product), result.order)
+
     def register_of(self, node: Node) -> int:
         if node.param is not None:
             return self.number_of[node.param]
@@ -179,10 +211,10 @@ class _Compiler:
         self.write += elements + copies
         return number
 
-    def stage(self, plan: _Plan, state: _Tensor | None) -> _Tensor:
-        """Append the contraction of one stage; `state` is what enters it."""
-        tensors = list(plan.tensors) if state is None else [state, *plan.tensors]
-        orders = [*plan.orders] if state is None else [state.order, *plan.orders[1:]]
+    def stage(self, plan: _Plan, entries: Sequence[_Tensor]) -> _Tensor:
+        """Append the contraction of one stage; `entries` are the states that enter it."""
+        tensors = [*entries, *plan.tensors]
+        orders = [*(entry.order for entry in entries), *plan.orders[len(entries) :]]
         flat = [pair for group in plan.path for pair in group]
         joins = _joins(orders, plan.output, flat)
         wishes = _wishes(orders, joins, flat, plan.output, self.volume)
@@ -335,9 +367,9 @@ class _Compiler:
         seen = {result}
         steps: list[Step] = []
         for step in reversed(self.steps):
-            reads = {step.left.register, step.right.register} if isinstance(step, Contract) else {step.register}
-            free = tuple(sorted(number for number in reads - seen if number >= held))
-            seen |= reads
+            read = set(reads(step))
+            free = tuple(sorted(number for number in read - seen if number >= held))
+            seen |= read
             fields = {name: getattr(step, name) for name in step.__slots__}
             steps.append(type(step)(**{**fields, "free": free}))
         steps.reverse()

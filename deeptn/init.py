@@ -110,14 +110,15 @@ def initialize(
             params[node.param] = _fill(spec, node, normal[node.param], SCHEMES[scheme])
     if not spec.is_linear:
         params = _revive(spec, params)
-    # One pass is exact unless a parameter of the last stage also stands in an earlier one.
-    uses = Counter(node.param for node in spec.stages[-1].nodes if node.param is not None)
-    earlier = {node.param for stage in spec.stages[:-1] for node in stage.nodes}
-    for _ in range(8 if earlier & set(uses) else 1):
+    # One pass is exact unless a parameter of a stage that is added up to W also stands elsewhere.
+    stages = [Counter(n.param for n in stage.nodes if n.param is not None) for stage in spec.stages]
+    shares = {name: 1.0 / stages[k].total() for k in spec.summands for name in stages[k]}
+    elsewhere = sum(len(uses) for uses in stages) > len(set().union(*stages))
+    for _ in range(8 if elsewhere else 1):
         measured = root_mean_square(spec, layout, params)
         # A weight that is all zero cannot be scaled; it stays as it is (no branch, for jit).
-        factor = (goal / (measured + (measured == 0) * goal)) ** (1.0 / uses.total())
-        params = {name: array * factor if name in uses else array for name, array in params.items()}
+        factor = goal / (measured + (measured == 0) * goal)
+        params = {name: array * factor ** shares[name] if name in shares else array for name, array in params.items()}
     return params
 
 
@@ -126,33 +127,41 @@ def _revive(spec: NetworkSpec, params: Params) -> Params:
 
     A small state may be negative throughout; after ReLU it is zero, and so are all gradients from there on.
     """
-    state = do("ones_like", do("reshape", next(iter(params.values())), (-1,))[0])
-    before: tuple[str, ...] = ()
-    for stage in spec.stages[:-1]:
-        alone = _single_stage(spec, stage, before)
-        arrays = {name: params[name] for name in alone.param_shapes if name != _STATE} | {_STATE: state}
-        before = stage.output
+    one = do("ones_like", do("reshape", next(iter(params.values())), (-1,))[0])
+    results: list[Array] = []
+    for number, stage in enumerate(spec.stages[:-1]):
+        sources = spec.sources(number)
+        alone = _single_stage(spec, stage, [spec.stages[source].output for source in sources] or [()])
+        arrays = {name: params[name] for name in alone.param_shapes if name in params}
+        arrays |= {f"{_STATE}{k}": state for k, state in enumerate([results[source] for source in sources] or [one])}
         uses = Counter(node.param for node in stage.nodes)
         odd = [name for name, count in uses.items() if name is not None and count % 2]
         program = compile_network(alone, stage.output)
-        state = run(program, [arrays[name] for name in program.inputs])
-        after = activate(state, stage.activation, stage.normalize is not None)
-        if odd:
+        contracted = run(program, [arrays[name] for name in program.inputs])
+        after = _join_and_activate(stage, contracted, results)
+        if odd and stage.activation:
             sign = 1.0 - 2.0 * (do("sum", do("abs", after)) == 0.0)
             params = params | {odd[0]: params[odd[0]] * sign}
-            state = activate(state * sign, stage.activation, stage.normalize is not None)
-        else:
-            state = after
+            after = _join_and_activate(stage, contracted * sign, results)
+        results.append(after)
     return params
+
+
+def _join_and_activate(stage: Stage, state: Array, results: Sequence[Array]) -> Array:
+    for other in stage.multiply:
+        state = state * results[other]
+    for other in stage.add:
+        state = state + results[other]
+    return activate(state, stage.activation, stage.normalize is not None)
 
 
 _STATE = "__state"
 
 
-def _single_stage(spec: NetworkSpec, stage: Stage, before: tuple[str, ...]) -> NetworkSpec:
-    """One stage as a network of its own; the state that enters it is the parameter `_STATE`."""
+def _single_stage(spec: NetworkSpec, stage: Stage, entering: Sequence[tuple[str, ...]]) -> NetworkSpec:
+    """One stage as a network of its own; the states that enter it are parameters, `_STATE` with a number."""
     sizes = spec.index_sizes
-    nodes = (Node(_STATE, before), *stage.nodes)
+    nodes = (*(Node(f"{_STATE}{k}", indices) for k, indices in enumerate(entering)), *stage.nodes)
     used = {ix for node in nodes for ix in node.indices} - set(stage.output)
     legs = tuple(Leg(ix, sizes[ix], 0) for ix in stage.output)
     return NetworkSpec(legs, (Stage(nodes, stage.output),), tuple((ix, sizes[ix]) for ix in used))

@@ -112,7 +112,25 @@ class Crop:
         return tuple(math.prod(self.axes[k + 1 :]) for k in range(len(self.axes)))
 
 
-Step: TypeAlias = Contract | Permute | Activate | Crop
+@dataclass(frozen=True, slots=True)
+class Join:
+    """``result = left + right``, or ``left * right``, element by element."""
+
+    left: int
+    right: int
+    product: bool
+    result: int
+    free: tuple[int, ...] = ()
+
+
+Step: TypeAlias = Contract | Permute | Activate | Crop | Join
+
+
+def reads(step: Step) -> tuple[int, ...]:
+    """The registers that a step reads."""
+    if type(step) is Contract:
+        return step.left.register, step.right.register
+    return (step.left, step.right) if type(step) is Join else (step.register,)  # type: ignore[union-attr,return-value]
 
 
 @dataclass(frozen=True)
@@ -156,14 +174,31 @@ class Program:
 
     @cached_property
     def operands(self) -> frozenset[int]:
-        """Registers that are multiplied, or activated otherwise than in place: what a gradient needs."""
+        """Registers that are multiplied or joined, or activated otherwise than in place: what a gradient needs."""
         read: set[int] = set()
-        for step in self.steps:
-            if type(step) is Contract:
-                read |= {step.left.register, step.right.register}
-            elif type(step) is Activate and not step.in_place:
-                read.add(step.register)
+        for step in reversed(self.steps):
+            permuted = type(step) is Permute and step.result in read  # to be joined
+            if permuted or type(step) in (Contract, Join) or (type(step) is Activate and not step.in_place):
+                read.update(reads(step))
         return frozenset(read)
+
+    @cached_property
+    def first_reads(self) -> dict[int, int]:
+        """For every register that is read the step that does it first, by its result."""
+        return {number: step.result for step in reversed(self.steps) for number in reads(step)}
+
+    @cached_property
+    def crossing(self) -> frozenset[int]:
+        """Registers that are read outside of their segment, otherwise than by an activation: by joins and skips."""
+        made = {step.result: number for number, segment in enumerate(self.segments) for step in segment}
+        return frozenset(
+            number
+            for place, segment in enumerate(self.segments)
+            for step in segment
+            if type(step) is not Activate
+            for number in reads(step)
+            if made.get(number, place) != place
+        )
 
     @cached_property
     def is_small(self) -> bool:
@@ -174,7 +209,7 @@ class Program:
     def checkpoints(self) -> frozenset[int]:
         """Registers around the activations: from these, the operands can be made again stage by stage."""
         found = (step for step in self.steps if type(step) is Activate)
-        return frozenset(step.result if step.in_place else step.register for step in found)
+        return self.crossing | {step.result if step.in_place else step.register for step in found}
 
     @cached_property
     def kept(self) -> frozenset[int]:
@@ -204,7 +239,7 @@ class Program:
     @cached_property
     def leaves(self) -> tuple[int, ...]:
         """Registers that the steps read and do not make."""
-        read = self.operands.union(step.register for step in self.steps if not isinstance(step, Contract))
+        read = self.operands.union(*map(reads, self.steps))
         return tuple(sorted(number for number in read if number < self.first_step))
 
     @cached_property
@@ -227,8 +262,7 @@ class Program:
             for number, is_needed in zip(self.leaves, needed):
                 found[number] = is_needed
             for step in self.steps:
-                reads = (step.left.register, step.right.register) if isinstance(step, Contract) else (step.register,)
-                found.append(any(found[number] for number in reads))
+                found.append(any(found[number] for number in reads(step)))
             self._active[needed] = tuple(found)
         return self._active[needed]
 

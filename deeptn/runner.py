@@ -14,7 +14,7 @@ from . import activations
 from ._typing import Array
 from .errors import MissingBackendError
 from .params import constant
-from .program import Activate, Contract, Crop, Permute, Program, Step, View
+from .program import Activate, Contract, Crop, Join, Permute, Program, Step, View
 
 #: From so many elements on, results are written into buffers, and activations are done in place, piece by piece.
 LARGE = 2**18
@@ -116,6 +116,10 @@ class Library:
     def crop(self, array: Array, step: Crop) -> Array:
         """The first entries along each axis."""
         return array.reshape(step.axes)[tuple(slice(0, n) for n in step.shape)]
+
+    def join(self, x: Array, y: Array, product: bool) -> Array:
+        """Sum or product of two arrays, element by element."""
+        return x * y if product else x + y
 
     def inverse_rms(self, x: Array, in_pieces: bool = False) -> Array:
         """One divided by the root of the mean square of an array's entries."""
@@ -236,6 +240,12 @@ def execute(
             result = array * 1 if step.perm is None else lib.permute(array, step.perm)
         elif type(step) is Crop:
             result = lib.crop(registers[step.register], step)
+        elif type(step) is Join:
+            x, y = registers[step.left], registers[step.right]
+            result = lib.join(x, y.reshape(x.shape), step.product)
+            if tape is not None and not program.recompute:
+                tape[step.result] = x, y
+            del x, y
         else:
             assert type(step) is Activate
             array = registers[step.register]

@@ -32,6 +32,9 @@ class Node:
         Name of the parameter that fills the node; nodes that name the same one share it. By default `name`.
     constant : tuple of float, optional
         Fixed entries in C order. A constant node has no parameter.
+    isometric : bool
+        A mark: in the textbook's network the node is an isometry from inputs to outputs (with as many of both a
+        unitary, a disentangler). It changes nothing by itself.
 
     Examples
     --------
@@ -44,6 +47,7 @@ class Node:
     inputs: tuple[str, ...] = ()
     param: str | None = None
     constant: tuple[float, ...] | None = None
+    isometric: bool = False
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name.isidentifier():
@@ -90,6 +94,12 @@ class Stage:
         Element-wise function applied to the result.
     normalize : {"rms"}, optional
         Divide the result by its root mean square, before the activation.
+    sources : tuple of int, optional
+        Numbers of the earlier stages whose results are tensors of this one, with the indices that these name in
+        `output`. By default the stage before; the first stage has none.
+    multiply, add : tuple of int
+        Numbers of earlier stages by whose results the contraction is multiplied, element by element, and which are
+        then added to it, before normalisation and activation. Axes correspond by their place in `output`.
 
     Examples
     --------
@@ -101,10 +111,19 @@ class Stage:
     output: tuple[str, ...]
     activation: str | None = None
     normalize: str | None = None
+    sources: tuple[int, ...] | None = None
+    multiply: tuple[int, ...] = ()
+    add: tuple[int, ...] = ()
 
     def __post_init__(self):
         object.__setattr__(self, "nodes", tuple(self.nodes))
         object.__setattr__(self, "output", tuple(self.output))
+        for field in ("sources", "multiply", "add"):
+            value = getattr(self, field)
+            if value is not None:
+                if isinstance(value, str) or not all(isinstance(number, int) for number in value):
+                    raise SpecError(f"{field} of a stage must be a tuple of stage numbers, got {value!r:.80}")
+                object.__setattr__(self, field, tuple(value))
         if not all(isinstance(node, Node) for node in self.nodes):
             raise SpecError(f"nodes of a stage must be deeptn.Node objects, got {self.nodes!r:.80}")
         check_between(self.activation, self.normalize)
@@ -127,7 +146,8 @@ class NetworkSpec:
     legs : tuple of Leg
         The open indices of the generated tensor, in order; the output of the last stage.
     stages : tuple of Stage
-        Applied one after another; between two of them stands an activation or a normalisation.
+        Each takes the result of the one before (or those that it names); the last one's is the generated tensor.
+        Between two of them stands an activation, a normalisation or a sum.
     sizes : mapping or tuple of pairs
         Sizes of all indices that are no legs.
 
@@ -190,10 +210,30 @@ class NetworkSpec:
         """Number of trainable entries; a shared parameter counts once."""
         return sum(math.prod(shape) for shape in self.param_shapes.values())
 
-    @property
+    def sources(self, number: int) -> tuple[int, ...]:
+        """Numbers of the stages whose results are tensors of a stage."""
+        named = self.stages[number].sources
+        return named if named is not None else (number - 1,) * (number > 0)
+
+    @cached_property
     def is_linear(self) -> bool:
-        """Whether W is multilinear in the parameters (one stage): it can be applied without being formed."""
-        return len(self.stages) == 1
+        """Whether W is one multilinear network, or a sum of such: it can be applied without being formed."""
+        return not any(
+            stage.activation or stage.normalize or stage.multiply or self.sources(number)
+            for number, stage in enumerate(self.stages)
+        )
+
+    @cached_property
+    def summands(self) -> dict[int, tuple[str, ...]]:
+        """The stages whose sum W is, each with its names of the legs."""
+        last = len(self.stages) - 1
+        found = {last: self.stages[last].output}
+        for number in reversed(range(len(self.stages))):
+            if number in found:
+                places = [self.stages[number].output.index(ix) for ix in found[number]]
+                for other in self.stages[number].add:
+                    found[other] = tuple(self.stages[other].output[place] for place in places)
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -209,12 +249,16 @@ class NetworkSpec:
                             "inputs": list(node.inputs),
                             "param": node.param,
                             "constant": None if node.constant is None else list(node.constant),
+                            "isometric": node.isometric,
                         }
                         for node in stage.nodes
                     ],
                     "output": list(stage.output),
                     "activation": stage.activation,
                     "normalize": stage.normalize,
+                    "sources": None if stage.sources is None else list(stage.sources),
+                    "multiply": list(stage.multiply),
+                    "add": list(stage.add),
                 }
                 for stage in self.stages
             ],
@@ -226,12 +270,10 @@ class NetworkSpec:
         try:
             stages = tuple(
                 Stage(
-                    tuple(Node(**_keys(node, "name", "indices", "inputs", "param", "constant")) for node in s["nodes"]),
-                    tuple(s["output"]),
-                    s["activation"],
-                    s["normalize"],
+                    tuple(Node(**_keys(node, *_NODE_KEYS)) for node in s["nodes"]),
+                    **{name: s[name] for name in _STAGE_KEYS[1:]},
                 )
-                for s in (_keys(stage, "nodes", "output", "activation", "normalize") for stage in data["stages"])
+                for s in (_keys(stage, *_STAGE_KEYS) for stage in data["stages"])
             )
             legs = tuple(Leg(str(name), positive_int(size, "leg size"), int(axis)) for name, size, axis in data["legs"])
             return cls(legs, stages, tuple((str(name), size) for name, size in data["sizes"]))
@@ -239,6 +281,10 @@ class NetworkSpec:
             raise FormatError(f"bad network: {error}") from error
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise FormatError(f"bad network: {type(error).__name__}: {error}") from error
+
+
+_STAGE_KEYS = ("nodes", "output", "activation", "normalize", "sources", "multiply", "add")
+_NODE_KEYS = ("name", "indices", "inputs", "param", "constant", "isometric")
 
 
 def _keys(data: Any, *names: str) -> dict[str, Any]:
@@ -288,7 +334,6 @@ def _validate(spec: NetworkSpec) -> None:
             raise SpecError(f"sizes names {name!r}, which is a leg and has its size from the layout; leave it out")
     names: set[str] = set()
     shapes: dict[str, tuple[int, ...]] = {}
-    state: tuple[str, ...] = ()
     for number, stage in enumerate(spec.stages):
         where = f"stage {number}"
         if not stage.nodes:
@@ -298,19 +343,55 @@ def _validate(spec: NetworkSpec) -> None:
                 raise SpecError(f"two nodes are named {node.name!r}")
             names.add(node.name)
             _validate_node(spec, node, shapes)
-        _validate_indices(stage, state, where)
-        last = number == len(spec.stages) - 1
-        if last and (stage.activation or stage.normalize):
-            raise SpecError(
-                f"{where} is the last one and has an activation or normalisation; these stand between stages"
-            )
-        if not last and not (stage.activation or stage.normalize):
-            raise SpecError(f"{where} has neither activation nor normalisation; put its nodes into the next stage")
-        state = stage.output
-    if list(state) != legs:
-        raise SpecError(f"the last stage has the output {state}, the legs are {tuple(legs)}")
+        _validate_joins(spec, number)
+        states = [ix for source in spec.sources(number) for ix in spec.stages[source].output]
+        _validate_indices(stage, states, where)
+    _validate_between(spec)
+    if list(spec.stages[-1].output) != legs:
+        raise SpecError(f"the last stage has the output {spec.stages[-1].output}, the legs are {tuple(legs)}")
     if not shapes:
         raise SpecError("the network has no parameters: every node is constant")
+
+
+def _validate_joins(spec: NetworkSpec, number: int) -> None:
+    """A stage reads only earlier ones, and joins only results of its own sizes."""
+    stage = spec.stages[number]
+    for field, others in (("sources", spec.sources(number)), ("multiply", stage.multiply), ("add", stage.add)):
+        if len(set(others)) != len(others):
+            raise SpecError(f"stage {number} repeats a stage in {field} = {others}")
+        for other in others:
+            if not 0 <= other < number:
+                raise SpecError(
+                    f"stage {number} names stage {other} in {field}; a stage reads only earlier ones, never in a cycle"
+                )
+            sizes, own = ([spec.index_sizes.get(ix) for ix in s.output] for s in (spec.stages[other], stage))
+            if field != "sources" and sizes != own:
+                raise SpecError(f"stage {number} has the sizes {own}, stage {other}, named in {field}, has {sizes}")
+
+
+def _validate_between(spec: NetworkSpec) -> None:
+    """Every result but the last is read, and stages that would be one are one."""
+    last = len(spec.stages) - 1
+    joined = {other for stage in spec.stages for other in stage.multiply + stage.add}
+    read = Counter(source for number in range(last + 1) for source in spec.sources(number))
+    if spec.stages[last].activation or spec.stages[last].normalize:
+        raise SpecError(
+            f"stage {last} is the last one and has an activation or normalisation; these stand between stages"
+        )
+    for number, stage in enumerate(spec.stages[:-1]):
+        if not read[number] and number not in joined:
+            raise SpecError(f"the result of stage {number} is read by no other stage")
+        bare = not (stage.activation or stage.normalize or stage.multiply or stage.add)
+        if bare and read[number] == 1 and number not in joined:
+            raise SpecError(
+                f"stage {number} has neither activation nor normalisation; put its nodes into the next stage"
+            )
+    fixed = [number for number in spec.summands if spec.stages[number].activation or spec.stages[number].normalize]
+    if fixed:
+        raise SpecError(
+            f"stage {last} adds stage {fixed[0]}, which has an activation or normalisation, to the weight itself; "
+            "its scale could not be chosen: add it to a stage before the last one"
+        )
 
 
 def _validate_node(spec: NetworkSpec, node: Node, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -328,7 +409,7 @@ def _validate_node(spec: NetworkSpec, node: Node, shapes: dict[str, tuple[int, .
         )
 
 
-def _validate_indices(stage: Stage, state: tuple[str, ...], where: str) -> None:
+def _validate_indices(stage: Stage, state: Sequence[str], where: str) -> None:
     holders: dict[str, str] = {}
     count: Counter[str] = Counter(state)
     for node in stage.nodes:
@@ -343,7 +424,7 @@ def _validate_indices(stage: Stage, state: tuple[str, ...], where: str) -> None:
             raise SpecError(f"{where}: the output index {ix!r} belongs to no node")
     for ix, times in count.items():
         if times == 1 and ix not in output:
-            holder = f"node {holders[ix]!r}" if ix in holders else "the state of the stage before"
+            holder = f"node {holders[ix]!r}" if ix in holders else "the state of an earlier stage"
             raise SpecError(
                 f"{where}: the index {ix!r} of {holder} dangles: join it to another node or add it to output"
             )

@@ -12,6 +12,34 @@ HYPER_LEG = dtn.Graph(nodes={"A": "ax", "B": "axb"}, sizes={"a": 4, "b": 6}, out
 #: Two parts without a bond: an outer product.
 PARTS = dtn.Graph(nodes={"A": "a", "B": "b"}, sizes={"a": 5, "b": 6}, output="ab")
 
+
+def _residual() -> dtn.Network:
+    """Layers that add to their state, each read twice, and one whose result two later stages contract."""
+    layout = dtn.Layout((4, 4), ((2, 2), (2, 2)))
+    legs = layout.legs
+    wires = [tuple(f"w{m}_{k}" for k in range(4)) for m in range(4)] + [tuple(leg.name for leg in legs)]
+    stages = []
+    for m, output in enumerate(wires):
+        before = wires[m - 1] if m else (None,) * 4
+        nodes = []
+        for k in (0, 2):
+            inputs = tuple(ix for ix in before[k : k + 2] if ix)
+            nodes.append(dtn.Node(f"L{m}_g{k}", (*output[k : k + 2], *inputs), inputs))
+        joins: dict = {1: {"add": (0,)}, 2: {"multiply": (0,), "add": (1,)}}.get(m, {})
+        if m == 4:  # the fourth layer's result and the first one's
+            nodes.append(dtn.Node("R", (*wires[0][:2], *wires[3][2:]), wires[0][:2]))
+            nodes = [dtn.Node("S", (*output[:2], *wires[3][:2])), dtn.Node("T", (*output[2:], *wires[0][2:])), nodes[2]]
+            joins = {"sources": (0, 3)}
+        last = m == 4
+        stages.append(
+            dtn.Stage(tuple(nodes), output, None if last else ("relu", "tanh")[m % 2], None if last else "rms", **joins)
+        )
+    sizes = {ix: 2 for part in wires[:4] for ix in part}
+    return dtn.Network(dtn.NetworkSpec(legs, tuple(stages), tuple(sizes.items())), layout)
+
+
+RESIDUAL = _residual()
+
 NETWORKS = {
     "brickwall-relu": dtn.network(dtn.BrickWall(layers=3), (12, 10)),
     "brickwall-linear": dtn.network(dtn.BrickWall(layers=3, activation=None), (12, 10)),
@@ -23,6 +51,21 @@ NETWORKS = {
     "tree-relu": dtn.network(dtn.Tree(rank=3), (12, 10)),
     "tree-linear": dtn.network(dtn.Tree(rank=3, activation=None), (16, 8)),
     "tree-wide": dtn.network(dtn.Tree(rank=99, activation="sigmoid"), (6, 5), dtn.Layout((6, 5))),
+    "brickwall-cyclic": dtn.network(dtn.BrickWall(layers=2, cyclic=True), (8, 4)),
+    "brickwall-three": dtn.network(dtn.BrickWall(layers=2, sites=3, activation="leaky_relu:0.2"), (8, 10)),
+    "brickwall-bond": dtn.network(dtn.BrickWall(layers=2, bond=3), (12, 10), dtn.Layout((12, 10))),
+    "staircase": dtn.network(dtn.BrickWall(layers=2, pattern="staircase", sites=3, cyclic=True), (12, 10)),
+    "staircase-linear": dtn.network(dtn.BrickWall(layers=2, pattern="staircase", activation=None), (12, 10)),
+    "tree-ternary": dtn.network(dtn.Tree(rank=3, arity=3), (12, 10), dtn.Layout((12, 10))),
+    "tree-caterpillar": dtn.network(dtn.Tree(rank=3, balanced=False), (6, 10)),
+    "augmented-tree": dtn.network(dtn.AugmentedTree(rank=3), (12, 10)),
+    "augmented-tree-linear": dtn.network(dtn.AugmentedTree(rank=3, activation=None, cyclic=True), (12, 10)),
+    "augmented-tree-one-node": dtn.network(dtn.AugmentedTree(), (2, 2)),
+    "mera": dtn.network(dtn.MERA(rank=3), (12, 10)),
+    "mera-linear": dtn.network(dtn.MERA(rank=3, activation=None), (12, 10), dtn.Layout((12, 10))),
+    "mera-ternary": dtn.network(dtn.MERA(rank=2, arity=3, cyclic=True), (8, 16)),
+    "mera-shared": dtn.network(dtn.MERA(rank=2, shared=True), (16, 16)),
+    "hierarchical-tucker": dtn.network(dtn.HierarchicalTucker(rank=3), (24, 18), dtn.Layout((24, 18))),
     "train": dtn.network(dtn.TensorTrain(rank=4), (12, 10)),
     "train-vector": dtn.network(dtn.TensorTrain(rank=3), (12,)),
     "train-one-leg": dtn.network(dtn.TensorTrain(), (7,), dtn.Layout((7,))),
@@ -31,9 +74,32 @@ NETWORKS = {
     ),
     "ttmatrix": dtn.network(dtn.TTMatrix(rank=3), (12, 18)),
     "ttmatrix-conv": dtn.network(dtn.TTMatrix(rank=2), (6, 4, 3, 3)),
+    "train-uniform": dtn.network(dtn.TensorTrain(rank=3, shared=True), (16, 16)),
+    "ring-train": dtn.network(dtn.TensorRing(rank=3), (12, 10)),
+    "ring-uniform": dtn.network(dtn.TensorRing(rank=2, shared=True), (16, 8)),
+    "peps": dtn.network(dtn.PEPS(rank=2), (12, 10)),
+    "block-term": dtn.network(dtn.BlockTerm(terms=3, rank=2), (24, 18)),
+    "cp-family": dtn.network(dtn.CP(rank=5), (24, 18)),
+    "kronecker": dtn.network(dtn.Kronecker(terms=3), (12, 90)),
+    "butterfly": dtn.network(dtn.Butterfly(terms=2), (12, 10)),
+    "monarch": dtn.network(dtn.Butterfly(levels=2), (12, 18)),
     "tucker": dtn.network(dtn.Tucker(rank=3), (24, 18)),
     "lowrank": dtn.network(dtn.LowRank(rank=3), (12, 10)),
     "lowrank-conv": dtn.network(dtn.LowRank(rank=3), (6, 4, 3, 3)),
+    "sum": dtn.network(dtn.Sum(terms=(dtn.LowRank(rank=1), dtn.BrickWall(layers=2))), (12, 10)),
+    "sum-linear": dtn.network(
+        dtn.Sum(terms=(dtn.LowRank(rank=2), dtn.TTMatrix(rank=2), dtn.BrickWall(layers=1))), (12, 10)
+    ),
+    "sum-nested": dtn.network(
+        dtn.Sum(terms=(dtn.Tree(rank=2), dtn.Sum(terms=(dtn.CP(rank=2), dtn.MERA(rank=2, activation="tanh"))))), (6, 8)
+    ),
+    "sum-of-one": dtn.network(dtn.Sum(terms=(dtn.TensorTrain(rank=2),)), (6, 4)),
+    "product": dtn.network(dtn.Product(terms=(dtn.LowRank(rank=2), dtn.Tree(rank=2, activation=None))), (12, 10)),
+    "product-deep": dtn.network(
+        dtn.Product(terms=(dtn.Sum(terms=(dtn.LowRank(rank=2), dtn.BrickWall(layers=3))), dtn.BrickWall(layers=2))),
+        (6, 8),
+    ),
+    "residual": RESIDUAL,
     "ring": dtn.network(RING, (12, 6)),
     "cp": dtn.network(CP, (12, 6)),
     "hyper-leg": dtn.network(HYPER_LEG, (4, 6)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import random
 
@@ -72,15 +73,61 @@ def draw(seed: int) -> dtn.Network:
     return dtn.Network(dtn.NetworkSpec(legs, tuple(stages), inner), layout)
 
 
+def draw_joined(seed: int) -> dtn.Network:
+    """Two to five stages of equal sizes that contract, multiply and add the results of any earlier ones."""
+    rng = random.Random(seed)
+    shape = tuple(rng.choice((1, 2, 2, 3)) for _ in range(rng.randint(1, 4)))
+    layout = dtn.Layout((int(np.prod(shape)),), (shape,))
+    sizes: dict[str, int] = {}
+    stages: list[dtn.Stage] = []
+    count = rng.randint(2, 5)
+    some = lambda numbers, chance: tuple(n for n in numbers if rng.random() < chance)
+    for number in range(count):
+        last = number == count - 1
+        output = tuple(leg.name if last else f"s{number}_{k}" for k, leg in enumerate(layout.legs))
+        multiply, add = some(range(number), 0.2), some(range(number), 0.3)
+        if last:
+            add = tuple(k for k in add if stages[k].activation is None and stages[k].normalize is None)
+        read = {k for stage in stages for k in (*(stage.sources or ()), *stage.multiply, *stage.add)} | {
+            *multiply,
+            *add,
+        }
+        unread = [k for k in range(number) if k not in read]
+        sources = some(range(number), 0.3)
+        if last:
+            sources = tuple(sorted({*sources, *unread}))
+        states = [ix for k in sources for ix in stages[k].output]
+        bonds = [f"b{number}_{k}" for k in range(rng.randint(0, 3))]
+        own = {ix: rng.choice((1, 2, 3)) for ix in bonds} | dict(zip(output, shape))
+        sizes |= {ix: size for ix, size in own.items() if not last or ix in bonds}
+        held = draw_indices(rng, [*output, *states, *bonds], bonds, [*output, *states])
+        nodes = tuple(dtn.Node(f"N{number}_{k}", indices) for k, indices in enumerate(held))
+        between: dict = {}
+        if not last and (rng.random() < 0.7 or not (multiply or add)):
+            between = {"activation": rng.choice(("relu", "tanh")), "normalize": rng.choice((None, "rms"))}
+        stages.append(dtn.Stage(nodes, output, **between, sources=sources, multiply=multiply, add=add))
+    held = {ix for stage in stages for ix in stage.output} | {ix for s in stages for n in s.nodes for ix in n.indices}
+    inner = tuple((ix, size) for ix, size in sizes.items() if ix in held)
+    return dtn.Network(dtn.NetworkSpec(layout.legs, tuple(stages), inner), layout)
+
+
+def drawn_joined(seed: int) -> dtn.Network:
+    """The first of some draws that is a network: an activated stage may not be added to the weight itself."""
+    for k in range(20):
+        with contextlib.suppress(dtn.SpecError):
+            return draw_joined(1000 * seed + k)
+    raise AssertionError(seed)
+
+
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("start", range(0, 120, 10))
+@pytest.mark.parametrize("start", [*range(0, 120, 10), *range(1000, 1120, 10)])
 def test_values_and_gradients(start, size, monkeypatch):
     if size != "small":
         monkeypatch.setattr(Program, "is_small", False)
         monkeypatch.setattr(runner, "LARGE", 4)
         monkeypatch.setattr(libraries, "LARGE", 4)
     for seed in range(start, start + 10):
-        net = draw(seed)
+        net = draw(seed) if seed < 1000 else drawn_joined(seed)
         generator = np.random.default_rng(seed)
         params = {name: generator.standard_normal(shape) for name, shape in net.spec.param_shapes.items()}
         program = dataclasses.replace(net.program("materialize"), recompute=size == "large")

@@ -22,7 +22,7 @@ def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
     Returns
     -------
     jax.Array
-        With ``program.recompute`` a gradient keeps the states between the stages only.
+        With ``program.recompute`` a gradient keeps the states between the stages only (not where stages are joined).
 
     Examples
     --------
@@ -33,7 +33,7 @@ def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
     >>> "remat" in str(steps) or "checkpoint" in str(steps)
     True
     """
-    if not program.recompute:
+    if not program.recompute or program.crossing:
         return run_plain(program, inputs)
     jnp = library("jax")
     state = held = None

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deeptn import activations
 from deeptn._typing import Array
-from deeptn.program import Activate, Contract, Crop, Permute, Program, View
+from deeptn.program import Activate, Contract, Crop, Join, Permute, Program, View
 from deeptn.runner import Pool, execute, library, pieces, run_plain, start
 
 from .libraries import HOST, TORCH, TorchLibrary
@@ -220,6 +220,8 @@ class _Reverse:
                     self.activation(step, found)
                 elif type(step) is Crop:
                     self.add(step.register, self.lib.pad(found, step.axes))
+                elif type(step) is Join:
+                    self.join(step, found)
                 else:
                     assert type(step) is Permute
                     if self.active[step.register]:
@@ -250,11 +252,25 @@ class _Reverse:
         if self.active[near.register]:
             self.place(near, self.operand(near, x.shape, y, grad, near is step.left))
         shape = y.shape
-        self.release(far, y)
+        self.release(step, far, y)
         del y
         if self.active[far.register]:
             self.place(far, self.operand(far, shape, x, grad, far is step.left))
-        self.release(near, x)
+        self.release(step, near, x)
+
+    def join(self, step: Join, grad: Array) -> None:
+        if not step.product:
+            moved = self.pool is not None and self.pool.move(~step.result, ~step.left)
+            parts = grad, grad * 1 if moved else grad  # a buffer that one of both may write into
+        else:
+            if self.program.recompute:
+                x, y = self.registers[step.left], self.registers[step.right]
+            else:
+                x, y = self.tape.pop(step.result)
+            parts = grad * self.lib.conj(y).reshape(grad.shape), grad * self.lib.conj(x).reshape(grad.shape)
+        for register, part in zip((step.left, step.right), parts):
+            if self.active[register]:
+                self.add(register, part)
 
     def operand(self, view: View, shape: Sequence[int], other: Array, grad: Array, is_left: bool) -> Array:
         """Gradient of one operand of a product: ``grad @ otherᴴ`` of the left one, ``otherᴴ @ grad`` of the right."""
@@ -325,9 +341,11 @@ class _Reverse:
             if self.pool is not None and self.last:
                 self.pool.adopt(x)
 
-    def release(self, view: View, operand: Array) -> None:
+    def release(self, reader: Contract, view: View, operand: Array) -> None:
         """Nobody reads this value again: its buffer may hold a gradient."""
         if self.pool is None or view.items is not None or view.register < self.program.first_step:
+            return
+        if self.program.first_reads[view.register] != reader.result:
             return
         step = self.program.steps[view.register - self.program.first_step]
         if type(step) is Activate and step.in_place:  # its derivative is still to be told

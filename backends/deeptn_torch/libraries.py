@@ -41,6 +41,10 @@ class TorchLibrary(Library):
             return super().crop(array, step)
         return array.as_strided(step.shape, step.strides)
 
+    def join(self, x: Array, y: Array, product: bool) -> Array:
+        out = x.new_empty(x.shape)  # contiguous, whatever a permutation left
+        return torch.mul(x, y, out=out) if product else torch.add(x, y, out=out)
+
     def write(self, whole: Array, view: View, array: Array) -> None:
         """Write a matrix where a view reads it in a register, of which `whole` are the entries, item by item."""
         assert view.strided is not None
@@ -62,6 +66,10 @@ class TorchLibrary(Library):
     def leave(self, array: Array) -> Tensor:
         """Back to a tensor."""
         return array
+
+    def conj(self, array: Array) -> Array:
+        """Conjugated, where it is complex."""
+        return array.conj() if array.is_complex() else array
 
     def adjoint(self, array: Array) -> Array:
         """Transposed and conjugated."""
@@ -87,6 +95,7 @@ class HostLibrary(TorchLibrary):
 
     view = Library.view
     crop = Library.crop
+    join = Library.join
 
     def enter(self, tensors: Sequence[Tensor]) -> Sequence[Array]:
         return [tensor.detach().resolve_conj().resolve_neg().numpy() for tensor in tensors]
@@ -111,9 +120,11 @@ class HostLibrary(TorchLibrary):
     def empty(self, size: int, like: Array) -> Array:
         return np.empty(size, like.dtype)
 
-    def adjoint(self, array: Array) -> Array:
-        array = array.swapaxes(-1, -2)
+    def conj(self, array: Array) -> Array:
         return array.conj() if array.dtype.kind == "c" else array
+
+    def adjoint(self, array: Array) -> Array:
+        return self.conj(array.swapaxes(-1, -2))
 
     def sum_products(self, x: Array, y: Array) -> Array:
         return TORCH.sum_products(torch.from_numpy(x), torch.from_numpy(y)).numpy()

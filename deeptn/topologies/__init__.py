@@ -2,16 +2,29 @@
 
 from .base import Topology, describe, register_topology, topology, topology_from_dict, topology_names, topology_to_dict
 from .brickwall import BrickWall
-from .factored import LowRank, Tucker
+from .combined import Product, Sum
+from .factored import CP, BlockTerm, Butterfly, Kronecker, LowRank, Tucker
 from .graph import Graph
-from .trains import TensorTrain, TTMatrix
-from .tree import Tree
+from .grid import PEPS
+from .trains import TensorRing, TensorTrain, TTMatrix
+from .trees import MERA, AugmentedTree, HierarchicalTucker, Tree
 
 __all__ = [
+    "CP",
+    "MERA",
+    "PEPS",
+    "AugmentedTree",
+    "BlockTerm",
     "BrickWall",
+    "Butterfly",
     "Graph",
+    "HierarchicalTucker",
+    "Kronecker",
     "LowRank",
+    "Product",
+    "Sum",
     "TTMatrix",
+    "TensorRing",
     "TensorTrain",
     "Topology",
     "Tree",

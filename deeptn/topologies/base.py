@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
 from ..errors import FormatError, SpecError, near_match
@@ -27,6 +27,10 @@ class Topology(ABC):
     ----------
     size_field : str
         Name of the integer field that `at_budget` turns up; the number of parameters never falls with it.
+    equation, formula : str
+        For the gallery, if given: the weight in LaTeX, and the number of parameters on `Q` legs of size `d` as a Python
+        expression of these and the fields (also ``rows`` and ``columns``, the sides of the matrix, and ``bond(k)``,
+        the largest bond between k legs and the others, ``wire(k)``, the same but d for one leg). The tests evaluate it.
 
     Examples
     --------
@@ -48,6 +52,8 @@ class Topology(ABC):
     """
 
     size_field: ClassVar[str]
+    equation: ClassVar[str] = ""
+    formula: ClassVar[str] = ""
 
     @abstractmethod
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
@@ -57,14 +63,33 @@ class Topology(ABC):
         """Return the layout to use when the caller names none: binary legs, padded."""
         return Layout.padded(shape)
 
+    def resized(self, size: int) -> Topology:
+        """Return the same topology with another size, for `at_budget`."""
+        return replace(self, **{self.size_field: size})
+
+
+def sides(legs: Sequence[Leg], what: str) -> tuple[list[Leg], list[Leg]]:
+    """The legs of axis 0 (rows of the matrix) and all others (columns); `SpecError` where either has none."""
+    rows, columns = [leg for leg in legs if leg.axis == 0], [leg for leg in legs if leg.axis != 0]
+    if not rows or not columns:
+        raise SpecError(
+            f"a {what} needs row legs (axis 0) and column legs (other axes), got {len(rows)} and {len(columns)}"
+        )
+    return rows, columns
+
+
+def matched(rows: Sequence[Leg], columns: Sequence[Leg]) -> list[tuple[tuple[Leg, ...], tuple[Leg, ...]]]:
+    """The k-th row leg beside the k-th column leg; the longer side goes on alone."""
+    return [(tuple(rows[k : k + 1]), tuple(columns[k : k + 1])) for k in range(max(len(rows), len(columns)))]
+
 
 def register_topology(cls: T) -> T:
     """Class decorator: make a topology known by its class name.
 
     Examples
     --------
-    >>> topology("brickwall")
-    BrickWall(layers=2, leg_size=2, activation='relu', normalize='rms')
+    >>> topology("lowrank")
+    LowRank(rank=8)
     """
     if not (isinstance(cls, type) and issubclass(cls, Topology) and "__dataclass_fields__" in vars(cls)):
         raise SpecError(f"{cls!r} is no topology: derive from deeptn.Topology and decorate as a frozen dataclass")
@@ -100,7 +125,15 @@ def describe(given: Topology | None) -> str:
     if given is None:
         return "Graph"
     shown = [f for f in fields(given) if f.name == given.size_field or getattr(given, f.name) != f.default]
-    return f"{type(given).__name__}({', '.join(f'{f.name}={getattr(given, f.name)!r}' for f in shown)})"
+    return f"{type(given).__name__}({', '.join(f'{f.name}={_described(getattr(given, f.name))}' for f in shown)})"
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Topology):
+        return describe(value)
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_described, value))}{',' * (len(value) == 1)})"
+    return repr(value)
 
 
 def topology_names() -> tuple[str, ...]:
@@ -116,7 +149,7 @@ def topology_names() -> tuple[str, ...]:
 
 def topology_to_dict(given: Topology) -> dict[str, Any]:
     """Plain data for JSON: the class name and the fields."""
-    return {"name": type(given).__name__} | {f.name: getattr(given, f.name) for f in fields(given)}
+    return {"name": type(given).__name__} | {f.name: _plain(getattr(given, f.name)) for f in fields(given)}
 
 
 def topology_from_dict(data: Any) -> Topology:
@@ -135,5 +168,13 @@ def topology_from_dict(data: Any) -> Topology:
         raise FormatError(f"bad topology: {error}") from error
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    return topology_to_dict(value) if isinstance(value, Topology) else value
+
+
 def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return topology_from_dict(value) if isinstance(value, dict) else value

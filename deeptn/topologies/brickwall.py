@@ -1,22 +1,26 @@
-"""The brick-wall network of the ADTN, arXiv:2305.06058."""
+"""The brick-wall network of the ADTN, arXiv:2305.06058, and its relatives."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from .._check import positive_int
-from ..errors import SpecError
+from ..errors import SpecError, near_match
 from ..layout import Layout, Leg
-from ..spec import NetworkSpec, Node, check_between, stack
+from ..spec import NetworkSpec, check_between
 from .base import Topology, register_topology
+from .wires import Wires
+
+PATTERNS = ("brick", "staircase")
 
 
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class BrickWall(Topology):
-    """Layers of two-site gates in a brick-wall pattern, an activation after each layer but the last (ADTN).
+    """Layers of gates on neighbouring legs in a brick-wall pattern, an activation after each layer but the last (ADTN).
 
     One TN layer is a half-layer of gates on the legs (0,1), (2,3), … and one on (1,2), (3,4), …  The network acts on
     the product state v⊗v⊗…⊗v with v = [1, 0, …]; in the first half-layer only the part of a gate that v selects
@@ -43,11 +47,21 @@ class BrickWall(Topology):
     normalize : {"rms", None}
         Divide the state by its root mean square before each activation. None is the paper's form; for ReLU and
         leaky ReLU both give the same W up to a scale.
+    sites : int
+        Number k of neighbours that a gate acts on. The second half-layer is shifted by ``k // 2``; what is left over
+        at an end takes a smaller gate.
+    cyclic : bool
+        Whether the last leg is a neighbour of the first.
+    pattern : {"brick", "staircase"}
+        A staircase has one gate after another, each sharing one leg with the one before: (0,1), (1,2), (2,3), …; with
+        one layer it is a tensor train of rank d.
+    bond : int, optional
+        Size of the wires within the network, by default that of the leg. The last gates on a leg bring it to its size.
 
     Notes
     -----
     With Q ≥ 2 legs of size d the first layer has ``(Q//2)·d² + ((Q-1)//2)·d⁴`` parameters, each further one
-    ``(Q-1)·d⁴``.
+    ``(Q-1)·d⁴`` (two sites, open ends, no bond).
 
     Source: Qing, Li, Zhou & Ran, arXiv:2305.06058, eqs. (1)-(4).
 
@@ -64,14 +78,25 @@ class BrickWall(Topology):
     leg_size: int = 2
     activation: str | None = "relu"
     normalize: str | None = "rms"
+    sites: int = 2
+    cyclic: bool = False
+    pattern: str = "brick"
+    bond: int | None = None
     size_field: ClassVar[str] = "layers"
+    equation: ClassVar[str] = r"W = L_M\,\sigma(L_{M-1}\,\sigma(\cdots\sigma(L_1\,v^{\otimes Q})))"
+    formula: ClassVar[str] = "Q//2 * d**2 + (Q-1)//2 * d**4 + (layers-1) * (Q-1) * d**4"
 
     def __post_init__(self):
-        object.__setattr__(self, "layers", positive_int(self.layers, "BrickWall.layers"))
-        object.__setattr__(self, "leg_size", positive_int(self.leg_size, "BrickWall.leg_size"))
+        for field in ("layers", "leg_size", "sites"):
+            object.__setattr__(self, field, positive_int(getattr(self, field), f"BrickWall.{field}"))
+        if self.bond is not None:
+            object.__setattr__(self, "bond", positive_int(self.bond, "BrickWall.bond"))
         check_between(self.activation, self.normalize)
-        if self.leg_size < 2:
-            raise SpecError(f"BrickWall.leg_size = {self.leg_size}; legs need a size of at least 2")
+        for field in ("leg_size", "sites"):
+            if getattr(self, field) < 2:
+                raise SpecError(f"BrickWall.{field} = {getattr(self, field)}; at least 2 are needed")
+        if self.pattern not in PATTERNS:
+            raise SpecError(f"BrickWall.pattern = {self.pattern!r}; {near_match(str(self.pattern), PATTERNS)}")
 
     def default_layout(self, shape: Sequence[int]) -> Layout:
         return Layout.padded(shape, self.leg_size)
@@ -80,39 +105,47 @@ class BrickWall(Topology):
         count = len(legs)
         if count < 2:
             raise SpecError(f"a BrickWall needs at least 2 legs, got {count}; choose a layout with smaller factors")
-        sizes: dict[str, int] = {}
+        halves = self._halves(count)
+        uses = Counter(site for half in halves for window in half for site in window)
+        net = Wires(legs)
         wires: list[str | None] = [None] * count
-        halves = [tuple(range(start, count - 1, 2)) for start in (0, 1)]
-        stages = []
         for layer in range(1, self.layers + 1):
-            nodes: list[Node] = []
+            touched: Counter[int] = Counter()
             gate = 0
-            for half, starts in enumerate(halves):
-                for left in starts:
-                    pair = (left, left + 1)
-                    inputs = []
-                    for site in pair:
+            for number, half in enumerate(halves):
+                for window in half:
+                    inputs, outputs = [], []
+                    for site in window:
                         wire = wires[site]
-                        if wire is None and half == 1:
-                            wire = f"v{site}"
-                            sizes[wire] = legs[site].size
-                            vacuum = (1.0,) + (0.0,) * (legs[site].size - 1)
-                            nodes.append(Node(wire, (wire,), constant=vacuum))
-                        if wire is not None:
-                            inputs.append(wire)
-                    outputs = []
-                    for site in pair:
-                        final = layer == self.layers and half == _last_half(site, count)
-                        wires[site] = wire = legs[site].name if final else f"L{layer}_{'ab'[half]}{site}"
-                        outputs.append(wire)
-                        if not final:
-                            sizes[wire] = legs[site].size
-                    nodes.append(Node(f"L{layer}_g{gate}", tuple(outputs + inputs), tuple(inputs)))
+                        if wire is None and number and self.pattern == "brick":
+                            wire = net.constant(f"v{site}", (1.0,) + (0.0,) * (self._size(legs[site]) - 1))
+                        inputs += [] if wire is None else [wire]
+                        last = layer == self.layers and touched[site] + 1 == uses[site]
+                        name = f"L{layer}_{chr(ord('a') + touched[site])}{site}"
+                        outputs.append((name, legs[site].size if last else self._size(legs[site])))
+                        touched[site] += 1
+                    for site, wire in zip(window, net.act(f"L{layer}_g{gate}", inputs, outputs)):
+                        wires[site] = wire
                     gate += 1
-            stages.append((nodes, [wire for wire in wires if wire is not None]))
-        return NetworkSpec(legs, stack(stages, self.activation, self.normalize), tuple(sizes.items()))
+            net.close([wire for wire in wires if wire is not None])
+        return net.network(self.activation, self.normalize)
 
+    def _size(self, leg: Leg) -> int:
+        return leg.size if self.bond is None else self.bond
 
-def _last_half(site: int, count: int) -> int:
-    """The half-layer in which a site is touched last: the ends of the chain may miss the second one."""
-    return 1 if 1 <= site < count - 1 + count % 2 else 0
+    def _halves(self, count: int) -> list[list[tuple[int, ...]]]:
+        """The windows that gates act on, in half-layers (of a staircase: one by one)."""
+        sites, k = tuple(range(count)), self.sites
+        if self.pattern == "staircase":
+            windows = [sites[start : start + k] for start in range(0, count - 1, k - 1)]
+            return [[window] for window in windows + [(count - 1, 0)] * (self.cyclic and len(windows) > 1)]
+        shift = k // 2
+        shifted = sites[shift:] + sites[:shift] if self.cyclic else sites[shift:]
+        parts = [sites] if self.cyclic and count <= k else [sites, shifted]
+        halves: list[list[tuple[int, ...]]]
+        halves = [[p for p in (part[j : j + k] for j in range(0, len(part), k)) if len(p) > 1] for part in parts]
+        if not self.cyclic and shift > 1:
+            halves[-1].insert(0, sites[:shift])
+        if self.cyclic and not any({0, count - 1} <= set(window) for half in halves for window in half):
+            halves.append([(count - 1, 0)])
+        return [half for half in halves if half]

@@ -1,4 +1,4 @@
-"""Tensor trains: vectors (MPS) and matrices (MPO)."""
+"""Tensor trains: vectors (MPS), matrices (MPO) and rings."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from .._check import rank_field, ranks
 from ..errors import SpecError
 from ..layout import Layout, Leg
 from ..spec import NetworkSpec, Node, Stage
-from .base import Topology, register_topology
+from .base import Topology, matched, register_topology, sides
 
 
 def _chain(
-    legs: tuple[Leg, ...], groups: Sequence[tuple[Leg, ...]], rank: int | tuple[int, ...], what: str
+    legs: tuple[Leg, ...], groups: Sequence[tuple[Leg, ...]], rank: int | tuple[int, ...], shared: bool, what: str
 ) -> NetworkSpec:
-    """Cores on a line, core k with the legs of group k; a bond is no larger than what stands on either side of it."""
+    """Cores on a line, core k with the legs of group k; a bond is no larger than what stands on either side of it.
+
+    With `shared` cores of one shape have one parameter.
+    """
     volumes = [math.prod(leg.size for leg in group) for group in groups]
     bonds = list(ranks(rank, len(groups) - 1, what))
     for k in range(len(bonds)):
@@ -29,7 +32,10 @@ def _chain(
     for k, group in enumerate(groups):
         left = (f"b{k - 1}",) if k else ()
         right = (f"b{k}",) if k < len(bonds) else ()
-        nodes.append(Node(f"core{k}", left + tuple(leg.name for leg in group) + right, left))
+        shape = [*(sizes[b] for b in left), *(leg.size for leg in group), *(sizes[b] for b in right)]
+        # Those at the two ends may be alike, but differ in what they are: a first core is no last one.
+        param = "_".join(["core", "end" * (not left), *map(str, shape)]) if shared else None
+        nodes.append(Node(f"core{k}", left + tuple(leg.name for leg in group) + right, left, param))
     stage = Stage(tuple(nodes), tuple(leg.name for leg in legs))
     return NetworkSpec(legs, (stage,), tuple(sizes.items()))
 
@@ -48,6 +54,8 @@ class TensorTrain(Topology):
     ----------
     rank : int or tuple of int
         Size of the bonds, all or each. A bond is cut to the largest rank that its two sides allow.
+    shared : bool
+        Cores of one shape have one parameter: the uniform train.
 
     Notes
     -----
@@ -64,7 +72,10 @@ class TensorTrain(Topology):
     """
 
     rank: int | tuple[int, ...] = 8
+    shared: bool = False
     size_field: ClassVar[str] = "rank"
+    equation: ClassVar[str] = r"W_{x_1\ldots x_Q} = A_1[x_1]\,A_2[x_2]\cdots A_Q[x_Q]"
+    formula: ClassVar[str] = "sum(bond(k) * d * bond(k+1) for k in range(Q))"
 
     def __post_init__(self):
         object.__setattr__(self, "rank", rank_field(self.rank, "TensorTrain.rank"))
@@ -72,7 +83,7 @@ class TensorTrain(Topology):
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
         if not legs:
             raise SpecError("a TensorTrain needs at least 1 leg, got none; a weight of one entry has none")
-        return _chain(legs, [(leg,) for leg in legs], self.rank, "TensorTrain.rank")
+        return _chain(legs, [(leg,) for leg in legs], self.rank, self.shared, "TensorTrain.rank")
 
 
 @register_topology
@@ -90,6 +101,8 @@ class TTMatrix(Topology):
     ----------
     rank : int or tuple of int
         Size of the bonds, all or each. A bond is cut to the largest rank that its two sides allow.
+    shared : bool
+        Cores of one shape have one parameter: the uniform train.
 
     Notes
     -----
@@ -106,7 +119,10 @@ class TTMatrix(Topology):
     """
 
     rank: int | tuple[int, ...] = 8
+    shared: bool = False
     size_field: ClassVar[str] = "rank"
+    equation: ClassVar[str] = r"W_{y_1\ldots y_K,\,x_1\ldots x_K} = A_1[y_1,x_1]\cdots A_K[y_K,x_K]"
+    formula: ClassVar[str] = "sum(bond(2*k) * d**2 * bond(2*k + 2) for k in range(Q // 2))  # Q/2 row and column legs"
 
     def __post_init__(self):
         object.__setattr__(self, "rank", rank_field(self.rank, "TTMatrix.rank"))
@@ -115,12 +131,60 @@ class TTMatrix(Topology):
         return Layout.balanced(shape, order="interleaved", even=True)
 
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
-        rows = [leg for leg in legs if leg.axis == 0]
-        columns = [leg for leg in legs if leg.axis != 0]
-        if not rows or not columns:
-            raise SpecError(
-                f"a TTMatrix needs row legs (axis 0) and column legs (other axes), got {len(rows)} and {len(columns)}"
-            )
-        count = max(len(rows), len(columns))
-        groups = [tuple(rows[k : k + 1] + columns[k : k + 1]) for k in range(count)]
-        return _chain(legs, groups, self.rank, "TTMatrix.rank")
+        rows, columns = sides(legs, "TTMatrix")
+        groups = [row + column for row, column in matched(rows, columns)]
+        return _chain(legs, groups, self.rank, self.shared, "TTMatrix.rank")
+
+
+@register_topology
+@dataclass(frozen=True, kw_only=True)
+class TensorRing(Topology):
+    """One core per leg, on a ring (tensor ring, matrix product state with periodic boundaries).
+
+    ::
+
+        ┌-A-A-A-A-A-A-┐
+        | | | | | | | |
+        └-------------┘
+
+    Parameters
+    ----------
+    rank : int or tuple of int
+        Size of the bonds, all or each; the last one closes the ring.
+    shared : bool
+        Cores of one shape have one parameter: the translation-invariant ring.
+
+    Notes
+    -----
+    ``sum_k r[k-1]·n[k]·r[k]`` parameters with r[-1] = r[Q-1]. A single leg has no bond. The default layout is
+    `TensorTrain`'s.
+
+    Source: Zhao, Zhou, Xie, Zhang & Cichocki, arXiv:1606.05535.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> dtn.network(dtn.TensorRing(rank=4), (120, 400)).num_params
+    512
+    """
+
+    rank: int | tuple[int, ...] = 4
+    shared: bool = False
+    size_field: ClassVar[str] = "rank"
+    equation: ClassVar[str] = r"W_{x_1\ldots x_Q} = \operatorname{tr} A_1[x_1]\,A_2[x_2]\cdots A_Q[x_Q]"
+    formula: ClassVar[str] = "Q * d * rank**2"
+
+    def __post_init__(self):
+        object.__setattr__(self, "rank", rank_field(self.rank, "TensorRing.rank"))
+
+    def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
+        if len(legs) < 2:
+            return TensorTrain(rank=1).build(legs)
+        count = len(legs)
+        sizes = {f"b{k}": rank for k, rank in enumerate(ranks(self.rank, count, "TensorRing.rank"))}
+        nodes = []
+        for k, leg in enumerate(legs):
+            left, right = f"b{(k - 1) % count}", f"b{k}"
+            param = f"core_{sizes[left]}_{leg.size}_{sizes[right]}" if self.shared else None
+            nodes.append(Node(f"core{k}", (left, leg.name, right), (left,), param))
+        return NetworkSpec(legs, (Stage(tuple(nodes), tuple(leg.name for leg in legs)),), tuple(sizes.items()))
