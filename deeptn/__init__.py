@@ -6,6 +6,7 @@ from .budget import at_budget
 from .cost import Choice, Cost
 from .decomposition import Decomposition, decompose
 from .drawing import draw, summary
+from .equations import from_adjacency, from_einsum, from_networkx, to_einsum, to_networkx
 from .errors import (
     DeepTNError,
     FormatError,
@@ -82,6 +83,9 @@ __all__ = [
     "at_budget",
     "decompose",
     "draw",
+    "from_adjacency",
+    "from_einsum",
+    "from_networkx",
     "from_quimb",
     "from_tensornetwork",
     "load",
@@ -91,6 +95,8 @@ __all__ = [
     "save",
     "stack",
     "summary",
+    "to_einsum",
+    "to_networkx",
     "to_quimb",
     "to_tensornetwork",
     "topology_names",

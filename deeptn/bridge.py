@@ -62,7 +62,7 @@ def to_quimb(net: Network, params: ParamsLike) -> list[Any]:
     check_params(net.spec, params)
     return [
         qtn.TensorNetwork([qtn.Tensor(array, ix, tags=(name, f"STAGE{number}")) for name, ix, array in tensors])
-        for number, tensors in enumerate(_stages(net.spec, params))
+        for number, tensors in enumerate(stage_tensors(net.spec, params))
     ]
 
 
@@ -108,7 +108,7 @@ def from_quimb(
     tensors = [(tuple(t.inds), t.data) for t in tn.tensors]
     if getattr(tn, "exponent", 0.0):
         tensors[0] = (tensors[0][0], tensors[0][1] * 10.0**tn.exponent)
-    return _import(tensors, tuple(tn.outer_inds() if output is None else output), shape, layout)
+    return import_tensors(tensors, tuple(tn.outer_inds() if output is None else output), shape, layout)
 
 
 def to_tensornetwork(net: Network, params: ParamsLike) -> list[tuple[list[Any], list[Any]]]:
@@ -146,7 +146,8 @@ def to_tensornetwork(net: Network, params: ParamsLike) -> list[tuple[list[Any], 
     check_params(net.spec, params)
     sizes = net.spec.index_sizes
     return [
-        _connect(tn, tensors, stage.output, sizes) for stage, tensors in zip(net.spec.stages, _stages(net.spec, params))
+        _connect(tn, tensors, stage.output, sizes)
+        for stage, tensors in zip(net.spec.stages, stage_tensors(net.spec, params))
     ]
 
 
@@ -206,13 +207,13 @@ def from_tensornetwork(
         for node in nodes
         if not isinstance(node, tn.CopyNode)
     ]
-    return _import(tensors, tuple(str(find(edge)) for edge in output), shape, layout)
+    return import_tensors(tensors, tuple(str(find(edge)) for edge in output), shape, layout)
 
 
 _Tensors: TypeAlias = list[tuple[str, tuple[str, ...], Array]]
 
 
-def _stages(spec: NetworkSpec, params: ParamsLike) -> list[_Tensors]:
+def stage_tensors(spec: NetworkSpec, params: ParamsLike) -> list[_Tensors]:
     """The tensors of every stage (name, indices, array): the results that enter, as ``"STATE"``, and the nodes."""
     import quimb.tensor as qtn
 
@@ -262,7 +263,7 @@ def _connect(
     return nodes, [open_edges[ix] for ix in output]
 
 
-def _import(
+def import_tensors(
     tensors: list[tuple[tuple[str, ...], Array]],
     output: tuple[str, ...],
     shape: Sequence[int] | None,

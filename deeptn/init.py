@@ -181,13 +181,13 @@ def _fill(spec: NetworkSpec, node: Node, draw: Array, scheme: Callable[[Array], 
 def root_mean_square(spec: NetworkSpec, layout: Layout, params: Mapping[str, Array]) -> Array:
     """Root mean square of the entries of the weight that the network generates, padding left out.
 
-    Up to 2^24 entries, or with activations, by decoding; beyond, ``‖W‖²`` of a linear network is contracted as a
+    Up to 2^24 entries, or with several stages, by decoding; beyond, ``‖W‖²`` of one stage is contracted as a
     network of its own (two copies, and per padded axis a chain that counts the entries kept) where that is cheaper.
     """
     kept = math.prod(layout.shape)
     crop = (layout.padded_shape, layout.shape)
     decode = compile_network(spec, tuple(leg.name for leg in layout.axis_legs), crop=crop)
-    if spec.is_linear and math.prod(layout.padded_shape) > DECODE_LIMIT:
+    if len(spec.stages) == 1 and math.prod(layout.padded_shape) > DECODE_LIMIT:
         norm = compile_network(_norm_network(spec, layout), ())
         if seconds(norm.cost) < seconds(decode.cost):
             conjugated = {f"{name}{_CONJ}": do("conj", array) for name, array in params.items()}

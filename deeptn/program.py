@@ -177,10 +177,15 @@ class Program:
         """Registers that are multiplied or joined, or activated otherwise than in place: what a gradient needs."""
         read: set[int] = set()
         for step in reversed(self.steps):
-            permuted = type(step) is Permute and step.result in read  # to be joined
+            permuted = type(step) is Permute and step.result in self.joined
             if permuted or type(step) in (Contract, Join) or (type(step) is Activate and not step.in_place):
                 read.update(reads(step))
         return frozenset(read)
+
+    @cached_property
+    def joined(self) -> frozenset[int]:
+        """Registers that are added or multiplied element by element."""
+        return frozenset(number for step in self.steps if type(step) is Join for number in reads(step))
 
     @cached_property
     def first_reads(self) -> dict[int, int]:

@@ -238,6 +238,8 @@ def execute(
         elif type(step) is Permute:
             array = registers[step.register].reshape(step.axes)
             result = array * 1 if step.perm is None else lib.permute(array, step.perm)
+            if pool is not None and step.result in program.joined:
+                result = result * 1  # the buffer below it will hold something else
         elif type(step) is Crop:
             result = lib.crop(registers[step.register], step)
         elif type(step) is Join:

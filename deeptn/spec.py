@@ -344,8 +344,7 @@ def _validate(spec: NetworkSpec) -> None:
             names.add(node.name)
             _validate_node(spec, node, shapes)
         _validate_joins(spec, number)
-        states = [ix for source in spec.sources(number) for ix in spec.stages[source].output]
-        _validate_indices(stage, states, where)
+        _validate_indices(stage, [(s, spec.stages[s].output) for s in spec.sources(number)], where)
     _validate_between(spec)
     if list(spec.stages[-1].output) != legs:
         raise SpecError(f"the last stage has the output {spec.stages[-1].output}, the legs are {tuple(legs)}")
@@ -409,13 +408,16 @@ def _validate_node(spec: NetworkSpec, node: Node, shapes: dict[str, tuple[int, .
         )
 
 
-def _validate_indices(stage: Stage, state: Sequence[str], where: str) -> None:
+def _validate_indices(stage: Stage, states: Sequence[tuple[int, tuple[str, ...]]], where: str) -> None:
     holders: dict[str, str] = {}
-    count: Counter[str] = Counter(state)
-    for node in stage.nodes:
-        count.update(node.indices)
-        for ix in node.indices:
-            holders.setdefault(ix, node.name)
+    count: Counter[str] = Counter()
+    for holder, indices in (
+        *((f"the result of stage {number}", indices) for number, indices in states),
+        *((f"node {node.name!r}", node.indices) for node in stage.nodes),
+    ):
+        count.update(indices)
+        for ix in indices:
+            holders.setdefault(ix, holder)
     output = set(stage.output)
     if len(output) != len(stage.output):
         raise SpecError(f"{where} repeats an index in its output {stage.output}")
@@ -424,7 +426,6 @@ def _validate_indices(stage: Stage, state: Sequence[str], where: str) -> None:
             raise SpecError(f"{where}: the output index {ix!r} belongs to no node")
     for ix, times in count.items():
         if times == 1 and ix not in output:
-            holder = f"node {holders[ix]!r}" if ix in holders else "the state of an earlier stage"
             raise SpecError(
-                f"{where}: the index {ix!r} of {holder} dangles: join it to another node or add it to output"
+                f"{where}: the index {ix!r} of {holders[ix]} dangles: join it to another node or add it to output"
             )

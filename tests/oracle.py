@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
-import deeptn as dtn
+from deeptn.testing import reference as einsum
+
+__all__ = ["ACTIVATIONS", "einsum", "gate_by_gate"]
 
 ACTIVATIONS = {
     None: lambda x: x,
@@ -47,33 +47,3 @@ def gate_by_gate(params, legs, layers, activation=None, normalize=None):
                 state = state / np.sqrt(np.mean(np.abs(state) ** 2))
             state = ACTIVATIONS[activation](state)
     return state
-
-
-def einsum(net: dtn.Network, params):
-    """Any network: one numpy.einsum per stage, then the layout undone with reshape and transpose."""
-    spec = net.spec
-    results: list[Any] = []
-    for number, stage in enumerate(spec.stages):
-        numbers: dict[str, int] = {}
-        operands: list[Any] = []
-        sources = stage.sources if stage.sources is not None else ([number - 1] if number else [])
-        tensors = [(results[source], spec.stages[source].output) for source in sources]
-        for node in stage.nodes:
-            shape = spec.node_shape(node)
-            array = np.reshape(node.constant, shape) if node.constant is not None else params[node.param]
-            tensors.append((np.asarray(array), node.indices))
-        for array, indices in tensors:
-            operands += [array, [numbers.setdefault(ix, len(numbers)) for ix in indices]]
-        operands.append([numbers[ix] for ix in stage.output])
-        state = np.einsum(*operands, optimize="greedy")
-        for other in stage.multiply:
-            state = state * results[other]
-        for other in stage.add:
-            state = state + results[other]
-        if stage.normalize:
-            state = state / np.sqrt(np.mean(np.abs(state) ** 2))
-        results.append(ACTIVATIONS[stage.activation](state))
-    state = results[-1]
-    order = sorted(range(len(spec.legs)), key=lambda k: net.layout.permutation[k])
-    weight = state.transpose(order).reshape(net.layout.padded_shape)
-    return weight[tuple(slice(n) for n in net.shape)]

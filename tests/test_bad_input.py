@@ -176,7 +176,7 @@ CASES = {
             (("s", 2), ("b", 2)),
         ),
         SpecError,
-        "of the state of the stage before dangles",
+        "of the result of stage 0 dangles",
     ),
     "legs repeat": (lambda: spec(U, V, legs=(LEGS[0], LEGS[0])), SpecError, "repeat a name"),
     "shared shape": (

@@ -1,34 +1,47 @@
-"""The user's own network: a graph written down as index strings."""
+"""The user's own network: graphs written down as index strings, one per stage."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from .._check import positive_int
 from ..errors import LayoutError, SpecError
 from ..layout import Layout, Leg
-from ..spec import NetworkSpec, Node, Stage
+from ..spec import NetworkSpec, Node, Stage, check_between
 from .base import Topology, register_topology
+
+_EXAMPLE = "nodes={'A': 'abx', …}, sizes={'x': 3, …} and output='ab…' (with several stages: lists of them)"
 
 
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class Graph(Topology):
-    """Any network of one stage, as an einsum: nodes with their indices, and the open indices.
+    """Any network, as an einsum: nodes with their indices, and the open indices; or several of them, one per stage.
 
     Parameters
     ----------
-    nodes : mapping of str to str or sequence of str
+    nodes : mapping of str to str or sequence of str, or a sequence of such mappings
         For each node its indices, as a word of one-letter names or as a sequence of names. An index in more than
-        two nodes, or open and in two, is a hyper-index.
-    output : str or sequence of str
-        The open indices; the k-th one is the k-th leg of the layout.
+        two nodes, or open and in two, is a hyper-index. A sequence of mappings stands for several stages; the open
+        indices of each are one more tensor of the next.
+    output : str or sequence of str, or a sequence of these
+        The open indices; the k-th one (of the last stage) is the k-th leg of the layout. With several stages one entry
+        for each.
     sizes : mapping of str to int
         Sizes of indices. Bonds that are not named have the size `rank`; open ones take theirs from the layout.
     rank : int
         Size of the bonds that `sizes` does not name.
+    activation : str or None, or a sequence
+        What stands between two stages, or for each gap between them.
+    normalize : {"rms", None}
+        As for `BrickWall`.
+
+    Notes
+    -----
+    The number of parameters is the sum over the nodes of the products of their sizes.
 
     Examples
     --------
@@ -40,56 +53,188 @@ class Graph(Topology):
     >>> net = dtn.network(ring, (20, 6))
     >>> net.layout.factors, net.num_params
     (((4, 5), (6,)), 60)
+
+    Two stages: a state with the indices p and q, through ReLU into a network with the legs a, b, c:
+
+    >>> deep = dtn.Graph(nodes=[{"S": "pq"}, {"U": "pax", "V": "xbq", "W": "xc"}], output=["pq", "abc"])
+    >>> net = dtn.network(deep, (20, 6), dtn.Layout((20, 6), factors=((4, 5), (6,))))
+    >>> len(net.spec.stages), net.num_params
+    (2, 52)
     """
 
     nodes: Any = (("A", ("a", "x")), ("B", ("x", "b")))
     output: Any = ("a", "b")
     sizes: Any = ()
     rank: int = 2
+    activation: Any = "relu"
+    normalize: str | None = "rms"
     size_field: ClassVar[str] = "rank"
 
     def __post_init__(self):
         object.__setattr__(self, "rank", positive_int(self.rank, "Graph.rank"))
-        nodes = self.nodes.items() if isinstance(self.nodes, Mapping) else self.nodes
         sizes = self.sizes.items() if isinstance(self.sizes, Mapping) else self.sizes
         try:
-            object.__setattr__(self, "nodes", tuple((name, tuple(indices)) for name, indices in nodes))
-            object.__setattr__(self, "sizes", tuple(sorted((ix, positive_int(n, f"sizes[{ix!r}]")) for ix, n in sizes)))
-            object.__setattr__(self, "output", tuple(self.output))
-            hash(self)
+            stages = [_pairs(nodes) for nodes in (self.nodes if _is_deep(self.nodes) else (self.nodes,))]
+            outputs = [tuple(output) for output in (self.output if _is_deep(self.nodes) else (self.output,))]
+            sizes = tuple(sorted((ix, positive_int(n, f"sizes[{ix!r}]")) for ix, n in sizes))
+            between = self.activation
+            between = between if isinstance(between, str) or between is None else tuple(between)
+            hash((tuple(stages), tuple(outputs), sizes, between))
         except SpecError:
             raise
         except (TypeError, ValueError) as error:
             raise SpecError(
-                f"a Graph needs nodes={{'A': 'abx', …}}, sizes={{'x': 3, …}} and output='ab…'; "
+                f"a Graph needs {_EXAMPLE}; "
                 f"got nodes={self.nodes!r:.60}, sizes={self.sizes!r:.60}, output={self.output!r:.60}"
             ) from error
+        if len(stages) != len(outputs):
+            raise SpecError(f"the Graph has {len(stages)} stages and {len(outputs)} outputs; name one for each stage")
+        for name, value in (("nodes", tuple(stages)), ("output", tuple(outputs)), ("sizes", sizes)):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "activation", between)
+        for activation in self._between:
+            check_between(activation, self.normalize)
+
+    @classmethod
+    def from_einsum(cls, equation: str, rank: int = 2, sizes: Mapping[str, int] | None = None) -> Graph:
+        """Read an einsum equation, as ``"abx,bcy->acxy"``, whose operands become the nodes A, B, C and so on.
+
+        Parameters
+        ----------
+        equation : str
+            Operands between commas, then ``->`` and the open indices.
+        rank, sizes
+            As for the class.
+
+        Examples
+        --------
+        >>> import deeptn as dtn
+        >>> dtn.network(dtn.Graph.from_einsum("axy,xb,yc->abc", rank=3), (4, 5, 6)).num_params
+        69
+        """
+        if not isinstance(equation, str) or equation.count("->") != 1 or "." in equation:
+            raise SpecError(f"equation = {equation!r:.80}; write for example 'abx,bcy->acxy', without an ellipsis")
+        operands, output = "".join(equation.split()).split("->")
+        names = operands.split(",")
+        return cls(nodes=dict(zip(_node_names(len(names)), names)), output=output, rank=rank, sizes=sizes or {})
+
+    @classmethod
+    def from_adjacency(cls, matrix: Any) -> Graph:
+        """Read a structure-search matrix: the k-th node has a leg of size ``m[k][k]``, and bonds of sizes ``m[j][k]``.
+
+        Parameters
+        ----------
+        matrix : array_like of int, shape (n, n)
+            Symmetric. On the diagonal the sizes of the legs, 0 for a node without one; beside it the sizes of the
+            bonds, 0 or 1 for none.
+
+        Notes
+        -----
+        Source: Li & Sun, "Evolutionary topology search for tensor network decomposition" (ICML 2020).
+
+        Examples
+        --------
+        >>> import deeptn as dtn
+        >>> ring = dtn.Graph.from_adjacency([[4, 2, 3], [2, 5, 2], [3, 2, 6]])
+        >>> dtn.network(ring, (4, 30)).num_params
+        80
+        """
+        try:
+            rows = [[int(entry.__index__()) for entry in row] for row in matrix]
+        except (TypeError, AttributeError) as error:
+            raise SpecError(f"an adjacency matrix has rows of integers, got {matrix!r:.80}") from error
+        count = len(rows)
+        if not count or any(len(row) != count for row in rows):
+            raise SpecError(f"an adjacency matrix is square, got rows of the lengths {[len(row) for row in rows]}")
+        for j in range(count):
+            for k in range(count):
+                if rows[j][k] != rows[k][j] or rows[j][k] < 0:
+                    raise SpecError(
+                        f"entry ({j}, {k}) = {rows[j][k]}, entry ({k}, {j}) = {rows[k][j]}; they must be equal"
+                    )
+        legs = [f"o{k}" for k in range(count) if rows[k][k]]
+        bonds = {frozenset((j, k)): f"b{j}_{k}" for j in range(count) for k in range(j + 1, count) if rows[j][k] > 1}
+        nodes = {}
+        for k, name in enumerate(_node_names(count)):
+            own = [f"o{k}"] if rows[k][k] else []
+            nodes[name] = own + [bond for ends, bond in bonds.items() if k in ends]
+        sizes = {bond: rows[min(ends)][max(ends)] for ends, bond in bonds.items()}
+        sizes |= {f"o{k}": rows[k][k] for k in range(count) if rows[k][k]}
+        return cls(nodes=nodes, output=legs, sizes=sizes)
+
+    @property
+    def _between(self) -> tuple[str | None, ...]:
+        """The activation of every gap."""
+        gaps = len(self.nodes) - 1
+        if not isinstance(self.activation, tuple):
+            return (self.activation,) * gaps
+        if len(self.activation) != gaps:
+            raise SpecError(f"activation has {len(self.activation)} entries, expected {gaps} (one per gap) or one word")
+        return self.activation
 
     def default_layout(self, shape: Sequence[int]) -> Layout:
         """Legs that follow one another make up an axis: by `sizes`, or one leg per axis."""
-        sizes = dict(self.sizes)
-        if len(self.output) == len(shape) and not any(ix in sizes for ix in self.output):
+        sizes, output = dict(self.sizes), self.output[-1]
+        if len(output) == len(shape) and not any(ix in sizes for ix in output):
             return Layout.single(shape)
-        missing = [ix for ix in self.output if ix not in sizes]
+        missing = [ix for ix in output if ix not in sizes]
         if missing:
             raise LayoutError(f"sizes does not name the open index {missing[0]!r}; add it, or pass layout=")
-        return Layout.grouped(shape, [sizes[ix] for ix in self.output])
+        return Layout.grouped(shape, [sizes[ix] for ix in output])
 
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
-        if len(legs) != len(self.output):
-            raise SpecError(f"the Graph has {len(self.output)} open indices {self.output}, the layout {len(legs)} legs")
+        output = self.output[-1]
+        if len(legs) != len(output):
+            raise SpecError(f"the Graph has {len(output)} open indices {output}, the layout {len(legs)} legs")
+        repeated = [ix for ix, count in Counter(output).items() if count > 1]
+        if repeated:
+            raise SpecError(f"output repeats the index {repeated[0]!r}")
         given = dict(self.sizes)
-        for ix, leg in zip(self.output, legs):
+        for ix, leg in zip(output, legs):
             if given.get(ix, leg.size) != leg.size:
                 raise SpecError(f"index {ix!r} has size {given[ix]} in the Graph and {leg.size} in the layout")
-        names = dict(zip(self.output, (leg.name for leg in legs)))
-        bonds = {ix for _, indices in self.nodes for ix in indices if ix not in names}
+        names = dict(zip(output, (leg.name for leg in legs)))
+        held = {ix for nodes in self.nodes for _, indices in nodes for ix in indices}
+        bonds = (held | {ix for part in self.output[:-1] for ix in part}) - set(names)
         unused = set(given) - bonds - set(names)
         if unused:
             raise SpecError(f"sizes names {sorted(unused)[0]!r}, which no node of the Graph has")
         clash = bonds & set(names.values())
         if clash:
             raise SpecError(f"the bond {sorted(clash)[0]!r} has the name of a leg; rename it")
-        nodes = tuple(Node(name, tuple(str(names.get(ix, ix)) for ix in indices)) for name, indices in self.nodes)
-        stage = Stage(nodes, tuple(leg.name for leg in legs))
-        return NetworkSpec(legs, (stage,), tuple((ix, given.get(ix, self.rank)) for ix in bonds))
+
+        def renamed(indices: Sequence[str]) -> tuple[str, ...]:
+            return tuple(str(names.get(ix, ix)) for ix in indices)
+
+        stages, before = [], ()
+        for number, (nodes, indices) in enumerate(zip(self.nodes, self.output)):
+            last = number == len(self.nodes) - 1
+            made = tuple(Node(name, renamed(held), _inputs(renamed(held), before)) for name, held in nodes)
+            before = renamed(indices)
+            activation, normalize = (None, None) if last else (self._between[number], self.normalize)
+            stages.append(Stage(made, before, activation, normalize))
+        return NetworkSpec(legs, tuple(stages), tuple((ix, given.get(ix, self.rank)) for ix in bonds))
+
+
+def _is_deep(nodes: Any) -> bool:
+    """Whether nodes are given stage by stage, instead of as a mapping or as pairs of a name and indices."""
+    if isinstance(nodes, Mapping) or not isinstance(nodes, Sequence) or not nodes:
+        return False
+    first = nodes[0]
+    return isinstance(first, Mapping) or (isinstance(first, Sequence) and bool(first) and not isinstance(first[0], str))
+
+
+def _pairs(nodes: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    pairs: Iterable[Any] = nodes.items() if isinstance(nodes, Mapping) else nodes
+    return tuple((name, tuple(indices)) for name, indices in pairs)
+
+
+def _inputs(indices: tuple[str, ...], before: Sequence[str]) -> tuple[str, ...]:
+    """The indices through which a node reads the state; none where it has no others."""
+    found = tuple(ix for ix in indices if ix in before)
+    return found if len(found) < len(indices) else ()
+
+
+def _node_names(count: int) -> list[str]:
+    """A, B, …, or N0, N1, … where there are more than letters."""
+    return [chr(ord("A") + k) for k in range(count)] if count <= 26 else [f"N{k}" for k in range(count)]

@@ -1,0 +1,244 @@
+"""To and from einsum equations, adjacency matrices and networkx graphs; networkx is imported on use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from autoray import do
+from cotengra import get_symbol
+
+from ._typing import Array, Params, ParamsLike
+from .bridge import import_tensors, optional, stage_tensors
+from .errors import SpecError
+from .layout import Layout
+from .network import Network, network
+from .params import check_params
+from .topologies import Graph
+
+
+def from_einsum(
+    equation: str, *arrays: Array, shape: Sequence[int] | None = None, layout: Layout | None = None
+) -> tuple[Network, Params]:
+    """Make a network of an einsum equation and its arrays.
+
+    Without arrays, `deeptn.Graph.from_einsum` makes a topology of an equation.
+
+    Parameters
+    ----------
+    equation : str
+        As for `numpy.einsum`, with ``->`` and without an ellipsis, for example ``"abx,bcy->acxy"``. No operand names
+        an index twice; an index in more than two operands is a hyper-index.
+    *arrays : array
+        One for each operand, of any library. They become nodes ``T0, T1, …``.
+    shape, layout
+        As for `deeptn.from_quimb`.
+
+    Returns
+    -------
+    net : Network
+    params : dict of str to array
+
+    Raises
+    ------
+    SpecError
+        If equation and arrays do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np, deeptn as dtn
+    >>> U, V = np.ones((4, 2)), np.ones((2, 6))
+    >>> net, params = dtn.from_einsum("ax,xb->ab", U, V)
+    >>> net.shape, bool((net.materialize(params) == U @ V).all())
+    ((4, 6), True)
+    """
+    graph = Graph.from_einsum(equation)
+    (nodes,), (output,) = graph.nodes, graph.output
+    if len(nodes) != len(arrays):
+        raise SpecError(f"the equation {equation!r:.80} has {len(nodes)} operands, got {len(arrays)} arrays")
+    for number, ((_, indices), array) in enumerate(zip(nodes, arrays)):
+        if len(indices) != len(do("shape", array)):
+            raise SpecError(f"operand {number} is {''.join(indices)!r}, its array has the shape {do('shape', array)}")
+    return import_tensors([(indices, array) for (_, indices), array in zip(nodes, arrays)], output, shape, layout)
+
+
+def to_einsum(net: Network, params: ParamsLike) -> list[tuple[str, list[Array]]]:
+    """Return the network as einsum equations with their arrays, one per stage.
+
+    Parameters
+    ----------
+    net : Network
+    params : mapping of str to array
+
+    Returns
+    -------
+    list of (str, list of array)
+        For each stage the equation and its operands; the activated result of an earlier stage that enters is one of
+        them. Above 52 indices the symbols are no letters: `opt_einsum` and `cotengra` read them, `numpy.einsum` not.
+        Where the last stage adds others, W is the sum over ``net.spec.summands``.
+
+    Examples
+    --------
+    >>> import numpy as np, deeptn as dtn
+    >>> net = dtn.network(dtn.TensorTrain(rank=2), (4, 4))
+    >>> params = net.init(dtype="float64")
+    >>> ((equation, arrays),) = dtn.to_einsum(net, params)
+    >>> equation, bool(np.allclose(np.einsum(equation, *arrays).reshape(4, 4), net.materialize(params)))
+    ('ab,bcd,def,fg->aceg', True)
+    """
+    check_params(net.spec, params)
+    equations = []
+    for stage, tensors in zip(net.spec.stages, stage_tensors(net.spec, params)):
+        symbols: dict[str, str] = {}
+        for _, indices, _ in tensors:
+            for ix in indices:
+                symbols.setdefault(ix, get_symbol(len(symbols)))
+        words = ["".join(symbols[ix] for ix in indices) for _, indices, _ in tensors]
+        equation = f"{','.join(words)}->{''.join(symbols[ix] for ix in stage.output)}"
+        equations.append((equation, [array for _, _, array in tensors]))
+    return equations
+
+
+def from_adjacency(matrix: Any, shape: Sequence[int] | None = None, layout: Layout | None = None) -> Network:
+    """Make a network of an adjacency matrix, the form that structure search uses.
+
+    Parameters
+    ----------
+    matrix : array_like of int, shape (n, n)
+        See `deeptn.Graph.from_adjacency`: leg sizes on the diagonal, bond sizes beside it.
+    shape : sequence of int, optional
+        Shape of the weight: legs that follow one another make up an axis. By default one axis per leg.
+    layout : Layout, optional
+        Instead of `shape`, where the legs lie otherwise.
+
+    Returns
+    -------
+    Network
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> net = dtn.from_adjacency([[4, 2, 0], [2, 0, 3], [0, 3, 6]])
+    >>> net.shape, net.num_params
+    ((4, 6), 32)
+    """
+    graph = Graph.from_adjacency(matrix)
+    sizes = dict(graph.sizes)
+    return network(graph, [sizes[ix] for ix in graph.output[-1]] if shape is None else shape, layout)
+
+
+def from_networkx(
+    graph: Any, shape: Sequence[int] | None = None, layout: Layout | None = None, rank: int = 2
+) -> Network:
+    """Make a network of a networkx graph: its nodes are the tensors, its edges the bonds.
+
+    Parameters
+    ----------
+    graph : networkx.Graph or networkx.MultiGraph
+        A node may have an attribute ``legs``: the sizes of its open indices, an integer or a sequence of them (or a
+        mapping, as `to_networkx` writes it). An edge may have a ``size``. A node with the attribute ``hyper`` stands
+        for an index that its neighbours share.
+    shape, layout
+        As for `from_adjacency`. The legs are those of the nodes, in the order of the graph's nodes.
+    rank : int
+        Size of the edges that name none.
+
+    Returns
+    -------
+    Network
+        Its nodes are named ``T0, T1, …`` in the order of the graph's.
+
+    Raises
+    ------
+    SpecError
+        For an edge from a node to itself, or a graph without nodes.
+
+    Examples
+    --------
+    >>> import networkx as nx, deeptn as dtn
+    >>> graph = nx.cycle_graph(4)
+    >>> nx.set_node_attributes(graph, 3, "legs")
+    >>> net = dtn.from_networkx(graph, shape=(9, 9))
+    >>> net.num_params
+    48
+    """
+    nx = optional("networkx", "networkx")
+    if not isinstance(graph, nx.Graph) or graph.is_directed():
+        raise SpecError(f"graph must be an undirected networkx graph, got {type(graph).__name__}")
+    hubs = {node: f"h{k}" for k, node in enumerate(graph) if graph.nodes[node].get("hyper")}
+    tensors = [node for node in graph if node not in hubs]
+    indices: dict[Any, list[str]] = {node: [] for node in tensors}
+    sizes: dict[str, int] = {}
+    output: list[str] = []
+    for k, (one, other, data) in enumerate(graph.edges(data=True)):
+        if one == other:
+            raise SpecError(f"node {one!r} has an edge to itself; a tensor names no index twice")
+        bond = hubs.get(one) or hubs.get(other) or f"b{k}"
+        sizes[bond] = data.get("size", rank)
+        for node in (one, other):
+            if node not in hubs:
+                indices[node].append(bond)
+    for node in tensors:
+        legs = graph.nodes[node].get("legs", ())
+        for size in legs.values() if isinstance(legs, Mapping) else (legs,) if hasattr(legs, "__index__") else legs:
+            output.append(f"o{len(output)}")
+            sizes[output[-1]] = size
+            indices[node].append(output[-1])
+    if not tensors:
+        raise SpecError("the graph has no nodes")
+    topology = Graph(nodes={f"T{k}": indices[node] for k, node in enumerate(tensors)}, output=output, sizes=sizes)
+    return network(topology, [sizes[ix] for ix in output] if shape is None else shape, layout)
+
+
+def to_networkx(net: Network) -> Any:
+    """Return the structure of a network as a networkx graph.
+
+    Parameters
+    ----------
+    net : Network
+
+    Returns
+    -------
+    networkx.MultiGraph
+        A node for every node of the network, with the attributes ``stage``, ``shape``, ``constant`` and ``legs`` (a
+        mapping of leg names to sizes); an edge for every bond, with ``index`` and ``size``. A hyper-index is a node
+        with the attribute ``hyper``; the result of a stage that a later one reads is a node ``"STATE{k}"``.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> graph = dtn.to_networkx(dtn.network(dtn.TensorTrain(rank=2), (4, 4)))
+    >>> len(graph), graph.number_of_edges(), graph.nodes["core0"]["legs"]
+    (4, 3, {'a0_0': 2})
+    """
+    spec, graph = net.spec, optional("networkx", "networkx").MultiGraph()
+    sizes = spec.index_sizes
+    for number, stage in enumerate(spec.stages):
+        state = f"STATE{number}"
+        last = number == len(spec.stages) - 1
+        if not last:
+            graph.add_node(state, stage=number, shape=tuple(sizes[ix] for ix in stage.output), legs={}, constant=False)
+        holders: dict[str, list[str]] = {}
+        for source in spec.sources(number):
+            for ix in spec.stages[source].output:
+                holders.setdefault(ix, []).append(f"STATE{source}")
+        for node in stage.nodes:
+            graph.add_node(
+                node.name, stage=number, shape=spec.node_shape(node), legs={}, constant=node.constant is not None
+            )
+            for ix in node.indices:
+                holders.setdefault(ix, []).append(node.name)
+        for ix, names in holders.items():
+            ends = names + [state] * (ix in stage.output and not last)
+            open_here = last and ix in stage.output
+            if len(ends) + open_here > 2:
+                hub = f"{number}:{ix}"
+                graph.add_node(hub, stage=number, hyper=True, legs={ix: sizes[ix]} if open_here else {})
+                graph.add_edges_from((name, hub, {"index": ix, "size": sizes[ix]}) for name in ends)
+            elif len(ends) == 2:
+                graph.add_edge(*ends, index=ix, size=sizes[ix])
+            elif open_here:
+                graph.nodes[ends[0]]["legs"][ix] = sizes[ix]
+        for other in stage.multiply + stage.add:
+            graph.add_edge(f"STATE{other}", stage.nodes[0].name if last else state, index=None, size=1)
+    return graph
