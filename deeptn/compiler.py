@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, TypeAlias
+from typing import Any
 
 from .contraction import search
 from .cost import Cost
 from .errors import ProgramError
+from .placement import Order, Pairing, apart, by_rank, monotone, pairings, wishes_of
 from .program import BATCH, INPUT, Activate, Contract, Crop, Join, Permute, Program, Step, View, reads
 from .spec import NetworkSpec, Node, Stage
 from .stacking import Path
-
-Order: TypeAlias = tuple[str, ...]
 
 #: From so many elements of intermediate results on, a gradient makes them again instead of keeping them: a buffer that
 #: the system has to provide anew costs more time than the product that fills it, and memory besides.
@@ -216,8 +214,8 @@ class _Compiler:
         tensors = [*entries, *plan.tensors]
         orders = [*(entry.order for entry in entries), *plan.orders[len(entries) :]]
         flat = [pair for group in plan.path for pair in group]
-        joins = _joins(orders, plan.output, flat)
-        wishes = _wishes(orders, joins, flat, plan.output, self.volume)
+        joins = pairings(orders, plan.output, flat)
+        wishes = wishes_of(orders, joins, flat, plan.output, self.volume)
         done = 0
         for group in plan.path:
             first, members = joins[done], joins[done : done + len(group)]
@@ -253,21 +251,21 @@ class _Compiler:
         whole = count * self.volume(first.order) == self.elements[first.register]
         return _Tensor(first.register, first.order, None if whole else items, count)
 
-    def contract(self, join: _Join, left: _Tensor, right: _Tensor, wish: Mapping[str, int]) -> _Tensor:
+    def contract(self, join: Pairing, left: _Tensor, right: _Tensor, wish: Mapping[str, int]) -> _Tensor:
         """Append one pairwise contraction, or a stack of them: a matrix product of two views."""
         batch = join.batch(wish)
         if not batch and self.volume(left.order) < self.volume(right.order):
             left, right = right, left
         keep_left, keep_right = join.only(left.order, right.order), join.only(right.order, left.order)
         if not batch and left.stack == 1 and (inner := self.between(join, left.order, right.order, wish)):
-            return self.contract_inside(left, inner, right, _sorted(keep_right, wish))
-        if _monotone((keep_left, keep_right), wish):
+            return self.contract_inside(left, inner, right, by_rank(keep_right, wish))
+        if monotone((keep_left, keep_right), wish):
             left, keep_left, right, keep_right = right, keep_right, left, keep_left
         size = self.volume(batch + keep_left + keep_right)
-        if self.volume(left.order) <= size and (size > FEW or not _apart(left.order, keep_left)):
-            keep_left = _sorted(keep_left, wish)
-        if self.volume(right.order) <= size and (size > FEW or not _apart(right.order, keep_right)):
-            keep_right = _sorted(keep_right, wish)
+        if self.volume(left.order) <= size and (size > FEW or not apart(left.order, keep_left)):
+            keep_left = by_rank(keep_left, wish)
+        if self.volume(right.order) <= size and (size > FEW or not apart(right.order, keep_right)):
+            keep_right = by_rank(keep_right, wish)
         big = left if self.volume(left.order) >= self.volume(right.order) else right
         summed = tuple(ix for ix in big.order if ix in join.summed)
         stack = left.stack
@@ -292,7 +290,7 @@ class _Compiler:
         number = self.add(Contract, elements, stack * copies, left=views[0], right=views[1], shape=shape)
         return _Tensor(number, order)
 
-    def between(self, join: _Join, big: Order, small: Order, wish: Mapping[str, int]) -> tuple[int, int] | None:
+    def between(self, join: Pairing, big: Order, small: Order, wish: Mapping[str, int]) -> tuple[int, int] | None:
         """Where the summed indices lie in the larger operand, if a small matrix is best multiplied with them there."""
         places = [k for k, ix in enumerate(big) if ix in join.summed]
         if not places:
@@ -383,99 +381,3 @@ class _Compiler:
         cost = Cost(self.spec.num_params, self.flops, self.write, peak, len(self.stacks) + len(steps))
         arrays = tuple(self.inputs), tuple(self.constants), tuple(self.stacks)
         return Program(*arrays, tuple(steps), result, shape, cost, recompute)
-
-
-@dataclass(frozen=True)
-class _Join:
-    """The indices of one pairwise contraction: those of the result, and those that are summed over.
-
-    `order` are those of the result as `deeptn.stacking` orders them.
-    """
-
-    result: int
-    order: Order
-    kept: frozenset[str]
-    shared: frozenset[str]
-    summed: frozenset[str]
-
-    def batch(self, wish: Mapping[str, int]) -> Order:
-        """Indices of both operands that stay, in a fixed order."""
-        return tuple(sorted(self.shared & self.kept, key=lambda ix: (wish.get(ix, 0), ix)))
-
-    @staticmethod
-    def only(order: Order, other: Order) -> Order:
-        return tuple(ix for ix in order if ix not in other)
-
-
-def _joins(orders: Sequence[Order], output: Order, path: Sequence[tuple[int, int]]) -> list[_Join]:
-    """Follow the path with sets of indices."""
-    count = Counter(ix for order in orders for ix in order)
-    count.update(output)
-    orders = list(orders)
-    joins = []
-    for i, j in path:
-        shared = frozenset(orders[i]).intersection(orders[j])
-        for ix in shared:
-            count[ix] -= 1  # two holders become one
-        summed = frozenset(ix for ix in shared if count[ix] == 1)
-        order = tuple(ix for ix in orders[i] if ix not in summed)
-        order += tuple(ix for ix in orders[j] if ix not in shared)
-        joins.append(_Join(len(orders), order, frozenset(order), shared, summed))
-        orders.append(order)
-    return joins
-
-
-def _wishes(
-    orders: Sequence[Order], joins: Sequence[_Join], path: Sequence[tuple[int, int]], output: Order, volume: Any
-) -> list[dict[str, int]]:
-    """For every result a rank per index: in ascending rank is how its consumer would like the axes to lie.
-
-    From the result backwards; a consumer passes on the ranks that it was itself asked for. A much larger operand is
-    wished with the summed indices where those of the smaller one will stand, so that its axes need not move. Otherwise
-    a consumer wants what it keeps and what it sums over in two blocks, either first.
-    """
-    sets = [frozenset(order) for order in orders] + [join.kept for join in joins]
-    volumes = [volume(indices) for indices in sets]
-    wishes: list[dict[str, int]] = [{} for _ in sets]
-    wishes[-1] = {ix: k for k, ix in enumerate(output)}
-    for join, pair in zip(reversed(joins), reversed(path)):
-        wish = wishes[join.result]
-        batch = join.batch(wish)
-        for child, other in (pair, pair[::-1]):
-            if child < len(orders):  # lies as it is given
-                continue
-            keep = sets[child] - join.shared
-            levels = sorted({wish.get(ix, 0) for ix in keep})
-            ranks = {ix: levels.index(wish.get(ix, 0)) for ix in keep}
-            ranks |= {ix: k - len(batch) for k, ix in enumerate(batch)}
-            places = [wish[ix] for ix in sets[other] - join.shared if ix in wish]
-            if not batch and places and volumes[child] >= 16 * volumes[other]:
-                low, high = min(places), max(places)
-                if not any(low < wish.get(ix, low) < high for ix in keep):
-                    wishes[child] = {ix: wish[ix] for ix in keep if ix in wish} | dict.fromkeys(join.summed, low)
-                    continue
-            summed_last = ranks | dict.fromkeys(join.summed, len(levels))
-            summed_first = {ix: rank + (rank >= 0) for ix, rank in ranks.items()} | dict.fromkeys(join.summed, 0)
-            shared = joins[child - len(orders)].shared
-            blocks = [tuple(sets[k] - shared) for k in path[child - len(orders)]]
-            fits = [_monotone(blocks, ranks) is not None for ranks in (summed_last, summed_first)]
-            wishes[child] = summed_first if fits == [False, True] else summed_last
-    return wishes
-
-
-def _monotone(blocks: Sequence[Order], wish: Mapping[str, int]) -> bool | None:
-    """Whether two blocks follow the wished ranks when swapped (True), as they stand (False) or not at all (None)."""
-    left, right = ([wish.get(ix, 0) for ix in block] for block in blocks)
-    if not left or not right or max(left) <= min(right):
-        return False
-    return True if max(right) <= min(left) else None
-
-
-def _apart(order: Order, keep: Order) -> bool:
-    """Whether some indices stand at the front or at the back of a tensor, in this order."""
-    return order[: len(keep)] == keep or order[len(order) - len(keep) :] == keep
-
-
-def _sorted(order: Order, wish: Mapping[str, int]) -> Order:
-    """Stable sort by the wished ranks."""
-    return tuple(sorted(order, key=lambda ix: wish.get(ix, 0)))

@@ -105,9 +105,12 @@ def initialize(
     if isinstance(goal, bool) or not isinstance(goal, (int, float)) or not (0.0 < goal < math.inf):
         raise SpecError(f"std = {std!r}; expected a positive number")
     params: Params = {}
-    for node in spec.nodes:
-        if node.param is not None and node.param not in params:
-            params[node.param] = _fill(spec, node, normal[node.param], SCHEMES[scheme])
+    for stage in spec.stages:
+        directed = any(node.inputs for node in stage.nodes)
+        for node in stage.nodes:
+            if node.param is not None and node.param not in params:
+                array = _fill(spec, node, normal[node.param], SCHEMES[scheme])
+                params[node.param] = array if directed else _undirected(spec, node, stage, array)
     if not spec.is_linear:
         params = _revive(spec, params)
     # One pass is exact unless a parameter of a stage that is added up to W also stands elsewhere.
@@ -176,6 +179,14 @@ def _fill(spec: NetworkSpec, node: Node, draw: Array, scheme: Callable[[Array], 
     matrix = scheme(do("reshape", do("transpose", draw, tuple(order)), (rows, math.prod(shape) // rows)))
     tensor = do("reshape", matrix, tuple(shape[k] for k in order))
     return do("transpose", tensor, tuple(sorted(range(len(order)), key=order.__getitem__)))
+
+
+def _undirected(spec: NetworkSpec, node: Node, stage: Stage, array: Array) -> Array:
+    """Scale a node without inputs so that the mean square is kept: a bond of size D is a sum of D terms, of two nodes."""
+    sizes = spec.index_sizes
+    bonds = math.prod(sizes[ix] for ix in node.indices if ix not in stage.output)
+    size = do("abs", array)
+    return array * (math.sqrt(math.prod(spec.node_shape(node))) * bonds**-0.25 / do("sqrt", do("sum", size * size)))
 
 
 def root_mean_square(spec: NetworkSpec, layout: Layout, params: Mapping[str, Array]) -> Array:

@@ -1,0 +1,106 @@
+"""Where the indices of a tensor should lie in memory, so that the contraction that follows need not move them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+Order: TypeAlias = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """The indices of one pairwise contraction: those of the result, and those that are summed over.
+
+    `order` are those of the result as `deeptn.stacking` orders them.
+    """
+
+    result: int
+    order: Order
+    kept: frozenset[str]
+    shared: frozenset[str]
+    summed: frozenset[str]
+
+    def batch(self, wish: Mapping[str, int]) -> Order:
+        """Indices of both operands that stay, in a fixed order."""
+        return tuple(sorted(self.shared & self.kept, key=lambda ix: (wish.get(ix, 0), ix)))
+
+    @staticmethod
+    def only(order: Order, other: Order) -> Order:
+        return tuple(ix for ix in order if ix not in other)
+
+
+def pairings(orders: Sequence[Order], output: Order, path: Sequence[tuple[int, int]]) -> list[Pairing]:
+    """Follow the path with sets of indices."""
+    count = Counter(ix for order in orders for ix in order)
+    count.update(output)
+    orders = list(orders)
+    joins = []
+    for i, j in path:
+        shared = frozenset(orders[i]).intersection(orders[j])
+        for ix in shared:
+            count[ix] -= 1  # two holders become one
+        summed = frozenset(ix for ix in shared if count[ix] == 1)
+        order = tuple(ix for ix in orders[i] if ix not in summed)
+        order += tuple(ix for ix in orders[j] if ix not in shared)
+        joins.append(Pairing(len(orders), order, frozenset(order), shared, summed))
+        orders.append(order)
+    return joins
+
+
+def wishes_of(
+    orders: Sequence[Order], joins: Sequence[Pairing], path: Sequence[tuple[int, int]], output: Order, volume: Any
+) -> list[dict[str, int]]:
+    """For every result a rank per index: in ascending rank is how its consumer would like the axes to lie.
+
+    From the result backwards; a consumer passes on the ranks that it was itself asked for. A much larger operand is
+    wished with the summed indices where those of the smaller one will stand, so that its axes need not move. Otherwise
+    a consumer wants what it keeps and what it sums over in two blocks, either first.
+    """
+    sets = [frozenset(order) for order in orders] + [join.kept for join in joins]
+    volumes = [volume(indices) for indices in sets]
+    wishes: list[dict[str, int]] = [{} for _ in sets]
+    wishes[-1] = {ix: k for k, ix in enumerate(output)}
+    for join, pair in zip(reversed(joins), reversed(path)):
+        wish = wishes[join.result]
+        batch = join.batch(wish)
+        for child, other in (pair, pair[::-1]):
+            if child < len(orders):  # lies as it is given
+                continue
+            keep = sets[child] - join.shared
+            levels = sorted({wish.get(ix, 0) for ix in keep})
+            ranks = {ix: levels.index(wish.get(ix, 0)) for ix in keep}
+            ranks |= {ix: k - len(batch) for k, ix in enumerate(batch)}
+            places = [wish[ix] for ix in sets[other] - join.shared if ix in wish]
+            if not batch and places and volumes[child] >= 16 * volumes[other]:
+                low, high = min(places), max(places)
+                if not any(low < wish.get(ix, low) < high for ix in keep):
+                    wishes[child] = {ix: wish[ix] for ix in keep if ix in wish} | dict.fromkeys(join.summed, low)
+                    continue
+            summed_last = ranks | dict.fromkeys(join.summed, len(levels))
+            summed_first = {ix: rank + (rank >= 0) for ix, rank in ranks.items()} | dict.fromkeys(join.summed, 0)
+            shared = joins[child - len(orders)].shared
+            blocks = [tuple(sets[k] - shared) for k in path[child - len(orders)]]
+            fits = [monotone(blocks, ranks) is not None for ranks in (summed_last, summed_first)]
+            wishes[child] = summed_first if fits == [False, True] else summed_last
+    return wishes
+
+
+def monotone(blocks: Sequence[Order], wish: Mapping[str, int]) -> bool | None:
+    """Whether two blocks follow the wished ranks when swapped (True), as they stand (False) or not at all (None)."""
+    left, right = ([wish.get(ix, 0) for ix in block] for block in blocks)
+    if not left or not right or max(left) <= min(right):
+        return False
+    return True if max(right) <= min(left) else None
+
+
+def apart(order: Order, keep: Order) -> bool:
+    """Whether some indices stand at the front or at the back of a tensor, in this order."""
+    return order[: len(keep)] == keep or order[len(order) - len(keep) :] == keep
+
+
+def by_rank(order: Order, wish: Mapping[str, int]) -> Order:
+    """Stable sort by the wished ranks."""
+    return tuple(sorted(order, key=lambda ix: wish.get(ix, 0)))
