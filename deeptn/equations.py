@@ -137,7 +137,7 @@ def from_networkx(
     graph : networkx.Graph or networkx.MultiGraph
         A node may have an attribute ``legs``: the sizes of its open indices, an integer or a sequence of them (or a
         mapping, as `to_networkx` writes it). An edge may have a ``size``. A node with the attribute ``hyper`` stands
-        for an index that its neighbours share.
+        for an index that its neighbours share; with a leg it is open.
     shape, layout
         As for `from_adjacency`. The legs are those of the nodes, in the order of the graph's nodes.
     rank : int
@@ -178,14 +178,20 @@ def from_networkx(
         for node in (one, other):
             if node not in hubs:
                 indices[node].append(bond)
-    for node in tensors:
+    for node in graph:
         legs = graph.nodes[node].get("legs", ())
         for size in legs.values() if isinstance(legs, Mapping) else (legs,) if hasattr(legs, "__index__") else legs:
-            output.append(f"o{len(output)}")
+            output.append(hubs.get(node, f"o{len(output)}"))
             sizes[output[-1]] = size
-            indices[node].append(output[-1])
-    if not tensors:
-        raise SpecError("the graph has no nodes")
+            if node not in hubs:
+                indices[node].append(output[-1])
+    if not tensors or not output:
+        what = (
+            "no nodes"
+            if not tensors
+            else "legs nowhere: no node has a leg; write nx.set_node_attributes(graph, {…: 4}, 'legs')"
+        )
+        raise SpecError(f"the graph has {what}")
     topology = Graph(nodes={f"T{k}": indices[node] for k, node in enumerate(tensors)}, output=output, sizes=sizes)
     return network(topology, [sizes[ix] for ix in output] if shape is None else shape, layout)
 

@@ -182,7 +182,7 @@ def _fill(spec: NetworkSpec, node: Node, draw: Array, scheme: Callable[[Array], 
 
 
 def _undirected(spec: NetworkSpec, node: Node, stage: Stage, array: Array) -> Array:
-    """Scale a node without inputs so that the mean square is kept: a bond of size D is a sum of D terms, of two nodes."""
+    """Scale a node without inputs so that the mean square is kept: the two ends of a bond share a sum."""
     sizes = spec.index_sizes
     bonds = math.prod(sizes[ix] for ix in node.indices if ix not in stage.output)
     size = do("abs", array)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import deeptn_jax
 import deeptn_torch as dtt
+import networkx as nx
 import numpy as np
 import pytest
 import torch
@@ -31,6 +32,12 @@ def two_stages(**kwargs):
     first = Stage((Node("A", ("s", "t")),), ("s", "t"), **kwargs)
     last = Stage((Node("B", ("a0_0", "s")), Node("C", ("a1_0", "t"))), OUT)
     return dtn.NetworkSpec(LEGS, (first, last), (("s", 2), ("t", 2)))
+
+
+def stages(first, last=None):
+    before = Stage((Node("A", ("s", "t")),), ("s", "t"), "relu", **first)
+    after = Stage((Node("B", ("a0_0", "s")), Node("C", ("a1_0", "t"))), OUT, **(last or {}))
+    return dtn.NetworkSpec(LEGS, (before, after), (("s", 2), ("t", 2)))
 
 
 def model():
@@ -100,7 +107,127 @@ CASES = {
     "register twice": (lambda: dtn.register_activation("relu", abs), SpecError, "already registered"),
     "register no callable": (lambda: dtn.register_activation("new", 3), SpecError, "must be a callable"),
     "register colon": (lambda: dtn.register_activation("a:b", abs), SpecError, "without a colon"),
+    "sites 1": (lambda: dtn.BrickWall(sites=1), SpecError, r"BrickWall.sites = 1; at least 2"),
+    "pattern": (lambda: dtn.BrickWall(pattern="bricks"), SpecError, "did you mean 'brick'"),
+    "bond 0": (lambda: dtn.BrickWall(bond=0), SpecError, "BrickWall.bond must be at least 1, got 0"),
+    "arity 1": (lambda: dtn.MERA(arity=1), SpecError, "MERA.arity = 1; a node splits its block"),
+    "one leg mera": (lambda: dtn.network("MERA", (2,)), SpecError, "a MERA needs at least 2 legs, got 1"),
+    "cp rank tuple": (lambda: dtn.CP(rank=(2, 2)), SpecError, "CP.rank must be an integer"),
+    "block terms": (lambda: dtn.BlockTerm(terms=0), SpecError, "BlockTerm.terms must be at least 1"),
+    "butterfly levels": (lambda: dtn.Butterfly(levels=0), SpecError, "Butterfly.levels must be at least 1"),
+    "vector kronecker": (lambda: dtn.network("Kronecker", (8,)), SpecError, "a Kronecker needs row legs"),
+    "vector butterfly": (lambda: dtn.network("Butterfly", (8,)), SpecError, "a Butterfly needs row legs"),
+    "ring ranks": (lambda: dtn.network(dtn.TensorRing(rank=(2, 2)), (4, 4)), SpecError, "2 entries, expected 4"),
+    "peps columns": (lambda: dtn.PEPS(columns=-1), SpecError, "PEPS.columns must be at least 1"),
+    "no peps leg": (lambda: dtn.network("PEPS", (1,)), SpecError, "at least 1 leg"),
+    "no cp leg": (lambda: dtn.network(dtn.CP(), (4,), dtn.Layout((1,), ((),))), LayoutError, "layout is for"),
+    "sum of nothing": (lambda: dtn.Sum(terms=()), SpecError, "Sum.terms is empty"),
+    "sum of a family": (lambda: dtn.Sum(terms=dtn.CP()), SpecError, "must be a tuple of topologies"),
+    "sum of numbers": (lambda: dtn.Sum(terms=(3,)), SpecError, "a topology is expected"),
+    "product of sums": (
+        lambda: dtn.network(dtn.Product(terms=(dtn.CP(), dtn.Sum(terms=(dtn.CP(), dtn.Tree())))), (4, 4)),
+        SpecError,
+        "the last term of a Product may not be a Sum",
+    ),
     # Graph
+    "graph stages": (
+        lambda: dtn.Graph(nodes=[{"A": "xy"}, {"B": "xya"}], output=["xy"]),
+        SpecError,
+        "2 stages and 1 outputs",
+    ),
+    "graph gaps": (
+        lambda: dtn.Graph(nodes=[{"A": "xy"}, {"B": "xya"}], output=["xy", "a"], activation=("relu", "tanh")),
+        SpecError,
+        "activation has 2 entries, expected 1",
+    ),
+    "graph activation": (
+        lambda: dtn.Graph(nodes=[{"A": "xy"}, {"B": "xya"}], output=["xy", "a"], activation="sgn"),
+        SpecError,
+        "unknown activation 'sgn'",
+    ),
+    "graph no gap": (
+        lambda: dtn.network(
+            dtn.Graph(nodes=[{"A": "xy"}, {"B": "xya"}], output=["xy", "a"], activation=None, normalize=None), (3,)
+        ),
+        SpecError,
+        "neither activation nor normalisation; put its nodes into the next stage",
+    ),
+    "graph dangles": (
+        lambda: dtn.network(dtn.Graph(nodes={"A": "axq", "B": "xb"}), (3, 4)),
+        SpecError,
+        "the index 'q' of node 'A' dangles",
+    ),
+    "graph repeats": (
+        lambda: dtn.network(dtn.Graph(nodes={"A": "axx", "B": "xb"}), (3, 4)),
+        SpecError,
+        "node 'A' repeats the index 'x'",
+    ),
+    "graph lost output": (
+        lambda: dtn.network(dtn.Graph(nodes={"A": "ax", "B": "x"}), (3, 4)),
+        SpecError,
+        "the output index 'a1_0' belongs to no node",
+    ),
+    "graph output twice": (
+        lambda: dtn.network(dtn.Graph(nodes={"A": "ax", "B": "xb"}, output="aa"), (3, 3)),
+        SpecError,
+        "output repeats the index 'a'",
+    ),
+    "einsum ellipsis": (lambda: dtn.Graph.from_einsum("a...x,xb->ab"), SpecError, "without an ellipsis"),
+    "einsum implicit": (lambda: dtn.Graph.from_einsum("ax,xb"), SpecError, "write for example 'abx,bcy->acxy'"),
+    "einsum operands": (lambda: dtn.from_einsum("ax,xb->ab", np.ones((2, 3))), SpecError, "2 operands, got 1 arrays"),
+    "einsum axes": (
+        lambda: dtn.from_einsum("ax,xb->ab", np.ones((2, 3)), np.ones(3)),
+        SpecError,
+        "operand 1 is 'xb', its array has the shape",
+    ),
+    "einsum sizes": (
+        lambda: dtn.from_einsum("ax,xb->ab", np.ones((2, 3)), np.ones((4, 2))),
+        SpecError,
+        "tensor 1: the index 'x' has size 4 here and 3 elsewhere",
+    ),
+    "adjacency square": (lambda: dtn.from_adjacency([[1, 2]]), SpecError, "is square"),
+    "adjacency symmetric": (
+        lambda: dtn.from_adjacency([[4, 2], [3, 4]]),
+        SpecError,
+        r"entry \(0, 1\) = 2, entry \(1, 0\) = 3; they must be equal",
+    ),
+    "adjacency numbers": (lambda: dtn.from_adjacency([["a"]]), SpecError, "rows of integers"),
+    "networkx loop": (lambda: dtn.from_networkx(nx.Graph([(0, 0)])), SpecError, "node 0 has an edge to itself"),
+    "networkx empty": (lambda: dtn.from_networkx(nx.Graph()), SpecError, "no nodes"),
+    "networkx directed": (lambda: dtn.from_networkx(nx.DiGraph([(0, 1)])), SpecError, "got DiGraph"),
+    "networkx no leg": (lambda: dtn.from_networkx(nx.path_graph(3)), SpecError, "no node has a leg"),
+    # stages
+    "stage cycle": (
+        lambda: stages({"sources": (1,)}),
+        SpecError,
+        "stage 0 names stage 1 in sources; a stage reads only earlier ones, never in a cycle",
+    ),
+    "stage adds itself": (lambda: stages({}, {"add": (1,)}), SpecError, "stage 1 names stage 1 in add"),
+    "stage adds other sizes": (
+        lambda: stages({}, {"sources": (0,), "add": (0,)}),
+        SpecError,
+        r"stage 1 has the sizes \[2, 3\], stage 0, named in add, has \[2, 2\]",
+    ),
+    "stage unread": (
+        lambda: dtn.NetworkSpec(
+            LEGS,
+            (Stage((U, V), OUT, "relu"), Stage((Node("A", OUT),), OUT, sources=())),
+            (("b", 4),),
+        ),
+        SpecError,
+        "the result of stage 0 is read by no other",
+    ),
+    "stage numbers": (lambda: Stage((U, V), OUT, sources=("0",)), SpecError, "tuple of stage numbers"),
+    "stage twice": (lambda: stages({}, {"sources": (0, 0)}), SpecError, "repeats a stage in sources"),
+    "weight adds an activated stage": (
+        lambda: dtn.NetworkSpec(
+            LEGS,
+            (Stage((U, V), OUT, "relu"), Stage((Node("A", OUT),), OUT, sources=(), add=(0,))),
+            (("b", 4),),
+        ),
+        SpecError,
+        "stage 1 adds stage 0, which has an activation",
+    ),
     "graph nodes": (lambda: dtn.Graph(nodes=3), SpecError, "a Graph needs nodes"),
     "graph leg count": (lambda: dtn.network(dtn.Graph(), (4, 4), dtn.Layout((4, 4))), SpecError, "2 open indices"),
     "graph size clash": (
