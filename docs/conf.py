@@ -1,6 +1,12 @@
 """Sphinx configuration."""
 
 import importlib.metadata
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import gallery
 
 project = "deeptn"
 author = "The deeptn developers"
@@ -31,3 +37,8 @@ autodoc_typehints = "none"
 autodoc_default_options = {"members": True, "show-inheritance": True}
 default_role = "code"
 nitpicky = False
+
+
+def setup(app):
+    """Write the pages that are made from the code."""
+    app.connect("builder-inited", lambda app: gallery.write(Path(app.srcdir)))

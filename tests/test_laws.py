@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import hypothesis
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +17,13 @@ from deeptn.testing import check_laws, families, networks
 from deeptn.topologies import base
 
 from .market import NETWORKS
+
+
+@pytest.fixture(autouse=True)
+def forget_compiled():
+    """Hundreds of compiled programs would fill the memory."""
+    yield
+    jax.clear_caches()
 
 
 def run(family: str, libraries: tuple[str, ...], examples: int) -> None:

@@ -210,7 +210,7 @@ def graphs(draw):
 @given(graphs())
 def test_any_graph(graph):
     sizes = dict(graph.sizes)
-    shape = [sizes[ix] for ix in graph.output]
+    shape = [sizes[ix] for ix in graph.output[-1]]
     net = dtn.network(graph, shape)
     params = net.init(seed=0, dtype="float64")
     assert close(net.materialize(params), oracle.einsum(net, params), 1e-12)

@@ -354,8 +354,9 @@ class HierarchicalTucker(Topology):
             if block[1] - block[0] == 1:
                 nodes.append(Node(f"U{block[0]}", (legs[block[0]].name, name), above))
             else:
+                place = len(nodes)  # before its children
                 below = tuple(grow(part) for part in _split(block, 2, True))
-                nodes.append(Node(f"B{block[0]}_{block[1]}", above + below, above))
+                nodes.insert(place, Node(f"B{block[0]}_{block[1]}", above + below, above))
             return name
 
         del sizes[grow((0, len(legs)))]
