@@ -16,6 +16,7 @@ from .errors import (
     ProgramError,
     SpecError,
 )
+from .joint import Joint, joint
 from .layout import Layout, Leg
 from .network import Network, network
 from .serialize import load, save
@@ -59,6 +60,7 @@ __all__ = [
     "FormatError",
     "Graph",
     "HierarchicalTucker",
+    "Joint",
     "Kronecker",
     "Layout",
     "LayoutError",
@@ -88,6 +90,7 @@ __all__ = [
     "from_networkx",
     "from_quimb",
     "from_tensornetwork",
+    "joint",
     "load",
     "network",
     "register_activation",

@@ -154,7 +154,7 @@ class _Picture:
             for node in sorted(stage.nodes, key=lambda node: -columns[number][node.name]):
                 self.places[node.name] = starts[number] + columns[number][node.name], self._height(node, upright)
             self._separate([node.name for node in stage.nodes])
-        ys = [y for _, y in self.places.values()] + list(self.legs.values())
+        ys = [y for _, y in self.places.values()] + list(self.legs.values()) + [y for (_, y), _ in self._hubs()]
         self.top, self.bottom = min(ys), max(ys)
 
     def _height(self, node: Node, upright: bool) -> float:
@@ -249,7 +249,7 @@ class _Picture:
         if ix in self.legs:
             return right + 0.45, self.legs[ix]
         y = sum(y for _, y in points) / len(points)
-        return (left - 0.6, y) if left == right else ((left + right) / 2, y)
+        return (left - 0.6, y) if left == right else ((left + right) / 2, max(y for _, y in points) + _APART)
 
     def _lines(self, width: float) -> list[tuple[list[Point], str]]:
         """Polylines with the index that they stand for."""

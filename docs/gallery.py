@@ -53,7 +53,7 @@ def write(folder: Path) -> None:
 def example(cls: type[dtn.Topology]) -> dtn.Network:
     """The default of a family on some legs."""
     net = dtn.network(cls(), (16, 16))
-    return net if len(net.layout.legs) > 3 or len(net.spec.nodes) == 2 else dtn.network(cls(), (64, 512))
+    return net if len(net.layout.legs) > 3 or cls is dtn.LowRank else dtn.network(cls(), (64, 512))
 
 
 def entry(cls: type[dtn.Topology], net: dtn.Network) -> str:

@@ -1,0 +1,112 @@
+"""One network for several weights: the paper's option of generating layers together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from ._check import positive_ints
+from ._typing import Array, Params, ParamsLike
+from .errors import LayoutError
+from .init import target_std
+from .layout import Layout
+from .network import Network, network
+from .topologies import Topology
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A network whose tensor is cut into several weights. Frozen and hashable; make one with `joint`.
+
+    Attributes
+    ----------
+    net : Network
+        Generates all entries, as a vector.
+    shapes : tuple of tuple of int
+        Of the weights, one after another.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> both = dtn.joint(dtn.BrickWall(layers=1), [(120, 400), (84, 120)])
+    >>> params = both.init(seed=0)
+    >>> [W.shape for W in both.materialize(params)], both.num_params
+    ([(120, 400), (84, 120)], 144)
+    """
+
+    net: Network
+    shapes: tuple[tuple[int, ...], ...]
+
+    @property
+    def num_params(self) -> int:
+        """Number of trainable entries for all weights together."""
+        return self.net.num_params
+
+    def init(self, seed: int = 0, **options: Any) -> Params:
+        """Draw parameters; takes the options of `Network.init`. Every weight gets its own standard deviation."""
+        return self.net.init(seed, **({"std": 1.0} | options))
+
+    def materialize(self, params: ParamsLike) -> tuple[Array, ...]:
+        """Decode all weights.
+
+        Parameters
+        ----------
+        params : mapping of str to array
+            As from `init`.
+
+        Returns
+        -------
+        tuple of array
+            Of the shapes `shapes`; each is its part of the generated tensor times Kaiming's standard deviation for
+            its own shape, a constant.
+        """
+        entries = self.net.materialize(params)
+        ends = [0, *accumulate(map(math.prod, self.shapes))]
+        return tuple(
+            entries[start : start + math.prod(shape)].reshape(shape) * target_std(Layout.single(shape))
+            for start, shape in zip(ends, self.shapes)
+        )
+
+
+def joint(topology: Topology | str, shapes: Sequence[Sequence[int]], layout: Layout | None = None) -> Joint:
+    """Make one network for several weights.
+
+    Parameters
+    ----------
+    topology : Topology or str
+        One that needs no row and column legs: the generated tensor is a vector.
+    shapes : sequence of shapes
+        Of the weights.
+    layout : Layout, optional
+        For a vector with as many entries as all weights together.
+
+    Returns
+    -------
+    Joint
+
+    Raises
+    ------
+    LayoutError
+        If a shape is empty, or there is none.
+    SpecError
+        As `deeptn.network`.
+
+    Notes
+    -----
+    Source: arXiv:2305.06058, which also generates several layers by one ADTN.
+
+    Examples
+    --------
+    VGG-16's two large layers by one brick wall, instead of 424 parameters by two:
+
+    >>> import deeptn as dtn
+    >>> dtn.joint(dtn.BrickWall(layers=1), [(4096, 512), (4096, 4096)]).num_params
+    240
+    """
+    sizes = tuple(positive_ints(shape, f"shapes[{k}]", LayoutError) for k, shape in enumerate(shapes))
+    if not sizes or not all(sizes):
+        raise LayoutError(f"shapes = {shapes!r:.80}; expected at least one shape, each with an axis")
+    return Joint(network(topology, (sum(map(math.prod, sizes)),), layout), sizes)
