@@ -67,20 +67,28 @@ def to_quimb(net: Network, params: ParamsLike) -> list[Any]:
 
 
 def from_quimb(
-    tn: Any, output: Sequence[str] | None = None, shape: Sequence[int] | None = None, layout: Layout | None = None
+    tn: Any,
+    output: Sequence[str] | None = None,
+    shape: Sequence[int] | None = None,
+    layout: Layout | None = None,
+    activation: str | None = None,
+    normalize: str | None = None,
 ) -> tuple[Network, Params]:
-    """Make a network of any quimb tensor network.
+    """Make a network of any quimb tensor network, or of several, one per stage.
 
     Parameters
     ----------
-    tn : quimb.tensor.TensorNetwork
-        Hyper-indices are kept. Tensors become nodes ``T0, T1, …`` in the order of ``tn.tensors``.
+    tn : quimb.tensor.TensorNetwork, or a sequence of them
+        Hyper-indices are kept. Tensors become nodes ``T0, T1, …`` in the order of ``tn.tensors``. In a sequence, as
+        `to_quimb` returns it, the tensor tagged ``"STATE"`` stands for the result of the network before.
     output : sequence of str, optional
         The open indices, in the order of the legs; ``tn.outer_inds()`` by default.
     shape : sequence of int, optional
         Shape of the weight: legs that follow one another make up an axis. By default one axis per open index.
     layout : Layout, optional
         Instead of `shape`, where the legs lie otherwise; its legs are the open indices, one by one.
+    activation, normalize : str, optional
+        What stands between the networks of a sequence.
 
     Returns
     -------
@@ -103,12 +111,18 @@ def from_quimb(
     >>> net.materialize(params).shape, net.num_params
     ((8, 8), 144)
     """
-    if not hasattr(tn, "tensors") or not hasattr(tn, "outer_inds"):
-        raise SpecError(f"tn must be a quimb TensorNetwork, got {type(tn).__name__}")
-    tensors = [(tuple(t.inds), t.data) for t in tn.tensors]
-    if getattr(tn, "exponent", 0.0):
-        tensors[0] = (tensors[0][0], tensors[0][1] * 10.0**tn.exponent)
-    return import_tensors(tensors, tuple(tn.outer_inds() if output is None else output), shape, layout)
+    networks = list(tn) if isinstance(tn, (list, tuple)) else [tn]
+    stages = []
+    for number, network in enumerate(networks):
+        if not hasattr(network, "tensors") or not hasattr(network, "outer_inds"):
+            raise SpecError(f"tn must be a quimb TensorNetwork or a list of them, got {type(network).__name__}")
+        states = [t for t in network.tensors if number and "STATE" in t.tags]
+        tensors = [(tuple(t.inds), t.data) for t in network.tensors if not any(t is state for state in states)]
+        if getattr(network, "exponent", 0.0):
+            tensors[0] = (tensors[0][0], tensors[0][1] * 10.0**network.exponent)
+        stages.append((tensors, [tuple(state.inds) for state in states]))
+    last = tuple(networks[-1].outer_inds() if output is None else output)
+    return import_tensors(stages, last, shape, layout, activation, normalize)
 
 
 def to_tensornetwork(net: Network, params: ParamsLike) -> list[tuple[list[Any], list[Any]]]:
@@ -152,17 +166,23 @@ def to_tensornetwork(net: Network, params: ParamsLike) -> list[tuple[list[Any], 
 
 
 def from_tensornetwork(
-    nodes: Iterable[Any], output: Sequence[Any], shape: Sequence[int] | None = None, layout: Layout | None = None
+    nodes: Iterable[Any],
+    output: Sequence[Any] | None = None,
+    shape: Sequence[int] | None = None,
+    layout: Layout | None = None,
+    activation: str | None = None,
+    normalize: str | None = None,
 ) -> tuple[Network, Params]:
-    """Make a network of connected nodes of google's TensorNetwork.
+    """Make a network of connected nodes of google's TensorNetwork, or of several groups of them, one per stage.
 
     Parameters
     ----------
-    nodes : iterable of tensornetwork.Node
-        Copy nodes become hyper-indices; the others nodes ``T0, T1, …`` in this order.
+    nodes : iterable of tensornetwork.Node, or a sequence of (nodes, edges)
+        Copy nodes become hyper-indices; the others nodes ``T0, T1, …`` in this order. In a sequence, as
+        `to_tensornetwork` returns it, the node named ``"STATE"`` stands for the result of the group before.
     output : sequence of tensornetwork.Edge
-        The dangling edges, in the order of the legs.
-    shape, layout
+        The dangling edges, in the order of the legs; for a sequence those of its last group.
+    shape, layout, activation, normalize
         As for `from_quimb`.
 
     Returns
@@ -185,10 +205,9 @@ def from_tensornetwork(
     [3.0, 3.0, 3.0, 3.0]
     """
     tn = optional("tensornetwork", "tensornetwork")
-    nodes = list(nodes)
-    for node in nodes:
-        if not isinstance(node, tn.AbstractNode):
-            raise SpecError(f"nodes must be tensornetwork nodes, got {type(node).__name__}")
+    groups: Any = list(nodes)
+    if not (groups and isinstance(groups[0], tuple)):
+        groups = [(groups, output)]
     merged: dict[int, int] = {}
 
     def find(edge: Any) -> int:
@@ -197,17 +216,38 @@ def from_tensornetwork(
             label = merged[label]
         return label
 
-    for node in nodes:
-        if isinstance(node, tn.CopyNode):
-            labels = {find(edge) for edge in node.edges}
-            keep = min(labels)
-            merged |= {label: keep for label in labels if label != keep}
-    tensors = [
-        (tuple(str(find(edge)) for edge in node.edges), node.tensor)
-        for node in nodes
-        if not isinstance(node, tn.CopyNode)
-    ]
-    return import_tensors(tensors, tuple(str(find(edge)) for edge in output), shape, layout)
+    def unite(edges: Iterable[Any]) -> None:
+        labels = {find(edge) for edge in edges}
+        keep = min(labels, default=0)
+        merged.update({label: keep for label in labels if label != keep})
+
+    before: Sequence[Any] | None = None
+    for group, edges in groups:
+        for node in group:
+            if not isinstance(node, tn.AbstractNode):
+                raise SpecError(f"nodes must be tensornetwork nodes, got {type(node).__name__}")
+            if isinstance(node, tn.CopyNode):
+                unite(node.edges)
+            elif before is not None and node.name == "STATE":
+                for pair in zip(node.edges, before):
+                    unite(pair)
+        before = edges
+    stages = []
+    for number, (group, _) in enumerate(groups):
+        held: list[tuple[tuple[str, ...], Array]] = []
+        states: list[tuple[str, ...]] = []
+        for node in group:
+            if not isinstance(node, tn.CopyNode):
+                indices = tuple(str(find(edge)) for edge in node.edges)
+                if number and node.name == "STATE":
+                    states.append(indices)
+                else:
+                    held.append((indices, node.tensor))
+        stages.append((held, states))
+    last = groups[-1][1] if output is None else output
+    if last is None:
+        raise SpecError("output is missing; name the dangling edges in the order of the legs")
+    return import_tensors(stages, tuple(str(find(edge)) for edge in last), shape, layout, activation, normalize)
 
 
 _Tensors: TypeAlias = list[tuple[str, tuple[str, ...], Array]]
@@ -263,18 +303,30 @@ def _connect(
     return nodes, [open_edges[ix] for ix in output]
 
 
+Tensors: TypeAlias = list[tuple[tuple[str, ...], Array]]
+
+
 def import_tensors(
-    tensors: list[tuple[tuple[str, ...], Array]],
+    stages: Sequence[tuple[Tensors, list[tuple[str, ...]]]],
     output: tuple[str, ...],
     shape: Sequence[int] | None,
     layout: Layout | None,
+    activation: str | None = None,
+    normalize: str | None = None,
 ) -> tuple[Network, Params]:
-    """Rename indices by their order of appearance, and validate."""
+    """Rename indices by their order of appearance, and validate.
+
+    A stage is its tensors, and the indices of what stands for the result of the one before.
+    """
     sizes: dict[str, int] = {}
-    for number, (indices, array) in enumerate(tensors):
+    flat = [tensor for tensors, _ in stages for tensor in tensors]
+    for number, (indices, array) in enumerate(flat):
         for ix, size in zip(indices, do("shape", array)):
             if sizes.setdefault(ix, int(size)) != size:
                 raise SpecError(f"tensor {number}: the index {ix!r} has size {size} here and {sizes[ix]} elsewhere")
+    for number, (_, states) in enumerate(stages):
+        if len(states) != (number > 0):
+            raise SpecError(f"network {number} has {len(states)} tensors STATE; only a plain chain of stages is read")
     for ix in output:
         if ix not in sizes:
             raise SpecError(f"the open index {ix!r} belongs to no tensor; the tensors have {sorted(sizes)[:12]}")
@@ -289,7 +341,20 @@ def import_tensors(
     names = {ix: leg.name for ix, leg in zip(output, layout.legs)}
     bonds = [ix for ix in sizes if ix not in names]
     names |= {ix: f"b{k}" for k, ix in enumerate(bonds)}
-    nodes = [Node(f"T{k}", tuple(names[ix] for ix in indices)) for k, (indices, _) in enumerate(tensors)]
-    stage = Stage(tuple(nodes), tuple(leg.name for leg in layout.legs))
-    spec = NetworkSpec(layout.legs, (stage,), tuple((names[ix], sizes[ix]) for ix in bonds))
-    return Network(spec, layout), {node.name: array for node, (_, array) in zip(nodes, tensors)}
+    made, params = [], {}
+    for number, (tensors, states) in enumerate(stages):
+        last = number == len(stages) - 1
+        entering = {names[ix] for indices in states for ix in indices}
+        nodes = []
+        for indices, array in tensors:
+            renamed = tuple(names[ix] for ix in indices)
+            inputs = tuple(ix for ix in renamed if ix in entering)
+            nodes.append(Node(f"T{len(params)}", renamed, inputs if len(inputs) < len(renamed) else ()))
+            params[nodes[-1].name] = array
+        if last:
+            made.append(Stage(tuple(nodes), tuple(leg.name for leg in layout.legs)))
+        else:
+            (state,) = stages[number + 1][1]
+            made.append(Stage(tuple(nodes), tuple(names[ix] for ix in state), activation, normalize))
+    spec = NetworkSpec(layout.legs, tuple(made), tuple((names[ix], sizes[ix]) for ix in bonds))
+    return Network(spec, layout), params

@@ -59,7 +59,8 @@ def from_einsum(
     for number, ((_, indices), array) in enumerate(zip(nodes, arrays)):
         if len(indices) != len(do("shape", array)):
             raise SpecError(f"operand {number} is {''.join(indices)!r}, its array has the shape {do('shape', array)}")
-    return import_tensors([(indices, array) for (_, indices), array in zip(nodes, arrays)], output, shape, layout)
+    tensors = [(indices, array) for (_, indices), array in zip(nodes, arrays)]
+    return import_tensors([(tensors, [])], output, shape, layout)
 
 
 def to_einsum(net: Network, params: ParamsLike) -> list[tuple[str, list[Array]]]:

@@ -47,7 +47,8 @@ class Joint:
 
     def init(self, seed: int = 0, **options: Any) -> Params:
         """Draw parameters; takes the options of `Network.init`. Every weight gets its own standard deviation."""
-        return self.net.init(seed, **({"std": 1.0} | options))
+        settings: dict[str, Any] = {"std": 1.0} | options
+        return self.net.init(seed, **settings)
 
     def materialize(self, params: ParamsLike) -> tuple[Array, ...]:
         """Decode all weights.

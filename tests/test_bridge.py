@@ -54,6 +54,28 @@ def test_tensornetwork_of_torch_arrays():
     assert close(legs_to_weight(net, found), net.materialize(params), 1e-5)
 
 
+@pytest.mark.parametrize("name", [n for n, net in NETWORKS.items() if all(s.sources is None for s in net.spec.stages)])
+def test_stage_by_stage_there_and_back(name):
+    net = NETWORKS[name]
+    between = {(stage.activation, stage.normalize) for stage in net.spec.stages[:-1]} or {(None, None)}
+    ((activation, normalize),) = between
+    params = net.init(seed=2, dtype="float64")
+    names = [leg.name for leg in net.spec.legs]
+    options = {"layout": net.layout, "activation": activation, "normalize": normalize}
+    for again, arrays in (
+        dtn.from_quimb(dtn.to_quimb(net, params), output=names, **options),
+        dtn.from_tensornetwork(dtn.to_tensornetwork(net, params), **options),
+    ):
+        assert len(again.spec.stages) == len(net.spec.stages)
+        assert close(again.materialize(arrays), net.materialize(params), 1e-12)
+
+
+def test_only_chains_of_stages_come_back():
+    net = NETWORKS["residual"]
+    with pytest.raises(dtn.SpecError, match="network 2 has 2 tensors STATE; only a plain chain"):
+        dtn.from_quimb(dtn.to_quimb(net, net.init()), activation="relu")
+
+
 @pytest.mark.parametrize("name", [n for n, net in NETWORKS.items() if len(net.spec.stages) == 1])
 def test_there_and_back(name):
     net = NETWORKS[name]

@@ -323,3 +323,17 @@ def test_a_thousand_nodes(kind):
     assert np.isclose(np.sqrt(np.mean(weight**2)), math.sqrt(2 / 5))
     again = dtn.NetworkSpec.from_dict(json.loads(json.dumps(net.spec.to_dict())))
     assert again == net.spec
+
+
+def test_graphs_are_layers_too():
+    """A graph of the user's own has as many legs as it says, so that its layers name the layout."""
+    torch.manual_seed(0)
+    deep = dtn.Graph(nodes=[{"S": "pq"}, {"U": "pax", "V": "xbq"}], output=["pq", "ab"], rank=6)
+    layer = TNLinear(64, 32, deep)
+    falls(torch.nn.Sequential(torch.nn.Flatten(), layer, torch.nn.ReLU(), torch.nn.Linear(32, 10)), IMAGES)
+    kernel = TNConv2d(8, 16, 3, topology=dtn.Graph.from_einsum("ox,xiy,yhz,zw->oihw", rank=4))
+    assert kernel.weight.shape == (16, 8, 3, 3)
+    body = torch.nn.Sequential(
+        torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), kernel, torch.nn.Flatten(), torch.nn.Linear(256, 10)
+    )
+    falls(body, IMAGES[:, None])

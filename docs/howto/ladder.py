@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import deeptn as dtn
+from deeptn.testing import check_laws
 
 
 # [topology]
@@ -33,3 +34,14 @@ largest = dtn.at_budget("Ladder", (120, 400), params=1600)
 
 assert W.shape == (120, 400)
 assert net.num_params < largest.num_params <= 1600
+
+
+# [test]
+def test_ladder():
+    check_laws(Ladder(rank=2), shape=(6, 8), libraries=("numpy", "torch", "jax"))
+
+
+# [/test]
+
+
+test_ladder()
