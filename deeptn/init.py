@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
-from autoray import do
+from autoray import do, infer_backend
 
 from ._typing import Array, Params
 from .compiler import compile_network
@@ -23,6 +23,9 @@ from .spec import NetworkSpec, Node, Stage
 
 #: A weight up to this many entries is decoded to be measured; above, the norm of a linear one is contracted.
 DECODE_LIMIT = 2**24
+
+#: With more parameters than this their product may leave the range of floating-point numbers.
+MANY = 200
 
 
 def _gaussian(draw: Array) -> Array:
@@ -113,14 +116,54 @@ def initialize(
                 params[node.param] = array if directed else _undirected(spec, node, stage, array)
     if not spec.is_linear:
         params = _revive(spec, params)
-    # One pass is exact unless a parameter of a stage that is added up to W also stands elsewhere.
     stages = [Counter(n.param for n in stage.nodes if n.param is not None) for stage in spec.stages]
     shares = {name: 1.0 / stages[k].total() for k in spec.summands for name in stages[k]}
+    # One pass is exact unless a parameter of a stage that is added up to W also stands elsewhere.
     elsewhere = sum(len(uses) for uses in stages) > len(set().union(*stages))
-    for _ in range(8 if elsewhere else 1):
+    if len(shares) > MANY and infer_backend(next(iter(params.values()))) == "numpy":
+        params = _into_range(spec, layout, params, shares)
+    return _calibrate(spec, layout, params, shares, goal, passes=12 if elsewhere else 1)
+
+
+def _into_range(spec: NetworkSpec, layout: Layout, params: Params, names: Collection[str]) -> Params:
+    """Scale all of many parameters alike until their product neither vanishes nor overflows, by bisection."""
+    low, high, power = -math.inf, math.inf, 0.0
+    scaled = params
+    for _ in range(64):
+        with np.errstate(all="ignore"):
+            measured = float(root_mean_square(spec, layout, scaled))
+        if 0.0 < measured < math.inf:
+            break
+        if measured == 0.0:
+            low = power
+        else:
+            high = power
+        if math.isinf(low) or math.isinf(high):
+            power = low + 0.5 if math.isinf(high) else high - 0.5
+        else:
+            power = (low + high) / 2
+        scaled = {name: array * (math.exp(power) if name in names else 1.0) for name, array in params.items()}
+    return scaled
+
+
+def _calibrate(
+    spec: NetworkSpec, layout: Layout, params: Params, shares: Mapping[str, float], goal: float, passes: int
+) -> Params:
+    """Scale some parameters, each by a power of one factor, until the weight has the root mean square `goal`.
+
+    The secant method for log(root mean square) as a function of log(factor), whose slope is 1 at first. No branches, so
+    that `jax.jit` follows; a weight that is all zero cannot be scaled, and stays as it is.
+    """
+    before, slope, step = None, 1.0, 0.0
+    for _ in range(passes):
         measured = root_mean_square(spec, layout, params)
-        # A weight that is all zero cannot be scaled; it stays as it is (no branch, for jit).
-        factor = goal / (measured + (measured == 0) * goal)
+        lack = do("log", goal / (measured + (measured == 0) * goal))
+        if before is not None:
+            still = abs(step) < 1e-9
+            slope = (before - lack + still) / (step + still)
+            slope = slope * (slope > 0.2) + 0.2 * (slope <= 0.2)
+        before, step = lack, lack / slope
+        factor = do("exp", step)
         params = {name: array * factor ** shares[name] if name in shares else array for name, array in params.items()}
     return params
 

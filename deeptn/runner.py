@@ -12,7 +12,7 @@ from autoray import do, get_dtype_name, get_lib_fn, infer_backend
 
 from . import activations
 from ._typing import Array
-from .errors import MissingBackendError
+from .errors import MissingBackendError, ProgramError
 from .params import constant
 from .program import Activate, Contract, Crop, Join, Permute, Program, Step, View
 
@@ -21,6 +21,9 @@ LARGE = 2**18
 
 #: On a CPU, XLA multiplies matrices of so many columns faster one by one; it would move a batch of others.
 WIDE = 2**12
+
+#: Programs that hold more elements at once are refused: no machine has so much memory.
+IMPOSSIBLE = 2**44
 
 #: Entry points of this group replace `run_plain` for the library that they are named after.
 GROUP = "deeptn.runners"
@@ -43,7 +46,18 @@ def run(program: Program, inputs: Sequence[Array]) -> Array:
     -------
     array
         Of the same library, dtype and device. Half-precision arrays are contracted in float32 and rounded once.
+
+    Raises
+    ------
+    ProgramError
+        If no machine has the memory for it.
     """
+    if program.cost.peak > IMPOSSIBLE:
+        elements, flops = (math.log10(count) for count in (program.cost.peak, program.cost.flops))
+        raise ProgramError(
+            f"the network needs 10^{elements:.0f} elements at once and 10^{flops:.0f} flops in the best order that was "
+            "found; give it smaller bonds, or fewer cycles"
+        )
     backend = infer_backend(inputs[0])
     dtype = get_dtype_name(inputs[0])
     if dtype not in ("float16", "bfloat16"):

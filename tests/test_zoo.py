@@ -325,6 +325,16 @@ def test_a_thousand_nodes(kind):
     assert again == net.spec
 
 
+def test_what_no_machine_can_contract_is_refused():
+    graph = nx.random_regular_graph(3, 600, seed=0)
+    nx.set_node_attributes(graph, {0: {"legs": 4}, 1: {"legs": 5}})
+    net = dtn.from_networkx(graph)
+    with pytest.raises(dtn.ProgramError, match=r"needs 10\^\d+ elements at once .* fewer cycles"):
+        net.init()
+    with pytest.raises(dtn.ProgramError, match="flops in the best order"):
+        net.materialize({name: np.zeros(shape) for name, shape in net.spec.param_shapes.items()})
+
+
 def test_graphs_are_layers_too():
     """A graph of the user's own has as many legs as it says, so that its layers name the layout."""
     torch.manual_seed(0)
