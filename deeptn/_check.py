@@ -18,6 +18,12 @@ def positive_int(value: Any, what: str, error: type[DeepTNError] = SpecError) ->
     return number
 
 
+def boolean(value: Any, what: str) -> None:
+    """Raise `SpecError` unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise SpecError(f"{what} must be True or False, got {value!r}")
+
+
 def positive_ints(values: Any, what: str, error: type[DeepTNError] = SpecError) -> tuple[int, ...]:
     """Return `values` as a tuple of positive integers, else raise `error`."""
     if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):

@@ -8,7 +8,7 @@ from ._check import positive_int
 from .errors import SpecError
 from .layout import Layout
 from .network import Network, network
-from .topologies import Topology
+from .topologies import Topology, describe
 from .topologies import topology as as_topology
 
 
@@ -57,7 +57,7 @@ def at_budget(topology: Topology | str, shape: Sequence[int], params: int, layou
     if best.num_params > budget:
         raise SpecError(
             f"a {type(family).__name__} network of shape {best.shape} has at least {best.num_params} parameters "
-            f"({family.size_field}=1), more than {budget}"
+            f"({describe(best.topology).partition('(')[2]}, more than {budget}"
         )
     low, high = 1, 2
     while True:  # double until the budget is passed, or until nothing grows any more

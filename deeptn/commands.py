@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from ._files import write_atomically
@@ -20,7 +21,7 @@ FORMATS = ("svg", "png", "pdf")
 
 def _parse(text: str) -> Any:
     """A value of a field: a number, numbers between commas, true, false, none, or a word."""
-    known = {"none": None, "true": True, "false": False}
+    known = {"none": None, "true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
     if text.lower() in known:
         return known[text.lower()]
     try:
@@ -44,6 +45,8 @@ def _configure(parser: argparse.ArgumentParser) -> None:
     owners: dict[str, list[str]] = {}
     for name in topology_names():
         for field in fields(topology(name)):
+            if not isinstance(field.default, (int, str, NoneType)):  # what no word of the command line can be
+                continue
             owners.setdefault(field.name, []).append(name)
     for field, names in owners.items():
         group.add_argument(

@@ -130,12 +130,12 @@ class _Compiler:
         for number, stage in enumerate(self.spec.stages):
             tensors = tuple(_Tensor(self.register_of(node), node.indices) for node in stage.nodes)
             if self.entry is not None:
-                orders = [self.named(number, self.entry.order)]
+                orders = [self.entry.order]
             else:
                 orders = [self.spec.stages[source].output for source in self.spec.sources(number)]
             orders = (*orders, *(node.indices for node in stage.nodes))
             ordered = number in self.spec.summands
-            wanted = self.named(number, output) if ordered else stage.output
+            wanted = output if ordered else stage.output
             used = sorted({ix for order in orders for ix in order})
             sizes = tuple((ix, self.searched[ix]) for ix in used)
             path = search(orders, wanted, sizes, len(orders) - len(tensors))
@@ -167,15 +167,10 @@ class _Compiler:
             plans[number] = replace(plan, tensors=tuple(tensors))
         return plans
 
-    def named(self, number: int, order: Order) -> Order:
-        """Legs by the names that one of the summands has for them."""
-        names = dict(zip((leg.name for leg in self.spec.legs), self.spec.summands[number]))
-        return tuple(names.get(ix, ix) for ix in order)
-
     def entries(self, number: int, results: Sequence[_Tensor]) -> list[_Tensor]:
         """What enters a stage beside its nodes."""
         if self.entry is not None:
-            return [replace(self.entry, order=self.named(number, self.entry.order))]
+            return [self.entry]
         return [results[source] for source in self.spec.sources(number)]
 
     def join(self, number: int, result: _Tensor, other: int, joined: _Tensor, product: bool) -> _Tensor:

@@ -99,8 +99,10 @@ def relative_error(found: Array, weight: Array) -> float:
 
 
 def has_closed_form(topology: Topology) -> bool:
-    """Whether `decompose` knows the family."""
-    return closed_form.dispatch(type(topology)) is not closed_form.dispatch(object)
+    """Whether `decompose` knows the family; cores that are shared between nodes have no closed form."""
+    return not getattr(topology, "shared", False) and closed_form.dispatch(type(topology)) is not closed_form.dispatch(
+        object
+    )
 
 
 @singledispatch
@@ -126,6 +128,11 @@ def _(topology: LowRank, net: Network, tensor: np.ndarray) -> dict[str, np.ndarr
 @closed_form.register(TensorTrain)
 @closed_form.register(TTMatrix)
 def _(topology: TensorTrain | TTMatrix, net: Network, tensor: np.ndarray) -> dict[str, np.ndarray]:
+    if topology.shared:
+        raise SpecError(
+            f"{type(topology).__name__}(shared=True) has no closed-form decomposition; fit it by gradient: "
+            "deeptn_torch.fit(net, weight)"
+        )
     places = {leg.name: k for k, leg in enumerate(net.layout.legs)}
     order = [places[ix] for node in net.spec.nodes for ix in node.indices if ix in places]
     rest = tensor.transpose(order).reshape(1, -1)

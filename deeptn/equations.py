@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from autoray import do
 from cotengra import get_symbol
 
+from ._check import positive_int, positive_ints
 from ._typing import Array, Params, ParamsLike
 from .bridge import import_tensors, optional, stage_tensors
 from .errors import SpecError
@@ -124,6 +125,8 @@ def from_adjacency(matrix: Any, shape: Sequence[int] | None = None, layout: Layo
     ((4, 6), 32)
     """
     graph = Graph.from_adjacency(matrix)
+    if not graph.output[-1]:
+        raise SpecError("the diagonal of the adjacency matrix is zero: no node has a leg")
     sizes = dict(graph.sizes)
     return network(graph, [sizes[ix] for ix in graph.output[-1]] if shape is None else shape, layout)
 
@@ -174,16 +177,23 @@ def from_networkx(
     for k, (one, other, data) in enumerate(graph.edges(data=True)):
         if one == other:
             raise SpecError(f"node {one!r} has an edge to itself; a tensor names no index twice")
+        if one in hubs and other in hubs:
+            raise SpecError(f"{one!r} and {other!r} are both hyper-indices; make them one node")
         bond = hubs.get(one) or hubs.get(other) or f"b{k}"
-        sizes[bond] = data.get("size", rank)
+        size = positive_int(data.get("size", rank), f"size of the edge {one!r} - {other!r}")
+        if sizes.setdefault(bond, size) != size:
+            raise SpecError(f"the edge {one!r} - {other!r} has size {size}, others of the same index {sizes[bond]}")
         for node in (one, other):
             if node not in hubs:
                 indices[node].append(bond)
     for node in graph:
         legs = graph.nodes[node].get("legs", ())
-        for size in legs.values() if isinstance(legs, Mapping) else (legs,) if hasattr(legs, "__index__") else legs:
+        if isinstance(legs, Mapping):
+            legs = legs.values()
+        for size in positive_ints(legs if isinstance(legs, Iterable) else (legs,), f"legs of node {node!r}"):
             output.append(hubs.get(node, f"o{len(output)}"))
-            sizes[output[-1]] = size
+            if sizes.setdefault(output[-1], size) != size:
+                raise SpecError(f"node {node!r} has a leg of size {size}, its edges have size {sizes[output[-1]]}")
             if node not in hubs:
                 indices[node].append(output[-1])
     if not tensors or not output:
@@ -220,15 +230,18 @@ def to_networkx(net: Network) -> Any:
     """
     spec, graph = net.spec, optional("networkx", "networkx").MultiGraph()
     sizes = spec.index_sizes
+    prefix = "STATE"
+    while any(node.name.startswith(prefix) for node in spec.nodes):
+        prefix = f"_{prefix}"
     for number, stage in enumerate(spec.stages):
-        state = f"STATE{number}"
+        state = f"{prefix}{number}"
         last = number == len(spec.stages) - 1
         if not last:
             graph.add_node(state, stage=number, shape=tuple(sizes[ix] for ix in stage.output), legs={}, constant=False)
         holders: dict[str, list[str]] = {}
         for source in spec.sources(number):
             for ix in spec.stages[source].output:
-                holders.setdefault(ix, []).append(f"STATE{source}")
+                holders.setdefault(ix, []).append(f"{prefix}{source}")
         for node in stage.nodes:
             graph.add_node(
                 node.name, stage=number, shape=spec.node_shape(node), legs={}, constant=node.constant is not None
@@ -247,5 +260,5 @@ def to_networkx(net: Network) -> Any:
             elif open_here:
                 graph.nodes[ends[0]]["legs"][ix] = sizes[ix]
         for other in stage.multiply + stage.add:
-            graph.add_edge(f"STATE{other}", stage.nodes[0].name if last else state, index=None, size=1)
+            graph.add_edge(f"{prefix}{other}", stage.nodes[0].name if last else state, index=None, size=1)
     return graph

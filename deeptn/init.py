@@ -118,8 +118,10 @@ def initialize(
         params = _revive(spec, params)
     stages = [Counter(n.param for n in stage.nodes if n.param is not None) for stage in spec.stages]
     shares = {name: 1.0 / stages[k].total() for k in spec.summands for name in stages[k]}
-    # One pass is exact unless a parameter of a stage that is added up to W also stands elsewhere.
+    # One pass is exact unless a parameter, or the result, of a stage that is added up to W also stands elsewhere.
     elsewhere = sum(len(uses) for uses in stages) > len(set().union(*stages))
+    read = {k for number, stage in enumerate(spec.stages) for k in spec.sources(number) + stage.multiply}
+    elsewhere = elsewhere or bool(read & set(spec.summands))
     if len(shares) > MANY and infer_backend(next(iter(params.values()))) == "numpy":
         params = _into_range(spec, layout, params, shares)
     return _calibrate(spec, layout, params, shares, goal, passes=12 if elsewhere else 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -46,7 +46,10 @@ class Joint:
         return self.net.num_params
 
     def init(self, seed: int = 0, **options: Any) -> Params:
-        """Draw parameters; takes the options of `Network.init`. Every weight gets its own standard deviation."""
+        """Draw parameters, so that the whole tensor has the root mean square 1; takes the options of `Network.init`.
+
+        A weight is its part of the tensor times its own standard deviation; parts of a shallow network differ in size.
+        """
         settings: dict[str, Any] = {"std": 1.0} | options
         return self.net.init(seed, **settings)
 
@@ -107,6 +110,8 @@ def joint(topology: Topology | str, shapes: Sequence[Sequence[int]], layout: Lay
     >>> dtn.joint(dtn.BrickWall(layers=1), [(4096, 512), (4096, 4096)]).num_params
     240
     """
+    if not isinstance(shapes, Iterable):
+        raise LayoutError(f"shapes = {shapes!r:.80}; expected shapes, for example [(120, 400), (84, 120)]")
     sizes = tuple(positive_ints(shape, f"shapes[{k}]", LayoutError) for k, shape in enumerate(shapes))
     if not sizes or not all(sizes):
         raise LayoutError(f"shapes = {shapes!r:.80}; expected at least one shape, each with an axis")

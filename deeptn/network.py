@@ -149,7 +149,7 @@ class Network:
             activations is decoded and cut.
         recompute : bool, optional
             Whether a gradient (in torch and JAX) keeps the states between the stages only and makes the others again.
-            By default where they have 2^24 elements or more, `Program.recompute`.
+            By default where they have 2^24 elements or more, `Program.recompute`. JAX keeps all where stages join.
 
         Returns
         -------

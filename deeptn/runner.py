@@ -131,6 +131,10 @@ class Library:
         """The first entries along each axis."""
         return array.reshape(step.axes)[tuple(slice(0, n) for n in step.shape)]
 
+    def settled(self, array: Array) -> Array:
+        """A permuted array, in order in memory of its own."""
+        return array.copy() if self.backend == "numpy" else array
+
     def join(self, x: Array, y: Array, product: bool) -> Array:
         """Sum or product of two arrays, element by element."""
         return x * y if product else x + y
@@ -252,8 +256,8 @@ def execute(
         elif type(step) is Permute:
             array = registers[step.register].reshape(step.axes)
             result = array * 1 if step.perm is None else lib.permute(array, step.perm)
-            if pool is not None and step.result in program.joined:
-                result = result * 1  # the buffer below it will hold something else
+            if step.result in program.joined:  # others read it too, and the buffer below will hold something else
+                result = lib.settled(result)
         elif type(step) is Crop:
             result = lib.crop(registers[step.register], step)
         elif type(step) is Join:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,9 @@ def network_from_dict(data: Any) -> Network:
     topology = None
     if isinstance(family, dict) and family.get("name") in topology_names():
         topology = topology_from_dict(family)
-        size = getattr(topology, topology.size_field)
         try:
             # Building takes time in proportion to the size, which nothing in a hostile file limits.
-            plausible = not isinstance(size, int) or size <= max(4096, spec.num_params)
+            plausible = all(size <= max(4096, spec.num_params) for size in _numbers(family))
             topology = topology if plausible and topology.build(layout.legs) == spec else None
         except SpecError:
             topology = None
@@ -63,6 +63,15 @@ def network_from_dict(data: Any) -> Network:
         return Network(spec, layout, topology)
     except SpecError as error:
         raise FormatError(f"bad network: {error}") from error
+
+
+def _numbers(data: Any) -> Iterator[int]:
+    """All integers in plain data."""
+    if isinstance(data, (dict, list, tuple)):
+        for value in data.values() if isinstance(data, dict) else data:
+            yield from _numbers(value)
+    elif isinstance(data, int):
+        yield data
 
 
 def parse_header(metadata: dict[str, str] | None, form: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -224,16 +224,14 @@ class NetworkSpec:
         )
 
     @cached_property
-    def summands(self) -> dict[int, tuple[str, ...]]:
-        """The stages whose sum W is, each with its names of the legs."""
-        last = len(self.stages) - 1
-        found = {last: self.stages[last].output}
-        for number in reversed(range(len(self.stages))):
-            if number in found:
-                places = [self.stages[number].output.index(ix) for ix in found[number]]
-                for other in self.stages[number].add:
-                    found[other] = tuple(self.stages[other].output[place] for place in places)
-        return found
+    def summands(self) -> tuple[int, ...]:
+        """Numbers of the stages whose sum W is: the last one, what it adds, and so on. Their outputs are the legs."""
+        found = [len(self.stages) - 1]
+        for number in found:
+            found += self.stages[number].add
+            if len(found) > len(self.stages):  # one of them along several ways, which is refused
+                break
+        return tuple(sorted(found))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -268,13 +266,7 @@ class NetworkSpec:
     def from_dict(cls, data: Any) -> NetworkSpec:
         """Inverse of `to_dict`; `FormatError` for data of another form or a network that is not well formed."""
         try:
-            stages = tuple(
-                Stage(
-                    tuple(Node(**_keys(node, *_NODE_KEYS)) for node in s["nodes"]),
-                    **{name: s[name] for name in _STAGE_KEYS[1:]},
-                )
-                for s in (_keys(stage, *_STAGE_KEYS) for stage in data["stages"])
-            )
+            stages = tuple(_stage(stage) for stage in data["stages"])
             legs = tuple(Leg(str(name), positive_int(size, "leg size"), int(axis)) for name, size, axis in data["legs"])
             return cls(legs, stages, tuple((str(name), size) for name, size in data["sizes"]))
         except SpecError as error:
@@ -283,13 +275,18 @@ class NetworkSpec:
             raise FormatError(f"bad network: {type(error).__name__}: {error}") from error
 
 
-_STAGE_KEYS = ("nodes", "output", "activation", "normalize", "sources", "multiply", "add")
-_NODE_KEYS = ("name", "indices", "inputs", "param", "constant", "isometric")
+def _stage(data: Any) -> Stage:
+    values: dict[str, Any] = dict(_fields(data, Stage))
+    values["nodes"] = tuple(Node(**_fields(node, Node)) for node in values["nodes"])
+    return Stage(**values)
 
 
-def _keys(data: Any, *names: str) -> dict[str, Any]:
-    if not isinstance(data, dict) or set(data) != set(names):
-        raise SpecError(f"expected the keys {names}, got {data!r:.80}")
+def _fields(data: Any, cls: type[Node] | type[Stage]) -> dict[str, Any]:
+    """The fields of a node or a stage; those that an older file does not have are left at their defaults."""
+    known = {field.name for field in fields(cls)}
+    needed = {field.name for field in fields(cls) if field.default is MISSING}
+    if not isinstance(data, dict) or not needed <= set(data) <= known:
+        raise SpecError(f"expected the keys {sorted(known)}, got {data!r:.80}")
     return data
 
 
@@ -345,9 +342,9 @@ def _validate(spec: NetworkSpec) -> None:
             _validate_node(spec, node, shapes)
         _validate_joins(spec, number)
         _validate_indices(stage, [(s, spec.stages[s].output) for s in spec.sources(number)], where)
-    _validate_between(spec)
     if list(spec.stages[-1].output) != legs:
         raise SpecError(f"the last stage has the output {spec.stages[-1].output}, the legs are {tuple(legs)}")
+    _validate_between(spec)
     if not shapes:
         raise SpecError("the network has no parameters: every node is constant")
 
@@ -385,12 +382,20 @@ def _validate_between(spec: NetworkSpec) -> None:
             raise SpecError(
                 f"stage {number} has neither activation nor normalisation; put its nodes into the next stage"
             )
-    fixed = [number for number in spec.summands if spec.stages[number].activation or spec.stages[number].normalize]
-    if fixed:
-        raise SpecError(
-            f"stage {last} adds stage {fixed[0]}, which has an activation or normalisation, to the weight itself; "
-            "its scale could not be chosen: add it to a stage before the last one"
-        )
+    legs = tuple(leg.name for leg in spec.legs)
+    for number in spec.summands[:-1]:
+        stage, what = spec.stages[number], f"stage {number} is added to the weight itself"
+        if spec.summands.count(number) > 1:
+            raise SpecError(f"{what} along two ways; add it once")
+        if stage.activation or stage.normalize:
+            raise SpecError(
+                f"{what} and has an activation or normalisation: its scale could not be chosen; "
+                "add it to a stage before the last one"
+            )
+        if all(node.param is None for node in stage.nodes):
+            raise SpecError(f"{what} and has no parameter: its scale could not be chosen")
+        if stage.output != legs:
+            raise SpecError(f"{what}, so that its output must be the legs {legs}, in this order; got {stage.output}")
 
 
 def _validate_node(spec: NetworkSpec, node: Node, shapes: dict[str, tuple[int, ...]]) -> None:

@@ -296,7 +296,7 @@ def networks(family: Topology | str) -> Any:
     Parameters
     ----------
     family : Topology or str
-        A registered family. Its size is drawn between 1 and far above any useful one, its other fields among the
+        One of `families`. Its size is drawn between 1 and far above any useful one, its other fields among the
         choices that are known for their names; legs have sizes of 1, primes and others, 1 to 14 of them, in one to
         three axes, in any order, the weight padded or not.
 
@@ -315,6 +315,8 @@ def networks(family: Topology | str) -> Any:
     st = importlib.import_module("hypothesis.strategies")
     hypothesis = importlib.import_module("hypothesis")
     cls = type(topology(family))
+    if cls.__name__ not in families():
+        raise SpecError(f"{cls.__name__} does not fit any legs by one integer; draw of {', '.join(families())}")
 
     @st.composite
     def draw(drawn: Callable[[Any], Any]) -> Network:

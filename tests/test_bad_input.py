@@ -15,6 +15,7 @@ from torch import nn
 import deeptn as dtn
 from deeptn import FormatError, LayoutError, Leg, Node, PlanError, ProgramError, SpecError, Stage
 from deeptn.compiler import compile_network
+from deeptn.testing import networks
 
 NET = dtn.network(dtn.BrickWall(layers=2), (12, 10))
 LINEAR = dtn.network(dtn.TensorTrain(rank=2), (12, 10))
@@ -32,6 +33,14 @@ def two_stages(**kwargs):
     first = Stage((Node("A", ("s", "t")),), ("s", "t"), **kwargs)
     last = Stage((Node("B", ("a0_0", "s")), Node("C", ("a1_0", "t"))), OUT)
     return dtn.NetworkSpec(LEGS, (first, last), (("s", 2), ("t", 2)))
+
+
+def hubs(**attributes):
+    graph = nx.Graph()
+    graph.add_edge("one", "other", size=3)
+    graph.add_edge("one", "third", size=5)
+    nx.set_node_attributes(graph, attributes)
+    return graph
 
 
 def stages(first, last=None):
@@ -133,7 +142,7 @@ CASES = {
     "graph stages": (
         lambda: dtn.Graph(nodes=[{"A": "xy"}, {"B": "xya"}], output=["xy"]),
         SpecError,
-        "2 stages and 1 outputs",
+        "2 stages and the output",
     ),
     "graph gaps": (
         lambda: dtn.Graph(nodes=[{"A": "xy"}, {"B": "xya"}], output=["xy", "a"], activation=("relu", "tanh")),
@@ -226,8 +235,62 @@ CASES = {
             (("b", 4),),
         ),
         SpecError,
-        "stage 1 adds stage 0, which has an activation",
+        "stage 0 is added to the weight itself and has an activation",
     ),
+    "weight adds a stage of other legs": (
+        lambda: dtn.NetworkSpec(
+            LEGS,
+            (Stage((Node("A", ("p", "q")),), ("p", "q")), Stage((Node("B", OUT),), OUT, sources=(), add=(0,))),
+            (("p", 2), ("q", 3)),
+        ),
+        SpecError,
+        r"its output must be the legs \('a0_0', 'a1_0'\), in this order; got \('p', 'q'\)",
+    ),
+    "weight adds a constant": (
+        lambda: dtn.NetworkSpec(
+            LEGS,
+            (
+                Stage((Node("A", OUT, constant=(1.0,) * 6),), OUT),
+                Stage((Node("B", OUT),), OUT, sources=(), add=(0,)),
+            ),
+        ),
+        SpecError,
+        "has no parameter: its scale could not be chosen",
+    ),
+    "weight adds a stage twice": (
+        lambda: dtn.NetworkSpec(
+            LEGS,
+            (
+                Stage((Node("A", OUT),), OUT),
+                Stage((Node("B", OUT),), OUT, sources=(), add=(0,)),
+                Stage((Node("C", OUT),), OUT, sources=(), add=(0, 1)),
+            ),
+        ),
+        SpecError,
+        "along two ways; add it once",
+    ),
+    "cyclic no": (lambda: dtn.MERA(cyclic="no"), SpecError, "MERA.cyclic must be True or False, got 'no'"),
+    "shared 1": (lambda: dtn.TensorTrain(shared=1), SpecError, "TensorTrain.shared must be True or False, got 1"),
+    "brickwall cyclic": (lambda: dtn.BrickWall(cyclic=None), SpecError, "BrickWall.cyclic must be True or False"),
+    "decompose shared": (
+        lambda: dtn.decompose(np.ones((4, 4)), dtn.TensorTrain(shared=True)),
+        SpecError,
+        "no closed-form decomposition; fit it by gradient",
+    ),
+    "joint number": (lambda: dtn.joint("BrickWall", 5), LayoutError, "expected shapes"),
+    "adjacency no leg": (lambda: dtn.from_adjacency([[0, 2], [2, 0]]), SpecError, "no node has a leg"),
+    "networkx hubs": (
+        lambda: dtn.from_networkx(hubs(one={"hyper": True}, other={"hyper": True})),
+        SpecError,
+        "both hyper-indices",
+    ),
+    "networkx sizes": (
+        lambda: dtn.from_networkx(hubs(one={"hyper": True}, other={"legs": 2})),
+        SpecError,
+        "has size 5, others of the same index 3",
+    ),
+    "networkx float": (lambda: dtn.from_networkx(hubs(one={"legs": 3.0})), SpecError, "legs of node 'one'"),
+    "strategy of a sum": (lambda: networks("Sum"), SpecError, "Sum does not fit any legs by one integer"),
     "graph nodes": (lambda: dtn.Graph(nodes=3), SpecError, "a Graph needs nodes"),
     "graph leg count": (lambda: dtn.network(dtn.Graph(), (4, 4), dtn.Layout((4, 4))), SpecError, "2 open indices"),
     "graph size clash": (

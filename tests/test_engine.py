@@ -17,6 +17,7 @@ import deeptn as dtn
 from deeptn import compiler, runner
 from deeptn.program import Program
 from deeptn.runner import run_plain
+from deeptn.testing import reference
 
 from .market import NETWORKS
 
@@ -329,3 +330,42 @@ def test_a_copied_layer_compiles():
 def test_batch_hint_is_a_positive_number(hint):
     with pytest.raises(dtn.SpecError, match="batch_hint"):
         TNLinear(4, 4, batch_hint=hint)
+
+
+def test_a_stage_that_is_added_and_read_too():
+    """W = X + D relu(C X): X lies as the sum wants it, and the product with C reads it there."""
+    layout = dtn.Layout((128, 128), ((16, 8), (8, 16)))
+    a, b, c, d = (leg.name for leg in layout.legs)
+    stages = (
+        dtn.Stage((dtn.Node("A", (a, c, "k")), dtn.Node("B", ("k", b, d))), (a, b, c, d)),
+        dtn.Stage((dtn.Node("C", ("x", a)),), ("x", b, c, d), "relu", sources=(0,)),
+        dtn.Stage((dtn.Node("D", (a, "x")),), (a, b, c, d), sources=(1,), add=(0,)),
+    )
+    net = dtn.Network(dtn.NetworkSpec(layout.legs, stages, (("k", 2), ("x", 16))), layout)
+    params = net.init(seed=1, dtype="float64")
+    expected = reference(net, params)
+    assert np.isclose(np.sqrt(np.mean(expected**2)), np.sqrt(2 / 128))
+    cores = {name: torch.from_numpy(p).requires_grad_() for name, p in params.items()}
+    gradients = []
+    for recompute in (False, True):
+        program = dataclasses.replace(net.program("materialize"), recompute=recompute)
+        for small in (True, False):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(type(program), "is_small", small and not recompute)
+                patch.setattr(runner, "LARGE", 2**10)
+                found = engine.run(program, list(cores.values()))
+                with torch.no_grad():
+                    assert np.allclose(engine.run(program, list(cores.values())), expected, atol=1e-12)
+                assert np.allclose(found.detach(), expected, atol=1e-12)
+                gradients.append(torch.autograd.grad(found.sin().sum(), list(cores.values())))
+    for some in gradients[1:]:
+        assert all(torch.allclose(x, y, atol=1e-12) for x, y in zip(some, gradients[0]))
+
+
+def test_every_parameter_has_a_gradient_of_its_own():
+    layout = dtn.Layout((9,), ((9,),))
+    net = dtn.network(dtn.Sum(terms=(dtn.TensorTrain(), dtn.PEPS())), (9,), layout)
+    cores = {name: p.requires_grad_() for name, p in net.init(like="torch").items()}
+    for _ in range(2):
+        net.materialize(cores).sum().backward()
+    assert all(torch.equal(core.grad, torch.full_like(core, 2.0)) for core in cores.values())

@@ -81,29 +81,32 @@ def draw_joined(seed: int) -> dtn.Network:
     sizes: dict[str, int] = {}
     stages: list[dtn.Stage] = []
     count = rng.randint(2, 5)
+    bare = [rng.random() < 0.3 for _ in range(count - 1)]  # their outputs are the legs: they may be added to W
     some = lambda numbers, chance: tuple(n for n in numbers if rng.random() < chance)
     for number in range(count):
         last = number == count - 1
-        output = tuple(leg.name if last else f"s{number}_{k}" for k, leg in enumerate(layout.legs))
+        legs = last or bare[number]
+        output = tuple(leg.name if legs else f"s{number}_{k}" for k, leg in enumerate(layout.legs))
         multiply, add = some(range(number), 0.2), some(range(number), 0.3)
         if last:
-            add = tuple(k for k in add if stages[k].activation is None and stages[k].normalize is None)
+            add = tuple(k for k in range(number) if bare[k] and rng.random() < 0.8)
         read = {k for stage in stages for k in (*(stage.sources or ()), *stage.multiply, *stage.add)} | {
             *multiply,
             *add,
         }
         unread = [k for k in range(number) if k not in read]
-        sources = some(range(number), 0.3)
+        # What shares its names with this stage's output is no tensor of it.
+        sources = some([k for k in range(number) if not (legs and bare[k])], 0.3)
         if last:
             sources = tuple(sorted({*sources, *unread}))
         states = [ix for k in sources for ix in stages[k].output]
         bonds = [f"b{number}_{k}" for k in range(rng.randint(0, 3))]
         own = {ix: rng.choice((1, 2, 3)) for ix in bonds} | dict(zip(output, shape))
-        sizes |= {ix: size for ix, size in own.items() if not last or ix in bonds}
+        sizes |= {ix: size for ix, size in own.items() if not legs or ix in bonds}
         held = draw_indices(rng, [*output, *states, *bonds], bonds, [*output, *states])
         nodes = tuple(dtn.Node(f"N{number}_{k}", indices) for k, indices in enumerate(held))
         between: dict = {}
-        if not last and (rng.random() < 0.7 or not (multiply or add)):
+        if not legs:
             between = {"activation": rng.choice(("relu", "tanh")), "normalize": rng.choice((None, "rms"))}
         stages.append(dtn.Stage(nodes, output, **between, sources=sources, multiply=multiply, add=add))
     held = {ix for stage in stages for ix in stage.output} | {ix for s in stages for n in s.nodes for ix in n.indices}

@@ -189,3 +189,22 @@ def test_no_pickle_anywhere():
         text = path.read_text()
         assert "import pickle" not in text, path
         assert "torch.load" not in text, path
+
+
+def test_a_file_without_the_newer_keys_is_read():
+    net = NETWORKS["brickwall-relu"]
+    data = json.loads(json.dumps(network_to_dict(net)))
+    for stage in data["spec"]["stages"]:
+        for key in ("sources", "multiply", "add"):
+            del stage[key]
+        for node in stage["nodes"]:
+            del node["isometric"]
+    assert network_from_dict(data) == net
+
+
+def test_nested_sizes_of_a_hostile_file_are_not_built():
+    net = dtn.network(dtn.Sum(terms=(dtn.LowRank(rank=1), dtn.BrickWall(layers=1))), (4, 4))
+    data = json.loads(json.dumps(network_to_dict(net)))
+    assert network_from_dict(data).topology == net.topology
+    data["topology"]["terms"][1]["layers"] = 10**9
+    assert network_from_dict(data).topology is None

@@ -260,8 +260,10 @@ class _Reverse:
 
     def join(self, step: Join, grad: Array) -> None:
         if not step.product:
-            moved = self.pool is not None and self.pool.move(~step.result, ~step.left)
-            parts = grad, grad * 1 if moved else grad  # a buffer that one of both may write into
+            if self.pool is not None:
+                self.pool.move(~step.result, ~step.left)
+            both = self.active[step.left] and self.active[step.right]
+            parts = grad, grad * 1 if both else grad  # each may be written into, here or by its parameter's optimizer
         else:
             if self.program.recompute:
                 x, y = self.registers[step.left], self.registers[step.right]

@@ -41,9 +41,8 @@ class TorchLibrary(Library):
             return super().crop(array, step)
         return array.as_strided(step.shape, step.strides)
 
-    def join(self, x: Array, y: Array, product: bool) -> Array:
-        out = x.new_empty(x.shape)  # contiguous, whatever a permutation left
-        return torch.mul(x, y, out=out) if product else torch.add(x, y, out=out)
+    def settled(self, array: Array) -> Array:
+        return array.clone(memory_format=torch.contiguous_format)
 
     def write(self, whole: Array, view: View, array: Array) -> None:
         """Write a matrix where a view reads it in a register, of which `whole` are the entries, item by item."""
@@ -95,7 +94,7 @@ class HostLibrary(TorchLibrary):
 
     view = Library.view
     crop = Library.crop
-    join = Library.join
+    settled = Library.settled
 
     def enter(self, tensors: Sequence[Tensor]) -> Sequence[Array]:
         return [tensor.detach().resolve_conj().resolve_neg().numpy() for tensor in tensors]

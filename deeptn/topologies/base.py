@@ -26,7 +26,8 @@ class Topology(ABC):
     Attributes
     ----------
     size_field : str
-        Name of the integer field that `at_budget` turns up; the number of parameters never falls with it.
+        Name of the integer field that `at_budget` turns up; the number of parameters never falls with it (where nodes
+        share parameters, almost never).
     equation, formula : str
         For the gallery, if given: the weight in LaTeX, and the number of parameters on `Q` legs of size `d` as a Python
         expression of these and the fields (also ``rows`` and ``columns``, the sides of the matrix, and ``bond(k)``,

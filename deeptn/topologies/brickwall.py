@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .._check import positive_int
+from .._check import boolean, positive_int
 from ..errors import SpecError, near_match
 from ..layout import Layout, Leg
 from ..spec import NetworkSpec, check_between
@@ -91,6 +91,7 @@ class BrickWall(Topology):
             object.__setattr__(self, field, positive_int(getattr(self, field), f"BrickWall.{field}"))
         if self.bond is not None:
             object.__setattr__(self, "bond", positive_int(self.bond, "BrickWall.bond"))
+        boolean(self.cyclic, "BrickWall.cyclic")
         check_between(self.activation, self.normalize)
         for field in ("leg_size", "sites"):
             if getattr(self, field) < 2:

@@ -262,8 +262,8 @@ class Butterfly(Topology):
     terms : int
         Number of such products that are added.
     levels : int, optional
-        Number of factors of the default layout; 2 is the Monarch matrix. By default as many as the axes have digits,
-        each a prime factor.
+        Into how many digits the default layout cuts each axis; of a matrix that is the number of factors, and 2 makes
+        the Monarch matrix. By default every prime factor is a digit.
 
     Notes
     -----

@@ -87,8 +87,10 @@ class Graph(Topology):
                 f"a Graph needs {_EXAMPLE}; "
                 f"got nodes={self.nodes!r:.60}, sizes={self.sizes!r:.60}, output={self.output!r:.60}"
             ) from error
-        if len(stages) != len(outputs):
-            raise SpecError(f"the Graph has {len(stages)} stages and {len(outputs)} outputs; name one for each stage")
+        if len(stages) != len(outputs) or (_is_deep(self.nodes) and isinstance(self.output, str)):
+            raise SpecError(
+                f"the Graph has {len(stages)} stages and the output {self.output!r:.60}; name one for each stage"
+            )
         for name, value in (("nodes", tuple(stages)), ("output", tuple(outputs)), ("sizes", sizes)):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "activation", between)

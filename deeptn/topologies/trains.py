@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .._check import rank_field, ranks
+from .._check import boolean, rank_field, ranks
 from ..errors import SpecError
 from ..layout import Layout, Leg
 from ..spec import NetworkSpec, Node, Stage
@@ -79,6 +79,7 @@ class TensorTrain(Topology):
 
     def __post_init__(self):
         object.__setattr__(self, "rank", rank_field(self.rank, "TensorTrain.rank"))
+        boolean(self.shared, "TensorTrain.shared")
 
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
         if not legs:
@@ -126,6 +127,7 @@ class TTMatrix(Topology):
 
     def __post_init__(self):
         object.__setattr__(self, "rank", rank_field(self.rank, "TTMatrix.rank"))
+        boolean(self.shared, "TTMatrix.shared")
 
     def default_layout(self, shape: Sequence[int]) -> Layout:
         return Layout.balanced(shape, order="interleaved", even=True)
@@ -176,6 +178,7 @@ class TensorRing(Topology):
 
     def __post_init__(self):
         object.__setattr__(self, "rank", rank_field(self.rank, "TensorRing.rank"))
+        boolean(self.shared, "TensorRing.shared")
 
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
         if len(legs) < 2:

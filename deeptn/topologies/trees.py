@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from .._check import positive_int
+from .._check import boolean, positive_int
 from ..errors import SpecError
 from ..layout import Leg
 from ..spec import NetworkSpec, Node, Stage, check_between
@@ -59,7 +59,7 @@ class _Widening(Wires):
         self.wires: list[str] = []
         self.number = 0
         #: For each block the one that it was split from.
-        self.parents: list[Block] = []
+        self.parents = list(self.blocks)
 
     @property
     def is_split(self) -> bool:
@@ -70,6 +70,7 @@ class _Widening(Wires):
         """Split every block that has several legs, by one isometry each."""
         self.number += 1
         blocks, wires, parents, node = [], [], [], 0
+        self.new: list[bool] = []
         for k, block in enumerate(self.blocks):
             parts = _split(block, self.arity, self.balanced) if block[1] - block[0] > 1 else [block]
             if len(parts) == 1:
@@ -79,17 +80,22 @@ class _Widening(Wires):
                 wires += self.act(f"L{self.number}_{kind}{node}", self.wires[k : k + 1], outputs, True, shared)
                 node += 1
             blocks += parts
-            parents += [block] * len(parts)
+            self.new += [len(parts) > 1] * len(parts)
+            # A single leg still hangs on the node that it was split off by.
+            parents += [block] * len(parts) if len(parts) > 1 else [self.parents[k]]
         self.blocks, self.wires, self.parents = blocks, wires, parents
 
-    def disentangle(self, kind: str, cyclic: bool = False, shared: bool = False) -> None:
-        """Act on every pair of neighbours that come from different blocks, a wire at most once."""
+    def disentangle(self, kind: str, cyclic: bool = False, shared: bool = False, only_new: bool = False) -> None:
+        """Act on every pair of neighbours that come from different blocks, a wire at most once.
+
+        With `only_new` on those of which one at least was made by the last split.
+        """
         count = len(self.blocks)
         pairs = [(k, k + 1) for k in range(count - 1)] + [(count - 1, 0)] * (cyclic and count > 2)
         used: set[int] = set()
         node = 0
         for a, b in pairs:
-            if self.parents[a] == self.parents[b] or used & {a, b}:
+            if self.parents[a] == self.parents[b] or used & {a, b} or (only_new and not (self.new[a] or self.new[b])):
                 continue
             used |= {a, b}
             outputs = [(f"L{self.number}_{self.wires[k]}", self._sizes[self.wires[k]]) for k in (a, b)]
@@ -190,7 +196,7 @@ class AugmentedTree(Topology):
     Notes
     -----
     Those of the tree, and ``n[k]²·n[k+1]²`` for each disentangler, which acts on neighbouring legs that hang on
-    different nodes.
+    different nodes; from the left, and on a leg at most once.
 
     Source: arXiv:2606.00130 (deep aTTN); Felser, Notarnicola & Montangero, Phys. Rev. Lett. 126, 170603 (2021).
 
@@ -294,7 +300,7 @@ class MERA(Topology):
         net = _Widening(legs, self.rank, self.arity)
         while not net.is_split:
             net.split("w", self.shared)
-            net.disentangle("u", self.cyclic, self.shared)
+            net.disentangle("u", self.cyclic, self.shared, only_new=True)
             net.close(net.wires)
         return net.network(self.activation, self.normalize)
 
@@ -365,6 +371,8 @@ class HierarchicalTucker(Topology):
 
 def _check_tree(family: Tree | AugmentedTree | MERA) -> None:
     what = type(family).__name__
+    for field in ("balanced", "cyclic", "shared"):
+        boolean(getattr(family, field, False), f"{what}.{field}")
     for field in ("rank", "arity"):
         object.__setattr__(family, field, positive_int(getattr(family, field), f"{what}.{field}"))
     if family.arity < 2:
