@@ -1,6 +1,7 @@
 """Deep tensor networks as weights: define one, count its cost, decode or apply it with NumPy, PyTorch or JAX."""
 
 from .activations import register_activation
+from .analysis import Analysis, Cut, analyze, inspect, light_cone, rank_bound
 from .bridge import from_quimb, from_tensornetwork, to_quimb, to_tensornetwork
 from .budget import at_budget
 from .cost import Choice, Cost
@@ -49,12 +50,14 @@ __all__ = [
     "CP",
     "MERA",
     "PEPS",
+    "Analysis",
     "AugmentedTree",
     "BlockTerm",
     "BrickWall",
     "Butterfly",
     "Choice",
     "Cost",
+    "Cut",
     "Decomposition",
     "DeepTNError",
     "FormatError",
@@ -82,6 +85,7 @@ __all__ = [
     "Topology",
     "Tree",
     "Tucker",
+    "analyze",
     "at_budget",
     "decompose",
     "draw",
@@ -90,9 +94,12 @@ __all__ = [
     "from_networkx",
     "from_quimb",
     "from_tensornetwork",
+    "inspect",
     "joint",
+    "light_cone",
     "load",
     "network",
+    "rank_bound",
     "register_activation",
     "register_topology",
     "save",
