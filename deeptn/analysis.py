@@ -42,6 +42,13 @@ class Cut:
         Entanglement entropy ``-Σ p ln p`` of ``p = s² / Σ s²`` [nats].
     spectrum : tuple of float
         Singular values, the largest first, divided by the root of the sum of their squares.
+
+    Examples
+    --------
+    >>> import numpy as np, deeptn as dtn
+    >>> cut = dtn.inspect(np.eye(4)).cuts[0]
+    >>> cut.rank, round(cut.effective_rank, 6), [round(s, 3) for s in cut.spectrum]
+    (4, 4.0, [0.5, 0.5, 0.5, 0.5])
     """
 
     name: str
@@ -63,6 +70,15 @@ class Analysis:
         What was analysed.
     cuts : tuple of Cut
         Rows | columns first, where there are both; then along the order of the legs.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> print(dtn.analyze(dtn.network(dtn.LowRank(rank=2), (12, 10))))
+    Network(LowRank(rank=2), shape=(12, 10), legs=(12, 10), num_params=44)
+    cut             matrix   bound  rank  effective  entropy
+    rows | columns  12 x 10  2      -     -          -
+    a0_0 | a1_0     12 x 10  2      -     -          -
     """
 
     label: str
