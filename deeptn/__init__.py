@@ -17,6 +17,7 @@ from .errors import (
     ProgramError,
     SpecError,
 )
+from .growth import Growth, deepen, widen
 from .joint import Joint, joint
 from .layout import Layout, Leg
 from .network import Network, network
@@ -62,6 +63,7 @@ __all__ = [
     "DeepTNError",
     "FormatError",
     "Graph",
+    "Growth",
     "HierarchicalTucker",
     "Joint",
     "Kronecker",
@@ -88,6 +90,7 @@ __all__ = [
     "analyze",
     "at_budget",
     "decompose",
+    "deepen",
     "draw",
     "from_adjacency",
     "from_einsum",
@@ -110,4 +113,5 @@ __all__ = [
     "to_quimb",
     "to_tensornetwork",
     "topology_names",
+    "widen",
 ]

@@ -41,8 +41,8 @@ def at_budget(topology: Topology | str, shape: Sequence[int], params: int, layou
     --------
     >>> import deeptn as dtn
     >>> net = dtn.at_budget("TensorTrain", (120, 400), params=864)
-    >>> net.topology, net.num_params
-    (TensorTrain(rank=6), 856)
+    >>> net.topology.rank, net.num_params
+    (6, 856)
     >>> dtn.at_budget("LowRank", (120, 400), params=144)
     Traceback (most recent call last):
     deeptn.errors.SpecError: a LowRank network of shape (120, 400) has at least 520 parameters (rank=1), more than 144

@@ -33,7 +33,7 @@ def summary(net: Network) -> str:
     Network(BrickWall(layers=2), shape=(4, 4), legs=(2, 2, 2, 2), num_params=72)
     stage 0: 3 nodes, 24 parameters: 2 of (2, 2), 1 of (2, 2, 2, 2); then rms, relu
     stage 1: 3 nodes, 48 parameters: 3 of (2, 2, 2, 2)
-    decode: 864 flops, 160 elements written, 152 at the peak, 7 steps
+    decode: 576 flops, 144 elements written, 104 at the peak, 7 steps
     """
     spec = net.spec
     lines = [repr(net)]

@@ -143,7 +143,7 @@ def check_laws(
     --------
     >>> import deeptn as dtn
     >>> check_laws(dtn.MERA(rank=3), (6, 8)).num_params
-    100
+    137
     """
     net = given if isinstance(given, Network) else network(given, shape, layout)
     params = net.init(seed=seed, dtype="float64")
