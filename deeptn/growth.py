@@ -146,9 +146,8 @@ def widen(net: Network, params: ParamsLike, size: int, noise: float = 0.1, seed:
     check_params(net.spec, params)
     larger = network(family.resized(positive_int(size, "size")), net.shape, net.layout)
     old, new = net.spec, larger.spec
-    if [node.name for node in old.nodes] != [
-        node.name for node in new.nodes
-    ] or old.param_shapes.keys() != new.param_shapes.keys():
+    names, grown_names = ([(node.name, node.param) for node in spec.nodes] for spec in (old, new))
+    if names != grown_names:
         raise SpecError(f"{describe(larger.topology)} has other nodes than {describe(family)}; its bonds cannot grow")
     zeros = _zero_holders(new)
     generator = np.random.default_rng(seed)
@@ -171,16 +170,9 @@ def widen(net: Network, params: ParamsLike, size: int, noise: float = 0.1, seed:
 
 def _zero_holders(spec: NetworkSpec) -> dict[str, str]:
     """For every bond the node that gets the zeros: the last that takes it as an input, else the last that has it."""
-    chosen: dict[str, str] = {}
-    for stage in spec.stages:
-        for node in stage.nodes:
-            for ix in node.indices if node.param is not None else ():
-                chosen[ix] = node.name if ix in node.inputs else chosen.get(ix, node.name)
-    undirected = {
-        ix: node.name for node in spec.nodes if node.param is not None and not node.inputs for ix in node.indices
-    }
-    read = {ix for node in spec.nodes for ix in node.inputs}
-    return chosen | {ix: name for ix, name in undirected.items() if ix not in read}
+    nodes = [node for node in spec.nodes if node.param is not None]
+    read = {ix for node in nodes for ix in node.inputs}
+    return {ix: node.name for node in nodes for ix in node.indices if ix in node.inputs or ix not in read}
 
 
 def _finish(
