@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 from autoray import do, infer_backend
@@ -39,7 +40,7 @@ def to_quimb(net: Network, params: ParamsLike) -> list[Any]:
     -------
     list of quimb.tensor.TensorNetwork
         Tensors carry the node's name and ``"STAGE{k}"`` as tags. The activated result of an earlier stage that enters
-        is one more tensor, tagged ``"STATE"``. The last network has the legs as outer indices (a hyper-index has to
+        is one more tensor, tagged ``"STATE"``, or ``"FACTOR"`` where it is only multiplied element by element. The last network has the legs as outer indices (a hyper-index has to
         be named in ``output_inds``). Where the last stage adds others, W is the sum over ``net.spec.summands``.
 
     Raises
@@ -80,7 +81,8 @@ def from_quimb(
     ----------
     tn : quimb.tensor.TensorNetwork, or a sequence of them
         Hyper-indices are kept. Tensors become nodes ``T0, T1, …`` in the order of ``tn.tensors``. In a sequence, as
-        `to_quimb` returns it, the tensor tagged ``"STATE"`` stands for the result of the network before.
+        `to_quimb` returns it, the tensor tagged ``"STATE"`` stands for the result of the network before; a network
+        without one begins a new term. Terms are added up, but those for which a tensor tagged ``"FACTOR"`` stands.
     output : sequence of str, optional
         The open indices, in the order of the legs; ``tn.outer_inds()`` by default.
     shape : sequence of int, optional
@@ -116,11 +118,13 @@ def from_quimb(
     for number, network in enumerate(networks):
         if not hasattr(network, "tensors") or not hasattr(network, "outer_inds"):
             raise SpecError(f"tn must be a quimb TensorNetwork or a list of them, got {type(network).__name__}")
-        states = [t for t in network.tensors if number and "STATE" in t.tags]
-        tensors = [(tuple(t.inds), t.data) for t in network.tensors if not any(t is state for state in states)]
+        names = ["STATE" if "STATE" in t.tags else "FACTOR" if "FACTOR" in t.tags else "" for t in network.tensors]
+        names = names if number else [""] * len(names)
+        tensors = [(tuple(t.inds), t.data) for name, t in zip(names, network.tensors) if not name]
         if getattr(network, "exponent", 0.0):
             tensors[0] = (tensors[0][0], tensors[0][1] * 10.0**network.exponent)
-        stages.append((tensors, [tuple(state.inds) for state in states]))
+        states = [tuple(t.inds) for name, t in zip(names, network.tensors) if name == "STATE"]
+        stages.append((tensors, states, names.count("FACTOR")))
     last = tuple(networks[-1].outer_inds() if output is None else output)
     return import_tensors(stages, last, shape, layout, activation, normalize)
 
@@ -139,7 +143,7 @@ def to_tensornetwork(net: Network, params: ParamsLike) -> list[tuple[list[Any], 
     list of (nodes, edges)
         For each stage its connected nodes, and the dangling edges in the order of the stage's output. An index in
         more than two tensors becomes a `tensornetwork.CopyNode`. The activated result of an earlier stage that enters
-        is a node named ``"STATE"``. Where the last stage adds others, W is the sum over ``net.spec.summands``.
+        is a node named ``"STATE"`` (``"FACTOR"`` where it is only multiplied element by element). Where the last stage adds others, W is the sum over ``net.spec.summands``.
 
     Raises
     ------
@@ -179,7 +183,7 @@ def from_tensornetwork(
     ----------
     nodes : iterable of tensornetwork.Node, or a sequence of (nodes, edges)
         Copy nodes become hyper-indices; the others nodes ``T0, T1, …`` in this order. In a sequence, as
-        `to_tensornetwork` returns it, the node named ``"STATE"`` stands for the result of the group before.
+        `to_tensornetwork` returns it, nodes named ``"STATE"`` and ``"FACTOR"`` are read as by `from_quimb`.
     output : sequence of tensornetwork.Edge
         The dangling edges, in the order of the legs; for a sequence those of its last group.
     shape, layout, activation, normalize
@@ -222,7 +226,12 @@ def from_tensornetwork(
         merged.update({label: keep for label in labels if label != keep})
 
     before: Sequence[Any] | None = None
-    for group, edges in groups:
+    last = groups[-1][1] if output is None else output
+    for number, (group, edges) in enumerate(groups):
+        following = groups[number + 1][0] if number + 1 < len(groups) else ()
+        if number + 1 < len(groups) and not any(node.name == "STATE" for node in following):
+            for pair in zip(edges, last or ()):  # a term that ends here; its legs are those of the weight
+                unite(pair)
         for node in group:
             if not isinstance(node, tn.AbstractNode):
                 raise SpecError(f"nodes must be tensornetwork nodes, got {type(node).__name__}")
@@ -236,15 +245,17 @@ def from_tensornetwork(
     for number, (group, _) in enumerate(groups):
         held: list[tuple[tuple[str, ...], Array]] = []
         states: list[tuple[str, ...]] = []
+        factors = 0
         for node in group:
             if not isinstance(node, tn.CopyNode):
                 indices = tuple(str(find(edge)) for edge in node.edges)
                 if number and node.name == "STATE":
                     states.append(indices)
+                elif number and node.name == "FACTOR":
+                    factors += 1
                 else:
                     held.append((indices, node.tensor))
-        stages.append((held, states))
-    last = groups[-1][1] if output is None else output
+        stages.append((held, states, factors))
     if last is None:
         raise SpecError("output is missing; name the dangling edges in the order of the legs")
     return import_tensors(stages, tuple(str(find(edge)) for edge in last), shape, layout, activation, normalize)
@@ -254,7 +265,7 @@ _Tensors: TypeAlias = list[tuple[str, tuple[str, ...], Array]]
 
 
 def stage_tensors(spec: NetworkSpec, params: ParamsLike) -> list[_Tensors]:
-    """The tensors of every stage (name, indices, array): the results that enter, as ``"STATE"``, and the nodes."""
+    """The tensors of every stage (name, indices, array): results that enter, ``"STATE"`` or ``"FACTOR"``, and nodes."""
     import quimb.tensor as qtn
 
     sample = params[next(iter(spec.param_shapes))]
@@ -262,7 +273,7 @@ def stage_tensors(spec: NetworkSpec, params: ParamsLike) -> list[_Tensors]:
     results: list[Array] = []
     for number, stage in enumerate(spec.stages):
         tensors = [("STATE", spec.stages[source].output, results[source]) for source in spec.sources(number)]
-        tensors += [("STATE", stage.output, results[other]) for other in stage.multiply]
+        tensors += [("FACTOR", stage.output, results[other]) for other in stage.multiply]
         for node in stage.nodes:
             if node.param is not None:
                 tensors.append((node.name, node.indices, params[node.param]))
@@ -307,7 +318,7 @@ Tensors: TypeAlias = list[tuple[tuple[str, ...], Array]]
 
 
 def import_tensors(
-    stages: Sequence[tuple[Tensors, list[tuple[str, ...]]]],
+    stages: Sequence[tuple[Tensors, list[tuple[str, ...]], int]],
     output: tuple[str, ...],
     shape: Sequence[int] | None,
     layout: Layout | None,
@@ -316,17 +327,18 @@ def import_tensors(
 ) -> tuple[Network, Params]:
     """Rename indices by their order of appearance, and validate.
 
-    A stage is its tensors, and the indices of what stands for the result of the one before.
+    A stage is its tensors, the indices of what stands for the result of the one before, and the number of terms that it
+    multiplies. Without such a result a new term begins; terms that nothing multiplies are added up.
     """
     sizes: dict[str, int] = {}
-    flat = [tensor for tensors, _ in stages for tensor in tensors]
+    flat = [tensor for tensors, _, _ in stages for tensor in tensors]
     for number, (indices, array) in enumerate(flat):
         for ix, size in zip(indices, do("shape", array)):
             if sizes.setdefault(ix, int(size)) != size:
                 raise SpecError(f"tensor {number}: the index {ix!r} has size {size} here and {sizes[ix]} elsewhere")
-    for number, (_, states) in enumerate(stages):
-        if len(states) != (number > 0):
-            raise SpecError(f"network {number} has {len(states)} tensors STATE; only a plain chain of stages is read")
+    for number, (_, states, _) in enumerate(stages):
+        if len(states) > (number > 0):
+            raise SpecError(f"network {number} has {len(states)} tensors STATE; only chains of stages are read")
     for ix in output:
         if ix not in sizes:
             raise SpecError(f"the open index {ix!r} belongs to no tensor; the tensors have {sorted(sizes)[:12]}")
@@ -341,9 +353,11 @@ def import_tensors(
     names = {ix: leg.name for ix, leg in zip(output, layout.legs)}
     bonds = [ix for ix in sizes if ix not in names]
     names |= {ix: f"b{k}" for k, ix in enumerate(bonds)}
-    made, params = [], {}
-    for number, (tensors, states) in enumerate(stages):
-        last = number == len(stages) - 1
+    made: list[Stage] = []
+    params: Params = {}
+    ends: list[int] = []  # the last stages of the terms before
+    legs = tuple(leg.name for leg in layout.legs)
+    for number, (tensors, states, factors) in enumerate(stages):
         entering = {names[ix] for indices in states for ix in indices}
         nodes = []
         for indices, array in tensors:
@@ -351,10 +365,18 @@ def import_tensors(
             inputs = tuple(ix for ix in renamed if ix in entering)
             nodes.append(Node(f"T{len(params)}", renamed, inputs if len(inputs) < len(renamed) else ()))
             params[nodes[-1].name] = array
-        if last:
-            made.append(Stage(tuple(nodes), tuple(leg.name for leg in layout.legs)))
-        else:
-            (state,) = stages[number + 1][1]
-            made.append(Stage(tuple(nodes), tuple(names[ix] for ix in state), activation, normalize))
+        state = next(iter(stages[number + 1][1]), None) if number + 1 < len(stages) else None
+        sources = (number - 1,) * len(states)
+        if state is not None:
+            made.append(Stage(tuple(nodes), tuple(names[ix] for ix in state), activation, normalize, sources))
+            continue
+        multiply = tuple(ends[len(ends) - factors :])
+        ends = [*ends[: len(ends) - factors], number]
+        made.append(Stage(tuple(nodes), legs, sources=sources, multiply=multiply))
+    if len(ends) > 1 and any(stage.multiply for stage in made):
+        raise SpecError("the networks hold a product of sums, which does not come back; import its terms one by one")
+    made[-1] = replace(made[-1], add=tuple(ends[:-1]))
+    if len(ends) == 1 and not made[-1].multiply:  # a plain chain needs no numbers
+        made = [replace(stage, sources=None) for stage in made]
     spec = NetworkSpec(layout.legs, tuple(made), tuple((names[ix], sizes[ix]) for ix in bonds))
     return Network(spec, layout), params

@@ -61,7 +61,7 @@ def from_einsum(
         if len(indices) != len(do("shape", array)):
             raise SpecError(f"operand {number} is {''.join(indices)!r}, its array has the shape {do('shape', array)}")
     tensors = [(indices, array) for (_, indices), array in zip(nodes, arrays)]
-    return import_tensors([(tensors, [])], output, shape, layout)
+    return import_tensors([(tensors, [], 0)], output, shape, layout)
 
 
 def to_einsum(net: Network, params: ParamsLike) -> list[tuple[str, list[Array]]]:

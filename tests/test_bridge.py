@@ -55,10 +55,10 @@ def test_tensornetwork_of_torch_arrays():
     assert close(legs_to_weight(net, found), net.materialize(params), 1e-5)
 
 
-@pytest.mark.parametrize("name", [n for n, net in NETWORKS.items() if all(s.sources is None for s in net.spec.stages)])
+@pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("residual", "product-deep", "sum-nested")])
 def test_stage_by_stage_there_and_back(name):
     net = NETWORKS[name]
-    between = {(stage.activation, stage.normalize) for stage in net.spec.stages[:-1]} or {(None, None)}
+    between = {(stage.activation, stage.normalize) for stage in net.spec.stages} - {(None, None)} or {(None, None)}
     ((activation, normalize),) = between
     params = net.init(seed=2, dtype="float64")
     names = [leg.name for leg in net.spec.legs]
@@ -71,10 +71,23 @@ def test_stage_by_stage_there_and_back(name):
         assert close(again.materialize(arrays), net.materialize(params), 1e-12)
 
 
-def test_only_chains_of_stages_come_back():
+def test_a_deep_product_comes_back():
+    net = dtn.network(dtn.Product(terms=(dtn.BrickWall(layers=2), dtn.Tree(rank=2), dtn.MERA(rank=2))), (6, 8))
+    params = net.init(seed=2, dtype="float64")
+    for again, arrays in (
+        dtn.from_quimb(dtn.to_quimb(net, params), [x.name for x in net.spec.legs], None, net.layout, "relu", "rms"),
+        dtn.from_tensornetwork(dtn.to_tensornetwork(net, params), None, None, net.layout, "relu", "rms"),
+    ):
+        assert close(again.materialize(arrays), net.materialize(params), 1e-12)
+
+
+def test_what_does_not_come_back():
     net = NETWORKS["residual"]
-    with pytest.raises(dtn.SpecError, match="network 2 has 2 tensors STATE; only a plain chain"):
+    with pytest.raises(dtn.SpecError, match="network 4 has 2 tensors STATE; only chains of stages"):
         dtn.from_quimb(dtn.to_quimb(net, net.init()), activation="relu")
+    net = NETWORKS["product-deep"]
+    with pytest.raises(dtn.SpecError, match="a product of sums, which does not come back"):
+        dtn.from_quimb(dtn.to_quimb(net, net.init()), [x.name for x in net.spec.legs], None, net.layout, "relu", "rms")
 
 
 @pytest.mark.parametrize("name", [n for n, net in NETWORKS.items() if len(net.spec.stages) == 1])
