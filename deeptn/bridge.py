@@ -40,8 +40,9 @@ def to_quimb(net: Network, params: ParamsLike) -> list[Any]:
     -------
     list of quimb.tensor.TensorNetwork
         Tensors carry the node's name and ``"STAGE{k}"`` as tags. The activated result of an earlier stage that enters
-        is one more tensor, tagged ``"STATE"``, or ``"FACTOR"`` where it is only multiplied element by element. The last network has the legs as outer indices (a hyper-index has to
-        be named in ``output_inds``). Where the last stage adds others, W is the sum over ``net.spec.summands``.
+        is one more tensor, tagged ``"STATE"``, or ``"FACTOR"`` where it is only multiplied element by element. The last
+        network has the legs as outer indices (a hyper-index has to be named in ``output_inds``). Where the last stage
+        adds others, W is the sum over ``net.spec.summands``.
 
     Raises
     ------
@@ -143,7 +144,8 @@ def to_tensornetwork(net: Network, params: ParamsLike) -> list[tuple[list[Any], 
     list of (nodes, edges)
         For each stage its connected nodes, and the dangling edges in the order of the stage's output. An index in
         more than two tensors becomes a `tensornetwork.CopyNode`. The activated result of an earlier stage that enters
-        is a node named ``"STATE"`` (``"FACTOR"`` where it is only multiplied element by element). Where the last stage adds others, W is the sum over ``net.spec.summands``.
+        is a node named ``"STATE"`` (``"FACTOR"`` where it is only multiplied element by element). Where the last stage
+        adds others, W is the sum over ``net.spec.summands``.
 
     Raises
     ------
