@@ -17,10 +17,11 @@ from .errors import (
     ProgramError,
     SpecError,
 )
-from .growth import Growth, deepen, widen
+from .growth import Growth, deepen, grow, widen
 from .joint import Joint, joint
 from .layout import Layout, Leg
 from .network import Network, network
+from .recipe import Recipe
 from .serialize import load, save
 from .spec import NetworkSpec, Node, Stage, stack
 from .topologies import (
@@ -78,6 +79,7 @@ __all__ = [
     "PlanError",
     "Product",
     "ProgramError",
+    "Recipe",
     "SpecError",
     "Stage",
     "Sum",
@@ -97,6 +99,7 @@ __all__ = [
     "from_networkx",
     "from_quimb",
     "from_tensornetwork",
+    "grow",
     "inspect",
     "joint",
     "light_cone",

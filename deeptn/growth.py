@@ -168,6 +168,51 @@ def widen(net: Network, params: ParamsLike, size: int, noise: float = 0.1, seed:
     return _finish(net, params, larger, found, keep_scale=True)
 
 
+def grow(net: Network, params: ParamsLike, size: int, noise: float | None = None, seed: int = 0) -> Growth:
+    """Enlarge a network to a size of its family: `deepen` a brick wall layer by layer, `widen` any other.
+
+    Parameters
+    ----------
+    net : Network
+    params : mapping of str to array
+    size : int
+        Layers of a `BrickWall`, rank or terms of the others. A network of this size or above stays as it is.
+    noise : float, optional
+        As for `deepen` and `widen`, with their defaults.
+    seed : int
+        For the noise.
+
+    Returns
+    -------
+    Growth
+        Its error is the sum over the steps, which that of all together does not exceed.
+
+    Raises
+    ------
+    SpecError
+        As `deepen` and `widen`.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> net = dtn.network(dtn.BrickWall(layers=2), (8, 8))
+    >>> grown = dtn.grow(net, net.init(seed=0), 4)
+    >>> grown.net.topology.layers, grown.error < 1e-5
+    (4, True)
+    """
+    size = positive_int(size, "size")
+    how = {} if noise is None else {"noise": noise}
+    family, error = net.topology, 0.0
+    if family is not None and getattr(family, family.size_field, size) >= size:
+        return Growth(net, {name: params[name] for name in net.spec.param_shapes}, 0.0)
+    if not isinstance(family, BrickWall):
+        return widen(net, params, size, seed=seed, **how)
+    for layer in range(family.layers, size):
+        net, params, step = deepen(net, params, seed=seed + layer, **how)
+        error += step
+    return Growth(net, dict(params), error)
+
+
 def _zero_holders(spec: NetworkSpec) -> dict[str, str]:
     """For every bond the node that gets the zeros: the last that takes it as an input, else the last that has it."""
     nodes = [node for node in spec.nodes if node.param is not None]

@@ -116,15 +116,36 @@ def initialize(
                 params[node.param] = array if directed else _undirected(spec, node, stage, array)
     if not spec.is_linear:
         params = _revive(spec, params)
-    stages = [Counter(n.param for n in stage.nodes if n.param is not None) for stage in spec.stages]
-    shares = {name: 1.0 / stages[k].total() for k in spec.summands for name in stages[k]}
-    # One pass is exact unless a parameter, or the result, of a stage that is added up to W also stands elsewhere.
-    elsewhere = sum(len(uses) for uses in stages) > len(set().union(*stages))
-    read = {k for number, stage in enumerate(spec.stages) for k in spec.sources(number) + stage.multiply}
-    elsewhere = elsewhere or bool(read & set(spec.summands))
+    shares, elsewhere = _shares(spec)
     if len(shares) > MANY and infer_backend(next(iter(params.values()))) == "numpy":
         params = _into_range(spec, layout, params, shares)
     return _calibrate(spec, layout, params, shares, goal, passes=12 if elsewhere else 1)
+
+
+def _shares(spec: NetworkSpec) -> tuple[dict[str, float], bool]:
+    """Exponents with which a factor of W is spread over parameters; and whether one of these stands elsewhere too.
+
+    Otherwise W, which is multilinear in the stages that are added up to it, is multiplied by just that factor.
+    """
+    stages = [Counter(n.param for n in stage.nodes if n.param is not None) for stage in spec.stages]
+    shares = {name: 1.0 / stages[k].total() for k in spec.summands for name in stages[k]}
+    elsewhere = sum(len(uses) for uses in stages) > len(set().union(*stages))
+    read = {k for number, stage in enumerate(spec.stages) for k in spec.sources(number) + stage.multiply}
+    return shares, elsewhere or bool(read & set(spec.summands))
+
+
+def weight_exponents(spec: NetworkSpec) -> dict[str, float]:
+    """By which power of a factor each parameter is multiplied, so that W is multiplied by the factor.
+
+    Raises
+    ------
+    SpecError
+        If a parameter of the stages that are added up to W also stands in another one, so that there are no such powers.
+    """
+    shares, elsewhere = _shares(spec)
+    if elsewhere:
+        raise SpecError("the last stage shares parameters, or its result, with others: W cannot be scaled by its cores")
+    return shares
 
 
 def _into_range(spec: NetworkSpec, layout: Layout, params: Params, names: Collection[str]) -> Params:

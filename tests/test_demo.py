@@ -13,9 +13,10 @@ from deeptn_torch import load_model
 from deeptn_torch.data import Images, load_images
 from deeptn_torch.demo import experiment
 from deeptn_torch.demo.experiment import SETTINGS, ConvNet, Result, methods, run_seed, summarize
-from deeptn_torch.train import Recipe, accuracy, mean_loss, train
+from deeptn_torch.train import accuracy, mean_loss, train
 
 import deeptn as dtn
+from deeptn import Recipe
 from deeptn.cli import main
 
 from .test_data import tiny

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from deeptn import Layout, Network, SpecError, Topology, network
+from deeptn import Layout, Network, SpecError, Topology, grow, network
 from deeptn.errors import near_match
 from deeptn.network import decode
 from deeptn.params import check_params
@@ -51,23 +51,52 @@ class TNLayer(nn.Module):
         if mode not in ("auto", "materialize", "apply"):
             raise SpecError(f"mode = {mode!r}; {near_match(str(mode), ('auto', 'materialize', 'apply'))}")
         dtype = torch.get_default_dtype() if dtype is None else dtype
-        self.network = net
         self.mode = mode
-        self._names = tuple(net.spec.param_shapes)
-        self._forget()
-        clash = [name for name in net.spec.param_shapes if hasattr(nn.ParameterDict, name)]
-        if clash:
-            raise SpecError(f"a parameter named {clash[0]!r} cannot be held by torch.nn.ParameterDict; rename the node")
-        empty = {name: torch.empty(s, device=device, dtype=dtype) for name, s in net.spec.param_shapes.items()}
-        self.cores = nn.ParameterDict()
-        for name, tensor in empty.items():  # one by one: a dictionary would be sorted by name
-            self.cores[name] = nn.Parameter(tensor)
+        self._hold(net, {name: torch.empty(s, device=device, dtype=dtype) for name, s in net.spec.param_shapes.items()})
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(net.shape[0], device=device, dtype=dtype)) if bias else None
         )
         self._fan_in = fan_in
         self._register()
         self.reset_parameters()
+
+    def _hold(self, net: Network, tensors: Mapping[str, Tensor]) -> None:
+        """Take a network and its cores."""
+        clash = [name for name in net.spec.param_shapes if hasattr(nn.ParameterDict, name)]
+        if clash:
+            raise SpecError(f"a parameter named {clash[0]!r} cannot be held by torch.nn.ParameterDict; rename the node")
+        self.network = net
+        self._names = tuple(net.spec.param_shapes)
+        self._forget()
+        self.cores = nn.ParameterDict()
+        for name in self._names:  # one by one: a dictionary would be sorted by name
+            self.cores[name] = nn.Parameter(tensors[name])
+
+    def grow(self, size: int, noise: float | None = None) -> float:
+        """Enlarge the network to a size of its family, without changing the weight; see `deeptn.grow`.
+
+        The cores become new parameters: an optimizer has to be told of them.
+
+        Parameters
+        ----------
+        size : int
+            Layers of a brick wall, rank or terms of the others; at this size or above the layer stays as it is.
+        noise : float, optional
+            As for `deeptn.grow`; a seed for it comes from torch's generator.
+
+        Returns
+        -------
+        float
+            ``‖W_new - W_old‖ / ‖W_old‖``.
+        """
+        seed = int(torch.randint(2**62, ()).item())
+        net, params, error = grow(self.network, self.cores, size, noise, seed)
+        if net is not self.network:
+            flows = trainable(self.cores.values())
+            self._hold(net, params)
+            self._register()
+            self.cores.requires_grad_(flows)
+        return error
 
     def _register(self) -> None:
         """Make known what `torch.compile` meets: the programs, and the sizes around them, as plain numbers."""

@@ -1,81 +1,219 @@
-"""One training recipe for all: Adam, one-cycle schedule, cross entropy."""
+"""Training a classifier by a recipe; a loop of one's own is as good."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deeptn import DeepTNError
+from deeptn import DeepTNError, FormatError, Recipe
+from deeptn._files import write_atomically
+from deeptn.init import weight_exponents
 
+from .base import TNLayer
 from .data import Images
 
 
-@dataclass(frozen=True, kw_only=True)
-class Recipe:
-    """How a model is trained.
-
-    Attributes
-    ----------
-    epochs : int
-    lr : float
-        Peak learning rate of the one-cycle schedule.
-    batch : int
-        Rows per step; the last batch of an epoch may be smaller.
-    """
-
-    epochs: int
-    lr: float = 2e-3
-    batch: int = 128
-
-    def steps(self, rows: int) -> int:
-        """Optimiser steps for a training set of so many rows."""
-        return self.epochs * -(-rows // self.batch)
-
-
 def train(
-    model: nn.Module, data: Images, recipe: Recipe, seed: int, on_step: Callable[[], object] = lambda: None
+    model: nn.Module,
+    data: Images,
+    recipe: Recipe,
+    seed: int,
+    on_step: Callable[[], object] = lambda: None,
+    *,
+    teacher: nn.Module | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
 ) -> None:
-    """Train a model in place.
+    """Train a classifier in place: Adam, cross entropy.
 
     Parameters
     ----------
     model : nn.Module
         Parameters without ``requires_grad`` stay as they are.
     data : Images
-    recipe : Recipe
+    recipe : deeptn.Recipe
     seed : int
         Of the order of the images; the same seed gives every model the same batches.
     on_step : callable
         Called after every step.
+    teacher : nn.Module, optional
+        For ``recipe.distill``; used in evaluation mode, without a gradient.
+    checkpoint : path, optional
+        Written after every epoch; training goes on from there if the file exists. It holds tensors and plain data.
 
     Raises
     ------
     deeptn.DeepTNError
-        If the loss is no longer finite.
+        If the loss is no longer finite, or a teacher is missing.
+    deeptn.FormatError
+        If the checkpoint is none of this recipe, seed and model.
     """
+    if recipe.distill and teacher is None:
+        raise DeepTNError(f"Recipe.distill = {recipe.distill} compares with a teacher; pass teacher=")
     rows = len(data.train_x)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=recipe.lr)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, total_steps=recipe.steps(rows))
     generator = torch.Generator().manual_seed(seed)
-    loss_function = nn.CrossEntropyLoss()
+    optimizer = _optimizer(model, recipe, None)
+    first = 0
+    about = {"recipe": repr(recipe), "seed": seed, "rows": rows}
+    if checkpoint is not None and Path(checkpoint).exists():
+        state = _read(checkpoint, about)
+        first = state["epoch"]
+        for epoch in range(first):
+            optimizer = _grow(model, recipe, epoch, optimizer)
+        try:
+            model.load_state_dict(state["model"])
+            optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise FormatError(f"{checkpoint}: a checkpoint of another model: {error}") from error
+        generator.set_state(state["generator"])
+        torch.set_rng_state(state["rng"])
+    total = recipe.steps(rows)
+    per_epoch = total // recipe.epochs
+    if teacher is not None:
+        teacher.eval()
     model.train()
-    for _ in range(recipe.epochs):
-        for rows_of_batch in torch.randperm(rows, generator=generator).split(recipe.batch):
-            loss = loss_function(model(data.train_x[rows_of_batch]), data.train_y[rows_of_batch])
+    for epoch in range(first, recipe.epochs):
+        optimizer = _grow(model, recipe, epoch, optimizer)
+        order = torch.randperm(rows, generator=generator)
+        for number, chosen in enumerate(order.split(recipe.batch), epoch * per_epoch):
+            share, beta = recipe.at(number, total)
+            for group in optimizer.param_groups:
+                group["lr"], group["betas"] = group["peak"] * share, (beta, 0.999)
+            x, y = data.train_x[chosen], data.train_y[chosen]
+            loss = _loss(model, teacher, x, y, recipe)
             if not bool(torch.isfinite(loss)):
                 raise DeepTNError(
                     f"the training loss became {float(loss.detach())}; lower the learning rate {recipe.lr}"
                 )
             optimizer.zero_grad()
             loss.backward()
+            if recipe.clip is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
             optimizer.step()
-            schedule.step()
+            if recipe.decay:
+                shrink(model, 1.0 - optimizer.param_groups[0]["lr"] * recipe.decay)
             on_step()
+        if checkpoint is not None:
+            _write(checkpoint, about | {"epoch": epoch + 1}, model, optimizer, generator)
     model.eval()
+
+
+def _loss(model: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, recipe: Recipe) -> Tensor:
+    logits = model(x)
+    loss = F.cross_entropy(logits, y)
+    if teacher is None or not recipe.distill:
+        return loss
+    with torch.no_grad():
+        wanted = F.log_softmax(teacher(x) / recipe.temperature, 1)
+    found = F.log_softmax(logits / recipe.temperature, 1)
+    divergence = F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+    return (1 - recipe.distill) * loss + recipe.distill * recipe.temperature**2 * divergence
+
+
+def core_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameter groups for an optimizer: the cores of all generated layers with ``recipe.core_lr``, then the others.
+
+    Parameters
+    ----------
+    model : nn.Module
+    recipe : deeptn.Recipe
+
+    Returns
+    -------
+    list of dict
+        ``params`` (those with ``requires_grad``), ``lr`` and ``peak``, the peak learning rate.
+
+    Examples
+    --------
+    >>> from deeptn_torch import TNLinear
+    >>> groups = core_groups(nn.Sequential(TNLinear(8, 8), nn.Linear(8, 2)), Recipe(epochs=1, lr=0.001, core_lr=0.01))
+    >>> [(len(group["params"]), group["lr"]) for group in groups]
+    [(10, 0.01), (3, 0.001)]
+    """
+    cores = [core for layer in _layers(model) for core in layer.cores.parameters() if core.requires_grad]
+    known = set(map(id, cores))
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    rates = (recipe.lr if recipe.core_lr is None else recipe.core_lr, recipe.lr)
+    return [{"params": params, "lr": lr, "peak": lr} for params, lr in zip((cores, others), rates)]
+
+
+def _layers(model: nn.Module) -> Iterator[TNLayer]:
+    return (module for module in model.modules() if isinstance(module, TNLayer))
+
+
+def _optimizer(model: nn.Module, recipe: Recipe, before: torch.optim.Optimizer | None) -> torch.optim.Adam:
+    """Adam for all parameters; what it knows of those that were there before stays."""
+    optimizer = torch.optim.Adam(core_groups(model, recipe))
+    if before is not None:
+        kept = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        optimizer.state.update({p: state for p, state in before.state.items() if id(p) in kept})
+    return optimizer
+
+
+def _grow(model: nn.Module, recipe: Recipe, epoch: int, optimizer: torch.optim.Adam) -> torch.optim.Adam:
+    """Let the layers grow where the recipe says so before this epoch."""
+    sizes = [size for when, size in recipe.grow if when == epoch]
+    if not sizes:
+        return optimizer
+    for layer in _layers(model):
+        layer.grow(max(sizes))
+    return _optimizer(model, recipe, optimizer)
+
+
+@torch.no_grad()
+def shrink(model: nn.Module, factor: float) -> None:
+    """Multiply every generated weight whose cores are trained by a factor, by scaling the cores of its last stage.
+
+    Raises
+    ------
+    deeptn.SpecError
+        If a network shares the parameters of its last stage with others.
+
+    Examples
+    --------
+    >>> from deeptn_torch import TNLinear
+    >>> layer = TNLinear(8, 8)
+    >>> before = layer.weight.detach()
+    >>> shrink(layer, 0.5)
+    >>> torch.allclose(layer.weight, before / 2)
+    True
+    """
+    for layer in _layers(model):
+        powers = weight_exponents(layer.network.spec)
+        if all(layer.cores[name].requires_grad for name in powers):
+            for name, power in powers.items():
+                layer.cores[name].mul_(factor**power)
+
+
+def _write(
+    path: str | os.PathLike[str], about: dict[str, Any], model: nn.Module, optimizer: Any, generator: torch.Generator
+) -> None:
+    state = about | {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "generator": generator.get_state(),
+        "rng": torch.get_rng_state(),
+    }
+    write_atomically(path, lambda file: torch.save(state, file))
+
+
+def _read(path: str | os.PathLike[str], about: dict[str, Any]) -> dict[str, Any]:
+    try:
+        state: Any = torch.load(path, weights_only=True)
+        found = {key: state[key] for key in about}
+        state["epoch"], state["model"], state["optimizer"], state["generator"], state["rng"]  # noqa: B018
+    except OSError:
+        raise
+    except Exception as error:  # whatever torch makes of a damaged file
+        raise FormatError(f"{path}: no checkpoint of training ({type(error).__name__})") from error
+    if found != about:
+        raise FormatError(f"{path}: a checkpoint of {found}, expected {about}; name another file")
+    return state
 
 
 @torch.no_grad()

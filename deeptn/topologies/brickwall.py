@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from .._check import boolean, positive_int
@@ -57,6 +57,9 @@ class BrickWall(Topology):
         one layer it is a tensor train of rank d.
     bond : int, optional
         Size of the wires within the network, by default that of the leg. The last gates on a leg bring it to its size.
+    residual : bool
+        Whether every layer between the first and the last adds the state that enters it to what its gates make of it,
+        before normalisation and activation. No parameters; at least three layers and an activation.
 
     Notes
     -----
@@ -82,6 +85,7 @@ class BrickWall(Topology):
     cyclic: bool = False
     pattern: str = "brick"
     bond: int | None = None
+    residual: bool = False
     size_field: ClassVar[str] = "layers"
     equation: ClassVar[str] = r"W = L_M\,\sigma(L_{M-1}\,\sigma(\cdots\sigma(L_1\,v^{\otimes Q})))"
     formula: ClassVar[str] = "Q//2 * d**2 + (Q-1)//2 * d**4 + (layers-1) * (Q-1) * d**4"
@@ -92,10 +96,16 @@ class BrickWall(Topology):
         if self.bond is not None:
             object.__setattr__(self, "bond", positive_int(self.bond, "BrickWall.bond"))
         boolean(self.cyclic, "BrickWall.cyclic")
+        boolean(self.residual, "BrickWall.residual")
         check_between(self.activation, self.normalize)
         for field in ("leg_size", "sites"):
             if getattr(self, field) < 2:
                 raise SpecError(f"BrickWall.{field} = {getattr(self, field)}; at least 2 are needed")
+        if self.residual and (self.activation is None or self.layers < 3):
+            raise SpecError(
+                f"BrickWall.residual with layers={self.layers}, activation={self.activation!r}; it needs an activation, "
+                "and a layer between the first and the last: layers=3"
+            )
         if self.pattern not in PATTERNS:
             raise SpecError(f"BrickWall.pattern = {self.pattern!r}; {near_match(str(self.pattern), PATTERNS)}")
 
@@ -129,7 +139,12 @@ class BrickWall(Topology):
                         wires[site] = wire
                     gate += 1
             net.close([wire for wire in wires if wire is not None])
-        return net.network(self.activation, self.normalize)
+        spec = net.network(self.activation, self.normalize)
+        if not self.residual:
+            return spec
+        last = len(spec.stages) - 1
+        stages = (replace(s, add=(k - 1,)) if 0 < k < last else s for k, s in enumerate(spec.stages))
+        return replace(spec, stages=tuple(stages))
 
     def _size(self, leg: Leg) -> int:
         return leg.size if self.bond is None else self.bond

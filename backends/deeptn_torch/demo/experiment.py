@@ -12,14 +12,14 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from deeptn import BrickWall, Network, SpecError, network
+from deeptn import BrickWall, Network, Recipe, SpecError, network
 from deeptn.decomposition import has_closed_form
 from deeptn.topologies import topology
 
 from ..compress import compress
 from ..data import Images
 from ..layers import TNLayer
-from ..train import Recipe, accuracy, mean_loss, train
+from ..train import accuracy, mean_loss, train
 
 #: The families that are compared with BrickWall, at the largest size not above BrickWall's own in all layers together.
 RIVALS = ("TensorTrain", "TTMatrix", "Tucker", "LowRank", "Tree")

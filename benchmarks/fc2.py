@@ -1,0 +1,205 @@
+"""FC-2 on Fashion-MNIST: 784→256→10 with a generated first weight. Jobs, a log of results that can be taken up again.
+
+Used by `trainability.py` and `recipes.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from deeptn_torch import Fit, TNLinear, fit
+from deeptn_torch.data import Images, load_images
+from deeptn_torch.train import accuracy, train
+from torch import nn
+
+import deeptn as dtn
+from deeptn.topologies import topology_to_dict
+
+RESULTS = Path(__file__).parent / "results"
+SHAPE = (256, 784)
+#: The dense layers, and the first one's two controls.
+CONTROLS = ("dense", "fixed random")
+#: Learning rates that every method is tried at; the layers that are not generated have HEAD.
+GRID, HEAD = (1e-3, 3e-3, 1e-2, 3e-2), 2e-3
+
+
+@dataclass(frozen=True)
+class Job:
+    """One model, trained once.
+
+    Attributes
+    ----------
+    label : str
+    topology : deeptn.Topology or None
+        None for the controls, which `label` names.
+    recipe : deeptn.Recipe
+    seed : int
+        Of the head, of the cores and of the order of the images.
+    split : {"test", "validation"}
+        Train on all images and count on the test images; or train on 50,000 and count on the other 10,000.
+    scheme : str
+        Of the initialiser.
+    start : {"random", "fit"}
+        Random cores, or cores fitted to the weight of a dense model of the same seed.
+    layout : {"own", "interleaved"}
+    """
+
+    label: str
+    topology: dtn.Topology | None
+    recipe: dtn.Recipe
+    seed: int = 0
+    split: str = "test"
+    scheme: str = "orthogonal"
+    start: str = "random"
+    layout: str = "own"
+
+    @property
+    def key(self) -> str:
+        """What tells two jobs apart."""
+        return json.dumps(self.to_dict(), sort_keys=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        data = {name: getattr(self, name) for name in ("label", "seed", "split", "scheme", "start", "layout")}
+        family = None if self.topology is None else topology_to_dict(self.topology)
+        return json.loads(json.dumps(data | {"topology": family, "recipe": asdict(self.recipe)}))
+
+
+@cache
+def images(split: str, folder: str | None) -> Images:
+    """The data of a split."""
+    data = load_images("fashion-mnist", folder)
+    if split == "test":
+        return data
+    order = torch.randperm(len(data.train_x), generator=torch.Generator().manual_seed(0))
+    kept, held = order[:50_000], order[50_000:]
+    x, y = data.train_x, data.train_y
+    return Images("fashion-mnist", x[kept], y[kept], x[held], y[held])
+
+
+def make_net(job: Job) -> dtn.Network:
+    """The network of a job."""
+    assert job.topology is not None
+    own = job.topology.default_layout(SHAPE)
+    layout = own if job.layout == "own" else dtn.Layout(SHAPE, own.factors, order=job.layout)
+    return dtn.network(job.topology, SHAPE, layout)
+
+
+def make_model(job: Job, folder: str | None) -> nn.Sequential:
+    """The model of a job at its start. The head is the same for all jobs of a seed."""
+    torch.manual_seed(job.seed)
+    head = nn.Linear(SHAPE[0], 10)
+    torch.manual_seed(1000 + job.seed)
+    if job.topology is None:
+        first: nn.Module = nn.Linear(SHAPE[1], SHAPE[0])
+        if job.label == "fixed random":
+            nn.init.normal_(first.weight, std=math.sqrt(2 / SHAPE[1])).requires_grad_(False)  # type: ignore[arg-type]
+    else:
+        layer = first = TNLinear(SHAPE[1], SHAPE[0], make_net(job))
+        layer.reset_parameters(job.scheme)
+        if job.start == "fit":
+            dense = teacher(job.seed, job.split, folder)
+            goal: Any = dense[1].weight
+            layer.load_cores(fit(layer.network, goal.detach(), how=Fit(steps=500, seed=job.seed)).params)
+            layer.bias.data.copy_(dense[1].bias)  # type: ignore[arg-type, union-attr]
+            head.load_state_dict(dense[3].state_dict())
+    return nn.Sequential(nn.Flatten(), first, nn.ReLU(), head)
+
+
+@cache
+def teacher(seed: int, split: str, folder: str | None) -> nn.Sequential:
+    """A dense model, trained for ten epochs."""
+    job = Job("dense", None, dtn.Recipe(epochs=10, lr=1e-3), seed, split)
+    model = make_model(job, folder)
+    train(model, images(split, folder), job.recipe, seed)
+    return model.requires_grad_(False)
+
+
+def stage_gradients(model: nn.Sequential, data: Images) -> list[float]:
+    """Norm of the gradient of the loss by the cores of every stage, over the norm of these cores; 1,000 images."""
+    layer: Any = model[1]
+    loss = nn.functional.cross_entropy(model(data.train_x[:1000]), data.train_y[:1000])
+    names = list(layer.cores)
+    gradients = dict(zip(names, torch.autograd.grad(loss, [layer.cores[name] for name in names])))
+    shares = []
+    for stage in layer.network.spec.stages:
+        own = {node.param for node in stage.nodes if node.param is not None}
+        size = math.sqrt(sum(float(gradients[name].square().sum()) for name in own))
+        shares.append(size / math.sqrt(sum(float(layer.cores[name].detach().square().sum()) for name in own)))
+    return shares
+
+
+def run(job: Job, folder: str | None = None) -> dict[str, Any]:
+    """Train and count."""
+    data = images(job.split, folder)
+    model = make_model(job, folder)
+    layer: Any = model[1]
+    result: dict[str, Any] = {"params": 0 if job.label == "fixed random" else layer.weight.numel()}
+    if job.topology is not None:
+        result["stage_gradients"] = {"before": stage_gradients(model, data)}
+        result["start_accuracy"] = accuracy(model, data.test_x, data.test_y)
+    guide = teacher(job.seed, job.split, folder) if job.recipe.distill else None
+    begin = time.perf_counter()
+    try:
+        train(model, data, job.recipe, job.seed, teacher=guide)
+        result["accuracy"] = accuracy(model, data.test_x, data.test_y)
+        result["train_accuracy"] = accuracy(model, data.train_x[:10_000], data.train_y[:10_000])
+    except dtn.DeepTNError as error:
+        return result | {"accuracy": 10.0, "failed": str(error)}
+    result["seconds"] = round(time.perf_counter() - begin, 1)
+    if job.topology is not None:
+        result["params"] = layer.network.num_params
+        result["size"] = getattr(layer.network.topology, job.topology.size_field)
+        result["stage_gradients"]["after"] = stage_gradients(model, data)
+    weight = layer.weight.detach()
+    cut = dtn.inspect(weight).cuts[0]
+    result |= {"effective_rank": cut.effective_rank, "rank": cut.rank, "std": float(weight.std())}
+    result["spectrum"] = [round(value, 5) for value in cut.spectrum[:: max(1, len(cut.spectrum) // 64)]]
+    return result
+
+
+def _work(arguments: tuple[Job, str | None]) -> tuple[Job, dict[str, Any]]:
+    torch.set_num_threads(1)
+    return arguments[0], run(*arguments)
+
+
+@dataclass
+class Log:
+    """Results by job, a line each; a job that is there already is not run again."""
+
+    path: Path
+    done: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def __post_init__(self):
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            for line in self.path.read_text().splitlines():
+                entry = json.loads(line)
+                self.done[json.dumps(entry["job"], sort_keys=True)] = entry["result"]
+
+    def run(self, jobs: Iterable[Job], processes: int, folder: str | None) -> None:
+        """Run what is not there yet, so many at a time, one thread each."""
+        wanted = [job for job in jobs if job.key not in self.done]
+        if not wanted:
+            return
+        start = time.perf_counter()
+        with multiprocessing.get_context("spawn").Pool(processes) as pool:
+            for number, (job, result) in enumerate(pool.imap_unordered(_work, [(job, folder) for job in wanted]), 1):
+                self.done[job.key] = result
+                with self.path.open("a") as file:
+                    file.write(json.dumps({"job": job.to_dict(), "result": result}) + "\n")
+                took = time.perf_counter() - start
+                where = f"{job.label} ({result['params']}), seed {job.seed}, {job.split}, {job.recipe.core_lr}"
+                print(f"{took:6.0f} s  {number}/{len(wanted)}  {where}: {result['accuracy']:.2f}", flush=True)
+
+    def __getitem__(self, job: Job) -> dict[str, Any]:
+        return self.done[job.key]

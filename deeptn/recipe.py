@@ -1,0 +1,119 @@
+"""How a model is trained: plain data and a schedule, the same for every framework."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ._check import positive_int
+from .errors import SpecError, near_match
+
+SCHEDULES = ("one-cycle", "cosine", "constant")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a model with generated weights is trained; read by ``deeptn_torch.train`` and ``deeptn_jax.train``.
+
+    The optimizer is Adam. Cores have a learning rate of their own: a small tensor that generates a large weight wants
+    larger steps than a dense one.
+
+    Parameters
+    ----------
+    epochs : int
+    lr : float
+        Peak learning rate.
+    core_lr : float, optional
+        Peak learning rate of the cores, by default `lr`.
+    batch : int
+        Rows per step; the last batch of an epoch may be smaller.
+    schedule : {"one-cycle", "cosine", "constant"}
+        ``"one-cycle"``: cosines from lr/25 up to the peak and down to lr/250,000, Adam's first beta opposite between 0.95
+        and 0.85 (PyTorch's ``OneCycleLR``). ``"cosine"``: linear from 0 up, cosine down to 0. ``"constant"``: linear up.
+    warmup : float
+        Share of the steps in which the learning rate rises.
+    clip : float, optional
+        Largest norm of the gradient of all parameters together.
+    decay : float
+        Decoupled decay of every generated weight: a step multiplies W (not the cores) by ``1 - learning rate * decay``.
+    distill : float
+        Share of the loss that compares with a teacher, from 0 to 1: the Kullback-Leibler divergence of the classes'
+        probabilities at `temperature`, times its square.
+    temperature : float
+    grow : tuple of (epoch, size)
+        Before that epoch (from 0) every generated weight that is smaller grows to that size (`deeptn.grow`).
+
+    Notes
+    -----
+    Sources: Smith & Topin, arXiv:1708.07120 (one cycle); Loshchilov & Hutter, arXiv:1608.03983 (cosine) and
+    arXiv:1711.05101 (decoupled decay); Hinton, Vinyals & Dean, arXiv:1503.02531 (distillation).
+
+    Examples
+    --------
+    >>> recipe = Recipe(epochs=5, lr=2e-3, core_lr=1e-2)
+    >>> recipe.steps(1000), [round(recipe.at(step, 40)[0], 3) for step in (0, 11, 39)]
+    (40, [0.04, 1.0, 0.0])
+    """
+
+    epochs: int
+    lr: float = 2e-3
+    core_lr: float | None = None
+    batch: int = 128
+    schedule: str = "one-cycle"
+    warmup: float = 0.3
+    clip: float | None = None
+    decay: float = 0.0
+    distill: float = 0.0
+    temperature: float = 4.0
+    grow: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self):
+        for name in ("epochs", "batch"):
+            object.__setattr__(self, name, positive_int(getattr(self, name), f"Recipe.{name}"))
+        for name in ("lr", "core_lr", "clip", "temperature"):
+            self._number(name, 0.0, math.inf, "a positive number", above=True)
+        self._number("decay", 0.0, math.inf, "a number, 0 or more")
+        for name in ("warmup", "distill"):
+            self._number(name, 0.0, 1.0, "a number from 0 to 1")
+        if self.schedule not in SCHEDULES:
+            raise SpecError(f"Recipe.schedule = {self.schedule!r}; {near_match(str(self.schedule), SCHEDULES)}")
+        try:
+            grow = tuple((int(epoch), positive_int(size, "a size of Recipe.grow")) for epoch, size in self.grow)
+        except (TypeError, ValueError):
+            raise SpecError(
+                f"Recipe.grow = {self.grow!r}; expected pairs (epoch, size), like ((2, 4), (4, 8))"
+            ) from None
+        object.__setattr__(self, "grow", tuple(sorted(grow)))
+
+    def _number(self, name: str, low: float, high: float, expected: str, above: bool = False) -> None:
+        value = getattr(self, name)
+        if value is None and name in ("core_lr", "clip"):
+            return
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not (low < value < high if above else low <= value <= high) or value == math.inf:
+            raise SpecError(f"Recipe.{name} = {value!r}; expected {expected}")
+
+    def steps(self, rows: int) -> int:
+        """Optimiser steps for a training set of so many rows."""
+        return self.epochs * -(-rows // self.batch)
+
+    def at(self, step: int, total: int) -> tuple[float, float]:
+        """Share of the peak learning rate, and Adam's first beta, of a step (from 0) of so many."""
+        if self.schedule == "one-cycle":
+            top, last = self.warmup * total - 1, total - 1
+            if step <= top:
+                share = step / top if top > 0 else 1.0
+                return _cosine(1 / 25, 1.0, share), _cosine(0.95, 0.85, share)
+            share = (step - top) / (last - top) if last > top else 1.0
+            return _cosine(1.0, 1 / 250_000, share), _cosine(0.85, 0.95, share)
+        rising = self.warmup * total
+        if step < rising:
+            return (step + 1) / (rising + 1), 0.9
+        if self.schedule == "constant":
+            return 1.0, 0.9
+        return _cosine(1.0, 0.0, (step - rising) / max(total - rising, 1)), 0.9
+
+
+def _cosine(start: float, end: float, share: float) -> float:
+    """Half a cosine from one number to another."""
+    return end + (start - end) / 2 * (1 + math.cos(math.pi * share))
