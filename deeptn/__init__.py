@@ -1,9 +1,10 @@
 """Deep tensor networks as weights: define one, count its cost, decode or apply it with NumPy, PyTorch or JAX."""
 
 from .activations import register_activation
-from .analysis import Analysis, Cut, analyze, inspect, light_cone, rank_bound
+from .analysis import Analysis, Cut, Moments, analyze, inspect, light_cone, rank_bound
 from .bridge import from_quimb, from_tensornetwork, to_quimb, to_tensornetwork
 from .budget import at_budget
+from .constraints import isometrize
 from .cost import Choice, Cost
 from .decomposition import Decomposition, decompose
 from .drawing import draw, summary
@@ -73,6 +74,7 @@ __all__ = [
     "Leg",
     "LowRank",
     "MissingBackendError",
+    "Moments",
     "Network",
     "NetworkSpec",
     "Node",
@@ -101,6 +103,7 @@ __all__ = [
     "from_tensornetwork",
     "grow",
     "inspect",
+    "isometrize",
     "joint",
     "light_cone",
     "load",

@@ -61,6 +61,29 @@ class Cut:
 
 
 @dataclass(frozen=True)
+class Moments:
+    """Of the entries of a weight, padding left out.
+
+    Attributes
+    ----------
+    mean : float or complex
+    std : float
+    kurtosis : float
+        ``E|w - mean|⁴ / std⁴``: 3 for a normal distribution, above for heavy tails. 0 where all entries are equal.
+
+    Examples
+    --------
+    >>> import numpy as np, deeptn as dtn
+    >>> dtn.inspect(np.array([[1.0, -1.0], [1.0, -1.0]])).moments
+    Moments(mean=0.0, std=1.0, kurtosis=1.0)
+    """
+
+    mean: float | complex
+    std: float
+    kurtosis: float
+
+
+@dataclass(frozen=True)
 class Analysis:
     """The cuts of a network or of a weight; prints as a table.
 
@@ -70,6 +93,8 @@ class Analysis:
         What was analysed.
     cuts : tuple of Cut
         Rows | columns first, where there are both; then along the order of the legs.
+    moments : Moments or None
+        None without parameters.
 
     Examples
     --------
@@ -83,6 +108,7 @@ class Analysis:
 
     label: str
     cuts: tuple[Cut, ...]
+    moments: Moments | None = None
 
     def __str__(self) -> str:
         rows: list[tuple[str, ...]] = [("cut", "matrix", "bound", "rank", "effective", "entropy")]
@@ -99,11 +125,13 @@ class Analysis:
             )
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows]
+        if self.moments is not None:
+            lines.insert(0, "mean {0.mean:.3g}, std {0.std:.3g}, kurtosis {0.kurtosis:.3g}".format(self.moments))
         return "\n".join([self.label, *lines])
 
     def to_json(self) -> str:
-        """Plain data, spectra included."""
-        return json.dumps(asdict(self))
+        """Plain data, spectra included; a complex number as the pair of its parts."""
+        return json.dumps(asdict(self), default=lambda number: [number.real, number.imag])
 
 
 def analyze(net: Network, params: ParamsLike | None = None, tolerance: float = TOLERANCE) -> Analysis:
@@ -155,7 +183,7 @@ def analyze(net: Network, params: ParamsLike | None = None, tolerance: float = T
         cuts.append(
             _cut(f"{legs[place - 1].name} | {legs[place].name}", sizes, rank_bound(net, inside), matrix, tolerance)
         )
-    return Analysis(repr(net), tuple(cuts))
+    return Analysis(repr(net), tuple(cuts), None if weight is None else _moments(weight))
 
 
 def _whole_tensor(net: Network, params: ParamsLike) -> np.ndarray:
@@ -200,7 +228,12 @@ def inspect(weight: Array, layout: Layout | None = None, tolerance: float = TOLE
         sizes = math.prod(layout.leg_sizes[:place]), math.prod(layout.leg_sizes[place:])
         name = f"{layout.legs[place - 1].name} | {layout.legs[place].name}"
         cuts.append(_cut(name, sizes, None, tensor.reshape(sizes), tolerance))
-    return Analysis(f"weight of shape {tuple(dense.shape)}", tuple(cuts))
+    return Analysis(f"weight of shape {tuple(dense.shape)}", tuple(cuts), _moments(dense))
+
+
+def _moments(weight: np.ndarray) -> Moments:
+    mean, std = weight.mean().item(), float(weight.std())
+    return Moments(mean, std, float(np.mean(np.abs(weight - mean) ** 4)) / std**4 if std else 0.0)
 
 
 def _cut(name: str, sizes: tuple[int, int], bound: int | None, matrix: np.ndarray | None, tolerance: float) -> Cut:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from functools import singledispatch
 from typing import NamedTuple
 
@@ -14,7 +15,8 @@ from .errors import LayoutError, SpecError
 from .layout import Layout, pad_axes
 from .network import Network, network
 from .params import convert_params, to_numpy
-from .topologies import LowRank, TensorTrain, Topology, TTMatrix, Tucker
+from .spec import Node
+from .topologies import BrickWall, HierarchicalTucker, LowRank, TensorTrain, Topology, Tree, TTMatrix, Tucker, describe
 from .topologies import topology as as_topology
 
 
@@ -41,14 +43,15 @@ class Decomposition(NamedTuple):
 
 
 def decompose(weight: Array, topology: Topology | str, layout: Layout | None = None) -> Decomposition:
-    """Decompose a weight: SVD, TT-SVD, TT-matrix SVD, or Tucker by HOOI.
+    """Decompose a weight: SVD, TT-SVD, TT-matrix SVD, hierarchical SVD, or Tucker by HOOI.
 
     Parameters
     ----------
     weight : array
         Of NumPy, PyTorch or JAX.
-    topology : LowRank, TensorTrain, TTMatrix or Tucker
-        With the ranks to keep.
+    topology : LowRank, TensorTrain, TTMatrix, Tucker, linear Tree, HierarchicalTucker or linear BrickWall
+        With the ranks to keep. A tree takes over a tensor train of rank r exactly if its bonds have r² or more. A
+        brick wall of legs of size 2 takes over one of rank 2, in its first layer; further layers pass it on.
     layout : Layout, optional
         By default the topology's own.
 
@@ -66,7 +69,8 @@ def decompose(weight: Array, topology: Topology | str, layout: Layout | None = N
     -----
     SVD is optimal in the Frobenius norm (Eckart-Young); TT-SVD is within √(number of bonds) of the optimum (Oseledets,
     SIAM J. Sci. Comput. 33, 2295 (2011)), HOOI a local optimum (De Lathauwer, De Moor & Vandewalle, SIAM J. Matrix
-    Anal. Appl. 21, 1324 (2000)), started from the HOSVD.
+    Anal. Appl. 21, 1324 (2000)), started from the HOSVD. Trees: from the legs up to the root (Grasedyck, SIAM J. Matrix
+    Anal. Appl. 31, 2029 (2010)).
 
     Examples
     --------
@@ -99,18 +103,26 @@ def relative_error(found: Array, weight: Array) -> float:
 
 
 def has_closed_form(topology: Topology) -> bool:
-    """Whether `decompose` knows the family; cores that are shared between nodes have no closed form."""
-    return not getattr(topology, "shared", False) and closed_form.dispatch(type(topology)) is not closed_form.dispatch(
-        object
-    )
+    """Whether `decompose` knows the family and its weight is as good as the family can make it, or nearly so.
+
+    Shared cores and activations have no closed form; a linear brick wall of several layers has one, which uses only the
+    first, and a fit by gradient is better.
+    """
+    if getattr(topology, "shared", False) or getattr(topology, "activation", None) is not None:
+        return False
+    if isinstance(topology, BrickWall):
+        return _is_chain(topology) and topology.layers == 1
+    return closed_form.dispatch(type(topology)) is not closed_form.dispatch(object)
 
 
 @singledispatch
 def closed_form(topology: object, net: Network, tensor: np.ndarray) -> dict[str, np.ndarray]:
     """Parameters of `net` from the weight as a tensor over its legs. Register a family of your own here."""
-    raise SpecError(
-        f"{type(topology).__name__} has no closed-form decomposition; fit it by gradient: deeptn_torch.fit(net, weight)"
-    )
+    raise _unknown(type(topology).__name__)
+
+
+def _unknown(what: str) -> SpecError:
+    return SpecError(f"{what} has no closed-form decomposition; fit it by gradient: deeptn_torch.fit(net, weight)")
 
 
 @closed_form.register
@@ -129,10 +141,7 @@ def _(topology: LowRank, net: Network, tensor: np.ndarray) -> dict[str, np.ndarr
 @closed_form.register(TTMatrix)
 def _(topology: TensorTrain | TTMatrix, net: Network, tensor: np.ndarray) -> dict[str, np.ndarray]:
     if topology.shared:
-        raise SpecError(
-            f"{type(topology).__name__}(shared=True) has no closed-form decomposition; fit it by gradient: "
-            "deeptn_torch.fit(net, weight)"
-        )
+        raise _unknown(f"{type(topology).__name__}(shared=True)")
     places = {leg.name: k for k, leg in enumerate(net.layout.legs)}
     order = [places[ix] for node in net.spec.nodes for ix in node.indices if ix in places]
     rest = tensor.transpose(order).reshape(1, -1)
@@ -160,4 +169,78 @@ def _(topology: Tucker, net: Network, tensor: np.ndarray) -> dict[str, np.ndarra
     params = {"core": pad_axes(np.asarray(core), ranks)}
     for k, factor in enumerate(factors):
         params[f"U{k}"] = pad_axes(np.asarray(factor), net.spec.param_shapes[f"U{k}"])
+    return params
+
+
+@closed_form.register(Tree)
+@closed_form.register(HierarchicalTucker)
+def _(topology: Tree | HierarchicalTucker, net: Network, tensor: np.ndarray) -> dict[str, np.ndarray]:
+    if not net.is_linear:
+        raise _unknown(f"{describe(topology)}, with its activations,")
+    axes = [leg.name for leg in net.layout.legs]
+    params = {}
+    makers = {ix: node for node in net.spec.nodes for ix in node.outputs}
+    # Every node after those that hang on it; the root, which nothing is above, at last.
+    for node in sorted(net.spec.nodes, key=lambda node: -_depth(node, makers)):
+        axes, tensor = _bring_forward(axes, tensor, node.outputs)
+        shape = dict(zip(node.indices, net.spec.node_shape(node)))
+        outputs, rest = [shape[ix] for ix in node.outputs], tensor.shape[len(node.outputs) :]
+        if node.inputs:
+            (bond,) = node.inputs
+            u, s, v = np.linalg.svd(tensor.reshape(math.prod(outputs), -1), full_matrices=False)
+            size = shape[bond]
+            tensor = pad_axes(s[:size, None] * v[:size], (size, v.shape[1])).reshape(size, *rest)
+            axes = [bond, *axes[len(outputs) :]]
+            found = pad_axes(u[:, :size], (len(u), size)).reshape(*outputs, size)
+        else:
+            found = tensor.reshape(outputs)
+        own = [*node.outputs, *node.inputs]
+        params[node.name] = found.transpose([own.index(ix) for ix in node.indices])
+    return params
+
+
+def _depth(node: Node, makers: dict[str, Node]) -> int:
+    """Number of nodes above one of a tree."""
+    return 1 + _depth(makers[node.inputs[0]], makers) if node.inputs else 0
+
+
+def _bring_forward(axes: list[str], tensor: np.ndarray, first: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    order = [*first, *(ix for ix in axes if ix not in first)]
+    return order, tensor.transpose([axes.index(ix) for ix in order])
+
+
+def _is_chain(wall: BrickWall) -> bool:
+    """Whether the first layer of a brick wall is a tensor train of merged legs."""
+    return wall.activation is None and not wall.cyclic and (wall.sites, wall.pattern, wall.bond) == (2, "brick", None)
+
+
+@closed_form.register
+def _(topology: BrickWall, net: Network, tensor: np.ndarray) -> dict[str, np.ndarray]:
+    if not _is_chain(topology):
+        raise _unknown(describe(topology))
+    # The legs (0), (1, 2), (3, 4), … as a tensor train, whose bonds are the wires between the two half-layers; the
+    # gates in the middle of the first half-layer, and all further layers, pass them on.
+    sizes = net.layout.leg_sizes
+    count, params = len(sizes), {}
+    groups = [slice(0, 1), *(slice(k, k + 2) for k in range(1, count, 2))]
+    caps = [min(sizes[group.stop - 1 : group.stop + 1]) for group in groups[:-1]]
+    cores, rest = [], tensor.reshape(1, -1)
+    for group, cap in zip(groups, caps):
+        left = rest.shape[0]
+        u, s, v = np.linalg.svd(rest.reshape(left * math.prod(sizes[group]), -1), full_matrices=False)
+        root = np.sqrt(s[:cap])
+        cores.append((u[:, :cap] * root).reshape(left, *sizes[group], -1))
+        rest = root[:, None] * v[:cap]
+    cores.append(rest.reshape(-1, *sizes[groups[-1]], 1))
+    half = count // 2
+    for name, shape in net.spec.param_shapes.items():
+        layer, gate = (int(part) for part in name[1:].split("_g"))
+        if layer > 1:
+            params[name] = np.eye(math.prod(shape[:2])).reshape(shape)
+        elif gate == 0:
+            params[name] = pad_axes(cores[0][0], shape) if count > 2 else tensor
+        elif gate < half:
+            params[name] = np.eye(*shape) if 2 * gate + 1 < count - 1 else pad_axes(cores[-1][..., 0], shape)
+        else:  # axes: two legs, the wires on their left and on their right
+            params[name] = pad_axes(np.moveaxis(cores[gate - half + 1], 0, 2), shape)
     return params

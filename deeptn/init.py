@@ -21,19 +21,25 @@ from .layout import Layout, Leg
 from .runner import activate, run
 from .spec import NetworkSpec, Node, Stage
 
+#: Schemes of which what a state is made of has no random sign: the last nodes on the legs get one for each output.
+STRUCTURED = ("identity", "copy")
+
 #: A weight up to this many entries is decoded to be measured; above, the norm of a linear one is contracted.
 DECODE_LIMIT = 2**24
+
+#: Standard deviation of the noise per entry that the schemes "identity" and "copy" add.
+NOISE = 0.3
 
 #: With more parameters than this their product may leave the range of floating-point numbers.
 MANY = 200
 
 
-def _gaussian(draw: Array) -> Array:
+def _gaussian(draw: Array, outputs: Sequence[int], inputs: Sequence[int]) -> Array:
     """Independent entries of variance 1 / (number of inputs): a node keeps the norm of its input on average."""
     return draw / math.sqrt(draw.shape[1])
 
 
-def _orthogonal(draw: Array) -> Array:
+def _orthogonal(draw: Array, outputs: Sequence[int], inputs: Sequence[int]) -> Array:
     """Haar-random orthogonal (unitary) matrix, or the isometry or co-isometry of a rectangular node.
 
     Source: Mezzadri, Notices of the AMS 54, 592 (2007).
@@ -45,18 +51,33 @@ def _orthogonal(draw: Array) -> Array:
     return q if tall else do("transpose", q, (1, 0))
 
 
-def _identity(draw: Array, noise: float = 0.3) -> Array:
-    """The identity (a node without inputs: equal entries of norm one) plus normal noise of std `noise` per entry."""
+def _identity(draw: Array, outputs: Sequence[int], inputs: Sequence[int]) -> Array:
+    """The identity (a node without inputs: equal entries of norm one, a spread product state) plus noise."""
     rows, columns = draw.shape
     base = np.eye(rows, columns) if columns > 1 else np.full((rows, 1), rows**-0.5)
-    return base + noise * draw
+    return base + NOISE * draw
 
 
-#: Name of a scheme to a function of a normal (outputs, inputs) matrix.
-SCHEMES: dict[str, Callable[[Array], Array]] = {
+def _copy(draw: Array, outputs: Sequence[int], inputs: Sequence[int]) -> Array:
+    """The copy tensor plus noise: ones where all indices are equal (modulo their sizes), columns of norm one.
+
+    With as many outputs as inputs every input is copied on to the output at its place: the identity.
+    """
+    if len(outputs) == len(inputs):
+        return np.eye(*draw.shape) + NOISE * draw
+    base = np.zeros((*outputs, *inputs))
+    for k in range(max(base.shape)):
+        base[tuple(k % size for size in base.shape)] = 1.0
+    base = base.reshape(draw.shape)
+    return base / np.maximum(np.linalg.norm(base, axis=0), 1.0) + NOISE * draw
+
+
+#: Name of a scheme to a function of a normal (outputs, inputs) matrix, and of the sizes of outputs and inputs.
+SCHEMES: dict[str, Callable[[Array, Sequence[int], Sequence[int]], Array]] = {
     "orthogonal": _orthogonal,
     "gaussian": _gaussian,
     "identity": _identity,
+    "copy": _copy,
 }
 
 
@@ -92,7 +113,7 @@ def initialize(
         The network.
     normal : mapping of str to array
         Standard normal entries for every parameter.
-    scheme : {"orthogonal", "gaussian", "identity"}
+    scheme : {"orthogonal", "gaussian", "identity", "copy"}
         How each node is made of its draw.
     std : float, optional
         Root mean square of the entries of the weight, by default `target_std`.
@@ -108,11 +129,13 @@ def initialize(
     if isinstance(goal, bool) or not isinstance(goal, (int, float)) or not (0.0 < goal < math.inf):
         raise SpecError(f"std = {std!r}; expected a positive number")
     params: Params = {}
-    for stage in spec.stages:
+    legs = {leg.name for leg in spec.legs}
+    for number, stage in enumerate(spec.stages):
         directed = any(node.inputs for node in stage.nodes)
         for node in stage.nodes:
             if node.param is not None and node.param not in params:
-                array = _fill(spec, node, normal[node.param], SCHEMES[scheme])
+                last = number in spec.summands and not legs.isdisjoint(node.outputs)
+                array = _fill(spec, node, normal[node.param], SCHEMES[scheme], scheme in STRUCTURED and last)
                 params[node.param] = array if directed else _undirected(spec, node, stage, array)
     if not spec.is_linear:
         params = _revive(spec, params)
@@ -236,13 +259,19 @@ def _single_stage(spec: NetworkSpec, stage: Stage, entering: Sequence[tuple[str,
     return NetworkSpec(legs, (Stage(nodes, stage.output),), tuple((ix, sizes[ix]) for ix in used))
 
 
-def _fill(spec: NetworkSpec, node: Node, draw: Array, scheme: Callable[[Array], Array]) -> Array:
-    """Apply a scheme to a node's matrix from inputs to outputs."""
+def _fill(spec: NetworkSpec, node: Node, draw: Array, scheme: Callable[..., Array], signed: bool) -> Array:
+    """Apply a scheme to a node's matrix from inputs to outputs; with `signed` every row gets a random sign."""
     shape = spec.node_shape(node)
-    order = [k for k, ix in enumerate(node.indices) if ix not in node.inputs]
-    rows = math.prod(shape[k] for k in order)
-    order += [k for k, ix in enumerate(node.indices) if ix in node.inputs]
-    matrix = scheme(do("reshape", do("transpose", draw, tuple(order)), (rows, math.prod(shape) // rows)))
+    outputs = [k for k, ix in enumerate(node.indices) if ix not in node.inputs]
+    order = outputs + [k for k, ix in enumerate(node.indices) if ix in node.inputs]
+    sizes = [shape[k] for k in order]
+    rows = math.prod(sizes[: len(outputs)])
+    matrix = do("reshape", do("transpose", draw, tuple(order)), (rows, math.prod(shape) // rows))
+    drawn = matrix
+    matrix = scheme(drawn, sizes[: len(outputs)], sizes[len(outputs) :])
+    if signed:
+        # From a digit of the draw, not from its own sign: that would go along with the noise.
+        matrix = matrix * (1.0 - 2.0 * (do("floor", do("real", drawn[:, :1]) * 2.0**8) % 2.0))
     tensor = do("reshape", matrix, tuple(shape[k] for k in order))
     return do("transpose", tensor, tuple(sorted(range(len(order)), key=order.__getitem__)))
 

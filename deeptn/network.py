@@ -108,8 +108,9 @@ class Network:
             float32 by default; also float64, float16, bfloat16, complex64, complex128.
         device : optional
             As the library writes it.
-        scheme : {"orthogonal", "gaussian", "identity"}
-            Random orthogonal (isometric) nodes, independent normal entries, or identities plus noise.
+        scheme : {"orthogonal", "gaussian", "identity", "copy"}
+            Random orthogonal (isometric) nodes, independent normal entries, identities on a spread product state plus
+            noise, or copy tensors plus noise.
         std : float, optional
             Root mean square that the weight shall have, ``sqrt(2 / prod(shape[1:]))`` by default.
 

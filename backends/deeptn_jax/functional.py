@@ -22,7 +22,7 @@ def init(
         A key of `jax.random`.
     dtype : str or dtype
         A real floating type. Half precision is drawn in float32 and rounded.
-    scheme : {"orthogonal", "gaussian", "identity"}
+    scheme : {"orthogonal", "gaussian", "identity", "copy"}
         See `deeptn.Network.init`.
     std : float, optional
         Root mean square of the weight, ``sqrt(2 / prod(shape[1:]))`` by default.

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from deeptn import Layout, Network, SpecError, Topology, grow, network
+from deeptn import Layout, Network, Node, SpecError, Topology, grow, network
+from deeptn.constraints import isometric_nodes, isometry
 from deeptn.errors import near_match
 from deeptn.network import decode
 from deeptn.params import check_params
@@ -72,6 +74,38 @@ class TNLayer(nn.Module):
         for name in self._names:  # one by one: a dictionary would be sorted by name
             self.cores[name] = nn.Parameter(tensors[name])
 
+    def constrain(self, nodes: Iterable[str] | None = None) -> None:
+        """Keep nodes isometric in training, up to a positive factor; see `deeptn.isometrize`.
+
+        Their cores become parametrized (`torch.nn.utils.parametrize`), so that ``state_dict`` holds the tensors before
+        the map as ``cores.parametrizations.NAME.original``. `torch.nn.utils.parametrize.remove_parametrizations` ends it.
+
+        Parameters
+        ----------
+        nodes : iterable of str, optional
+            Names; by default the nodes that the topology marks.
+
+        Raises
+        ------
+        deeptn.SpecError
+            If no node is marked, or a node that was named cannot be an isometry.
+
+        Examples
+        --------
+        >>> import torch, deeptn as dtn
+        >>> from deeptn_torch import TNLinear
+        >>> layer = TNLinear(16, 16, dtn.Tree(rank=4))
+        >>> layer.constrain()
+        >>> A = layer.cores["L3_t0"].reshape(4, 4)
+        >>> bool(torch.allclose(A @ A.T, (A @ A.T)[0, 0] * torch.eye(4), atol=1e-6))
+        True
+        """
+        self.clear_cache()
+        for node in isometric_nodes(self.network, nodes):
+            assert node.param is not None
+            if not parametrize.is_parametrized(self.cores, node.param):
+                parametrize.register_parametrization(self.cores, node.param, Isometry(node))
+
     def grow(self, size: int, noise: float | None = None) -> float:
         """Enlarge the network to a size of its family, without changing the weight; see `deeptn.grow`.
 
@@ -89,6 +123,8 @@ class TNLayer(nn.Module):
         float
             ``‖W_new - W_old‖ / ‖W_old‖``.
         """
+        if parametrize.is_parametrized(self.cores):
+            raise SpecError("the cores are constrained, and what is added to them is not; remove the constraint first")
         seed = int(torch.randint(2**62, ()).item())
         net, params, error = grow(self.network, self.cores, size, noise, seed)
         if net is not self.network:
@@ -130,7 +166,7 @@ class TNLayer(nn.Module):
 
         Parameters
         ----------
-        scheme : {"orthogonal", "gaussian", "identity"}
+        scheme : {"orthogonal", "gaussian", "identity", "copy"}
             See `deeptn.Network.init`.
         std : float, optional
             Root mean square of the weight, Kaiming's by default.
@@ -145,10 +181,15 @@ class TNLayer(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def load_cores(self, params: dict[str, Tensor]) -> None:
-        """Copy the tensors of a parameter dictionary into the cores."""
+        """Copy tensors into the cores of their names."""
         with torch.no_grad():
-            for name, core in self.cores.items():
-                core.copy_(params[name])
+            for name, tensor in params.items():
+                core = self.cores[name]
+                if parametrize.is_parametrized(self.cores, name):
+                    constrained: Any = self.cores.parametrizations
+                    constrained[name].right_inverse(tensor.to(core))
+                else:
+                    core.copy_(tensor)
 
     @property
     def weight(self) -> Tensor:
@@ -218,6 +259,20 @@ class TNLayer(nn.Module):
     def _describe(self) -> str:
         topology = describe(self.network.topology)
         return f"bias={self.bias is not None}, topology={topology}, num_params={self.network.num_params}"
+
+
+class Isometry(nn.Module):
+    """The map of `TNLayer.constrain` for one core; its gradient goes through the QR decomposition."""
+
+    def __init__(self, node: Node):
+        super().__init__()
+        self.node = node
+
+    def forward(self, core: Tensor) -> Tensor:
+        return isometry(self.node, core)
+
+    def right_inverse(self, core: Tensor) -> Tensor:
+        return core
 
 
 def contract_traced(arrays: list[Tensor], number: int) -> Tensor:

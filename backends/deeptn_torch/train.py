@@ -165,7 +165,6 @@ def _grow(model: nn.Module, recipe: Recipe, epoch: int, optimizer: torch.optim.A
     return _optimizer(model, recipe, optimizer)
 
 
-@torch.no_grad()
 def shrink(model: nn.Module, factor: float) -> None:
     """Multiply every generated weight whose cores are trained by a factor, by scaling the cores of its last stage.
 
@@ -185,9 +184,10 @@ def shrink(model: nn.Module, factor: float) -> None:
     """
     for layer in _layers(model):
         powers = weight_exponents(layer.network.spec)
-        if all(layer.cores[name].requires_grad for name in powers):
-            for name, power in powers.items():
-                layer.cores[name].mul_(factor**power)
+        with torch.enable_grad():  # a constrained core is made anew here, and tells whether it is trained
+            cores = {name: layer.cores[name] for name in powers}
+        if all(core.requires_grad for core in cores.values()):
+            layer.load_cores({name: core.detach() * factor ** powers[name] for name, core in cores.items()})
 
 
 def _write(
@@ -206,7 +206,7 @@ def _read(path: str | os.PathLike[str], about: dict[str, Any]) -> dict[str, Any]
     try:
         state: Any = torch.load(path, weights_only=True)
         found = {key: state[key] for key in about}
-        state["epoch"], state["model"], state["optimizer"], state["generator"], state["rng"]  # noqa: B018
+        state["epoch"], state["model"], state["optimizer"], state["generator"], state["rng"]
     except OSError:
         raise
     except Exception as error:  # whatever torch makes of a damaged file

@@ -103,8 +103,8 @@ class BrickWall(Topology):
                 raise SpecError(f"BrickWall.{field} = {getattr(self, field)}; at least 2 are needed")
         if self.residual and (self.activation is None or self.layers < 3):
             raise SpecError(
-                f"BrickWall.residual with layers={self.layers}, activation={self.activation!r}; it needs an activation, "
-                "and a layer between the first and the last: layers=3"
+                f"BrickWall.residual with layers={self.layers}, activation={self.activation!r}; needed are an activation "
+                "and a layer between the first and the last, layers=3"
             )
         if self.pattern not in PATTERNS:
             raise SpecError(f"BrickWall.pattern = {self.pattern!r}; {near_match(str(self.pattern), PATTERNS)}")

@@ -1,0 +1,112 @@
+"""Isometries that stay isometries: a pure map from any parameters to constrained ones, the same in every library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from autoray import do
+
+from ._typing import Array, Params, ParamsLike
+from .errors import SpecError, near_match
+from .network import Network
+from .params import check_params
+from .spec import Node
+from .topologies import describe
+
+
+def isometric_nodes(net: Network, nodes: Iterable[str] | None = None) -> tuple[Node, ...]:
+    """The nodes that a constraint is about: those marked as isometric, or the ones that are named.
+
+    Raises
+    ------
+    SpecError
+        If none is marked, or a name is unknown or that of a node without inputs or of a constant.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> [node.name for node in isometric_nodes(dtn.network(dtn.MERA(rank=2), (4, 4)))]
+    ['L1_w0', 'L2_w0', 'L2_w1', 'L2_u0']
+    """
+    by_name = {node.name: node for node in net.spec.nodes}
+    if nodes is None:
+        found = [node for node in net.spec.nodes if node.isometric and node.param is not None]
+        if not found:
+            what = "this network" if net.topology is None else describe(net.topology)
+            raise SpecError(f"no node of {what} is marked as isometric; name those that shall be, for example nodes=[…]")
+        return tuple(found)
+    found = []
+    for name in nodes:
+        if name not in by_name:
+            raise SpecError(f"unknown node {name!r}; {near_match(str(name), by_name)}")
+        node = by_name[name]
+        if node.param is None or not node.inputs:
+            raise SpecError(f"node {name!r} is constant or has no inputs; there is no isometry to make of it")
+        found.append(node)
+    return tuple(found)
+
+
+def isometrize(net: Network, params: ParamsLike, nodes: Iterable[str] | None = None) -> Params:
+    """Replace the tensors of isometric nodes by isometries, times a positive factor.
+
+    A node is a matrix A = Q R from its inputs to its outputs (transposed, where these are fewer); it becomes
+    ``Q ‖A‖ / ‖Q‖``, with a positive diagonal of R. An isometry times a positive factor stays as it is, so the map is a
+    projection, and differentiable: train the parameters before it.
+
+    Parameters
+    ----------
+    net : Network
+    params : mapping of str to array
+        Of NumPy, PyTorch or JAX.
+    nodes : iterable of str, optional
+        Names; by default the nodes with the mark ``isometric`` (`Tree`, `AugmentedTree`, `MERA`).
+
+    Returns
+    -------
+    dict of str to array
+        The others as they came.
+
+    Raises
+    ------
+    SpecError
+        If no node is marked, or a node that was named cannot be an isometry.
+
+    Notes
+    -----
+    The factor is what a layer's scale is learned by. Source of the map: Mezzadri, Notices of the AMS 54, 592 (2007).
+
+    Examples
+    --------
+    >>> import numpy as np, deeptn as dtn
+    >>> net = dtn.network(dtn.Tree(rank=4), (16, 16))
+    >>> made = dtn.isometrize(net, net.init(scheme="gaussian", dtype="float64"))
+    >>> A = made["L3_t0"].reshape(4, 4)
+    >>> square = A @ A.T
+    >>> bool(np.allclose(square, square[0, 0] * np.eye(4)))
+    True
+    """
+    check_params(net.spec, params)
+    made = {name: params[name] for name in net.spec.param_shapes}
+    for node in isometric_nodes(net, nodes):
+        assert node.param is not None
+        made[node.param] = isometry(node, params[node.param])
+    return made
+
+
+def isometry(node: Node, array: Array) -> Array:
+    """The tensor of a node as an isometry times a positive factor."""
+    shape = tuple(array.shape)
+    order = [k for k, ix in enumerate(node.indices) if ix not in node.inputs]
+    rows = math.prod(shape[k] for k in order)
+    order += [k for k, ix in enumerate(node.indices) if ix in node.inputs]
+    matrix = do("reshape", do("transpose", array, tuple(order)), (rows, math.prod(shape) // rows))
+    tall = matrix.shape[0] >= matrix.shape[1]
+    q, r = do("linalg.qr", matrix if tall else do("transpose", matrix, (1, 0)))
+    diagonal = do("diag", r)
+    size = do("abs", diagonal)
+    q = q * ((diagonal + (size == 0)) / (size + (size == 0)))
+    norm = do("sqrt", do("sum", do("abs", array) ** 2) / min(matrix.shape))
+    q = (q if tall else do("transpose", q, (1, 0))) * norm
+    tensor = do("reshape", q, tuple(shape[k] for k in order))
+    return do("transpose", tensor, tuple(sorted(range(len(order)), key=order.__getitem__)))
