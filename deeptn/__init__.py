@@ -4,6 +4,7 @@ from .activations import register_activation
 from .analysis import Analysis, Cut, Moments, analyze, inspect, light_cone, rank_bound
 from .bridge import from_quimb, from_tensornetwork, to_quimb, to_tensornetwork
 from .budget import at_budget
+from .comparison import Compared, Comparison, Compressibility, Needed, compare, compressibility
 from .constraints import isometrize
 from .cost import Choice, Cost
 from .decomposition import Decomposition, decompose
@@ -59,6 +60,9 @@ __all__ = [
     "BrickWall",
     "Butterfly",
     "Choice",
+    "Compared",
+    "Comparison",
+    "Compressibility",
     "Cost",
     "Cut",
     "Decomposition",
@@ -75,6 +79,7 @@ __all__ = [
     "LowRank",
     "MissingBackendError",
     "Moments",
+    "Needed",
     "Network",
     "NetworkSpec",
     "Node",
@@ -93,6 +98,8 @@ __all__ = [
     "Tucker",
     "analyze",
     "at_budget",
+    "compare",
+    "compressibility",
     "decompose",
     "deepen",
     "draw",

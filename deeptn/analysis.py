@@ -126,8 +126,38 @@ class Analysis:
         widths = [max(map(len, column)) for column in zip(*rows)]
         lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows]
         if self.moments is not None:
-            lines.insert(0, "mean {0.mean:.3g}, std {0.std:.3g}, kurtosis {0.kurtosis:.3g}".format(self.moments))
+            mean, std, kurtosis = self.moments.mean, self.moments.std, self.moments.kurtosis
+            lines.insert(0, f"mean {mean:.3g}, std {std:.3g}, kurtosis {kurtosis:.3g}")
         return "\n".join([self.label, *lines])
+
+    def plot(self) -> Any:
+        """The spectrum of every cut that has one, the largest value first.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+
+        Raises
+        ------
+        SpecError
+            Without parameters there is nothing to be seen.
+        """
+        cuts = [cut for cut in self.cuts if cut.spectrum]
+        if not cuts:
+            raise SpecError("an analysis without parameters has no spectrum; write dtn.analyze(net, params).plot()")
+        figure = optional("matplotlib.figure", "demo").Figure(layout="constrained")
+        ax = figure.subplots()
+        for number, cut in enumerate(cuts):
+            values = [value for value in cut.spectrum if value > 1e-12]
+            first = number == 0
+            style = {"color": "black", "linewidth": 2.0} if first else {"color": f"C{number % 10}", "alpha": 0.7}
+            ax.plot(range(1, len(values) + 1), values, label=cut.name, zorder=3 - number / len(cuts), **style)
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        ax.set_xlabel("singular value, by size")
+        ax.set_ylabel("share of the norm")
+        ax.legend(fontsize="x-small", ncols=2)
+        return figure
 
     def to_json(self) -> str:
         """Plain data, spectra included; a complex number as the pair of its parts."""

@@ -34,7 +34,9 @@ def isometric_nodes(net: Network, nodes: Iterable[str] | None = None) -> tuple[N
         found = [node for node in net.spec.nodes if node.isometric and node.param is not None]
         if not found:
             what = "this network" if net.topology is None else describe(net.topology)
-            raise SpecError(f"no node of {what} is marked as isometric; name those that shall be, for example nodes=[…]")
+            raise SpecError(
+                f"no node of {what} is marked as isometric; name those that shall be, for example nodes=[…]"
+            )
         return tuple(found)
     found = []
     for name in nodes:

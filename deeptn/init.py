@@ -163,7 +163,7 @@ def weight_exponents(spec: NetworkSpec) -> dict[str, float]:
     Raises
     ------
     SpecError
-        If a parameter of the stages that are added up to W also stands in another one, so that there are no such powers.
+        If a parameter of the stages that are added up to W also stands in another one: there are no such powers.
     """
     shares, elsewhere = _shares(spec)
     if elsewhere:

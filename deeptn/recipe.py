@@ -29,7 +29,8 @@ class Recipe:
         Rows per step; the last batch of an epoch may be smaller.
     schedule : {"one-cycle", "cosine", "constant"}
         ``"one-cycle"``: cosines from lr/25 up to the peak and down to lr/250,000, Adam's first beta between 0.95
-        and 0.85 the other way (PyTorch's ``OneCycleLR``). ``"cosine"``: linear from 0 up, cosine down to 0. ``"constant"``: linear up.
+        and 0.85 the other way (PyTorch's ``OneCycleLR``). ``"cosine"``: linear from 0 up, cosine down to 0.
+        ``"constant"``: linear up.
     warmup : float
         Share of the steps in which the learning rate rises.
     clip : float, optional

@@ -78,7 +78,7 @@ class TNLayer(nn.Module):
         """Keep nodes isometric in training, up to a positive factor; see `deeptn.isometrize`.
 
         Their cores become parametrized (`torch.nn.utils.parametrize`), so that ``state_dict`` holds the tensors before
-        the map as ``cores.parametrizations.NAME.original``. `torch.nn.utils.parametrize.remove_parametrizations` ends it.
+        the map as ``cores.parametrizations.NAME.original``; ``parametrize.remove_parametrizations`` ends it.
 
         Parameters
         ----------

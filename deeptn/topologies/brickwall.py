@@ -59,7 +59,7 @@ class BrickWall(Topology):
         Size of the wires within the network, by default that of the leg. The last gates on a leg bring it to its size.
     residual : bool
         Whether every layer between the first and the last adds the state that enters it to what its gates make of it,
-        before normalisation and activation. No parameters; at least three layers and an activation.
+        before normalisation and activation. No parameters; it needs an activation, and three layers to matter.
 
     Notes
     -----
@@ -101,11 +101,8 @@ class BrickWall(Topology):
         for field in ("leg_size", "sites"):
             if getattr(self, field) < 2:
                 raise SpecError(f"BrickWall.{field} = {getattr(self, field)}; at least 2 are needed")
-        if self.residual and (self.activation is None or self.layers < 3):
-            raise SpecError(
-                f"BrickWall.residual with layers={self.layers}, activation={self.activation!r}; needed are an activation "
-                "and a layer between the first and the last, layers=3"
-            )
+        if self.residual and self.activation is None:
+            raise SpecError("BrickWall.residual needs an activation: without one all layers are one stage")
         if self.pattern not in PATTERNS:
             raise SpecError(f"BrickWall.pattern = {self.pattern!r}; {near_match(str(self.pattern), PATTERNS)}")
 

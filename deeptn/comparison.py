@@ -1,0 +1,400 @@
+"""Families side by side: at one budget, and what each needs for a given accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ._check import positive_int
+from ._typing import Array, ParamsLike
+from .analysis import _cut, rank_bound
+from .bridge import optional
+from .budget import at_budget
+from .cost import Cost
+from .decomposition import decompose, has_closed_form
+from .errors import SpecError
+from .network import Network, network
+from .params import to_numpy
+from .topologies import LowRank, TensorTrain, Topology, TTMatrix, Tucker, describe
+from .topologies import topology as as_topology
+
+#: From a network and a weight to parameters, for the families without a closed form.
+FitFunction = Callable[[Network, Array], ParamsLike]
+
+#: What is compared unless named.
+FAMILIES = (LowRank(), TensorTrain(), TTMatrix(), Tucker())
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One family of a `Comparison`.
+
+    Attributes
+    ----------
+    label : str
+        The topology.
+    params : int or None
+        Trainable entries; None where the family has no network that small.
+    cost : Cost or None
+        Of decoding W once.
+    bound : int or None
+        The largest rank that W can have as a matrix rows | columns.
+    error : float or None
+        ``‖W - W'‖ / ‖W‖``; None without a closed form and a `fit`.
+    output_error : float or None
+        ``‖x Wᵀ - x W'ᵀ‖ / ‖x Wᵀ‖``, with inputs.
+    rank, effective_rank : float or None
+        Of the generated weight, rows | columns.
+    note : str
+        Why something is missing.
+    """
+
+    label: str
+    params: int | None = None
+    cost: Cost | None = None
+    bound: int | None = None
+    error: float | None = None
+    output_error: float | None = None
+    rank: int | None = None
+    effective_rank: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Families at one budget; prints as a table.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    budget : int
+    rows : tuple of Compared
+    """
+
+    shape: tuple[int, ...]
+    budget: int
+    rows: tuple[Compared, ...]
+
+    def __str__(self) -> str:
+        head = ("topology", "params", "error", "on outputs", "rank", "bound", "effective", "flops", "note")
+        cells = [
+            (
+                row.label,
+                _text(row.params),
+                _text(row.error),
+                _text(row.output_error),
+                _text(row.rank),
+                _text(row.bound),
+                _text(row.effective_rank),
+                _text(None if row.cost is None else row.cost.flops),
+                row.note,
+            )
+            for row in self.rows
+        ]
+        return f"weight of shape {self.shape}, at most {self.budget:,} parameters\n{_table(head, cells)}"
+
+    def plot(self) -> Any:
+        """Bars of the error, over a matplotlib figure of its own.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        figure, ax = _axes()
+        rows = [row for row in self.rows if row.error is not None][::-1]
+        ax.barh(range(len(rows)), [row.error for row in rows], color="C0", label="of W")
+        if any(row.output_error is not None for row in rows):
+            values = [math.nan if row.output_error is None else row.output_error for row in rows]
+            ax.plot(values, range(len(rows)), "k|", markersize=14, label="of the outputs")
+            ax.legend()
+        ax.set_yticks(range(len(rows)), [f"{row.label.partition('(')[0]} ({row.params:,})" for row in rows])
+        ax.set_xlabel("relative error (Frobenius)")
+        ax.set_title(f"{' × '.join(map(str, self.shape))}, at most {self.budget:,} parameters")
+        return figure
+
+
+def compare(
+    weight: Array,
+    topologies: Iterable[Topology | str] = FAMILIES,
+    budget: int = 1000,
+    *,
+    inputs: Array | None = None,
+    fit: FitFunction | None = None,
+) -> Comparison:
+    """Bring families to the same number of parameters and compare what they make of a weight.
+
+    Parameters
+    ----------
+    weight : array
+        Of any library, two axes or more.
+    topologies : iterable of Topology or str
+        Families with the fields that shall stay; by default `LowRank`, `TensorTrain`, `TTMatrix`, `Tucker`.
+    budget : int
+        Parameters that each may have at most; see `at_budget`.
+    inputs : array of shape (N, prod(weight.shape[1:])), optional
+        Then the error is also measured on the outputs ``inputs @ W.T``.
+    fit : callable, optional
+        ``fit(net, weight)`` returns parameters, for families without a closed form; for example
+        ``lambda net, W: deeptn_torch.fit(net, W).params``.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    SpecError
+        If the inputs do not go with the weight.
+
+    Examples
+    --------
+    >>> import numpy as np, deeptn as dtn
+    >>> W = np.random.default_rng(0).normal(size=(16, 4)) @ np.ones((4, 16))
+    >>> rows = dtn.compare(W, ["LowRank", "TensorTrain", "BrickWall"], budget=100).rows
+    >>> [(row.params, row.note) for row in rows]
+    [(96, ''), (56, ''), (64, 'no closed form, and no fit was given')]
+    >>> rows[0].error < 1e-12
+    True
+    """
+    budget = positive_int(budget, "budget")
+    dense = _checked(weight, inputs)
+    rows = []
+    for given in topologies:
+        family = as_topology(given)
+        try:
+            net = at_budget(family, dense.shape, budget)
+        except SpecError as error:
+            rows.append(Compared(type(family).__name__, note=str(error)))
+            continue
+        found, note = _generated(net, weight, fit)
+        row = {"label": describe(net.topology), "params": net.num_params, "cost": net.cost(), "note": note}
+        inside = [leg.name for leg in net.layout.legs if leg.axis == 0]
+        if 0 < len(inside) < len(net.layout.legs):
+            row["bound"] = min(rank_bound(net, inside), dense.shape[0], math.prod(dense.shape[1:]))
+        if found is not None:
+            cut = _cut("", (0, 0), None, found.reshape(len(found), -1), 1e-6)
+            row |= {"rank": cut.rank, "effective_rank": cut.effective_rank, "error": _relative(found, dense)}
+            row["output_error"] = None if inputs is None else _on_outputs(found, dense, to_numpy(inputs))
+        rows.append(Compared(**row))
+    return Comparison(dense.shape, budget, tuple(rows))
+
+
+@dataclass(frozen=True)
+class Needed:
+    """What a family needs for an accuracy.
+
+    Attributes
+    ----------
+    label : str
+        The topology, with the size that is enough.
+    decibels : float
+        The accuracy asked for: ``-20 log10(error)``.
+    params : int or None
+        Parameters of the smallest size that was found to be enough; None where none below the limit is.
+    error, output_error : float or None
+        Of that network; or the smallest error that was reached.
+    note : str
+    """
+
+    label: str
+    decibels: float
+    params: int | None
+    error: float | None = None
+    output_error: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Compressibility:
+    """Parameters against accuracy for one weight; prints as a table.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dense : int
+        Entries of the weight.
+    rows : tuple of Needed
+        Family by family, level by level.
+    """
+
+    shape: tuple[int, ...]
+    dense: int
+    rows: tuple[Needed, ...]
+
+    def __str__(self) -> str:
+        head = ("topology", "dB", "params", "of dense", "error", "on outputs", "note")
+        cells = [
+            (
+                row.label,
+                f"{row.decibels:g}",
+                _text(row.params),
+                "-" if row.params is None else f"{100 * row.params / self.dense:.3g} %",
+                _text(row.error),
+                _text(row.output_error),
+                row.note,
+            )
+            for row in self.rows
+        ]
+        return f"weight of shape {self.shape}, {self.dense:,} entries\n{_table(head, cells)}"
+
+    def plot(self) -> Any:
+        """Parameters over accuracy, a line for each family.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        figure, ax = _axes()
+        lines: dict[str, list[Needed]] = {}
+        for row in self.rows:
+            lines.setdefault(row.label.partition("(")[0], []).append(row)
+        for name, rows in lines.items():
+            reached = [row for row in rows if row.params is not None]
+            ax.plot([row.decibels for row in reached], [row.params for row in reached], "o-", label=name)
+        ax.axhline(self.dense, color="black", linewidth=0.8, label="dense")
+        ax.set_yscale("log")
+        ax.set_xlabel("accuracy of W [dB]")
+        ax.set_ylabel("parameters")
+        ax.legend()
+        return figure
+
+
+def compressibility(
+    weight: Array,
+    decibels: Sequence[float] = (10.0, 20.0, 40.0),
+    topologies: Iterable[Topology | str] = FAMILIES,
+    *,
+    inputs: Array | None = None,
+    fit: FitFunction | None = None,
+    most: int | None = None,
+) -> Compressibility:
+    """Say how many parameters each family needs for a weight.
+
+    Parameters
+    ----------
+    weight : array
+        Of any library, two axes or more.
+    decibels : sequence of float
+        Levels ``-20 log10(‖W - W'‖ / ‖W‖)``: 20 dB are an error of 10 %.
+    topologies, inputs, fit
+        As for `compare`.
+    most : int, optional
+        Look no further than so many parameters, by default the entries of the weight.
+
+    Returns
+    -------
+    Compressibility
+        The size of every family is doubled until the level is reached, then halved in on; that finds the smallest size
+        if the error falls with the size, which a fit by gradient does not promise.
+
+    Raises
+    ------
+    SpecError
+        If the inputs do not go with the weight, or a level is no positive number.
+
+    Examples
+    --------
+    >>> import numpy as np, deeptn as dtn
+    >>> W = np.diag([1.0, 0.1, 0.01, 0.001]) @ np.linalg.qr(np.arange(16.0).reshape(4, 4) ** 2 + np.eye(4))[0]
+    >>> report = dtn.compressibility(W, (10, 30), ["LowRank"])
+    >>> [(row.label, row.params) for row in report.rows]
+    [('LowRank(rank=1)', 8), ('LowRank(rank=2)', 16)]
+    """
+    dense = _checked(weight, inputs)
+    for level in decibels:
+        if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < math.inf:
+            raise SpecError(f"decibels = {decibels!r}; expected positive numbers, for example (10, 20, 40)")
+    limit = dense.size if most is None else positive_int(most, "most")
+    rows: list[Needed] = []
+    for given in topologies:
+        family = as_topology(given)
+        try:
+            largest = at_budget(family, dense.shape, limit).topology
+        except SpecError as error:
+            rows += [Needed(type(family).__name__, level, None, note=str(error)) for level in decibels]
+            continue
+        known: dict[int, tuple[Network, np.ndarray | None, str]] = {}
+
+        def at(size: int, family: Topology = family, known: dict[int, Any] = known) -> Any:
+            if size not in known:
+                net = network(family.resized(size), dense.shape)
+                known[size] = net, *_generated(net, weight, fit)
+            return known[size]
+
+        top = getattr(largest, family.size_field)
+        rows += [_needed(at, top, dense, level, inputs) for level in decibels]
+    return Compressibility(dense.shape, dense.size, tuple(rows))
+
+
+def _needed(at: Callable[[int], Any], top: int, dense: np.ndarray, level: float, inputs: Array | None) -> Needed:
+    """Double the size until the level is reached, then bisect."""
+    allowed = 10 ** (-level / 20)
+
+    def error(size: int) -> float:
+        found = at(size)[1]
+        return math.inf if found is None else _relative(found, dense)
+
+    low, high = 0, 1
+    while error(high) > allowed:
+        net, found, note = at(high)
+        if found is None or high >= top:
+            smallest = min(error(size) for size in (low, high) if size)
+            note = note or "no size within the limit is enough"
+            return Needed(describe(net.topology), level, None, None if found is None else smallest, None, note)
+        low, high = high, min(2 * high, top)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if error(middle) <= allowed else (middle, high)
+    net, found, _ = at(high)
+    on_outputs = None if inputs is None else _on_outputs(found, dense, to_numpy(inputs))
+    return Needed(describe(net.topology), level, net.num_params, error(high), on_outputs)
+
+
+def _checked(weight: Array, inputs: Array | None) -> np.ndarray:
+    dense = to_numpy(weight)
+    if dense.ndim < 2:
+        raise SpecError(f"weight of shape {dense.shape}; expected two axes at least")
+    columns = math.prod(dense.shape[1:])
+    if inputs is not None and (len(inputs.shape) != 2 or inputs.shape[1] != columns):
+        raise SpecError(f"inputs of shape {tuple(inputs.shape)}; expected (N, {columns}) for a weight of {dense.shape}")
+    return dense
+
+
+def _generated(net: Network, weight: Array, fit: FitFunction | None) -> tuple[np.ndarray | None, str]:
+    """The weight that a family makes of another, or why there is none."""
+    assert net.topology is not None
+    if has_closed_form(net.topology):
+        return to_numpy(net.materialize(decompose(to_numpy(weight), net.topology, net.layout).params)), ""
+    if fit is None:
+        return None, "no closed form, and no fit was given"
+    return to_numpy(net.materialize(fit(net, weight))), ""
+
+
+def _relative(found: np.ndarray, dense: np.ndarray) -> float:
+    norm = float(np.linalg.norm(dense))
+    return float(np.linalg.norm(found - dense)) / norm if norm else float(np.linalg.norm(found))
+
+
+def _on_outputs(found: np.ndarray, dense: np.ndarray, inputs: np.ndarray) -> float:
+    rows = len(dense)
+    return _relative(inputs @ found.reshape(rows, -1).T, inputs @ dense.reshape(rows, -1).T)
+
+
+def _text(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(head, *rows)]
+    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths)).rstrip() for row in (head, *rows))
+
+
+def _axes() -> tuple[Any, Any]:
+    figure = optional("matplotlib.figure", "demo").Figure(layout="constrained")
+    return figure, figure.subplots()
