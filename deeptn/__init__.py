@@ -19,7 +19,7 @@ from .errors import (
     ProgramError,
     SpecError,
 )
-from .growth import Growth, deepen, grow, widen
+from .growth import Growth, deepen, grow, widen, with_scale
 from .joint import Joint, joint
 from .layout import Layout, Leg
 from .network import Network, network
@@ -127,4 +127,5 @@ __all__ = [
     "to_tensornetwork",
     "topology_names",
     "widen",
+    "with_scale",
 ]

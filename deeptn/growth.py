@@ -14,7 +14,7 @@ from ._typing import Params, ParamsLike
 from .errors import SpecError
 from .network import Network, network
 from .params import check_params, convert_params, to_numpy
-from .spec import NetworkSpec
+from .spec import NetworkSpec, Node
 from .topologies import BrickWall, describe
 
 
@@ -211,6 +211,48 @@ def grow(net: Network, params: ParamsLike, size: int, noise: float | None = None
         net, params, step = deepen(net, params, seed=seed + layer, **how)
         error += step
     return Growth(net, dict(params), error)
+
+
+def with_scale(net: Network) -> Network:
+    """Add a parameter by which the whole weight is multiplied, a node without indices.
+
+    What it does the other cores can do too; but a step of an optimizer that changes the size of W then need not change
+    them all.
+
+    Parameters
+    ----------
+    net : Network
+        Without a parameter named ``scale``.
+
+    Returns
+    -------
+    Network
+        Of no topology. One more parameter, ``scale``, of shape ``()``.
+
+    Raises
+    ------
+    SpecError
+        If a node or parameter is named ``scale`` already.
+
+    Examples
+    --------
+    >>> import numpy as np, deeptn as dtn
+    >>> net = dtn.with_scale(dtn.network(dtn.TensorTrain(rank=2), (8, 8)))
+    >>> params = net.init(seed=0)
+    >>> twice = params | {"scale": 2 * params["scale"]}
+    >>> bool(np.allclose(net.materialize(twice), 2 * net.materialize(params)))
+    True
+    """
+    spec = net.spec
+    taken = {node.name for node in spec.nodes} | set(spec.param_shapes)
+    names = {number: f"scale{k or ''}" for k, number in enumerate(spec.summands)}
+    if clash := taken & {"scale", *names.values()}:
+        raise SpecError(f"the network has a node or parameter {min(clash)!r} already")
+    stages = list(spec.stages)
+    for number, name in names.items():
+        nodes = (*stages[number].nodes, Node(name, (), param="scale"))
+        stages[number] = replace(stages[number], nodes=nodes)
+    return Network(replace(spec, stages=tuple(stages)), net.layout)
 
 
 def _zero_holders(spec: NetworkSpec) -> dict[str, str]:

@@ -1,0 +1,331 @@
+"""The training helpers of both frameworks, recipes, growth and constraints in training."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from deeptn_jax import train as jax_train
+from deeptn_torch import TNLinear, shrink, train
+from deeptn_torch.data import Images
+from torch import nn
+from torch.nn.utils import parametrize
+
+import deeptn as dtn
+from deeptn import Recipe
+from deeptn.constraints import isometric_nodes
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(96, 16))
+Y = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0).astype(int)
+
+
+def data(dtype=torch.float64) -> Images:
+    x, y = torch.tensor(X, dtype=dtype), torch.tensor(Y)
+    return Images("toy", x, y, x, y)
+
+
+def model(topology=None, seed=0, dtype=torch.float64) -> nn.Sequential:
+    torch.manual_seed(seed)
+    layer = TNLinear(16, 8, dtn.BrickWall(layers=2) if topology is None else topology, dtype=dtype)
+    return nn.Sequential(layer, nn.ReLU(), nn.Linear(8, 3, dtype=dtype))
+
+
+def forward(weights, x):
+    hidden = jax.nn.relu(x @ weights["first"].T + weights["bias"])
+    return hidden @ weights["head"]["weight"].T + weights["head"]["bias"]
+
+
+def to_jax(net):
+    layer = net[0]
+    return {
+        "first": {name: jnp.asarray(core.detach().numpy()) for name, core in layer.cores.items()},
+        "bias": jnp.asarray(layer.bias.detach().numpy()),
+        "head": {name: jnp.asarray(p.detach().numpy()) for name, p in net[2].named_parameters()},
+    }
+
+
+@pytest.mark.parametrize(("total", "warmup"), [(2, 0.3), (10, 0.3), (333, 0.3), (333, 0.1)])
+def test_one_cycle_is_pytorchs(total, warmup):
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, total_steps=total, pct_start=warmup)
+    recipe = Recipe(epochs=1, warmup=warmup)
+    for step in range(total):
+        group = optimizer.param_groups[0]
+        assert recipe.at(step, total) == pytest.approx((group["lr"], group["betas"][0]), abs=1e-12)
+        optimizer.step()
+        if step < total - 1:
+            schedule.step()
+
+
+def test_other_schedules():
+    cosine = [Recipe(epochs=1, schedule="cosine", warmup=0.2).at(step, 100)[0] for step in range(100)]
+    assert np.argmax(cosine) == 20
+    assert max(cosine) == 1.0
+    assert cosine[0] < 0.06
+    assert cosine[-1] < 0.01
+    flat = [Recipe(epochs=1, schedule="constant", warmup=0.1).at(step, 100)[0] for step in range(100)]
+    assert flat[9] < flat[10] == flat[-1] == 1.0
+    assert Recipe(epochs=1, schedule="constant", warmup=0.0).at(0, 5) == (1.0, 0.9)
+    assert Recipe(epochs=1, warmup=0.0).at(0, 1)[0] <= 1.0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("batch", 1.5),
+        ("lr", -1.0),
+        ("core_lr", float("nan")),
+        ("clip", 0.0),
+        ("warmup", 1.5),
+        ("distill", -0.1),
+        ("decay", float("inf")),
+        ("schedule", "linear"),
+        ("grow", 3),
+        ("grow", ((0, 0),)),
+        ("temperature", True),
+    ],
+)
+def test_bad_recipes(field, value):
+    with pytest.raises(dtn.SpecError, match=r"Recipe|size"):
+        Recipe(**{"epochs": 1, field: value})
+
+
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(epochs=5, lr=0.01, core_lr=0.03, batch=96),
+        Recipe(epochs=5, lr=0.01, batch=96, schedule="cosine", clip=0.05, decay=0.5),
+        Recipe(epochs=5, lr=0.01, batch=96, schedule="constant", distill=0.6, temperature=2.0),
+        Recipe(epochs=4, lr=0.01, batch=96, grow=((2, 3), (3, 4))),
+    ],
+    ids=["groups", "clip-decay", "distill", "grow"],
+)
+def test_both_frameworks_make_the_same_steps(recipe):
+    net = model()
+    start = to_jax(net)
+    guide = model(seed=5)
+    guide_params = to_jax(guide)
+    guide_net, first = guide[0].network, net[0].network
+    train(net, data(), recipe, seed=0, teacher=guide)
+    with jax.enable_x64():
+        start, guide_params = (
+            jax.tree.map(lambda a: jnp.asarray(np.asarray(a), "float64"), t) for t in (start, guide_params)
+        )
+        guide_weights = guide_params | {"first": guide_net.materialize(guide_params["first"])}
+        found = jax_train(
+            forward, start, {"first": first}, X, Y, recipe, seed=0, teacher=lambda x: forward(guide_weights, x)
+        )
+        assert found.nets["first"] == net[0].network
+        mine = to_jax(net)
+        for (path, a), b in zip(jax.tree.leaves_with_path(found.params), jax.tree.leaves(mine), strict=True):
+            assert np.allclose(a, b, rtol=1e-5, atol=1e-7), path
+
+
+@pytest.mark.parametrize(
+    "recipe", [Recipe(epochs=4, lr=0.01, batch=40), Recipe(epochs=4, batch=40, grow=((1, 3), (2, 4)))]
+)
+def test_training_goes_on_from_a_checkpoint(recipe, tmp_path):
+    whole = model()
+    train(whole, data(), recipe, seed=3)
+    file = tmp_path / "half.pt"
+
+    class Stop(Exception):
+        pass
+
+    steps = iter(range(100))
+
+    def stop():
+        if next(steps) == 7:  # in the third epoch
+            raise Stop
+
+    first = model()
+    with pytest.raises(Stop):
+        train(first, data(), recipe, seed=3, on_step=stop, checkpoint=file)
+    second = model()
+    train(second, data(), recipe, seed=3, checkpoint=file)
+    for a, b in zip(whole.state_dict().values(), second.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    third = model()
+    train(third, data(), recipe, seed=3, checkpoint=file)  # nothing is left to do
+    assert torch.equal(third[0].weight, second[0].weight)
+    with pytest.raises(dtn.FormatError, match="name another file"):
+        train(model(), data(), recipe, seed=4, checkpoint=file)
+    with pytest.raises(dtn.FormatError, match="another model"):
+        train(model(dtn.TensorTrain(rank=4)), data(), recipe, seed=3, checkpoint=file)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(dtn.FormatError, match="no checkpoint"):
+        train(model(), data(), recipe, seed=3, checkpoint=file)
+
+
+@pytest.mark.parametrize("grow", [(), ((1, 3), (2, 4))])
+def test_training_in_jax_goes_on_from_a_checkpoint(grow, tmp_path):
+    recipe = Recipe(epochs=4, lr=0.01, batch=40, grow=grow)
+    net = model(dtype=torch.float32)
+    start, nets = to_jax(net), {"first": net[0].network}
+    x = X.astype("float32")
+    whole = jax_train(forward, start, nets, x, Y, recipe, seed=3)
+    file = tmp_path / "half.npz"
+    steps = iter(range(100))
+
+    def stop():
+        if next(steps) == 7:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        jax_train(forward, start, nets, x, Y, recipe, seed=3, on_step=stop, checkpoint=file)
+    for _ in range(2):  # the second time nothing is left to do
+        second = jax_train(forward, start, nets, x, Y, recipe, seed=3, checkpoint=file)
+        assert second.nets == whole.nets
+        for a, b in zip(jax.tree.leaves(whole.params), jax.tree.leaves(second.params), strict=True):
+            assert np.array_equal(a, b)
+    with pytest.raises(dtn.FormatError, match="name another file"):
+        jax_train(forward, start, nets, x, Y, recipe, seed=4, checkpoint=file)
+    file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(dtn.FormatError, match="no checkpoint"):
+        jax_train(forward, start, nets, x, Y, recipe, seed=3, checkpoint=file)
+
+
+def test_what_training_needs():
+    net = model()
+    with pytest.raises(dtn.DeepTNError, match="pass teacher="):
+        train(net, data(), Recipe(epochs=1, distill=0.5), seed=0)
+    with pytest.raises(dtn.DeepTNError, match="pass teacher="):
+        jax_train(forward, to_jax(net), {}, X, Y, Recipe(epochs=1, distill=0.5), seed=0)
+    with pytest.raises(dtn.SpecError, match="nets names"):
+        jax_train(forward, {}, {"first": net[0].network}, X, Y, Recipe(epochs=1), seed=0)
+    with pytest.raises(dtn.DeepTNError, match="lower the learning rate"):
+        jax_train(forward, to_jax(net), {"first": net[0].network}, X * np.nan, Y, Recipe(epochs=1), seed=0)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        dtn.BrickWall(layers=3),
+        dtn.TensorTrain(rank=3),
+        dtn.Tree(rank=2),
+        dtn.Sum(terms=(dtn.LowRank(), dtn.BrickWall())),
+    ],
+)
+def test_shrink_scales_the_weight(family):
+    net = model(family)
+    before = net[0].weight.detach()
+    shrink(net, 0.25)
+    assert torch.allclose(net[0].weight, before / 4)
+    net[0].cores.requires_grad_(False)
+    shrink(net, 0.25)
+    assert torch.allclose(net[0].weight, before / 4)
+
+
+def test_decay_needs_a_weight_that_can_be_scaled():
+    net = model(dtn.MERA(rank=2, shared=True))
+    with pytest.raises(dtn.SpecError, match="shares parameters"):
+        shrink(net, 0.5)
+
+
+def deviation(layer) -> float:
+    """The largest distance of a marked node, scaled, from an isometry."""
+    worst = 0.0
+    for node in isometric_nodes(layer.network):
+        core = layer.cores[node.param].detach().numpy()
+        order = [node.indices.index(ix) for ix in (*node.outputs, *node.inputs)]
+        rows = int(np.prod([core.shape[k] for k in order[: len(node.outputs)]]))
+        matrix = core.transpose(order).reshape(rows, -1)
+        matrix = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+        square = matrix.T @ matrix
+        worst = max(worst, abs(square / square[0, 0] - np.eye(len(square))).max())
+    return worst
+
+
+@pytest.mark.parametrize("family", [dtn.Tree(rank=4), dtn.MERA(rank=3, activation=None), dtn.AugmentedTree(rank=3)])
+def test_isometries_stay_isometries(family):
+    net = model(family)
+    layer = net[0]
+    before = layer.weight.detach().clone()
+    layer.constrain()
+    layer.constrain()  # a second time changes nothing
+    assert torch.allclose(layer.weight, before)
+    train(net, data(), Recipe(epochs=50, lr=0.05, batch=48, decay=0.01), seed=0)  # 100 steps
+    assert not torch.allclose(layer.weight, before, rtol=0.1)
+    assert deviation(layer) < 1e-12
+    free = model(family)
+    train(free, data(), Recipe(epochs=50, lr=0.05, batch=48), seed=0)
+    assert deviation(free[0]) > 1e-2  # the constraint is what kept them
+    with pytest.raises(dtn.SpecError, match="remove the constraint"):
+        layer.grow(8)
+    weight = layer.weight.detach().clone()
+    for node in isometric_nodes(layer.network):
+        parametrize.remove_parametrizations(layer.cores, node.param)
+    assert torch.allclose(layer.weight, weight)
+    layer.grow(8)
+
+
+@pytest.mark.parametrize("family", [dtn.Tree(rank=3), dtn.MERA(rank=3)])
+def test_isometries_stay_isometries_in_jax(family):
+    net = model(family, dtype=torch.float32)
+    found = jax_train(
+        forward, to_jax(net), {"first": net[0].network}, X.astype("float32"), Y, Recipe(epochs=50, lr=0.05, batch=48),
+        seed=0, isometric=True,
+    )  # fmt: skip
+    made = dtn.isometrize(net[0].network, found.params["first"])
+    net[0].load_cores({name: torch.tensor(np.asarray(core)) for name, core in made.items()})
+    assert deviation(net[0]) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_isometrize_is_the_same_everywhere_and_a_projection(dtype):
+    net = dtn.network(dtn.MERA(rank=3), (12, 10))
+    params = net.init(scheme="gaussian", dtype=dtype)
+    made = dtn.isometrize(net, params)
+    again = dtn.isometrize(net, made)
+    torch_made = dtn.isometrize(net, {name: torch.tensor(core) for name, core in params.items()})
+    with jax.enable_x64():
+        jax_made = dtn.isometrize(net, {name: jnp.asarray(core) for name, core in params.items()})
+    for name, core in made.items():
+        assert np.allclose(core, again[name])
+        assert np.allclose(core, torch_made[name].numpy())
+        assert np.allclose(core, np.asarray(jax_made[name]))
+        assert np.isclose(np.linalg.norm(core), np.linalg.norm(params[name]))
+
+
+def test_which_nodes_can_be_isometries():
+    net = dtn.network(dtn.BrickWall(layers=2), (8, 8))
+    with pytest.raises(dtn.SpecError, match="no node of BrickWall"):
+        dtn.isometrize(net, net.init())
+    with pytest.raises(dtn.SpecError, match="unknown node 'L9_g0'"):
+        dtn.isometrize(net, net.init(), ["L9_g0"])
+    with pytest.raises(dtn.SpecError, match="has no inputs"):
+        dtn.isometrize(net, net.init(), ["L1_g0"])
+    made = dtn.isometrize(net, net.init(scheme="gaussian", dtype="float64"), ["L2_g1"])
+    square = made["L2_g1"].reshape(4, 4) @ made["L2_g1"].reshape(4, 4).T
+    assert np.allclose(square, square[0, 0] * np.eye(4))
+
+
+@pytest.mark.parametrize(
+    ("family", "size"), [(dtn.BrickWall(layers=2), 5), (dtn.TensorTrain(rank=2), 4), (dtn.Tree(rank=2), 4)]
+)
+def test_a_layer_grows_and_keeps_its_weight(family, size):
+    net = model(family)
+    layer = net[0]
+    before, old = layer.weight.detach(), layer.network.num_params
+    assert layer.grow(size) < 1e-10
+    assert layer.network.num_params > old
+    assert torch.allclose(layer.weight, before)
+    assert layer.grow(size) == 0.0
+    layer.cores.requires_grad_(False)
+    layer.grow(size + 1)
+    assert not any(core.requires_grad for core in layer.cores.values())
+
+
+@pytest.mark.parametrize("family", [dtn.LowRank(), dtn.BrickWall(), dtn.Sum(terms=(dtn.LowRank(), dtn.BrickWall()))])
+def test_a_scale_of_its_own(family):
+    net = dtn.with_scale(dtn.network(family, (12, 10)))
+    params = net.init(dtype="float64")
+    weight = net.materialize(params)
+    assert np.isclose(np.sqrt((weight**2).mean()), np.sqrt(2 / 10), rtol=1e-3)
+    assert np.allclose(net.materialize(params | {"scale": params["scale"] * 3}), 3 * weight)
+    with pytest.raises(dtn.SpecError, match="'scale' already"):
+        dtn.with_scale(net)
