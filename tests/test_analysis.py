@@ -115,7 +115,7 @@ def test_inspect_says_the_same_of_the_weight(library):
         assert np.isclose(cut.entropy or 0.0, other.entropy or 0.0, rtol=1e-5)
         assert other.bound is None
     assert json.loads(given.to_json())["cuts"][0]["name"] == "rows | columns"
-    assert str(mine).splitlines()[1].split() == ["cut", "matrix", "bound", "rank", "effective", "entropy"]
+    assert str(mine).splitlines()[2].split() == ["cut", "matrix", "bound", "rank", "effective", "entropy"]
     assert dtn.inspect(np.zeros((4, 4))).cuts[0].rank == 0
 
 

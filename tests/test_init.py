@@ -12,10 +12,16 @@ from deeptn.init import SCHEMES, root_mean_square, target_std
 from .market import LINEAR, NETWORKS
 
 FAMILIES = {
-    "brickwall": dtn.BrickWall(layers=2),
-    "brickwall-deep": dtn.BrickWall(layers=8),
-    "brickwall-linear": dtn.BrickWall(layers=3, activation=None),
+    **{f"brickwall-{depth}": dtn.BrickWall(layers=depth) for depth in (1, 2, 4, 8, 16)},
+    **{f"brickwall-linear-{depth}": dtn.BrickWall(layers=depth, activation=None) for depth in (3, 16)},
+    "brickwall-leaky": dtn.BrickWall(layers=8, activation="leaky_relu:0.2"),
+    "brickwall-bare": dtn.BrickWall(layers=8, normalize=None),
+    "brickwall-residual": dtn.BrickWall(layers=8, residual=True),
+    "brickwall-tanh": dtn.BrickWall(layers=4, activation="tanh"),
     "tree": dtn.Tree(rank=4),
+    "tree-linear": dtn.Tree(rank=4, activation=None),
+    "augmented": dtn.AugmentedTree(rank=4),
+    "mera": dtn.MERA(rank=3),
     "train": dtn.TensorTrain(rank=6),
     "ttmatrix": dtn.TTMatrix(rank=4),
     "tucker": dtn.Tucker(rank=4),
@@ -27,13 +33,31 @@ FAMILIES = {
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_moments_of_the_weight(family, scheme):
     net = dtn.network(family, (60, 50))
-    weights = np.stack([net.materialize(net.init(seed=seed, dtype="float64", scheme=scheme)) for seed in range(24)])
+    weights = np.stack([net.materialize(net.init(seed=seed, dtype="float64", scheme=scheme)) for seed in range(16)])
     goal = math.sqrt(2 / 50)
-    rms = np.sqrt((weights**2).mean(axis=(1, 2)))
-    assert np.allclose(rms, goal, rtol=1e-6)
-    if scheme != "identity":  # the identity has no random sign
-        mean = weights.mean(axis=(1, 2))
-        assert abs(mean.mean()) <= 0.05 * goal + 3 * mean.std() / math.sqrt(len(mean))
+    assert np.allclose(np.sqrt((weights**2).mean(axis=(1, 2))), goal, rtol=1e-6)
+    mean, std = weights.mean(axis=(1, 2)) / goal, weights.std(axis=(1, 2)) / goal
+    assert abs(std.mean() - 1) <= 0.05
+    assert abs(mean.mean()) <= 0.05
+
+
+def test_a_copy_node_copies():
+    net = dtn.network(dtn.Tree(rank=2, activation=None), (4, 4))
+    node = net.spec.nodes[1]
+    draw = {name: np.zeros(shape) for name, shape in net.spec.param_shapes.items()}
+    core = init_module._fill(net.spec, node, draw[node.param], SCHEMES["copy"], False)
+    assert np.array_equal(core, np.eye(2)[:, :, None] * np.eye(2)[:, None, :])
+    wall = dtn.network(dtn.BrickWall(layers=2), (4, 4))
+    gate = wall.spec.stages[1].nodes[0]
+    assert np.array_equal(
+        init_module._fill(wall.spec, gate, np.zeros((2,) * 4), SCHEMES["copy"], False).reshape(4, 4), np.eye(4)
+    )
+
+
+def test_the_identity_stands_on_a_spread_state():
+    net = dtn.network(dtn.BrickWall(layers=4), (16, 16))
+    weight = net.materialize(net.init(seed=0, dtype="float64", scheme="identity"))
+    assert (weight != 0).mean() > 0.9  # identities on [1, 0] would leave one entry
 
 
 @pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from deeptn_torch import Fit, fit
+
+import deeptn as dtn
+
+RNG = np.random.default_rng(0)
+WEIGHT = RNG.normal(size=(24, 3)) @ RNG.normal(size=(3, 40)) + 0.01 * RNG.normal(size=(24, 40))
+INPUTS = RNG.normal(size=(50, 40))
+
+
+def by_gradient(net, weight):
+    found = fit(net, torch.as_tensor(weight, dtype=torch.float64), how=Fit(steps=60)).params
+    return {name: p.numpy() for name, p in found.items()}
+
+
+def test_compare_measures_what_it_says():
+    families = ["LowRank", dtn.TensorTrain(), dtn.Tree(activation=None), "Tucker", "BrickWall", "CP"]
+    found = dtn.compare(WEIGHT, families, budget=300, inputs=INPUTS)
+    assert [row.params is not None and row.params <= 300 for row in found.rows] == [True] * len(families)
+    low = found.rows[0]
+    assert low.params == 256
+    assert low.rank == low.bound == 4
+    values = np.linalg.svd(WEIGHT, compute_uv=False)
+    assert low.error == pytest.approx(np.linalg.norm(values[4:]) / np.linalg.norm(values))
+    net, params, error = dtn.decompose(WEIGHT, dtn.LowRank(rank=4))
+    assert low.error == pytest.approx(error)
+    gap = INPUTS @ (WEIGHT - net.materialize(params)).T
+    assert low.output_error == pytest.approx(np.linalg.norm(gap) / np.linalg.norm(INPUTS @ WEIGHT.T))
+    assert low.cost == net.cost()
+    wall = found.rows[4]
+    assert wall.error is None
+    assert "no fit was given" in wall.note
+    for row in found.rows:
+        if row.rank is not None and row.bound is not None:
+            assert row.rank <= row.bound
+    text = str(found)
+    assert "LowRank(rank=4)" in text
+    assert len(text.splitlines()) == 2 + len(families)
+
+
+def test_compare_fits_by_gradient():
+    found = dtn.compare(WEIGHT, ["BrickWall"], budget=500, fit=by_gradient).rows[0]
+    net = dtn.at_budget("BrickWall", WEIGHT.shape, 500)
+    again = net.materialize(by_gradient(net, WEIGHT))
+    assert found.error == pytest.approx(np.linalg.norm(again - WEIGHT) / np.linalg.norm(WEIGHT))
+
+
+def test_a_family_that_cannot_be_so_small_is_named():
+    found = dtn.compare(WEIGHT, ["LowRank", "TensorTrain"], budget=60)
+    assert found.rows[0].params is None
+    assert "at least 64 parameters" in found.rows[0].note
+    assert found.rows[1].params is not None
+    needed = dtn.compressibility(WEIGHT, (10,), ["LowRank"], most=60).rows[0]
+    assert (needed.params, "at least 64" in needed.note) == (None, True)
+
+
+def test_compressibility_finds_the_smallest_size():
+    found = dtn.compressibility(WEIGHT, (5, 20, 40, 60), ["LowRank", "TensorTrain", "TTMatrix"], inputs=INPUTS)
+    values = np.linalg.svd(WEIGHT, compute_uv=False)
+    errors = [np.linalg.norm(values[rank:]) / np.linalg.norm(values) for rank in range(1, 25)]
+    for row in found.rows[:4]:
+        enough = [rank for rank, error in enumerate(errors, 1) if error <= 10 ** (-row.decibels / 20)]
+        if enough and 64 * enough[0] <= WEIGHT.size:
+            assert row.params == 64 * enough[0]
+            assert row.error <= 10 ** (-row.decibels / 20)
+        else:
+            assert row.params is None
+            assert row.error == pytest.approx(errors[WEIGHT.size // 64 - 1])
+    train = found.rows[5]
+    rank = dtn.at_budget("TensorTrain", WEIGHT.shape, train.params).topology.rank
+    assert dtn.decompose(WEIGHT, dtn.TensorTrain(rank=rank)).error <= 0.1
+    assert dtn.decompose(WEIGHT, dtn.TensorTrain(rank=rank - 1)).error > 0.1
+    assert "dB" in str(found)
+
+
+def test_compressibility_of_deep_networks():
+    easy = np.outer(np.arange(1.0, 17.0), np.ones(16)) / 16
+    rows = dtn.compressibility(easy, (3, 60), ["BrickWall"], fit=by_gradient, most=200).rows
+    assert rows[0].params is not None
+    assert rows[1].params is None
+    assert rows[1].error > 1e-3
+    assert dtn.compressibility(easy, (10,), ["BrickWall"]).rows[0].note == "no closed form, and no fit was given"
+
+
+def test_plots(tmp_path):
+    found = dtn.compare(WEIGHT, budget=300, inputs=INPUTS)
+    found.plot().savefig(tmp_path / "a.png")
+    dtn.compare(WEIGHT, budget=300).plot().savefig(tmp_path / "b.png")
+    figure = dtn.compressibility(WEIGHT, (10, 20)).plot()
+    assert [line.get_label() for line in figure.axes[0].lines] == [
+        "LowRank",
+        "TensorTrain",
+        "TTMatrix",
+        "Tucker",
+        "dense",
+    ]
+    net = dtn.network("BrickWall", (8, 8))
+    spectra = dtn.analyze(net, net.init()).plot().axes[0].lines
+    assert len(spectra) == 6
+    assert len(dtn.inspect(WEIGHT).plot().axes[0].lines[0].get_xdata()) == 24
+    with pytest.raises(dtn.SpecError, match="no spectrum"):
+        dtn.analyze(net).plot()
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda: dtn.compare(np.ones(8)), "two axes"),
+        (lambda: dtn.compare(WEIGHT, inputs=np.ones((5, 7))), r"expected \(N, 40\)"),
+        (lambda: dtn.compare(WEIGHT, budget=0), "budget"),
+        (lambda: dtn.compressibility(WEIGHT, (0,)), "positive numbers"),
+        (lambda: dtn.compressibility(WEIGHT, (10,), most=-1), "most"),
+        (lambda: dtn.compare(WEIGHT, ["LowRnk"]), "LowRank"),
+    ],
+)
+def test_bad_input(call, match):
+    with pytest.raises(dtn.DeepTNError, match=match):
+        call()
