@@ -228,9 +228,8 @@ def _(topology: BrickWall, net: Network, tensor: np.ndarray) -> dict[str, np.nda
     for group, cap in zip(groups, caps):
         left = rest.shape[0]
         u, s, v = np.linalg.svd(rest.reshape(left * math.prod(sizes[group]), -1), full_matrices=False)
-        root = np.sqrt(s[:cap])
-        cores.append((u[:, :cap] * root).reshape(left, *sizes[group], -1))
-        rest = root[:, None] * v[:cap]
+        cores.append(u[:, :cap].reshape(left, *sizes[group], -1))
+        rest = s[:cap, None] * v[:cap]
     cores.append(rest.reshape(-1, *sizes[groups[-1]], 1))
     half = count // 2
     for name, shape in net.spec.param_shapes.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import math
@@ -60,6 +61,10 @@ CLOSED = {
     "train-interleaved": (dtn.TensorTrain, {"order": "interleaved"}),
     "ttmatrix": (dtn.TTMatrix, {}),
     "tucker": (dtn.Tucker, {}),
+    "tree": (functools.partial(dtn.Tree, activation=None), {}),
+    "tree-of-three": (functools.partial(dtn.Tree, activation=None, arity=3), {"order": "interleaved"}),
+    "caterpillar": (functools.partial(dtn.Tree, activation=None, balanced=False), {}),
+    "hierarchical-tucker": (dtn.HierarchicalTucker, {}),
 }
 
 
@@ -75,6 +80,57 @@ def test_decompose_is_exact_at_full_rank_and_better_with_rank(case, shape):
     errors = [dtn.decompose(weight, family(rank=rank), layout).error for rank in (1, 2, 4, 8)]
     assert errors == sorted(errors, reverse=True)
     assert all(0 <= error <= 1 for error in errors)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 16), (12, 18), (4,), (8,), (6, 5), (32,)])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_brick_wall_takes_over_a_tensor_train_of_rank_two(shape, layers):
+    layout = dtn.Layout(shape)
+    train = dtn.network(dtn.TensorTrain(rank=2), shape, layout)
+    weight = train.materialize(train.init(dtype="float64"))
+    wall = dtn.BrickWall(layers=layers, activation=None)
+    assert dtn.decompose(weight, wall, layout).error < 1e-12
+    padded = dtn.decompose(weight, wall)
+    assert padded.net.layout.is_padded == (layout.leg_sizes != padded.net.layout.leg_sizes)
+    assert padded.error < 1.0
+
+
+@pytest.mark.parametrize(("rank", "side"), [(2, 16), (3, 256)])
+def test_a_tree_takes_over_a_tensor_train_where_its_bonds_allow(rank, side):
+    train = dtn.network(dtn.TensorTrain(rank=rank), (side, side))
+    weight = train.materialize(train.init(dtype="float64"))
+    assert dtn.decompose(weight, dtn.Tree(rank=rank**2, activation=None), train.layout).error < 1e-12
+    assert dtn.decompose(weight, dtn.Tree(rank=rank**2 - 1, activation=None), train.layout).error > 1e-3
+
+
+def test_one_layer_of_a_brick_wall_is_the_best_train_of_its_bonds():
+    weight = np.random.default_rng(3).standard_normal((4, 4))
+    wall = dtn.decompose(weight, dtn.BrickWall(layers=1, activation=None))
+    left, right = (np.linalg.svd(weight.reshape(sides), compute_uv=False) for sides in ((2, 8), (8, 2)))
+    assert left.size == right.size == 2  # bonds of size 2 cut nothing off at the ends: legs 0 | 1 2 | 3
+    assert wall.error < 1e-12
+    larger = np.random.default_rng(3).standard_normal((8, 4))
+    values = np.linalg.svd(larger.reshape(8, 4), compute_uv=False)
+    assert dtn.decompose(larger, dtn.BrickWall(layers=1, activation=None)).error == pytest.approx(
+        np.linalg.norm(values[2:]) / np.linalg.norm(values), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        dtn.Tree(rank=4),
+        dtn.BrickWall(),
+        dtn.BrickWall(activation=None, cyclic=True),
+        dtn.BrickWall(activation=None, sites=3),
+        dtn.MERA(activation=None),
+        dtn.TensorTrain(shared=True),
+    ],
+)
+def test_families_without_a_closed_form_say_so(family):
+    assert not has_closed_form(family)
+    with pytest.raises(dtn.SpecError, match=r"no closed-form decomposition; fit it by gradient"):
+        dtn.decompose(np.ones((16, 16)), family)
 
 
 def test_svd_error_is_eckart_young():
