@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deeptn_torch import Fit, TNLinear, fit
+from deeptn_torch import TNLinear
 from deeptn_torch.data import Images, load_images
+from deeptn_torch.fit import find_params
 from deeptn_torch.train import accuracy, train
 from torch import nn
 
@@ -26,6 +27,16 @@ from deeptn.topologies import topology_to_dict
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE = (256, 784)
+#: Factors of the rows and of the columns, interleaved: the columns as the 28 × 28 pixels that they are. None: the
+#: topology's own layout, for most binary legs of a padded weight, all of the rows before those of the columns.
+LAYOUTS: dict[str, Any] = {
+    "own": None,
+    "pixels": ((16, 16), (28, 28)),
+    "pixels, small": ((4, 4, 4, 4), (4, 7, 4, 7)),
+    "pixels, prime": ((2,) * 8, (2, 2, 7, 2, 2, 7)),
+    "interleaved": ((2,) * 8, (2,) * 10),
+    "single": ((256,), (784,)),
+}
 #: The dense layers, and the first one's two controls.
 CONTROLS = ("dense", "fixed random")
 #: Learning rates that every method is tried at; the layers that are not generated have HEAD.
@@ -49,8 +60,12 @@ class Job:
     scheme : str
         Of the initialiser.
     start : {"random", "fit"}
-        Random cores, or cores fitted to the weight of a dense model of the same seed.
-    layout : {"own", "interleaved"}
+        Random cores, or cores fitted to the weight of a dense model of the same seed
+        (in closed form, or by gradient).
+    layout : str
+        One of `LAYOUTS`.
+    scale : bool
+        Whether the network has a parameter for the size of W alone.
     """
 
     label: str
@@ -61,6 +76,7 @@ class Job:
     scheme: str = "orthogonal"
     start: str = "random"
     layout: str = "own"
+    scale: bool = False
 
     @property
     def key(self) -> str:
@@ -69,7 +85,7 @@ class Job:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data."""
-        data = {name: getattr(self, name) for name in ("label", "seed", "split", "scheme", "start", "layout")}
+        data = {name: getattr(self, name) for name in ("label", "seed", "split", "scheme", "start", "layout", "scale")}
         family = None if self.topology is None else topology_to_dict(self.topology)
         return json.loads(json.dumps(data | {"topology": family, "recipe": asdict(self.recipe)}))
 
@@ -89,9 +105,10 @@ def images(split: str, folder: str | None) -> Images:
 def make_net(job: Job) -> dtn.Network:
     """The network of a job."""
     assert job.topology is not None
-    own = job.topology.default_layout(SHAPE)
-    layout = own if job.layout == "own" else dtn.Layout(SHAPE, own.factors, order=job.layout)
-    return dtn.network(job.topology, SHAPE, layout)
+    factors = LAYOUTS[job.layout]
+    layout = None if factors is None else dtn.Layout(SHAPE, factors, order="interleaved")
+    net = dtn.network(job.topology, SHAPE, layout)
+    return dtn.with_scale(net) if job.scale else net
 
 
 def make_model(job: Job, folder: str | None) -> nn.Sequential:
@@ -109,7 +126,7 @@ def make_model(job: Job, folder: str | None) -> nn.Sequential:
         if job.start == "fit":
             dense = teacher(job.seed, job.split, folder)
             goal: Any = dense[1].weight
-            layer.load_cores(fit(layer.network, goal.detach(), how=Fit(steps=500, seed=job.seed)).params)
+            layer.load_cores(find_params(layer.network, goal.detach(), "auto"))
             layer.bias.data.copy_(dense[1].bias)  # type: ignore[arg-type, union-attr]
             head.load_state_dict(dense[3].state_dict())
     return nn.Sequential(nn.Flatten(), first, nn.ReLU(), head)
@@ -132,7 +149,7 @@ def stage_gradients(model: nn.Sequential, data: Images) -> list[float]:
     gradients = dict(zip(names, torch.autograd.grad(loss, [layer.cores[name] for name in names])))
     shares = []
     for stage in layer.network.spec.stages:
-        own = {node.param for node in stage.nodes if node.param is not None}
+        own = {node.param for node in stage.nodes if node.param in gradients}
         size = math.sqrt(sum(float(gradients[name].square().sum()) for name in own))
         shares.append(size / math.sqrt(sum(float(layer.cores[name].detach().square().sum()) for name in own)))
     return shares
@@ -158,7 +175,7 @@ def run(job: Job, folder: str | None = None) -> dict[str, Any]:
     result["seconds"] = round(time.perf_counter() - begin, 1)
     if job.topology is not None:
         result["params"] = layer.network.num_params
-        result["size"] = getattr(layer.network.topology, job.topology.size_field)
+        result["size"] = getattr(layer.network.topology, job.topology.size_field, None)
         result["stage_gradients"]["after"] = stage_gradients(model, data)
     weight = layer.weight.detach()
     cut = dtn.inspect(weight).cuts[0]

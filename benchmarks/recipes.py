@@ -1,0 +1,131 @@
+"""The best recipe found for at most 2,068 parameters, and what each of its ingredients is worth; five paired seeds.
+
+FC-2 on Fashion-MNIST as in `trainability.py`. The recipes were chosen on the validation split (seed 0); every variant
+changes one thing. An interrupted run goes on where it stopped.
+
+    python benchmarks/recipes.py --seeds 5 --jobs 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deeptn_torch.demo.environment import environment
+from fc2 import HEAD, RESULTS, Job, Log
+
+import deeptn as dtn
+from deeptn import Recipe
+
+BEST = Job(
+    "TTMatrix",
+    dtn.TTMatrix(rank=2),
+    Recipe(epochs=20, lr=HEAD, core_lr=3e-2, decay=0.1),
+    layout="pixels",
+)
+DEEP = Job(
+    "BrickWall, ReLU",
+    dtn.BrickWall(layers=8, bond=2),
+    Recipe(epochs=15, lr=HEAD, core_lr=1e-2, decay=0.1),
+    layout="pixels, prime",
+)
+#: One core that is the weight itself: a dense layer that the same decay acts upon.
+DENSE = dtn.Graph(nodes={"W": "ab"}, output="ab")
+
+
+def vary(job: Job, **changes: Any) -> Job:
+    """The same job with another recipe, topology or start."""
+    own = {name: value for name, value in changes.items() if name in Job.__dataclass_fields__}
+    rest = {name: value for name, value in changes.items() if name not in own}
+    return replace(job, **own, recipe=replace(job.recipe, **rest))
+
+
+def variants(base: Job, own: dtn.Topology) -> dict[str, Job]:
+    """What is common to both ablations; `own` is the family at its largest size with its own layout."""
+    return {
+        "the recipe": base,
+        "learning rate of the cores / 3": vary(base, core_lr=(base.recipe.core_lr or HEAD) / 3),
+        "learning rate of the cores = that of the head": vary(base, core_lr=HEAD),
+        "no decay": vary(base, decay=0.0),
+        "6 epochs": vary(base, epochs=6),
+        "6 epochs, own layout": vary(base, epochs=6, layout="own", topology=own),
+        "cosine schedule, warm-up 5 %": vary(base, schedule="cosine", warmup=0.05),
+        "clipping at 1": vary(base, clip=1.0),
+        "scheme gaussian": vary(base, scheme="gaussian"),
+        "scheme identity": vary(base, scheme="identity"),
+        "a learned scale": vary(base, scale=True),
+        "warm start from a dense model": vary(base, start="fit"),
+        "distillation from a dense model": vary(base, distill=0.5),
+    }
+
+
+def ablations() -> dict[str, dict[str, Job]]:
+    """Tables of variants by their names."""
+    best = variants(BEST, dtn.TTMatrix(rank=4)) | {
+        "grown from rank 1 after a quarter": vary(BEST, topology=dtn.TTMatrix(rank=1), grow=((5, 2),)),
+        "dense": Job("dense", DENSE, replace(BEST.recipe, core_lr=1e-3, decay=0.3), layout="single"),
+        "dense, no decay": Job("dense", DENSE, replace(BEST.recipe, core_lr=1e-3, decay=0.0), layout="single"),
+        "dense, 6 epochs, no decay": Job(
+            "dense", DENSE, replace(BEST.recipe, epochs=6, core_lr=1e-3, decay=0.0), layout="single"
+        ),
+        "Tree(rank=8), leaky ReLU": vary(
+            BEST, topology=dtn.Tree(rank=8, activation="leaky_relu:0.2"), layout="pixels, small", core_lr=1e-2
+        ),
+        "Tree(rank=8), no activation": vary(
+            BEST, topology=dtn.Tree(rank=8, activation=None), layout="pixels, small", core_lr=1e-2
+        ),
+    }
+    wall = DEEP.topology
+    assert isinstance(wall, dtn.BrickWall)
+    deep = variants(DEEP, dtn.BrickWall(layers=8)) | {
+        "scheme copy": vary(DEEP, scheme="copy"),
+        "no activation": vary(DEEP, topology=replace(wall, activation=None)),
+        "leaky ReLU": vary(DEEP, topology=replace(wall, activation="leaky_relu:0.2")),
+        "not normalised": vary(DEEP, topology=replace(wall, normalize=None)),
+        "residual": vary(DEEP, topology=replace(wall, residual=True)),
+        "grown from 2 layers: 4 after a fifth, 8 after two": vary(
+            DEEP, topology=replace(wall, layers=2), grow=((3, 4), (6, 8))
+        ),
+    }
+    return {"best": best, "deep": deep}
+
+
+def main() -> None:
+    """Run all, write the JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=2, help="processes at a time, one thread each")
+    parser.add_argument("--data-dir", help="folder with the IDX files")
+    parser.add_argument("--out", type=Path, default=RESULTS / "recipes.json")
+    options = parser.parse_args()
+    log = Log(options.out.with_suffix(".log.jsonl"))
+    tables = ablations()
+    jobs = [
+        replace(job, seed=seed) for seed in range(options.seeds) for table in tables.values() for job in table.values()
+    ]
+    log.run(jobs, options.jobs, options.data_dir)
+    data = {
+        "task": "FC-2 on Fashion-MNIST, 784→256→10, the first weight generated",
+        "seeds": list(range(options.seeds)),
+        "environment": environment(),
+        "tables": {
+            name: [
+                {
+                    "variant": variant,
+                    "job": job.to_dict(),
+                    "runs": [log[replace(job, seed=seed)] for seed in range(options.seeds)],
+                }
+                for variant, job in table.items()
+            ]
+            for name, table in tables.items()
+        },
+    }
+    options.out.write_text(json.dumps(data, indent=1) + "\n")
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()
