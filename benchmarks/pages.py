@@ -11,23 +11,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from tables import about, table
+from training_pages import depth_figure, depth_page, trainability_figure, trainability_page
+
 HERE = Path(__file__).parent
 PAGES = HERE.parent / "docs" / "results"
-
-
-def about(environment: dict[str, Any], packages: Sequence[str] = ()) -> str:
-    """Where and with what something was measured."""
-    versions = environment["versions"]
-    shown = ", ".join(
-        f"{name} {versions[name]}" for name in ("python", "torch", "numpy", "cotengra", *packages) if name in versions
-    )
-    return f"{environment['date']}, {environment['cpu']}, {environment['torch_threads']} torch thread(s), {shown}"
-
-
-def table(headings: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table; all columns but the first to the right."""
-    lines = ["| " + " | ".join(headings) + " |", "| --- |" + " ---: |" * (len(headings) - 1)]
-    return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
 def lenet5_page(data: dict[str, Any]) -> str:
@@ -212,6 +200,11 @@ def engine_dispatch(section: dict[str, Any]) -> list[str]:
             f"and {moves:.0f} µs of writing, so with the parameters {(idle + arithmetic + moves) / dense:.1f} times nn.Linear "
             "if no step cost anything but its work."
         )
+        operations = 1e6 * sum(part["seconds"] for kind, part in row["profile"].items() if kind != "rest")
+        lines[-1] += (
+            f" As measured, its array operations alone take {operations:.0f} µs: with the idle parameters "
+            f"{(idle + operations) / dense:.1f} times, before autograd and the engine have done anything."
+        )
     return lines
 
 
@@ -361,8 +354,19 @@ def lenet5_figure(data: dict[str, Any]) -> Any:
     return accuracy_figure(data["summary"], "LeNet-5 on Fashion-MNIST, 58,080 weights compressed")
 
 
-WRITERS = {"lenet5": lenet5_page, "engine": engine_page}
-FIGURES = {"lenet5": lenet5_figure, "engine": engine_figure}
+def trainability(data: dict[str, Any]) -> str:
+    """The page about topologies, with the recipes where they were measured."""
+    recipes = HERE / "results" / "recipes.json"
+    return trainability_page(data, json.loads(recipes.read_text()) if recipes.is_file() else None)
+
+
+WRITERS = {"lenet5": lenet5_page, "engine": engine_page, "trainability": trainability, "depth": depth_page}
+FIGURES = {
+    "lenet5": lenet5_figure,
+    "engine": engine_figure,
+    "trainability": trainability_figure,
+    "depth": depth_figure,
+}
 
 
 def write(name: str, data: dict[str, Any], folder: Path) -> list[Path]:

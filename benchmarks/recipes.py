@@ -110,7 +110,7 @@ def main() -> None:
     data = {
         "task": "FC-2 on Fashion-MNIST, 784→256→10, the first weight generated",
         "seeds": list(range(options.seeds)),
-        "environment": environment(),
+        "environment": environment() | {"torch_threads": 1},
         "tables": {
             name: [
                 {

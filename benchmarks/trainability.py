@@ -111,7 +111,7 @@ def main() -> None:
         "head_lr": HEAD,
         "grid": GRID,
         "seeds": list(range(options.seeds)),
-        "environment": environment(),
+        "environment": environment() | {"torch_threads": 1},
         "validation": {m: [log[job]["accuracy"] for job in jobs] for m, jobs in tuned.items()},
         "rates": rates,
         "rows": rows,

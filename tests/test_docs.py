@@ -50,8 +50,9 @@ def test_changelog_names_the_version():
     assert f"version: {version[1]}" in (ROOT / "CITATION.cff").read_text()
 
 
-@pytest.mark.parametrize("name", ["lenet5", "engine"])
-def test_result_pages_say_what_the_json_says(name):
+@pytest.mark.parametrize("name", ["lenet5", "engine", "trainability", "depth"])
+def test_result_pages_say_what_the_json_says(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     pages = runpy.run_path(str(ROOT / "benchmarks" / "pages.py"))
     data = json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text())
     assert (ROOT / "docs" / "results" / f"{name}.md").read_text() == pages["WRITERS"][name](data)
