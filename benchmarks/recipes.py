@@ -43,45 +43,42 @@ def vary(job: Job, **changes: Any) -> Job:
     return replace(job, **own, recipe=replace(job.recipe, **rest))
 
 
-def variants(base: Job, own: dtn.Topology) -> dict[str, Job]:
-    """What is common to both ablations; `own` is the family at its largest size with its own layout."""
+def common(base: Job, own: dtn.Topology) -> dict[str, Job]:
+    """What is varied in both ablations; `own` is the family at its largest size with its own layout."""
     return {
         "the recipe": base,
         "learning rate of the cores / 3": vary(base, core_lr=(base.recipe.core_lr or HEAD) / 3),
-        "learning rate of the cores = that of the head": vary(base, core_lr=HEAD),
         "no decay": vary(base, decay=0.0),
         "6 epochs": vary(base, epochs=6),
         "6 epochs, own layout": vary(base, epochs=6, layout="own", topology=own),
-        "cosine schedule, warm-up 5 %": vary(base, schedule="cosine", warmup=0.05),
-        "clipping at 1": vary(base, clip=1.0),
         "scheme gaussian": vary(base, scheme="gaussian"),
         "scheme identity": vary(base, scheme="identity"),
-        "a learned scale": vary(base, scale=True),
         "warm start from a dense model": vary(base, start="fit"),
-        "distillation from a dense model": vary(base, distill=0.5),
     }
 
 
 def ablations() -> dict[str, dict[str, Job]]:
     """Tables of variants by their names."""
-    best = variants(BEST, dtn.TTMatrix(rank=4)) | {
+    dense = vary(BEST, label="dense", topology=DENSE, layout="single", core_lr=1e-3, decay=0.3)
+    tree = dtn.Tree(rank=8, activation="leaky_relu:0.2")
+    best = common(BEST, dtn.TTMatrix(rank=4)) | {
+        "learning rate of the cores = that of the head": vary(BEST, core_lr=HEAD),
+        "cosine schedule, warm-up 5 %": vary(BEST, schedule="cosine", warmup=0.05),
+        "clipping at 1": vary(BEST, clip=1.0),
+        "a learned scale": vary(BEST, scale=True),
+        "distillation from a dense model": vary(BEST, distill=0.5),
         "grown from rank 1 after a quarter": vary(BEST, topology=dtn.TTMatrix(rank=1), grow=((5, 2),)),
-        "dense": Job("dense", DENSE, replace(BEST.recipe, core_lr=1e-3, decay=0.3), layout="single"),
-        "dense, no decay": Job("dense", DENSE, replace(BEST.recipe, core_lr=1e-3, decay=0.0), layout="single"),
-        "dense, 6 epochs, no decay": Job(
-            "dense", DENSE, replace(BEST.recipe, epochs=6, core_lr=1e-3, decay=0.0), layout="single"
-        ),
-        "Tree(rank=8), leaky ReLU": vary(
-            BEST, topology=dtn.Tree(rank=8, activation="leaky_relu:0.2"), layout="pixels, small", core_lr=1e-2
-        ),
+        "Tree(rank=8), leaky ReLU": vary(BEST, topology=tree, layout="pixels, small", core_lr=1e-2),
         "Tree(rank=8), no activation": vary(
-            BEST, topology=dtn.Tree(rank=8, activation=None), layout="pixels, small", core_lr=1e-2
+            BEST, topology=replace(tree, activation=None), layout="pixels, small", core_lr=1e-2
         ),
+        "dense": dense,
+        "dense, no decay": vary(dense, decay=0.0),
+        "dense, 6 epochs, no decay": vary(dense, decay=0.0, epochs=6),
     }
     wall = DEEP.topology
     assert isinstance(wall, dtn.BrickWall)
-    deep = variants(DEEP, dtn.BrickWall(layers=8)) | {
-        "scheme copy": vary(DEEP, scheme="copy"),
+    deep = common(DEEP, dtn.BrickWall(layers=8)) | {
         "no activation": vary(DEEP, topology=replace(wall, activation=None)),
         "leaky ReLU": vary(DEEP, topology=replace(wall, activation="leaky_relu:0.2")),
         "not normalised": vary(DEEP, topology=replace(wall, normalize=None)),
