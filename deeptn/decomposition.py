@@ -239,7 +239,9 @@ def _(topology: BrickWall, net: Network, tensor: np.ndarray) -> dict[str, np.nda
         elif gate == 0:
             params[name] = pad_axes(cores[0][0], shape) if count > 2 else tensor
         elif gate < half:
-            params[name] = np.eye(*shape) if 2 * gate + 1 < count - 1 else pad_axes(cores[-1][..., 0], shape)
+            params[name] = (
+                np.eye(shape[0], shape[1]) if 2 * gate + 1 < count - 1 else pad_axes(cores[-1][..., 0], shape)
+            )
         else:  # axes: two legs, the wires on their left and on their right
             params[name] = pad_axes(np.moveaxis(cores[gate - half + 1], 0, 2), shape)
     return params

@@ -90,8 +90,8 @@ class Recipe:
         value = getattr(self, name)
         if value is None and name in ("core_lr", "clip"):
             return
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not (low < value < high if above else low <= value <= high) or value == math.inf:
+        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+        if not fits or value == math.inf or (above and value == low):
             raise SpecError(f"Recipe.{name} = {value!r}; expected {expected}")
 
     def steps(self, rows: int) -> int:

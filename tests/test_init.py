@@ -44,6 +44,7 @@ def test_moments_of_the_weight(family, scheme):
 def test_a_copy_node_copies():
     net = dtn.network(dtn.Tree(rank=2, activation=None), (4, 4))
     node = net.spec.nodes[1]
+    assert node.param is not None
     draw = {name: np.zeros(shape) for name, shape in net.spec.param_shapes.items()}
     core = init_module._fill(net.spec, node, draw[node.param], SCHEMES["copy"], False)
     assert np.array_equal(core, np.eye(2)[:, :, None] * np.eye(2)[:, None, :])

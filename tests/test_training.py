@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,7 @@ def data(dtype=torch.float64) -> Images:
     return Images("toy", x, y, x, y)
 
 
-def model(topology=None, seed=0, dtype=torch.float64) -> nn.Sequential:
+def model(topology=None, seed=0, dtype=torch.float64) -> Any:
     torch.manual_seed(seed)
     layer = TNLinear(16, 8, dtn.BrickWall(layers=2) if topology is None else topology, dtype=dtype)
     return nn.Sequential(layer, nn.ReLU(), nn.Linear(8, 3, dtype=dtype))
@@ -258,6 +260,7 @@ def test_isometries_stay_isometries(family):
         layer.grow(8)
     weight = layer.weight.detach().clone()
     for node in isometric_nodes(layer.network):
+        assert node.param is not None
         parametrize.remove_parametrizations(layer.cores, node.param)
     assert torch.allclose(layer.weight, weight)
     layer.grow(8)

@@ -209,9 +209,9 @@ def _step(
     @jax.jit
     def step(params: Any, state: Any, x: Any, y: Any, share: Any, beta: Any) -> Any:
         loss, gradient = jax.value_and_grad(loss_of)(params, x, y)
-        if recipe.clip is not None:
+        if (clip := recipe.clip) is not None:
             norm = jnp.sqrt(sum(jnp.vdot(g, g).real for g in jax.tree.leaves(gradient)))
-            gradient = jax.tree.map(lambda g: g * jnp.minimum(recipe.clip / (norm + 1e-6), 1.0), gradient)
+            gradient = jax.tree.map(lambda g: g * jnp.minimum(clip / (norm + 1e-6), 1.0), gradient)
         new, after = {}, {}
         for name, value in params.items():
             knobs = state[name].hyperparams

@@ -126,7 +126,7 @@ class TNLayer(nn.Module):
         if parametrize.is_parametrized(self.cores):
             raise SpecError("the cores are constrained, and what is added to them is not; remove the constraint first")
         seed = int(torch.randint(2**62, ()).item())
-        net, params, error = grow(self.network, self.cores, size, noise, seed)
+        net, params, error = grow(self.network, dict(self.cores.items()), size, noise, seed)
         if net is not self.network:
             flows = trainable(self.cores.values())
             self._hold(net, params)

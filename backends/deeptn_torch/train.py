@@ -206,7 +206,8 @@ def _read(path: str | os.PathLike[str], about: dict[str, Any]) -> dict[str, Any]
     try:
         state: Any = torch.load(path, weights_only=True)
         found = {key: state[key] for key in about}
-        state["epoch"], state["model"], state["optimizer"], state["generator"], state["rng"]
+        if missing := {"epoch", "model", "optimizer", "generator", "rng"} - set(state):
+            raise KeyError(*missing)
     except OSError:
         raise
     except Exception as error:  # whatever torch makes of a damaged file
