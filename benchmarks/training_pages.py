@@ -73,7 +73,8 @@ def _activation(rows: list[dict[str, Any]]) -> list[str]:
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
     """Spearman's."""
     ranks = np.argsort(np.argsort(np.asarray((x, y))))
-    return float(np.corrcoef(ranks)[0, 1])
+    matrix: Any = np.corrcoef(ranks)
+    return float(matrix[0, 1])
 
 
 def _why(rows: list[dict[str, Any]]) -> list[str]:
