@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import copy
 import io
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from deeptn_torch import Fit, TNConv2d, TNLinear, base
+from deeptn_torch import Fit, TNConv2d, TNConvTranspose2d, TNLinear, base, compress, load_model, save_model
 from torch import nn
 
 import deeptn as dtn
@@ -62,6 +63,51 @@ def test_conv_is_its_dense_twin(options, topology):
     with torch.no_grad():
         dense.weight.copy_(layer.weight)
     assert torch.allclose(layer(x), dense(x), atol=1e-5)
+
+
+OTHERS = {
+    "conv1d": (nn.Conv1d(4, 6, 3, padding="same", padding_mode="circular"), (2, 4, 9)),
+    "conv1d-groups": (nn.Conv1d(4, 6, 3, stride=2, groups=2, bias=False), (2, 4, 9)),
+    "conv3d": (nn.Conv3d(4, 6, (1, 2, 3), stride=(1, 2, 1), padding=(0, 1, 1)), (2, 4, 3, 5, 6)),
+    "transposed1d": (nn.ConvTranspose1d(4, 6, 3, stride=2, output_padding=1), (2, 4, 7)),
+    "transposed2d": (nn.ConvTranspose2d(4, 6, 3, stride=2, padding=1, groups=2, dilation=2), (2, 4, 7, 6)),
+    "transposed3d": (nn.ConvTranspose3d(4, 6, 2, bias=False), (2, 4, 3, 4, 5)),
+}
+
+
+@pytest.mark.parametrize("case", OTHERS.values(), ids=OTHERS)
+def test_other_convolutions_are_their_dense_twins(case, tmp_path):
+    dense, shape = copy.deepcopy(case[0]), case[1]
+    x = torch.randn(shape)
+    model = nn.Sequential(dense, nn.Flatten())
+    small, report = compress(model, {"0": dtn.TTMatrix(rank=3)}, fit=None)
+    layer: Any = small[0]
+    assert type(layer).__name__ == f"TN{type(dense).__name__}"
+    assert layer.weight.shape == dense.weight.shape
+    assert report.layers[0].params_after == layer.network.num_params
+    assert layer.bias is None or layer.bias.shape == (6,)
+    again = layer.to_conv()
+    assert type(again) is type(dense)
+    assert torch.allclose(layer(x), again(x), atol=1e-5)
+    with torch.no_grad():
+        dense.weight.copy_(layer.weight)
+    assert torch.allclose(layer(x), dense(x), atol=1e-5)
+    assert str(layer.stride) in repr(layer)
+    save_model(small, tmp_path / "small.safetensors")
+    loaded = load_model(model, tmp_path / "small.safetensors")
+    assert torch.equal(loaded(x), small(x))
+    layer(x).sum().backward()
+    assert all(core.grad is not None for core in layer.cores.values())
+
+
+def test_transposed_convolutions_take_an_output_size():
+    dense = nn.ConvTranspose2d(4, 6, 3, stride=2)
+    layer = TNConvTranspose2d.from_conv(dense, dtn.LowRank(rank=2), fit=None)
+    x = torch.randn(2, 4, 7, 7)
+    assert layer(x, output_size=(16, 15)).shape == dense(x, output_size=(16, 15)).shape
+    assert layer(x, output_size=(16, 15)).shape[2:] == (16, 15)
+    with pytest.raises(ValueError, match="output size"):
+        layer(x, output_size=(40, 15))
 
 
 def test_from_linear_at_full_rank_is_exact():

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from deeptn_jax import train as jax_train
-from deeptn_torch import TNLinear, shrink, train
+from deeptn_torch import TNLinear, core_groups, shrink, train
 from deeptn_torch.data import Images
 from torch import nn
 from torch.nn.utils import parametrize
@@ -332,3 +332,21 @@ def test_a_scale_of_its_own(family):
     assert np.allclose(net.materialize(params | {"scale": params["scale"] * 3}), 3 * weight)
     with pytest.raises(dtn.SpecError, match="'scale' already"):
         dtn.with_scale(net)
+
+
+def test_a_plain_loop_is_as_good():
+    recipe = Recipe(epochs=3, lr=0.01, core_lr=0.03, batch=40)
+    mine, theirs = model(), model()
+    train(mine, data(), recipe, seed=1)
+    optimizer = torch.optim.Adam(core_groups(theirs, recipe))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, [0.03, 0.01], total_steps=9)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(3):
+        for rows in torch.randperm(96, generator=generator).split(40):
+            loss = nn.functional.cross_entropy(theirs(data().train_x[rows]), data().train_y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
+        assert torch.allclose(a, b, rtol=1e-9)

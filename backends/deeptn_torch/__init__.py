@@ -2,14 +2,20 @@
 
 from .checkpoint import load_model, save_model
 from .compress import compress, compress_, decompress_
+from .convolutions import TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
 from .fit import Fit, FitResult, fit
-from .layers import TNConv2d, TNLinear
+from .linear import TNLinear
 from .train import core_groups, shrink, train
 
 __all__ = [
     "Fit",
     "FitResult",
+    "TNConv1d",
     "TNConv2d",
+    "TNConv3d",
+    "TNConvTranspose1d",
+    "TNConvTranspose2d",
+    "TNConvTranspose3d",
     "TNLinear",
     "compress",
     "compress_",

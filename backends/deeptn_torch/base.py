@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ Mode = Literal["auto", "materialize", "apply"]
 
 
 class TNLayer(nn.Module):
-    """What `TNLinear` and `TNConv2d` share: the cores, the decoded weight and its cache.
+    """What all layers with a generated weight share: the cores, the decoded weight and its cache.
 
     The weight is decoded anew whenever a gradient may flow into the cores. While none can (under ``torch.no_grad``, or
     with all cores frozen) the decoded weight is kept, and made anew when a core was replaced or written to in place.
@@ -43,20 +43,24 @@ class TNLayer(nn.Module):
         Whether the backward pass of a decode makes the states within a stage again; None: as the program has it.
     """
 
+    #: The dense layer that this one replaces, and how files name it.
+    dense: ClassVar[Any]
+    kind: ClassVar[str]
+
     network: Network
     cores: nn.ParameterDict
     bias: nn.Parameter | None
     batch_hint: int | None = None
     recompute: bool | None = None
 
-    def _make(self, net: Network, bias: bool, device: Any, dtype: Any, mode: str, fan_in: int) -> None:
+    def _make(self, net: Network, bias: bool, device: Any, dtype: Any, mode: str, fan_in: int, outputs: int) -> None:
         if mode not in ("auto", "materialize", "apply"):
             raise SpecError(f"mode = {mode!r}; {near_match(str(mode), ('auto', 'materialize', 'apply'))}")
         dtype = torch.get_default_dtype() if dtype is None else dtype
         self.mode = mode
         self._hold(net, {name: torch.empty(s, device=device, dtype=dtype) for name, s in net.spec.param_shapes.items()})
         self.register_parameter(
-            "bias", nn.Parameter(torch.empty(net.shape[0], device=device, dtype=dtype)) if bias else None
+            "bias", nn.Parameter(torch.empty(outputs, device=device, dtype=dtype)) if bias else None
         )
         self._fan_in = fan_in
         self._register()
@@ -256,6 +260,53 @@ class TNLayer(nn.Module):
         super().__setstate__(state)
         self._register()
 
+    @classmethod
+    def from_dense(
+        cls, dense: Any, topology: Topology | Network | str, fit: Any = "auto", layout: Layout | None = None
+    ) -> Any:
+        """Replace a trained layer; what was frozen stays frozen.
+
+        Parameters
+        ----------
+        dense : nn.Module
+            Of the class that this one stands for.
+        topology : deeptn.Topology, deeptn.Network or str
+        fit : {"auto"}, Fit or None
+            How the cores are found; see `deeptn_torch.compress`.
+        layout : deeptn.Layout, optional
+
+        Returns
+        -------
+        TNLayer
+            With a copy of the bias, on the device and in the dtype of `dense`.
+        """
+        from .fit import find_params
+
+        net = as_network(topology, tuple(dense.weight.shape), layout)
+        layer = cls.like(dense, net, dense.weight.device)
+        layer.load_cores(find_params(net, dense.weight.detach(), fit))
+        layer.cores.requires_grad_(dense.weight.requires_grad)
+        _copy_bias(layer, dense)
+        return layer.train(dense.training)
+
+    @classmethod
+    def like(cls, dense: Any, net: Network, device: Any) -> Any:
+        """Make a new layer with the arguments of a dense one, on a device of your own."""
+        raise NotImplementedError
+
+    def to_dense(self) -> Any:
+        """Return the dense layer that computes the same; what was frozen stays frozen."""
+        first = next(iter(self.cores.values()))
+        dense = self._make_dense(self.bias is not None, first.device, first.dtype)
+        with torch.no_grad():
+            dense.weight.copy_(self.weight)
+        dense.weight.requires_grad_(trainable(self.cores.values()))
+        _copy_bias(dense, self)
+        return dense.train(self.training)
+
+    def _make_dense(self, bias: bool, device: Any, dtype: Any) -> Any:
+        raise NotImplementedError
+
     def _describe(self) -> str:
         topology = describe(self.network.topology)
         return f"bias={self.bias is not None}, topology={topology}, num_params={self.network.num_params}"
@@ -303,25 +354,6 @@ def as_network(topology: Topology | Network | str, shape: tuple[int, ...], layou
     if topology.shape != shape or layout is not None:
         raise SpecError(f"the network makes weights of shape {topology.shape}, the layer needs {shape} and no layout")
     return topology
-
-
-def take_over(layer: Any, dense: nn.Linear | nn.Conv2d, fit: Any) -> Any:
-    """Fill a new layer from a dense one; what was frozen stays frozen."""
-    from .fit import find_params
-
-    layer.load_cores(find_params(layer.network, dense.weight.detach(), fit))
-    layer.cores.requires_grad_(dense.weight.requires_grad)
-    _copy_bias(layer, dense)
-    return layer.train(dense.training)
-
-
-def hand_back(layer: Any, dense: Any) -> Any:
-    """Fill a dense layer from a generated one; what was frozen stays frozen."""
-    with torch.no_grad():
-        dense.weight.copy_(layer.weight)
-    dense.weight.requires_grad_(trainable(layer.cores.values()))
-    _copy_bias(dense, layer)
-    return dense.train(layer.training)
 
 
 def _copy_bias(to: Any, source: Any) -> None:

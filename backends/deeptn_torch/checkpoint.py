@@ -23,8 +23,7 @@ from deeptn.serialize import (
 )
 
 from .base import TNLayer
-from .compress import replace_modules
-from .layers import TNConv2d, TNLinear
+from .compress import LAYERS, replace_modules
 
 M = TypeVar("M", bound=nn.Module)
 _FORMAT = "deeptn.model"
@@ -48,13 +47,14 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Examples
     --------
     >>> import tempfile, os
+    >>> from deeptn_torch import TNLinear
     >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
     >>> save_model(nn.Sequential(TNLinear(400, 120), nn.ReLU(), nn.Linear(120, 10)), path)
     >>> os.path.getsize(path) < 4 * 400 * 120 / 4
     True
     """
     layers = {
-        name: {"kind": "linear" if isinstance(m, TNLinear) else "conv2d"} | network_to_dict(m.network)
+        name: {"kind": m.kind} | network_to_dict(m.network)
         for name, m in model.named_modules()
         if isinstance(m, TNLayer)
     }
@@ -103,6 +103,7 @@ def load_model(dense_model: M, path: str | os.PathLike[str]) -> M:
     Examples
     --------
     >>> import tempfile, os
+    >>> from deeptn_torch import TNLinear
     >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
     >>> save_model(nn.Sequential(TNLinear(400, 120), nn.ReLU()), path)
     >>> load_model(nn.Sequential(nn.Linear(400, 120), nn.ReLU()), path)[0].network.num_params
@@ -125,15 +126,14 @@ def load_model(dense_model: M, path: str | os.PathLike[str]) -> M:
         if not isinstance(entry, dict):
             raise FormatError(f"layer {name!r} of the plan is no table")
         net = network_from_dict({key: entry.get(key) for key in ("layout", "spec", "topology")})
-        kind = {"linear": nn.Linear, "conv2d": nn.Conv2d}.get(str(entry.get("kind")))
+        make: Any = {layer.kind: layer for layer in LAYERS}.get(str(entry.get("kind")))
         old: Any = modules.get(name)
-        if kind is None or not isinstance(old, kind):
+        if make is None or not isinstance(old, make.dense):
             raise FormatError(
                 f"the plan has a {entry.get('kind')!r:.20} layer {name!r}; the model has {old!r:.80} there"
             )
         if tuple(old.weight.shape) != net.shape:
             raise FormatError(f"layer {name!r}: weight of shape {tuple(old.weight.shape)}, the plan says {net.shape}")
-        make: Any = TNLinear if isinstance(old, nn.Linear) else TNConv2d
         # On the meta device nothing is drawn; the tensors come from the file.
         swaps[old] = make.like(old, net, "meta").to_empty(device=old.weight.device).train(old.training)
     replace_modules(model, swaps)

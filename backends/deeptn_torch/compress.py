@@ -15,9 +15,28 @@ from deeptn.report import LayerReport, Report
 from deeptn.topologies import describe
 
 from .base import TNLayer
-from .layers import TNConv2d, TNLinear
+from .convolutions import (
+    TNConv1d,
+    TNConv2d,
+    TNConv3d,
+    TNConvTranspose1d,
+    TNConvTranspose2d,
+    TNConvTranspose3d,
+)
+from .linear import TNLinear
 
 M = TypeVar("M", bound=nn.Module)
+
+#: The generated layers that stand for dense ones.
+LAYERS: tuple[type[TNLayer], ...] = (
+    TNLinear,
+    TNConv1d,
+    TNConv2d,
+    TNConv3d,
+    TNConvTranspose1d,
+    TNConvTranspose2d,
+    TNConvTranspose3d,
+)
 
 
 def compress(
@@ -30,8 +49,9 @@ def compress(
     model : nn.Module
         Left as it is.
     targets : mapping of str to deeptn.Topology, deeptn.Network or str
-        Which layers (`nn.Linear`, `nn.Conv2d`) become what. A key is a layer's name, a glob (``"classifier.*"``), or
-        ``"re:…"``, a regular expression for the whole name. If several match, an exact name wins, then the first.
+        Which layers (`nn.Linear`, convolutions, transposed ones) become what. A key is a layer's name, a glob
+        (``"classifier.*"``), or ``"re:…"``, a regular expression for the whole name. If several match, an exact name
+        wins, then the first.
     ignore : iterable of str
         Patterns of layers to leave alone.
     fit : {"auto"}, Fit or None
@@ -82,9 +102,9 @@ def compress_(model: nn.Module, targets: Mapping[str, Target], ignore: Iterable[
     dense = {
         name: m
         for name, m in model.named_modules()
-        if isinstance(m, (nn.Linear, nn.Conv2d)) and not isinstance(m.weight, nn.UninitializedParameter)
+        if stand_in(m) is not None and not isinstance(m.weight, nn.UninitializedParameter)
     }
-    plan = resolve({name: tuple(m.weight.shape) for name, m in dense.items()}, targets, ignore)
+    plan = resolve({name: _shape(m) for name, m in dense.items()}, targets, ignore)
     if "" in plan:
         raise PlanError("the model is a single layer; use TNLinear.from_linear or TNConv2d.from_conv")
     for name in plan:
@@ -94,10 +114,8 @@ def compress_(model: nn.Module, targets: Mapping[str, Target], ignore: Iterable[
     made, rows = {}, []
     for name, net in plan.items():
         old = dense[name]
-        if isinstance(old, nn.Linear):
-            made[name] = TNLinear.from_linear(old, net, fit)
-        else:
-            made[name] = TNConv2d.from_conv(old, net, fit)
+        make: Any = stand_in(old)
+        made[name] = make.from_dense(old, net, fit)
         rows.append(_row(name, old, made[name]))
     replace_modules(model, {dense[name]: layer for name, layer in made.items()})
     return Report(tuple(rows), before, count_params(model))
@@ -131,7 +149,7 @@ def decompress_(model: nn.Module, targets: Iterable[str] | None = None) -> list[
     """
     layers = {name: m for name, m in model.named_modules() if isinstance(m, TNLayer)}
     if not layers or "" in layers:
-        raise PlanError("the model has no TNLinear or TNConv2d inside; a single layer has to_linear() or to_conv()")
+        raise PlanError("the model has no TNLinear or TNConv2d inside; a single layer has to_dense()")
     if isinstance(targets, str):
         raise PlanError(f"targets must be a list of patterns, got the string {targets!r}; write [{targets!r}]")
     names = list(layers)
@@ -140,8 +158,7 @@ def decompress_(model: nn.Module, targets: Iterable[str] | None = None) -> list[
         names = [name for name in names if name in wanted]
     swaps: dict[nn.Module, nn.Module] = {}
     for name in names:
-        layer = layers[name]
-        swaps[layer] = layer.to_linear() if isinstance(layer, TNLinear) else layer.to_conv()  # type: ignore[union-attr]
+        swaps[layers[name]] = layers[name].to_dense()
     replace_modules(model, swaps)
     return names
 
@@ -159,17 +176,27 @@ def count_params(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters() if not isinstance(p, nn.UninitializedParameter))
 
 
-def _check_plain(name: str, layer: nn.Linear | nn.Conv2d) -> None:
+def stand_in(layer: nn.Module) -> type[TNLayer] | None:
+    """The generated layer for a dense one, if there is one."""
+    return next((made for made in LAYERS if isinstance(layer, made.dense)), None)
+
+
+def _shape(layer: Any) -> tuple[int, ...]:
+    return tuple(layer.weight.shape)
+
+
+def _check_plain(name: str, layer: nn.Module) -> None:
     """Refuse a layer that computes something else than its base class, or on which others listen."""
-    base = nn.Linear if isinstance(layer, nn.Linear) else nn.Conv2d
-    if type(layer).forward is not base.forward:
+    made = stand_in(layer)
+    assert made is not None
+    if type(layer).forward is not made.dense.forward:
         raise PlanError(f"layer {name!r} is a {type(layer).__name__} with a forward of its own; add it to ignore")
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     if any(hooks):
         raise PlanError(f"layer {name!r} has hooks, which would be lost; remove them first, or add it to ignore")
 
 
-def _check_alone(model: nn.Module, name: str, layer: nn.Linear | nn.Conv2d) -> None:
+def _check_alone(model: nn.Module, name: str, layer: Any) -> None:
     for what, tensor in (("weight", layer.weight), ("bias", layer.bias)):
         for other, module in model.named_modules():
             if module is not layer and tensor is not None and any(p is tensor for p in module._parameters.values()):

@@ -19,9 +19,9 @@ from deeptn._files import write_atomically
 from deeptn.cli import Command
 from deeptn.report import Report
 
+from ..base import TNLayer
 from ..checkpoint import save_model
 from ..data import DATASETS, load_images
-from ..layers import TNLayer
 from .environment import environment
 from .experiment import SETTINGS, Result, run_seed, summarize
 from .page import HEADINGS, cells, render

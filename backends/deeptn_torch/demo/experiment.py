@@ -16,9 +16,9 @@ from deeptn import BrickWall, Network, Recipe, SpecError, network
 from deeptn.decomposition import has_closed_form
 from deeptn.topologies import topology
 
+from ..base import TNLayer
 from ..compress import compress
 from ..data import Images
-from ..layers import TNLayer
 from ..train import accuracy, mean_loss, train
 
 #: The families that are compared with BrickWall, at the largest size not above BrickWall's own in all layers together.
