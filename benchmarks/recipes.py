@@ -43,14 +43,13 @@ def vary(job: Job, **changes: Any) -> Job:
     return replace(job, **own, recipe=replace(job.recipe, **rest))
 
 
-def common(base: Job, own: dtn.Topology) -> dict[str, Job]:
-    """What is varied in both ablations; `own` is the family at its largest size with its own layout."""
+def common(base: Job) -> dict[str, Job]:
+    """What is varied in both ablations."""
     return {
         "the recipe": base,
         "learning rate of the cores / 3": vary(base, core_lr=(base.recipe.core_lr or HEAD) / 3),
         "no decay": vary(base, decay=0.0),
         "6 epochs": vary(base, epochs=6),
-        "6 epochs, own layout": vary(base, epochs=6, layout="own", topology=own),
         "scheme gaussian": vary(base, scheme="gaussian"),
         "scheme identity": vary(base, scheme="identity"),
         "warm start from a dense model": vary(base, start="fit"),
@@ -61,7 +60,8 @@ def ablations() -> dict[str, dict[str, Job]]:
     """Tables of variants by their names."""
     dense = vary(BEST, label="dense", topology=DENSE, layout="single", core_lr=1e-3, decay=0.3)
     tree = dtn.Tree(rank=8, activation="leaky_relu:0.2")
-    best = common(BEST, dtn.TTMatrix(rank=4)) | {
+    best = common(BEST) | {
+        "6 epochs, own layout": vary(BEST, epochs=6, layout="own", topology=dtn.TTMatrix(rank=4)),
         "learning rate of the cores = that of the head": vary(BEST, core_lr=HEAD),
         "cosine schedule, warm-up 5 %": vary(BEST, schedule="cosine", warmup=0.05),
         "clipping at 1": vary(BEST, clip=1.0),
@@ -78,7 +78,7 @@ def ablations() -> dict[str, dict[str, Job]]:
     }
     wall = DEEP.topology
     assert isinstance(wall, dtn.BrickWall)
-    deep = common(DEEP, dtn.BrickWall(layers=8)) | {
+    deep = common(DEEP) | {
         "no activation": vary(DEEP, topology=replace(wall, activation=None)),
         "leaky ReLU": vary(DEEP, topology=replace(wall, activation="leaky_relu:0.2")),
         "not normalised": vary(DEEP, topology=replace(wall, normalize=None)),

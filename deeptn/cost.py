@@ -7,6 +7,9 @@ from typing import Literal
 
 Mode = Literal["materialize", "apply"]
 
+#: What a cost can be asked for.
+CostMode = Literal["materialize", "apply", "gather"]
+
 
 @dataclass(frozen=True)
 class Cost:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 from autoray import do
 
@@ -14,7 +14,7 @@ from . import slicing
 from ._check import positive_int, positive_ints
 from ._typing import Array, Params, ParamsLike
 from .compiler import compile_network
-from .cost import Choice, Cost, Mode, seconds
+from .cost import Choice, Cost, CostMode, Mode, seconds
 from .errors import LayoutError, SpecError, near_match
 from .init import draws, initialize
 from .layout import Layout, pad_axes
@@ -185,6 +185,47 @@ class Network:
             return self.materialize(params)[start:stop]
         return slicing.decode_rows(self.spec, self.layout, params, start, stop)
 
+    def gather(self, params: ParamsLike, rows: Array) -> Array:
+        """Decode some rows of the weight, as an embedding looks them up.
+
+        A linear network generates these rows alone, about as many small products as there are nodes for each; one with
+        activations is decoded and indexed.
+
+        Parameters
+        ----------
+        params : mapping of str to array
+            As for `materialize`.
+        rows : integer array of any shape
+            Of the library of the parameters, each from ``0`` to ``shape[0] - 1``. Rows out of range are not looked for:
+            the result is that of some other row, or an error of the library.
+
+        Returns
+        -------
+        array of shape (*rows.shape, *shape[1:])
+            Differentiable in PyTorch and JAX.
+
+        Raises
+        ------
+        SpecError
+            If the parameters are not those of this network.
+
+        Examples
+        --------
+        >>> import numpy as np, deeptn as dtn
+        >>> net = dtn.network(dtn.TTMatrix(rank=4), (30_000, 512))
+        >>> params = net.init()
+        >>> rows = np.array([[7, 29_999], [0, 7]])
+        >>> found = net.gather(params, rows)
+        >>> found.shape, bool(np.allclose(found[0, 0], net.materialize(params, rows=slice(7, 8))[0], atol=1e-5))
+        ((2, 2, 512), True)
+        """
+        check_params(self.spec, params)
+        shape = tuple(rows.shape)
+        if not self.is_linear or math.prod(shape) == 0:
+            return self.materialize(params)[rows]
+        found = slicing.gather_rows(self.spec, self.layout, params, do("reshape", rows, (-1,)))
+        return do("reshape", found, (*shape, *self.shape[1:]))
+
     def iter_blocks(self, params: ParamsLike, max_bytes: int) -> Iterator[tuple[slice, Array]]:
         """Decode the weight in blocks of rows, each with bounded memory.
 
@@ -268,15 +309,15 @@ class Network:
         check_params(self.spec, params)
         return multiply(self, [params[name] for name in self.spec.param_shapes], x)
 
-    def cost(self, mode: Mode = "materialize", batch: int = 1) -> Cost:
+    def cost(self, mode: CostMode = "materialize", batch: int = 1) -> Cost:
         """Count what one call costs, without running it.
 
         Parameters
         ----------
-        mode : {"materialize", "apply"}
-            ``"apply"`` includes the decoding for a network with activations.
+        mode : {"materialize", "apply", "gather"}
+            The last two include the decoding for a network with activations.
         batch : int
-            Rows of the input for ``"apply"``.
+            Rows of the input for ``"apply"``, of the weight for ``"gather"`` (rounded up to a power of two).
 
         Returns
         -------
@@ -290,12 +331,15 @@ class Network:
         >>> net.cost("apply", batch=1).flops < net.cost("materialize").flops
         True
         """
-        if mode not in ("materialize", "apply"):
-            raise SpecError(f"mode = {mode!r}; {near_match(str(mode), ('materialize', 'apply'))}")
+        if mode not in get_args(CostMode):
+            raise SpecError(f"mode = {mode!r}; {near_match(str(mode), get_args(CostMode))}")
+        batch = positive_int(batch, "batch")
+        if mode == "gather" and self.is_linear:
+            return slicing.gather_program(self.spec, self.layout, 1 << (batch - 1).bit_length()).cost
         if mode == "apply" and self.is_linear and len(self.shape) > 1:
-            return self.program(mode, positive_int(batch, "batch")).cost
+            return self.program(mode, batch).cost
         decode = self.program("materialize", 1).cost
-        return _with_product(decode, self.shape, positive_int(batch, "batch")) if mode == "apply" else decode
+        return _with_product(decode, self.shape, batch) if mode == "apply" else decode
 
     def choose(self, batch: int, like: Any = "numpy") -> Choice:
         """Say which way to multiply `batch` rows by W is expected to be the faster, and why.

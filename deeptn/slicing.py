@@ -1,4 +1,4 @@
-"""Row blocks of a weight: a linear network with its row legs held to a range generates just these rows."""
+"""Some rows of a weight: a linear network with its row legs held to a range, or to digits, generates just these."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from ._typing import Array, ParamsLike
 from .compiler import compile_network
 from .errors import SpecError
 from .layout import Layout
+from .params import constant
 from .program import Program
 from .runner import run
 from .spec import Leg, NetworkSpec, Node
@@ -181,3 +182,69 @@ def walk(counts: Sequence[int], sizes: Sequence[int]) -> Iterator[Block]:
         [(start, min(count, size - start)) for start in range(0, size, count)] for count, size in zip(counts, sizes)
     ]
     return itertools.product(*parts)
+
+
+#: The index that stands for the row legs of a node once rows are gathered.
+ROW = "__row"
+
+
+def gather_rows(spec: NetworkSpec, layout: Layout, params: ParamsLike, rows: Array) -> Array:
+    """Decode some rows of a linear network's weight, in any order.
+
+    Every node is read at the digits of the rows that its legs spell, so that its row legs become one batch index.
+
+    Parameters
+    ----------
+    spec, layout, params
+        The network.
+    rows : integer array of shape (n,)
+        Of the library of the parameters, each from 0 to ``shape[0] - 1``; n is positive.
+
+    Returns
+    -------
+    array of shape (n, *shape[1:])
+    """
+    count = rows.shape[0]
+    size = 1 << (count - 1).bit_length()  # one search per power of two
+    if size > count:
+        rows = do("concatenate", (rows, do("broadcast_to", rows[:1], (size - count,))))
+    digits, rest = {}, rows
+    for leg in reversed(row_legs(layout)):
+        digits[leg.name], rest = rest % leg.size, rest // leg.size
+    arrays = {}
+    for node in spec.nodes:
+        places = [k for k, ix in enumerate(node.indices) if ix in digits]
+        array = _array(spec, node, params)
+        if places:
+            order = (*places, *(k for k in range(len(node.indices)) if k not in places))
+            array = do("transpose", array, order)[tuple(digits[node.indices[k]] for k in places)]
+        arrays[node.name if places or node.param is None else node.param] = array
+    program = gather_program(spec, layout, size)
+    found = run(program, [arrays[name] for name in program.inputs])
+    found = do("reshape", found, (size, *layout.padded_shape[1:]))
+    return found[(slice(0, count), *(slice(0, n) for n in layout.shape[1:]))]
+
+
+def _array(spec: NetworkSpec, node: Node, params: ParamsLike) -> Array:
+    if node.param is not None:
+        return params[node.param]
+    assert node.constant is not None
+    return constant(node.constant, spec.node_shape(node), next(iter(params.values())))
+
+
+@lru_cache(maxsize=1024)
+def gather_program(spec: NetworkSpec, layout: Layout, size: int) -> Program:
+    """The program for so many rows of a linear network's weight."""
+    taken = {leg.name for leg in row_legs(layout)}
+    legs = (Leg(ROW, size, 0), *(leg for leg in spec.legs if leg.name not in taken))
+    output = tuple(leg.name for leg in legs)
+
+    def gathered(node: Node) -> Node:
+        rest = tuple(ix for ix in node.indices if ix not in taken)
+        if len(rest) == len(node.indices):
+            return node if node.param is not None else Node(node.name, node.indices, param=node.name)
+        return Node(node.name, (ROW, *rest), param=node.name)
+
+    stages = (replace(s, nodes=tuple(map(gathered, s.nodes)), output=output) for s in spec.stages)
+    columns = tuple(leg.name for leg in layout.axis_legs if leg.axis)
+    return compile_network(NetworkSpec(legs, tuple(stages), spec.sizes), (ROW, *columns))

@@ -3,6 +3,7 @@
 from .checkpoint import load_model, save_model
 from .compress import compress, compress_, decompress_
 from .convolutions import TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
+from .embedding import TNEmbedding
 from .fit import Fit, FitResult, fit
 from .linear import TNLinear
 from .train import core_groups, shrink, train
@@ -16,6 +17,7 @@ __all__ = [
     "TNConvTranspose1d",
     "TNConvTranspose2d",
     "TNConvTranspose3d",
+    "TNEmbedding",
     "TNLinear",
     "compress",
     "compress_",

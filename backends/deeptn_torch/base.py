@@ -357,7 +357,7 @@ def as_network(topology: Topology | Network | str, shape: tuple[int, ...], layou
 
 
 def _copy_bias(to: Any, source: Any) -> None:
-    if source.bias is not None:
+    if getattr(source, "bias", None) is not None:
         with torch.no_grad():
             to.bias.copy_(source.bias)
         to.bias.requires_grad_(source.bias.requires_grad)

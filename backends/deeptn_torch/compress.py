@@ -23,6 +23,7 @@ from .convolutions import (
     TNConvTranspose2d,
     TNConvTranspose3d,
 )
+from .embedding import TNEmbedding
 from .linear import TNLinear
 
 M = TypeVar("M", bound=nn.Module)
@@ -36,6 +37,7 @@ LAYERS: tuple[type[TNLayer], ...] = (
     TNConvTranspose1d,
     TNConvTranspose2d,
     TNConvTranspose3d,
+    TNEmbedding,
 )
 
 
@@ -49,7 +51,7 @@ def compress(
     model : nn.Module
         Left as it is.
     targets : mapping of str to deeptn.Topology, deeptn.Network or str
-        Which layers (`nn.Linear`, convolutions, transposed ones) become what. A key is a layer's name, a glob
+        Which layers (`nn.Linear`, `nn.Embedding`, convolutions) become what. A key is a layer's name, a glob
         (``"classifier.*"``), or ``"re:…"``, a regular expression for the whole name. If several match, an exact name
         wins, then the first.
     ignore : iterable of str
@@ -197,7 +199,7 @@ def _check_plain(name: str, layer: nn.Module) -> None:
 
 
 def _check_alone(model: nn.Module, name: str, layer: Any) -> None:
-    for what, tensor in (("weight", layer.weight), ("bias", layer.bias)):
+    for what, tensor in (("weight", layer.weight), ("bias", getattr(layer, "bias", None))):
         for other, module in model.named_modules():
             if module is not layer and tensor is not None and any(p is tensor for p in module._parameters.values()):
                 raise PlanError(
