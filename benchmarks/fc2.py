@@ -162,6 +162,7 @@ def run(job: Job, folder: str | None = None) -> dict[str, Any]:
     layer: Any = model[1]
     result: dict[str, Any] = {"params": 0 if job.label == "fixed random" else layer.weight.numel()}
     if job.topology is not None:
+        result["params"] = layer.network.num_params
         result["stage_gradients"] = {"before": stage_gradients(model, data)}
         result["start_accuracy"] = accuracy(model, data.test_x, data.test_y)
     guide = teacher(job.seed, job.split, folder) if job.recipe.distill else None

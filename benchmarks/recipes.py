@@ -47,11 +47,9 @@ def common(base: Job) -> dict[str, Job]:
     """What is varied in both ablations."""
     return {
         "the recipe": base,
-        "learning rate of the cores / 3": vary(base, core_lr=(base.recipe.core_lr or HEAD) / 3),
         "no decay": vary(base, decay=0.0),
         "6 epochs": vary(base, epochs=6),
         "scheme gaussian": vary(base, scheme="gaussian"),
-        "scheme identity": vary(base, scheme="identity"),
         "warm start from a dense model": vary(base, start="fit"),
     }
 
@@ -62,6 +60,8 @@ def ablations() -> dict[str, dict[str, Job]]:
     tree = dtn.Tree(rank=8, activation="leaky_relu:0.2")
     best = common(BEST) | {
         "6 epochs, own layout": vary(BEST, epochs=6, layout="own", topology=dtn.TTMatrix(rank=4)),
+        "learning rate of the cores / 3": vary(BEST, core_lr=1e-2),
+        "scheme identity": vary(BEST, scheme="identity"),
         "learning rate of the cores = that of the head": vary(BEST, core_lr=HEAD),
         "cosine schedule, warm-up 5 %": vary(BEST, schedule="cosine", warmup=0.05),
         "clipping at 1": vary(BEST, clip=1.0),
@@ -80,7 +80,6 @@ def ablations() -> dict[str, dict[str, Job]]:
     assert isinstance(wall, dtn.BrickWall)
     deep = common(DEEP) | {
         "no activation": vary(DEEP, topology=replace(wall, activation=None)),
-        "leaky ReLU": vary(DEEP, topology=replace(wall, activation="leaky_relu:0.2")),
         "not normalised": vary(DEEP, topology=replace(wall, normalize=None)),
         "residual": vary(DEEP, topology=replace(wall, residual=True)),
         "grown from 2 layers: 4 after a fifth, 8 after two": vary(
@@ -101,7 +100,7 @@ def main() -> None:
     log = Log(options.out.with_suffix(".log.jsonl"))
     tables = ablations()
     jobs = [
-        replace(job, seed=seed) for seed in range(options.seeds) for table in tables.values() for job in table.values()
+        replace(job, seed=seed) for table in tables.values() for seed in range(options.seeds) for job in table.values()
     ]
     log.run(jobs, options.jobs, options.data_dir)
     data = {

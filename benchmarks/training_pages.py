@@ -295,7 +295,7 @@ def depth_page(data: dict[str, Any]) -> str:
         "",
         "## Training",
         "",
-        f"Test accuracy on the digits, 64→64→10 with the first weight generated, 20 epochs, learning rate 0.01 for the cores, "
+        f"Test accuracy on the digits, 64→64→10 with the first weight generated, 10 epochs, learning rate 0.01 for the cores, "
         f"mean ± standard deviation over {data['seeds']} seeds (nothing was tuned):",
         "",
         *table(["between the layers", *(f"M={layers}" for layers in depths)], trained),
@@ -307,7 +307,7 @@ def depth_page(data: dict[str, Any]) -> str:
         "## Moments",
         "",
         f"W is 120 × 400; standard deviation and mean in units of the one asked for, mean ± standard deviation over "
-        f"{8 * data['seeds']} seeds. Over all {len(data['moments'])} combinations of scheme, activation, topology and depth "
+        f"{data['moment_seeds']} seeds. Over all {len(data['moments'])} combinations of scheme, activation, topology and depth "
         f"(M = {', '.join(map(str, depths))}) the standard deviation is off by {100 * worst_std:.1f} % at most, and the mean by "
         f"{worst_mean:.3f}. Kurtosis is 3 for a normal distribution.",
         "",

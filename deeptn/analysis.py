@@ -263,7 +263,9 @@ def inspect(weight: Array, layout: Layout | None = None, tolerance: float = TOLE
 
 def _moments(weight: np.ndarray) -> Moments:
     mean, std = weight.mean().item(), float(weight.std())
-    return Moments(mean, std, float(np.mean(np.abs(weight - mean) ** 4)) / std**4 if std else 0.0)
+    if std <= 1e-15 * abs(mean):  # rounding
+        return Moments(mean, 0.0, 0.0)
+    return Moments(mean, std, float(np.mean((np.abs(weight - mean) / std) ** 4)))
 
 
 def _cut(name: str, sizes: tuple[int, int], bound: int | None, matrix: np.ndarray | None, tolerance: float) -> Cut:

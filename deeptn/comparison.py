@@ -16,7 +16,7 @@ from .bridge import optional
 from .budget import at_budget
 from .cost import Cost
 from .decomposition import decompose, has_closed_form
-from .errors import SpecError
+from .errors import LayoutError, SpecError
 from .network import Network, network
 from .params import to_numpy
 from .topologies import LowRank, TensorTrain, Topology, TTMatrix, Tucker, describe
@@ -163,11 +163,10 @@ def compare(
     budget = positive_int(budget, "budget")
     dense = _checked(weight, inputs)
     rows = []
-    for given in topologies:
-        family = as_topology(given)
+    for family in _families(topologies):
         try:
             net = at_budget(family, dense.shape, budget)
-        except SpecError as error:
+        except (SpecError, LayoutError) as error:
             rows.append(Compared(type(family).__name__, note=str(error)))
             continue
         found, note = _generated(net, weight, fit)
@@ -249,9 +248,12 @@ class Compressibility:
         matplotlib.figure.Figure
         """
         figure, ax = _axes()
+        count = len(dict.fromkeys(row.decibels for row in self.rows))
+        groups = [list(self.rows[k : k + count]) for k in range(0, len(self.rows), count)]
         lines: dict[str, list[Needed]] = {}
-        for row in self.rows:
-            lines.setdefault(row.label.partition("(")[0], []).append(row)
+        for rows in groups:
+            name = rows[0].label.partition("(")[0]
+            lines[name if name not in lines else f"{name} {len(lines) + 1}"] = rows
         for name, rows in lines.items():
             reached = [row for row in rows if row.params is not None]
             ax.plot([row.decibels for row in reached], [row.params for row in reached], "o-", label=name)
@@ -305,17 +307,19 @@ def compressibility(
     [('LowRank(rank=1)', 8), ('LowRank(rank=2)', 16)]
     """
     dense = _checked(weight, inputs)
-    for level in decibels:
-        if isinstance(level, bool) or not isinstance(level, (int, float)) or not 0 < level < math.inf:
-            raise SpecError(f"decibels = {decibels!r}; expected positive numbers, for example (10, 20, 40)")
+    try:
+        levels = [float(level) for level in decibels]
+    except (TypeError, ValueError):
+        levels = [math.nan]
+    if not all(0 < level < math.inf for level in levels):
+        raise SpecError(f"decibels = {decibels!r}; expected positive numbers, for example (10, 20, 40)")
     limit = dense.size if most is None else positive_int(most, "most")
     rows: list[Needed] = []
-    for given in topologies:
-        family = as_topology(given)
+    for family in _families(topologies):
         try:
             largest = at_budget(family, dense.shape, limit).topology
-        except SpecError as error:
-            rows += [Needed(type(family).__name__, level, None, note=str(error)) for level in decibels]
+        except (SpecError, LayoutError) as error:
+            rows += [Needed(type(family).__name__, level, None, note=str(error)) for level in levels]
             continue
         known: dict[int, tuple[Network, np.ndarray | None, str]] = {}
 
@@ -326,7 +330,7 @@ def compressibility(
             return known[size]
 
         top = getattr(largest, family.size_field)
-        rows += [_needed(at, top, dense, level, inputs) for level in decibels]
+        rows += [_needed(at, top, dense, level, inputs) for level in levels]
     return Compressibility(dense.shape, dense.size, tuple(rows))
 
 
@@ -339,7 +343,7 @@ def _needed(at: Callable[[int], Any], top: int, dense: np.ndarray, level: float,
         return math.inf if found is None else _relative(found, dense)
 
     low, high = 0, 1
-    while error(high) > allowed:
+    while not error(high) <= allowed:  # a fit may have failed: nan
         net, found, note = at(high)
         if found is None or high >= top:
             smallest = min(error(size) for size in (low, high) if size)
@@ -354,13 +358,20 @@ def _needed(at: Callable[[int], Any], top: int, dense: np.ndarray, level: float,
     return Needed(describe(net.topology), level, net.num_params, error(high), on_outputs)
 
 
+def _families(topologies: Iterable[Topology | str]) -> list[Topology]:
+    if isinstance(topologies, (str, Topology)):
+        raise SpecError(f"topologies = {topologies!r:.60}; expected a list, for example ['LowRank', 'TTMatrix']")
+    return [as_topology(given) for given in topologies]
+
+
 def _checked(weight: Array, inputs: Array | None) -> np.ndarray:
     dense = to_numpy(weight)
     if dense.ndim < 2:
         raise SpecError(f"weight of shape {dense.shape}; expected two axes at least")
     columns = math.prod(dense.shape[1:])
-    if inputs is not None and (len(inputs.shape) != 2 or inputs.shape[1] != columns):
-        raise SpecError(f"inputs of shape {tuple(inputs.shape)}; expected (N, {columns}) for a weight of {dense.shape}")
+    shape = None if inputs is None else tuple(getattr(inputs, "shape", ()))
+    if shape is not None and (len(shape) != 2 or shape[1] != columns):
+        raise SpecError(f"inputs of shape {shape}; expected an array (N, {columns}) for a weight of {dense.shape}")
     return dense
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
-from autoray import do
+from autoray import do, get_dtype_name
 
 from ._typing import Array, Params, ParamsLike
 from .errors import SpecError, near_match
@@ -98,6 +98,9 @@ def isometrize(net: Network, params: ParamsLike, nodes: Iterable[str] | None = N
 
 def isometry(node: Node, array: Array) -> Array:
     """The tensor of a node as an isometry times a positive factor."""
+    name = get_dtype_name(array)
+    if name in ("float16", "bfloat16"):  # no library decomposes these
+        return do("astype", isometry(node, do("astype", array, "float32")), name)
     shape = tuple(array.shape)
     order = [k for k, ix in enumerate(node.indices) if ix not in node.inputs]
     rows = math.prod(shape[k] for k in order)

@@ -27,7 +27,7 @@ class Growth(NamedTuple):
     params : dict of str to array
         Of the library, dtype and device of the old ones.
     error : float
-        ``‖W_new - W_old‖ / ‖W_old‖``, measured in double precision.
+        ``‖W_new - W_old‖ / ‖W_old‖``, of the parameters as they are returned, measured in double precision.
 
     Examples
     --------
@@ -99,7 +99,7 @@ def deepen(net: Network, params: ParamsLike, noise: float = 0.0, seed: int = 0) 
             found[name] = gates + noise * generator.standard_normal(shape) if noise else gates
         else:
             found[name] = to_numpy(params[name if number == 1 else f"L{number - 1}_{gate}"])
-    return _finish(net, params, larger, found, keep_scale=noise == 0.0)
+    return _finish(net, params, larger, found)
 
 
 def widen(net: Network, params: ParamsLike, size: int, noise: float = 0.1, seed: int = 0) -> Growth:
@@ -165,7 +165,7 @@ def widen(net: Network, params: ParamsLike, size: int, noise: float = 0.1, seed:
             if zeros.get(ix) == node.name:
                 grown[(slice(None),) * axis + (slice(array.shape[axis], None),)] = 0.0
         found[node.param] = grown
-    return _finish(net, params, larger, found, keep_scale=True)
+    return _finish(net, params, larger, found)
 
 
 def grow(net: Network, params: ParamsLike, size: int, noise: float | None = None, seed: int = 0) -> Growth:
@@ -185,7 +185,7 @@ def grow(net: Network, params: ParamsLike, size: int, noise: float | None = None
     Returns
     -------
     Growth
-        Its error is the sum over the steps, which that of all together does not exceed.
+        Its error is that of all steps together.
 
     Raises
     ------
@@ -202,15 +202,16 @@ def grow(net: Network, params: ParamsLike, size: int, noise: float | None = None
     """
     size = positive_int(size, "size")
     how = {} if noise is None else {"noise": noise}
-    family, error = net.topology, 0.0
-    if family is not None and getattr(family, family.size_field, size) >= size:
+    family = net.topology
+    now = getattr(family, family.size_field) if family is not None else None
+    if isinstance(now, int) and now >= size:
         return Growth(net, {name: params[name] for name in net.spec.param_shapes}, 0.0)
     if not isinstance(family, BrickWall):
         return widen(net, params, size, seed=seed, **how)
+    before = _decoded(net, params)
     for layer in range(family.layers, size):
-        net, params, step = deepen(net, params, seed=seed + layer, **how)
-        error += step
-    return Growth(net, dict(params), error)
+        net, params, _ = deepen(net, params, seed=seed + layer, **how)
+    return Growth(net, dict(params), _change(before, _decoded(net, params)))
 
 
 def with_scale(net: Network) -> Network:
@@ -262,21 +263,26 @@ def _zero_holders(spec: NetworkSpec) -> dict[str, str]:
     return {ix: node.name for node in nodes for ix in node.indices if ix in node.inputs or ix not in read}
 
 
-def _finish(
-    net: Network, params: ParamsLike, larger: Network, found: dict[str, np.ndarray], keep_scale: bool
-) -> Growth:
+def _finish(net: Network, params: ParamsLike, larger: Network, found: dict[str, np.ndarray]) -> Growth:
     """Take back a factor that normalisation brought in, measure the error, and go back to the library of `params`."""
     sample = params[next(iter(net.spec.param_shapes))]
-    before = np.asarray(net.materialize({name: to_numpy(params[name]) for name in net.spec.param_shapes}))
-    after = np.asarray(larger.materialize(found))
-    if keep_scale and not larger.is_linear and len(larger.spec.summands) == 1:
+    before, after = _decoded(net, params), _decoded(larger, found)
+    if not larger.is_linear and len(larger.spec.summands) == 1:
         uses = Counter(node.param for node in larger.spec.nodes if node.param is not None)
         own = [node.param for node in larger.spec.stages[-1].nodes if node.param is not None and uses[node.param] == 1]
         size = float(np.vdot(after, after).real)
         if own and size:
             factor = np.vdot(after, before) / size
             found[own[0]] = found[own[0]] * (factor if np.iscomplexobj(before) else factor.real)
-            after = np.asarray(larger.materialize(found))
+    made = convert_params(found, sample)
+    return Growth(larger, made, _change(before, _decoded(larger, made)))
+
+
+def _decoded(net: Network, params: ParamsLike) -> np.ndarray:
+    """The weight in double precision."""
+    return np.asarray(net.materialize({name: to_numpy(params[name]) for name in net.spec.param_shapes}))
+
+
+def _change(before: np.ndarray, after: np.ndarray) -> float:
     norm = float(np.linalg.norm(before))
-    error = float(np.linalg.norm(after - before)) / norm if norm else float(np.linalg.norm(after))
-    return Growth(larger, convert_params(found, sample), error)
+    return float(np.linalg.norm(after - before)) / norm if norm else float(np.linalg.norm(after))

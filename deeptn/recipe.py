@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 
 from ._check import positive_int
 from .errors import SpecError, near_match
@@ -79,20 +80,30 @@ class Recipe:
         if self.schedule not in SCHEDULES:
             raise SpecError(f"Recipe.schedule = {self.schedule!r}; {near_match(str(self.schedule), SCHEDULES)}")
         try:
-            grow = tuple((int(epoch), positive_int(size, "a size of Recipe.grow")) for epoch, size in self.grow)
+            grow = tuple((epoch, positive_int(size, "a size of Recipe.grow")) for epoch, size in self.grow)
         except (TypeError, ValueError):
+            grow = ((None, 0),)
+        if not all(type(epoch) is int and 0 <= epoch < self.epochs for epoch, _ in grow):
             raise SpecError(
-                f"Recipe.grow = {self.grow!r}; expected pairs (epoch, size), like ((2, 4), (4, 8))"
-            ) from None
+                f"Recipe.grow = {self.grow!r}; expected pairs (epoch, size) with epochs from 0 to {self.epochs - 1}, "
+                "like ((2, 4), (4, 8))"
+            )
         object.__setattr__(self, "grow", tuple(sorted(grow)))
+        fastest = max(self.lr, self.core_lr or 0.0)
+        if self.decay * fastest >= 1.0:
+            raise SpecError(
+                f"Recipe.decay = {self.decay} at a learning rate of {fastest} would take all of W in one step; "
+                f"expected less than {1 / fastest:g}"
+            )
 
     def _number(self, name: str, low: float, high: float, expected: str, above: bool = False) -> None:
         value = getattr(self, name)
         if value is None and name in ("core_lr", "clip"):
             return
-        fits = isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
+        fits = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
         if not fits or value == math.inf or (above and value == low):
             raise SpecError(f"Recipe.{name} = {value!r}; expected {expected}")
+        object.__setattr__(self, name, float(value))
 
     def steps(self, rows: int) -> int:
         """Optimiser steps for a training set of so many rows."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,20 @@ def network_from_dict(data: Any) -> Network:
         return Network(spec, layout, topology)
     except SpecError as error:
         raise FormatError(f"bad network: {error}") from error
+
+
+def fingerprint(net: Network) -> str:
+    """A short text that is the same for equal networks (SHA-256 of their JSON).
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> wall = dtn.network("BrickWall", (8, 8))
+    >>> fingerprint(wall) == fingerprint(dtn.network("BrickWall", (8, 8))) != fingerprint(dtn.network("Tree", (8, 8)))
+    True
+    """
+    text = json.dumps(network_to_dict(replace(net, topology=None)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _numbers(data: Any) -> Iterator[int]:

@@ -112,7 +112,7 @@ def test_plots(tmp_path):
     ("call", "match"),
     [
         (lambda: dtn.compare(np.ones(8)), "two axes"),
-        (lambda: dtn.compare(WEIGHT, inputs=np.ones((5, 7))), r"expected \(N, 40\)"),
+        (lambda: dtn.compare(WEIGHT, inputs=np.ones((5, 7))), r"expected an array \(N, 40\)"),
         (lambda: dtn.compare(WEIGHT, budget=0), "budget"),
         (lambda: dtn.compressibility(WEIGHT, (0,)), "positive numbers"),
         (lambda: dtn.compressibility(WEIGHT, (10,), most=-1), "most"),
@@ -122,3 +122,36 @@ def test_plots(tmp_path):
 def test_bad_input(call, match):
     with pytest.raises(dtn.DeepTNError, match=match):
         call()
+
+
+def test_a_fit_that_fails_is_not_enough():
+    nothing = lambda net, weight: {name: np.full(shape, np.nan) for name, shape in net.spec.param_shapes.items()}
+    assert dtn.compressibility(WEIGHT, (10,), ["BrickWall"], fit=nothing, most=200).rows[0].params is None
+
+
+def test_levels_may_be_an_array_and_one_family_may_not_fit():
+    rows = dtn.compressibility(
+        WEIGHT, np.arange(10, 30, 10), [dtn.Tree(activation=None), dtn.Tree(activation=None, arity=3)]
+    )
+    assert [row.decibels for row in rows.rows] == [10, 20, 10, 20]
+    assert len(rows.plot().axes[0].lines) == 3
+    kernel = RNG.normal(size=(4, 3, 2, 2))
+    graph = dtn.Graph(nodes={"A": "ax", "B": "xb"}, sizes={"x": 2}, output="ab")
+    found = dtn.compare(kernel, [graph, "LowRank"], budget=100)
+    assert found.rows[0].note
+    assert found.rows[1].error is not None
+
+
+@pytest.mark.parametrize("topologies", ["LowRank", dtn.LowRank()])
+def test_one_family_alone_is_not_a_list(topologies):
+    with pytest.raises(dtn.SpecError, match="expected a list"):
+        dtn.compare(WEIGHT, topologies)
+
+
+def test_moments_at_the_edges():
+    flat = dtn.inspect(np.full((12, 10), 0.1)).moments
+    assert flat is not None
+    assert (flat.std, flat.kurtosis) == (0.0, 0.0)
+    tiny = dtn.inspect(RNG.normal(size=(50, 40)) * 1e-83).moments
+    assert tiny is not None
+    assert tiny.kurtosis == pytest.approx(3, abs=0.5)

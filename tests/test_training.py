@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from deeptn_jax import train as jax_train
-from deeptn_torch import TNLinear, core_groups, shrink, train
+from deeptn_torch import TNLinear, compress, core_groups, load_model, save_model, shrink, train
 from deeptn_torch.data import Images
 from torch import nn
 from torch.nn.utils import parametrize
@@ -89,6 +89,10 @@ def test_other_schedules():
         ("grow", 3),
         ("grow", ((0, 0),)),
         ("temperature", True),
+        ("grow", ((1.9, 4),)),
+        ("grow", ((-1, 4),)),
+        ("grow", ((1, 4),)),
+        ("decay", 1000.0),
     ],
 )
 def test_bad_recipes(field, value):
@@ -156,8 +160,9 @@ def test_training_goes_on_from_a_checkpoint(recipe, tmp_path):
     assert torch.equal(third[0].weight, second[0].weight)
     with pytest.raises(dtn.FormatError, match="name another file"):
         train(model(), data(), recipe, seed=4, checkpoint=file)
-    with pytest.raises(dtn.FormatError, match="another model"):
-        train(model(dtn.TensorTrain(rank=4)), data(), recipe, seed=3, checkpoint=file)
+    for other in (dtn.BrickWall(layers=2, activation="tanh"), dtn.BrickWall(layers=3)):  # equal shapes; one grown
+        with pytest.raises(dtn.FormatError, match="another networks"):
+            train(model(other), data(), recipe, seed=3, checkpoint=file)
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(dtn.FormatError, match="no checkpoint"):
         train(model(), data(), recipe, seed=3, checkpoint=file)
@@ -199,6 +204,9 @@ def test_what_training_needs():
         jax_train(forward, to_jax(net), {}, X, Y, Recipe(epochs=1, distill=0.5), seed=0)
     with pytest.raises(dtn.SpecError, match="nets names"):
         jax_train(forward, {}, {"first": net[0].network}, X, Y, Recipe(epochs=1), seed=0)
+    frozen = model().requires_grad_(False)
+    with pytest.raises(dtn.DeepTNError, match="nothing to train"):
+        train(frozen, data(), Recipe(epochs=1), seed=0)
     with pytest.raises(dtn.DeepTNError, match="lower the learning rate"):
         jax_train(forward, to_jax(net), {"first": net[0].network}, X * np.nan, Y, Recipe(epochs=1), seed=0)
 
@@ -350,3 +358,157 @@ def test_a_plain_loop_is_as_good():
             schedule.step()
     for a, b in zip(mine.parameters(), theirs.parameters(), strict=True):
         assert torch.allclose(a, b, rtol=1e-9)
+
+
+WRONG_LABELS = {
+    "negative": (Y - 1, "goes from -1"),
+    "too many": (Y + 1, "to 3, the logits are of the classes 0 to 2"),
+    "short": (Y[:-1], "expected integers of shape"),
+    "column": (Y[:, None], "expected integers of shape"),
+    "float": (Y.astype(float), "dtype float64"),
+}
+
+
+@pytest.mark.parametrize(("labels", "match"), WRONG_LABELS.values(), ids=WRONG_LABELS)
+def test_wrong_labels(labels, match):
+    net = model(dtype=torch.float32)
+    with pytest.raises(dtn.SpecError, match=match):
+        jax_train(forward, to_jax(net), {"first": net[0].network}, X, labels, Recipe(epochs=1), seed=0)
+
+
+def test_what_jax_does_not_train():
+    net = model(dtn.Tree(rank=2), dtype=torch.float32)
+    params, nets = to_jax(net), {"first": net[0].network}
+    with pytest.raises(dtn.SpecError, match="isometries cannot grow"):
+        jax_train(forward, params, nets, X, Y, Recipe(epochs=2, grow=((1, 4),)), seed=0, isometric=True)
+    with pytest.raises(dtn.SpecError, match="no node of any network is marked"):
+        jax_train(forward, params, {}, X, Y, Recipe(epochs=1), seed=0, isometric=True)
+    with pytest.raises(dtn.SpecError, match="complex entries"):
+        jax_train(forward, params | {"bias": params["bias"] + 0j}, nets, X, Y, Recipe(epochs=1), seed=0)
+    with pytest.raises(dtn.SpecError, match=r"expected \(rows, classes\)"):
+        jax_train(lambda p, x: forward(p, x)[:, 0], params, nets, X, Y, Recipe(epochs=1), seed=0)
+
+
+def test_half_precision_in_jax(tmp_path):
+    net = model(dtype=torch.float32)
+    params = jax.tree.map(lambda a: a.astype("bfloat16"), to_jax(net))
+    recipe, nets, file = Recipe(epochs=20, lr=0.02, batch=32), {"first": net[0].network}, tmp_path / "half.npz"
+    found = jax_train(forward, params, nets, X.astype("float32"), Y, recipe, seed=0, checkpoint=file)
+    assert found.loss < 0.7
+    assert found.params["bias"].dtype == jnp.bfloat16
+    again = jax_train(forward, params, nets, X.astype("float32"), Y, recipe, seed=0, checkpoint=file)
+    assert np.isnan(again.loss)
+    assert all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(again.params), jax.tree.leaves(found.params)))
+
+
+def test_what_cannot_be_done_is_found_before_the_first_step():
+    def never():
+        raise AssertionError
+
+    for family, recipe in (
+        (dtn.BrickWall(layers=1), Recipe(epochs=2, grow=((1, 2),))),
+        (dtn.Sum(terms=(dtn.LowRank(), dtn.BrickWall())), Recipe(epochs=2, grow=((1, 2),))),
+        (dtn.MERA(rank=2, shared=True), Recipe(epochs=1, decay=0.1)),
+    ):
+        with pytest.raises(dtn.SpecError):
+            train(model(family), data(), recipe, seed=0, on_step=never)
+    constrained = model(dtn.Tree(rank=2))
+    constrained[0].constrain()
+    with pytest.raises(dtn.SpecError, match="remove the constraint"):
+        train(constrained, data(), Recipe(epochs=2, grow=((1, 4),)), seed=0, on_step=never)
+
+
+def test_frozen_cores_stay_frozen_in_growth():
+    net = model(dtn.TensorTrain(rank=2))
+    net[0].cores["core0"].requires_grad_(False)
+    net[0].grow(4)
+    assert {name for name, core in net[0].cores.items() if not core.requires_grad} == {"core0"}
+    net[0].cores.requires_grad_(False)
+    train(net, data(), Recipe(epochs=2, grow=((1, 8),)), seed=0)
+    assert net[0].network.topology.rank == 4
+
+
+def test_layers_that_share_their_cores():
+    a, b = model()[0], model()[0]
+    b.cores = a.cores
+    both = nn.Sequential(a, b)
+    assert [len(group["params"]) for group in core_groups(both, Recipe(epochs=1))] == [len(a.cores), 2]
+    before = a.weight.detach().clone()
+    shrink(both, 0.5)
+    assert torch.allclose(a.weight, before / 2)
+    with pytest.raises(dtn.SpecError, match="would untie"):
+        train(both, data(), Recipe(epochs=2, grow=((1, 3),)), seed=0)
+    c = model()[0]
+    c.cores["L1_g0"] = a.cores["L1_g0"]
+    with pytest.raises(dtn.SpecError, match="share some of their cores"):
+        shrink(nn.Sequential(a, c), 0.5)
+
+
+def test_stale_gradients_of_frozen_parameters_do_not_count_in_clipping():
+    mine, theirs = model(), model()
+    for net in (mine, theirs):
+        net[2].requires_grad_(False)
+    mine[2].weight.grad = torch.full_like(mine[2].weight, 1e3)
+    for net in (mine, theirs):
+        train(net, data(), Recipe(epochs=1, clip=0.1), seed=0)
+    assert torch.equal(mine[0].weight, theirs[0].weight)
+
+
+def test_constrained_layers_compile_and_are_saved(tmp_path):
+    dense = nn.Sequential(nn.Linear(16, 8), nn.ReLU())
+    small, _ = compress(dense, {"0": dtn.Tree(rank=2)}, fit=None)
+    small[0].constrain()
+    x = torch.randn(3, 16)
+    compiled = torch.compile(small, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(x), small(x), atol=1e-6)
+    save_model(small, tmp_path / "c.safetensors")
+    assert torch.allclose(load_model(dense, tmp_path / "c.safetensors")(x), small(x), atol=1e-6)
+
+
+def test_a_core_without_full_rank_is_not_constrained():
+    layer = model(dtn.Tree(rank=2))[0]
+    layer.grow(4)
+    with pytest.raises(dtn.SpecError, match="has not full rank"):
+        layer.constrain()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_constraints_and_growth(dtype):
+    layer = model(dtn.MERA(rank=2), dtype=dtype)[0]
+    before = layer.weight.detach().float()
+    layer.constrain()
+    assert layer.weight.dtype == dtype
+    assert torch.allclose(layer.weight.float(), before, atol=0.1)
+    made = dtn.isometrize(layer.network, layer.network.init(like="jax", dtype=str(dtype).partition(".")[2]))
+    assert str(made["L1_w0"].dtype) == str(dtype).partition(".")[2]
+    free = model(dtn.BrickWall(layers=2), dtype=dtype)[0]
+    old = free.weight.detach().double()
+    reported = free.grow(3)
+    true = float((free.network.materialize({n: c.double() for n, c in free.cores.items()}) - old).norm() / old.norm())
+    assert reported > 1e-6
+    assert true < 3 * reported + 0.02
+
+
+@pytest.mark.parametrize("family", [dtn.BrickWall(layers=2), dtn.BrickWall(layers=3, residual=True, normalize=None)])
+def test_a_little_noise_changes_little(family):
+    net = dtn.network(family, (8, 16))
+    assert dtn.deepen(net, net.init(dtype="float64"), noise=1e-6).error < 1e-4
+    linear = dtn.network(dtn.BrickWall(layers=2, activation=None), (8, 16))
+    params = linear.init(dtype="float64")
+    larger, grown, error = dtn.grow(linear, params, 4, noise=0.3)
+    before, after = linear.materialize(params), larger.materialize(grown)
+    assert error == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before))
+    both = dtn.network(dtn.Sum(terms=(dtn.LowRank(), dtn.BrickWall())), (8, 16))
+    with pytest.raises(dtn.SpecError, match="widen turns"):
+        dtn.grow(both, both.init(), 4)
+
+
+def test_cores_of_another_shape_are_refused():
+    layer = model()[0]
+    for wrong, match in (
+        ({"nope": torch.ones(2, 2)}, "unknown core 'nope'"),
+        ({"L1_g0": torch.tensor(3.0)}, r"expected a tensor of shape \(2, 2\)"),
+        ({"L1_g0": np.ones((2, 2))}, "got ndarray"),
+    ):
+        with pytest.raises(dtn.SpecError, match=match):
+            layer.load_cores(wrong)

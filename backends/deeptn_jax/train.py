@@ -15,6 +15,7 @@ import numpy as np
 from deeptn import DeepTNError, FormatError, MissingBackendError, Network, Recipe, SpecError, grow, isometrize
 from deeptn._files import write_atomically
 from deeptn.init import weight_exponents
+from deeptn.serialize import fingerprint
 
 #: From the parameters, in which W stands in the place of the cores, and a batch to logits.
 Forward = Callable[[Mapping[str, Any], jax.Array], jax.Array]
@@ -30,7 +31,7 @@ class Trained(NamedTuple):
     nets : dict of str to Network
         Larger than before where the recipe let them grow.
     loss : float
-        Of the last step.
+        Of the last step; nan if a checkpoint left nothing to do.
 
     Examples
     --------
@@ -97,11 +98,12 @@ def train(
         ``forward(weights, x)`` returns logits. It is written as for dense weights: ``weights`` are the parameters with
         every W in the place of its cores.
     params : mapping
-        A dictionary of arrays and of nested dictionaries; ``params[name]`` are the cores of ``nets[name]``.
+        A dictionary of real arrays and of nested dictionaries; ``params[name]`` are the cores of ``nets[name]``. Adam's
+        averages of half-precision ones are in float32.
     nets : mapping of str to deeptn.Network
     x : array of shape (N, ...)
-    y : array of shape (N,)
-        Class numbers.
+    y : integer array of shape (N,)
+        Class numbers from 0.
     recipe : deeptn.Recipe
         ``core_lr`` is for the cores of all `nets`.
     seed : int
@@ -124,7 +126,8 @@ def train(
     deeptn.DeepTNError
         If the loss is no longer finite, or a teacher is missing.
     deeptn.SpecError
-        If `params` lacks the cores of a network.
+        If `params` lacks the cores of a network or has complex entries, `x`, `y` and the logits do not fit, or a weight
+        cannot decay, grow or be isometric as asked.
     deeptn.FormatError
         If the checkpoint is none of this recipe, seed and model.
     deeptn.MissingBackendError
@@ -147,15 +150,16 @@ def train(
         raise MissingBackendError("optax", "jax") from error
     if recipe.distill and teacher is None:
         raise DeepTNError(f"Recipe.distill = {recipe.distill} compares with a teacher; pass teacher=")
-    for name in nets:
-        if name not in params:
-            raise SpecError(f"nets names {name!r}; params has {sorted(params)[:5]}")
-    adam = optax.inject_hyperparams(optax.scale_by_adam)(b1=0.9, b2=0.999)
+    x, y = np.asarray(x), np.asarray(y)
     now: dict[str, Any] = jax.tree.map(jnp.asarray, dict(params))
-    kept, state = dict(nets), {name: adam.init(value) for name, value in now.items()}
+    kept = dict(nets)
+    _check(forward, now, kept, x, y, recipe, isometric)
+    adam = optax.scale_by_adam
+    state = {name: adam().init(_wide(value)) for name, value in now.items()}
     step = _step(adam, forward, teacher, kept, recipe, isometric)
     rows, first, loss = len(x), 0, float("nan")
-    about = {"recipe": repr(recipe), "seed": seed, "rows": rows}
+    networks = {name: fingerprint(net) for name, net in nets.items()}
+    about = {"recipe": repr(recipe), "seed": seed, "rows": rows, "isometric": isometric, "networks": networks}
     file = None if checkpoint is None else Path(checkpoint)
     saved = _read(file, about) if file is not None and file.exists() else None
     first = 0 if saved is None else int(saved["epoch"])
@@ -164,11 +168,11 @@ def train(
             (now, state), saved = _restore(file, saved, (now, state)), None
         sizes = [size for when, size in recipe.grow if when == epoch]
         if sizes:
-            for name, net in kept.items():
-                grown = grow(net, now[name], max(sizes), seed=seed + epoch)
+            for number, (name, net) in enumerate(kept.items()):
+                grown = grow(net, now[name], max(sizes), seed=seed + 1000 * epoch + number)
                 if grown.net != net:  # what Adam knows of the old cores is forgotten
                     kept[name], now[name] = grown.net, dict(grown.params)
-                    state[name] = adam.init(now[name])
+                    state[name] = adam().init(_wide(now[name]))
             step = _step(adam, forward, teacher, kept, recipe, isometric)
         if epoch < first:
             continue
@@ -187,6 +191,49 @@ def train(
     if saved is not None:
         now, state = _restore(file, saved, (now, state))
     return Trained(now, kept, loss)
+
+
+def _wide(tree: Any) -> Any:
+    """Half precision as float32."""
+    return jax.tree.map(lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32)), tree)
+
+
+def _check(
+    forward: Forward,
+    params: Mapping[str, Any],
+    nets: Mapping[str, Network],
+    x: np.ndarray,
+    y: np.ndarray,
+    recipe: Recipe,
+    isometric: bool,
+) -> None:
+    """Find out before the first step what could not be done later."""
+    for name, net in nets.items():
+        if name not in params:
+            raise SpecError(f"nets names {name!r}; params has {sorted(params)[:5]}")
+        if recipe.decay:
+            weight_exponents(net.spec)
+        for _, size in recipe.grow:
+            grow(net, params[name], size)
+    if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
+        raise SpecError("params has complex entries, for which this loop makes no steps; write one of your own")
+    if isometric and not any(node.isometric for net in nets.values() for node in net.spec.nodes):
+        raise SpecError("isometric=True, but no node of any network is marked as isometric")
+    if isometric and recipe.grow:
+        raise SpecError("isometries cannot grow: what is added to them is none; leave isometric or Recipe.grow out")
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or len(x) != len(y) or not len(y):
+        raise SpecError(
+            f"y has shape {y.shape} and dtype {y.dtype}; expected integers of shape ({len(x)},), one at least"
+        )
+    logits = jax.eval_shape(lambda p, x: forward(weights(nets, p, isometric), x), params, x[: recipe.batch])
+    if logits.shape != (min(recipe.batch, len(x)), logits.shape[-1]):
+        raise SpecError(
+            f"forward returned shape {logits.shape} for {min(recipe.batch, len(x))} rows; expected (rows, classes)"
+        )
+    if y.min() < 0 or y.max() >= logits.shape[-1]:
+        raise SpecError(
+            f"y goes from {y.min()} to {y.max()}, the logits are of the classes 0 to {logits.shape[-1] - 1}"
+        )
 
 
 def _step(
@@ -210,13 +257,11 @@ def _step(
     def step(params: Any, state: Any, x: Any, y: Any, share: Any, beta: Any) -> Any:
         loss, gradient = jax.value_and_grad(loss_of)(params, x, y)
         if (clip := recipe.clip) is not None:
-            norm = jnp.sqrt(sum(jnp.vdot(g, g).real for g in jax.tree.leaves(gradient)))
+            norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(_wide(gradient))))
             gradient = jax.tree.map(lambda g: g * jnp.minimum(clip / (norm + 1e-6), 1.0), gradient)
         new, after = {}, {}
         for name, value in params.items():
-            knobs = state[name].hyperparams
-            own = state[name]._replace(hyperparams=knobs | {"b1": jnp.asarray(beta, knobs["b1"].dtype)})
-            update, after[name] = adam.update(gradient[name], own)
+            update, after[name] = adam(b1=beta).update(_wide(gradient[name]), state[name])
             rate = rates.get(name, recipe.lr) * share
             new[name] = jax.tree.map(lambda p, u, rate=rate: (p - rate * u).astype(p.dtype), value, update)
         for name, exponents in powers.items():
@@ -229,13 +274,18 @@ def _step(
 
 
 def _write(path: Path, about: dict[str, Any], tree: Any) -> None:
-    leaves = {f"leaf{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(tree))}
+    leaves = {f"leaf{k}": np.asarray(leaf) for k, leaf in enumerate(jax.tree.leaves(jax.tree.map(_storable, tree)))}
 
     def write(file: Path) -> None:
         with file.open("wb") as stream:
             np.savez(stream, about=np.asarray(json.dumps(about)), **leaves)  # type: ignore[arg-type]
 
     write_atomically(path, write)
+
+
+def _storable(leaf: Any) -> Any:
+    """NumPy's files know no bfloat16."""
+    return _wide(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
 def _read(path: Path, about: dict[str, Any]) -> dict[str, Any]:
@@ -249,7 +299,11 @@ def _read(path: Path, about: dict[str, Any]) -> dict[str, Any]:
     except Exception as error:  # whatever NumPy makes of a damaged file
         raise FormatError(f"{path}: no checkpoint of training ({type(error).__name__})") from error
     if found != about:
-        raise FormatError(f"{path}: a checkpoint of {found}, expected {about}; name another file")
+        differ = next(key for key in about if found.get(key) != about[key])
+        raise FormatError(
+            f"{path}: a checkpoint of another {differ}: {found.get(differ)}, expected {about[differ]}; "
+            "name another file"
+        )
     return {"epoch": epoch, "leaves": [leaves[f"leaf{k}"] for k in range(len(leaves))]}
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from deeptn import Layout, Network, Node, SpecError, Topology, grow, network
-from deeptn.constraints import isometric_nodes, isometry
+from deeptn.constraints import isometric_nodes
 from deeptn.errors import near_match
 from deeptn.network import decode
 from deeptn.params import check_params
@@ -92,7 +92,7 @@ class TNLayer(nn.Module):
         Raises
         ------
         deeptn.SpecError
-            If no node is marked, or a node that was named cannot be an isometry.
+            If no node is marked, a node that was named cannot be an isometry, or a core has not full rank.
 
         Examples
         --------
@@ -104,16 +104,28 @@ class TNLayer(nn.Module):
         >>> bool(torch.allclose(A @ A.T, (A @ A.T)[0, 0] * torch.eye(4), atol=1e-6))
         True
         """
+        chosen = [
+            node
+            for node in isometric_nodes(self.network, nodes)
+            if node.param is not None and not parametrize.is_parametrized(self.cores, node.param)
+        ]
+        maps = {node.param: Isometry(node, tuple(self.cores[node.param].shape)) for node in chosen if node.param}
+        for name, isometry in maps.items():
+            values = torch.linalg.svdvals(isometry.matrix(self.cores[name].detach()).to(torch.complex128))
+            if values[-1] <= 1e-6 * values[0]:
+                raise SpecError(
+                    f"the core {name!r} has not full rank (as after growth), and its isometry is not determined; "
+                    "train or perturb it first"
+                )
         self.clear_cache()
-        for node in isometric_nodes(self.network, nodes):
-            assert node.param is not None
-            if not parametrize.is_parametrized(self.cores, node.param):
-                parametrize.register_parametrization(self.cores, node.param, Isometry(node))
+        for name, isometry in maps.items():
+            parametrize.register_parametrization(self.cores, name, isometry)
 
     def grow(self, size: int, noise: float | None = None) -> float:
         """Enlarge the network to a size of its family, without changing the weight; see `deeptn.grow`.
 
-        The cores become new parameters: an optimizer has to be told of them.
+        The cores become new parameters: an optimizer has to be told of them. Frozen ones stay frozen; what is added is
+        frozen if all were.
 
         Parameters
         ----------
@@ -132,10 +144,11 @@ class TNLayer(nn.Module):
         seed = int(torch.randint(2**62, ()).item())
         net, params, error = grow(self.network, dict(self.cores.items()), size, noise, seed)
         if net is not self.network:
-            flows = trainable(self.cores.values())
+            flows = {name: core.requires_grad for name, core in self.cores.items()}
             self._hold(net, params)
             self._register()
-            self.cores.requires_grad_(flows)
+            for name, core in self.cores.items():
+                core.requires_grad_(flows.get(name, any(flows.values())))
         return error
 
     def _register(self) -> None:
@@ -185,7 +198,14 @@ class TNLayer(nn.Module):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def load_cores(self, params: dict[str, Tensor]) -> None:
-        """Copy tensors into the cores of their names."""
+        """Copy tensors into the cores of their names; `SpecError` for an unknown name or another shape."""
+        for name, tensor in params.items():
+            if name not in self.cores:
+                raise SpecError(f"unknown core {name!r}; {near_match(str(name), self.cores.keys())}")
+            shape = tuple(self.cores[name].shape)
+            if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
+                came = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise SpecError(f"core {name!r}: expected a tensor of shape {shape}, got {came}")
         with torch.no_grad():
             for name, tensor in params.items():
                 core = self.cores[name]
@@ -315,12 +335,30 @@ class TNLayer(nn.Module):
 class Isometry(nn.Module):
     """The map of `TNLayer.constrain` for one core; its gradient goes through the QR decomposition."""
 
-    def __init__(self, node: Node):
+    def __init__(self, node: Node, shape: tuple[int, ...]):
         super().__init__()
-        self.node = node
+        # `deeptn.isometrize` written out, with sizes that torch.compile sees as numbers.
+        outputs = [k for k, ix in enumerate(node.indices) if ix not in node.inputs]
+        self._order = (*outputs, *(k for k in range(len(shape)) if k not in outputs))
+        self._sizes = tuple(shape[k] for k in self._order)
+        self._back = tuple(sorted(range(len(shape)), key=self._order.__getitem__))
+        rows = math.prod(self._sizes[: len(outputs)])
+        self._sides = (rows, math.prod(shape) // rows)
+
+    def matrix(self, core: Tensor) -> Tensor:
+        """From the inputs of the node to its outputs."""
+        return core.permute(self._order).reshape(self._sides)
 
     def forward(self, core: Tensor) -> Tensor:
-        return isometry(self.node, core)
+        half = core.dtype in (torch.float16, torch.bfloat16)
+        matrix = self.matrix(core.float() if half else core)
+        tall = self._sides[0] >= self._sides[1]
+        q, r = torch.linalg.qr(matrix if tall else matrix.T)
+        diagonal = torch.diagonal(r)
+        size = diagonal.abs()
+        q = q * ((diagonal + (size == 0)) / (size + (size == 0)))
+        q = (q if tall else q.T) * (matrix.abs().square().sum() / min(self._sides)).sqrt()
+        return q.reshape(self._sizes).permute(self._back).to(core.dtype)
 
     def right_inverse(self, core: Tensor) -> Tensor:
         return core

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from deeptn import FormatError, PlanError
 from deeptn._files import write_atomically
@@ -35,7 +36,8 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
     Parameters
     ----------
     model : nn.Module
-        Tensors that several names share are stored once.
+        Tensors that several names share are stored once. Constrained cores are stored as they are used; the constraint
+        itself is not, `TNLayer.constrain` sets it again.
     path : path
         Replaced as a whole, or not at all.
 
@@ -67,7 +69,7 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
     tensors: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     stored: dict[tuple[object, ...], str] = {}
-    for name, tensor in model.state_dict().items():
+    for name, tensor in _plain_state(model).items():
         if not isinstance(tensor, Tensor) or tensor.is_meta:
             raise PlanError(f"the entry {name!r} of the state_dict is no tensor with data, and cannot be stored")
         # Contiguous copies: views of one storage would be refused.
@@ -79,6 +81,17 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
         tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
     header = {"format": _FORMAT, "version": VERSION, "layers": layers, "aliases": aliases}
     write_atomically(path, lambda file: save_file(tensors, file, metadata={HEADER: json.dumps(header)}))
+
+
+def _plain_state(model: nn.Module) -> dict[str, Any]:
+    """The ``state_dict``, in which constrained cores stand as they are used, under their own names."""
+    state = dict(model.state_dict())
+    for prefix, module in model.named_modules():
+        if isinstance(module, TNLayer) and parametrize.is_parametrized(module.cores):
+            start = f"{prefix}." if prefix else ""
+            state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{start}cores.")}
+            state |= {f"{start}cores.{name}": module.cores[name] for name in module.network.spec.param_shapes}
+    return state
 
 
 def load_model(dense_model: M, path: str | os.PathLike[str]) -> M:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from deeptn import DeepTNError, FormatError, Recipe
+from deeptn import DeepTNError, FormatError, Recipe, SpecError
 from deeptn._files import write_atomically
 from deeptn.init import weight_exponents
+from deeptn.serialize import fingerprint
 
 from .base import TNLayer
 from .data import Images
@@ -49,7 +51,9 @@ def train(
     Raises
     ------
     deeptn.DeepTNError
-        If the loss is no longer finite, or a teacher is missing.
+        If the loss is no longer finite, a teacher is missing, or no parameter is trained.
+    deeptn.SpecError
+        If a weight cannot decay or grow as the recipe says.
     deeptn.FormatError
         If the checkpoint is none of this recipe, seed and model.
     """
@@ -57,9 +61,11 @@ def train(
         raise DeepTNError(f"Recipe.distill = {recipe.distill} compares with a teacher; pass teacher=")
     rows = len(data.train_x)
     generator = torch.Generator().manual_seed(seed)
+    _check(model, recipe)
     optimizer = _optimizer(model, recipe, None)
     first = 0
-    about = {"recipe": repr(recipe), "seed": seed, "rows": rows}
+    networks = {name: fingerprint(m.network) for name, m in model.named_modules() if isinstance(m, TNLayer)}
+    about = {"recipe": repr(recipe), "seed": seed, "rows": rows, "networks": networks}
     if checkpoint is not None and Path(checkpoint).exists():
         state = _read(checkpoint, about)
         first = state["epoch"]
@@ -74,6 +80,7 @@ def train(
         torch.set_rng_state(state["rng"])
     total = recipe.steps(rows)
     per_epoch = total // recipe.epochs
+    taught = None if teacher is None else teacher.training
     if teacher is not None:
         teacher.eval()
     model.train()
@@ -93,7 +100,8 @@ def train(
             optimizer.zero_grad()
             loss.backward()
             if recipe.clip is not None:
-                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
+                trained = (p for group in optimizer.param_groups for p in group["params"])
+                nn.utils.clip_grad_norm_(trained, recipe.clip)
             optimizer.step()
             if recipe.decay:
                 shrink(model, 1.0 - optimizer.param_groups[0]["lr"] * recipe.decay)
@@ -101,6 +109,8 @@ def train(
         if checkpoint is not None:
             _write(checkpoint, about | {"epoch": epoch + 1}, model, optimizer, generator)
     model.eval()
+    if teacher is not None:
+        teacher.train(bool(taught))
 
 
 def _loss(model: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, recipe: Recipe) -> Tensor:
@@ -135,9 +145,9 @@ def core_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     >>> [(len(group["params"]), group["lr"]) for group in groups]
     [(10, 0.01), (3, 0.001)]
     """
-    cores = [core for layer in _layers(model) for core in layer.cores.parameters() if core.requires_grad]
-    known = set(map(id, cores))
-    others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    found = {id(core): core for layer in _layers(model) for core in layer.cores.parameters() if core.requires_grad}
+    cores = list(found.values())
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in found]
     rates = (recipe.lr if recipe.core_lr is None else recipe.core_lr, recipe.lr)
     return [{"params": params, "lr": lr, "peak": lr} for params, lr in zip((cores, others), rates)]
 
@@ -155,12 +165,35 @@ def _optimizer(model: nn.Module, recipe: Recipe, before: torch.optim.Optimizer |
     return optimizer
 
 
+def _check(model: nn.Module, recipe: Recipe) -> None:
+    """Find out before the first step what could not be done later."""
+    if not any(p.requires_grad for p in model.parameters()):
+        raise DeepTNError("no parameter of the model has requires_grad; there is nothing to train")
+    if recipe.decay:
+        shrink(model, 1.0)
+    if recipe.grow:
+        held: set[int] = set()
+        for layer in _trained(model):
+            cores = {id(core) for core in layer.cores.parameters()}
+            if cores & held:
+                raise SpecError("two layers share cores, which growth would untie; train them without Recipe.grow")
+            held |= cores
+            trial = copy.deepcopy(layer)
+            with torch.random.fork_rng(devices=()):
+                for _, size in recipe.grow:
+                    trial.grow(size)
+
+
+def _trained(model: nn.Module) -> Iterator[TNLayer]:
+    return (layer for layer in _layers(model) if any(core.requires_grad for core in layer.cores.parameters()))
+
+
 def _grow(model: nn.Module, recipe: Recipe, epoch: int, optimizer: torch.optim.Adam) -> torch.optim.Adam:
-    """Let the layers grow where the recipe says so before this epoch."""
+    """Let the layers that are trained grow where the recipe says so before this epoch."""
     sizes = [size for when, size in recipe.grow if when == epoch]
     if not sizes:
         return optimizer
-    for layer in _layers(model):
+    for layer in _trained(model):
         layer.grow(max(sizes))
     return _optimizer(model, recipe, optimizer)
 
@@ -171,7 +204,7 @@ def shrink(model: nn.Module, factor: float) -> None:
     Raises
     ------
     deeptn.SpecError
-        If a network shares the parameters of its last stage with others.
+        If a network shares the parameters of its last stage with others, or a layer some of its cores.
 
     Examples
     --------
@@ -182,7 +215,14 @@ def shrink(model: nn.Module, factor: float) -> None:
     >>> torch.allclose(layer.weight, before / 2)
     True
     """
+    done: set[int] = set()
     for layer in _layers(model):
+        own = {id(core) for core in layer.cores.parameters()}
+        if own <= done:  # all of them shared with a layer before
+            continue
+        if own & done:
+            raise SpecError("two layers share some of their cores; their weights cannot be scaled apart")
+        done |= own
         powers = weight_exponents(layer.network.spec)
         with torch.enable_grad():  # a constrained core is made anew here, and tells whether it is trained
             cores = {name: layer.cores[name] for name in powers}
@@ -213,7 +253,11 @@ def _read(path: str | os.PathLike[str], about: dict[str, Any]) -> dict[str, Any]
     except Exception as error:  # whatever torch makes of a damaged file
         raise FormatError(f"{path}: no checkpoint of training ({type(error).__name__})") from error
     if found != about:
-        raise FormatError(f"{path}: a checkpoint of {found}, expected {about}; name another file")
+        differ = [key for key in about if found[key] != about[key]]
+        raise FormatError(
+            f"{path}: a checkpoint of another {differ[0]}: {found[differ[0]]}, expected {about[differ[0]]}; "
+            "name another file, and pass the model as it was at the start"
+        )
     return state
 
 
