@@ -156,6 +156,7 @@ def main() -> None:
         }
     about = {
         "seeds": options.seeds,
+        "moment_seeds": MANY,
         "depths": list(options.depths),
         "environment": environment() | {"torch_threads": 1},
     }
