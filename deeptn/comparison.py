@@ -267,7 +267,7 @@ class Compressibility:
 
 def compressibility(
     weight: Array,
-    decibels: Sequence[float] = (10.0, 20.0, 40.0),
+    decibels: Iterable[float] = (10.0, 20.0, 40.0),
     topologies: Iterable[Topology | str] = FAMILIES,
     *,
     inputs: Array | None = None,
@@ -280,7 +280,7 @@ def compressibility(
     ----------
     weight : array
         Of any library, two axes or more.
-    decibels : sequence of float
+    decibels : iterable of float
         Levels ``-20 log10(‖W - W'‖ / ‖W‖)``: 20 dB are an error of 10 %.
     topologies, inputs, fit
         As for `compare`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from numbers import Real
+from typing import Any, SupportsFloat
 
 from ._check import positive_int
 from .errors import SpecError, near_match
@@ -97,13 +97,13 @@ class Recipe:
             )
 
     def _number(self, name: str, low: float, high: float, expected: str, above: bool = False) -> None:
-        value = getattr(self, name)
+        value: Any = getattr(self, name)
         if value is None and name in ("core_lr", "clip"):
             return
-        fits = isinstance(value, Real) and not isinstance(value, bool) and low <= value <= high
-        if not fits or value == math.inf or (above and value == low):
+        number = float(value) if isinstance(value, SupportsFloat) and not isinstance(value, bool) else math.nan
+        if not low <= number <= high or number == math.inf or (above and number == low):
             raise SpecError(f"Recipe.{name} = {value!r}; expected {expected}")
-        object.__setattr__(self, name, float(value))
+        object.__setattr__(self, name, number)
 
     def steps(self, rows: int) -> int:
         """Optimiser steps for a training set of so many rows."""

@@ -457,7 +457,8 @@ def test_stale_gradients_of_frozen_parameters_do_not_count_in_clipping():
 def test_constrained_layers_compile_and_are_saved(tmp_path):
     dense = nn.Sequential(nn.Linear(16, 8), nn.ReLU())
     small, _ = compress(dense, {"0": dtn.Tree(rank=2)}, fit=None)
-    small[0].constrain()
+    layer: Any = small[0]
+    layer.constrain()
     x = torch.randn(3, 16)
     compiled = torch.compile(small, fullgraph=True, backend="aot_eager")
     assert torch.allclose(compiled(x), small(x), atol=1e-6)
