@@ -20,7 +20,7 @@ _OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode")
 class TNConv(TNLayer):
     """What all convolutions share; use `TNConv1d`, `TNConv2d`, `TNConv3d` and the transposed ones."""
 
-    convolve: ClassVar[Callable[..., Tensor]]
+    _convolve: ClassVar[Callable[..., Tensor]]
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class TNConv(TNLayer):
         padding = self.padding
         if self.padding_mode != "zeros":
             x, padding = F.pad(x, self._pad, mode=self.padding_mode), 0
-        return type(self).convolve(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
+        return type(self)._convolve(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
 
     def _options(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _OPTIONS}
@@ -105,7 +105,7 @@ class TNConv1d(TNConv):
     torch.Size([5, 32, 20])
     """
 
-    dense, kind, convolve = nn.Conv1d, "conv1d", staticmethod(F.conv1d)
+    dense, kind, _convolve = nn.Conv1d, "conv1d", staticmethod(F.conv1d)
 
 
 class TNConv2d(TNConv):
@@ -134,7 +134,7 @@ class TNConv2d(TNConv):
     (torch.Size([512, 512, 3, 3]), 204)
     """
 
-    dense, kind, convolve = nn.Conv2d, "conv2d", staticmethod(F.conv2d)
+    dense, kind, _convolve = nn.Conv2d, "conv2d", staticmethod(F.conv2d)
 
 
 class TNConv3d(TNConv):
@@ -150,7 +150,7 @@ class TNConv3d(TNConv):
     torch.Size([2, 16, 4, 4, 4])
     """
 
-    dense, kind, convolve = nn.Conv3d, "conv3d", staticmethod(F.conv3d)
+    dense, kind, _convolve = nn.Conv3d, "conv3d", staticmethod(F.conv3d)
 
 
 class TNConvTranspose(TNConv):
@@ -199,7 +199,7 @@ class TNConvTranspose(TNConv):
         sizes = (self.stride, self.padding, self.kernel_size, len(self.kernel_size), self.dilation)
         extra = place(self, x, output_size, *sizes)
         weight = self.weight
-        return type(self).convolve(x, weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)
+        return type(self)._convolve(x, weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)
 
 
 class TNConvTranspose1d(TNConvTranspose):
@@ -212,7 +212,7 @@ class TNConvTranspose1d(TNConvTranspose):
     torch.Size([3, 4, 10])
     """
 
-    dense, kind, convolve = nn.ConvTranspose1d, "conv_transpose1d", staticmethod(F.conv_transpose1d)
+    dense, kind, _convolve = nn.ConvTranspose1d, "conv_transpose1d", staticmethod(F.conv_transpose1d)
 
 
 class TNConvTranspose2d(TNConvTranspose):
@@ -237,7 +237,7 @@ class TNConvTranspose2d(TNConvTranspose):
     torch.Size([2, 8, 16, 16])
     """
 
-    dense, kind, convolve = nn.ConvTranspose2d, "conv_transpose2d", staticmethod(F.conv_transpose2d)
+    dense, kind, _convolve = nn.ConvTranspose2d, "conv_transpose2d", staticmethod(F.conv_transpose2d)
 
 
 class TNConvTranspose3d(TNConvTranspose):
@@ -250,4 +250,4 @@ class TNConvTranspose3d(TNConvTranspose):
     torch.Size([1, 2, 4, 4, 4])
     """
 
-    dense, kind, convolve = nn.ConvTranspose3d, "conv_transpose3d", staticmethod(F.conv_transpose3d)
+    dense, kind, _convolve = nn.ConvTranspose3d, "conv_transpose3d", staticmethod(F.conv_transpose3d)
