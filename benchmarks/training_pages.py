@@ -194,7 +194,7 @@ def trainability_page(data: dict[str, Any], recipes: dict[str, Any] | None) -> s
         "",
         "“Gradients” are norms relative to the norm of the cores, before training (seed 0), of the stage with the largest over that "
         f"with the smallest. The dense layer's training accuracy is {dense_gap:.1f} points above its test accuracy. A correlation "
-        "is no proof; but see what the layout alone does below.",
+        "is no proof.",
         "",
         *([] if recipes is None else _recipes(recipes, rows)),
         "## Learning rates",
