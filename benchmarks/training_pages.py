@@ -171,7 +171,7 @@ def trainability_page(data: dict[str, Any], recipes: dict[str, Any] | None) -> s
         "",
         *_trainability_table(rows),
         "",
-        "![Accuracy against parameters, and against effective rank](trainability.svg)",
+        "![Accuracy against parameters and against effective rank; spectra of the trained weights](trainability.svg)",
         "",
         "## Which wins",
         "",
@@ -213,12 +213,13 @@ def trainability_page(data: dict[str, Any], recipes: dict[str, Any] | None) -> s
 
 
 def trainability_figure(data: dict[str, Any]) -> Any:
-    """Accuracy against parameters and against effective rank."""
+    """Accuracy against parameters and against effective rank; the spectra at the largest budget."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    left, right = figure.subplots(1, 2, sharey=True)
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
+    left, right, spectra = figure.subplots(1, 3)
+    right.sharey(left)
     methods = list(dict.fromkeys(row["method"] for row in data["rows"] if row["budget"] is not None))
     families = list(dict.fromkeys(method.partition(",")[0] for method in methods))
     for method in methods:
@@ -233,8 +234,13 @@ def trainability_figure(data: dict[str, Any]) -> Any:
         left.errorbar(x, y, error, capsize=2, label=method, **style, **marker)
         ranks = [statistics.mean(run["effective_rank"] for run in row["runs"]) for row in rows]
         right.plot(ranks, y, color=color, linestyle="none", **marker)
+        values = rows[-1]["runs"][0]["spectrum"]
+        spectra.plot(range(1, 4 * len(values), 4), values, **style)
     for row in data["rows"]:
         if row["budget"] is None:
+            if row["method"] == "dense":
+                values = row["runs"][0]["spectrum"]
+                spectra.plot(range(1, 4 * len(values), 4), values, color="black", linewidth=0.8)
             y = statistics.mean(accuracies(row))
             left.axhline(y, color="black", linewidth=0.8, linestyle="-" if row["method"] == "dense" else "--")
             left.annotate(row["method"], (200, y), xytext=(0, 2), textcoords="offset points", fontsize=8)
@@ -247,7 +253,12 @@ def trainability_figure(data: dict[str, Any]) -> Any:
     left.set_ylabel("test accuracy [%]")
     right.set_xscale("log")
     right.set_xlabel("effective rank of the trained weight")
-    for ax in (left, right):
+    spectra.set_xscale("log")
+    spectra.set_yscale("log")
+    spectra.set_ylim(1e-3, 1)
+    spectra.set_xlabel("singular value, by size (every fourth)")
+    spectra.set_ylabel("share of the norm, at most 2,068 parameters")
+    for ax in (left, right, spectra):
         ax.grid(True, alpha=0.25)
     figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return figure
