@@ -51,6 +51,11 @@ class Compared:
         Of the generated weight, rows | columns.
     note : str
         Why something is missing.
+
+    Examples
+    --------
+    >>> Compared("LowRank", note="no network so small").error is None
+    True
     """
 
     label: str
@@ -73,6 +78,12 @@ class Comparison:
     shape : tuple of int
     budget : int
     rows : tuple of Compared
+
+    Examples
+    --------
+    >>> import numpy as np, deeptn as dtn
+    >>> print(str(dtn.compare(np.eye(4), ["LowRank"], budget=16)).splitlines()[0])
+    weight of shape (4, 4), at most 16 parameters
     """
 
     shape: tuple[int, ...]
@@ -197,6 +208,11 @@ class Needed:
     error, output_error : float or None
         Of that network; or the smallest error that was reached.
     note : str
+
+    Examples
+    --------
+    >>> Needed("LowRank(rank=2)", 20.0, 16, 0.05).params
+    16
     """
 
     label: str
@@ -218,6 +234,12 @@ class Compressibility:
         Entries of the weight.
     rows : tuple of Needed
         Family by family, level by level.
+
+    Examples
+    --------
+    >>> import numpy as np, deeptn as dtn
+    >>> dtn.compressibility(np.ones((4, 4)), (20,), ["LowRank"]).rows[0].params
+    8
     """
 
     shape: tuple[int, ...]

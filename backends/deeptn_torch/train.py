@@ -56,6 +56,15 @@ def train(
         If a weight cannot decay or grow as the recipe says.
     deeptn.FormatError
         If the checkpoint is none of this recipe, seed and model.
+
+    Examples
+    --------
+    >>> from deeptn_torch import TNLinear
+    >>> x, y = torch.randn(32, 8), torch.arange(32) % 2
+    >>> model = nn.Sequential(TNLinear(8, 4), nn.ReLU(), nn.Linear(4, 2))
+    >>> train(model, Images("noise", x, y, x, y), Recipe(epochs=2, batch=16), seed=0)
+    >>> model.training
+    False
     """
     if recipe.distill and teacher is None:
         raise DeepTNError(f"Recipe.distill = {recipe.distill} compares with a teacher; pass teacher=")
