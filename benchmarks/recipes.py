@@ -1,8 +1,8 @@
 """The best recipe found for at most 2,068 parameters, and what each of its ingredients is worth; five paired seeds.
 
 FC-2 on Fashion-MNIST as in `trainability.py`. `BEST` was chosen among about 67 single runs on the validation split, the
-dense control among 11; `DEEP` was tuned in its layout and bond alone. Every variant changes one thing. An interrupted run
-goes on where it stopped.
+dense control among 11; `DEEP` was tuned in its layout and bond alone. Every variant changes one thing.
+An interrupted run goes on where it stopped.
 
     python benchmarks/recipes.py --seeds 5 --jobs 2
 """
