@@ -15,7 +15,7 @@ from .analysis import _cut, rank_bound
 from .bridge import optional
 from .budget import at_budget
 from .cost import Cost
-from .decomposition import decompose, has_closed_form
+from .decomposition import decompose, has_closed_form, relative_error
 from .errors import LayoutError, SpecError
 from .network import Network, network
 from .params import to_numpy
@@ -187,7 +187,7 @@ def compare(
             row["bound"] = min(rank_bound(net, inside), dense.shape[0], math.prod(dense.shape[1:]))
         if found is not None:
             cut = _cut("", (0, 0), None, found.reshape(len(found), -1), 1e-6)
-            row |= {"rank": cut.rank, "effective_rank": cut.effective_rank, "error": _relative(found, dense)}
+            row |= {"rank": cut.rank, "effective_rank": cut.effective_rank, "error": relative_error(found, dense)}
             row["output_error"] = None if inputs is None else _on_outputs(found, dense, to_numpy(inputs))
         rows.append(Compared(**row))
     return Comparison(dense.shape, budget, tuple(rows))
@@ -362,7 +362,7 @@ def _needed(at: Callable[[int], Any], top: int, dense: np.ndarray, level: float,
 
     def error(size: int) -> float:
         found = at(size)[1]
-        return math.inf if found is None else _relative(found, dense)
+        return math.inf if found is None else relative_error(found, dense)
 
     low, high = 0, 1
     while not error(high) <= allowed:  # a fit may have failed: nan
@@ -407,14 +407,9 @@ def _generated(net: Network, weight: Array, fit: FitFunction | None) -> tuple[np
     return to_numpy(net.materialize(fit(net, weight))), ""
 
 
-def _relative(found: np.ndarray, dense: np.ndarray) -> float:
-    norm = float(np.linalg.norm(dense))
-    return float(np.linalg.norm(found - dense)) / norm if norm else float(np.linalg.norm(found))
-
-
 def _on_outputs(found: np.ndarray, dense: np.ndarray, inputs: np.ndarray) -> float:
     rows = len(dense)
-    return _relative(inputs @ found.reshape(rows, -1).T, inputs @ dense.reshape(rows, -1).T)
+    return relative_error(inputs @ found.reshape(rows, -1).T, inputs @ dense.reshape(rows, -1).T)
 
 
 def _text(value: float | None) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 
 import numpy as np
 from autoray import do, infer_backend
@@ -145,6 +146,7 @@ def initialize(
     return _calibrate(spec, layout, params, shares, goal, passes=12 if elsewhere else 1)
 
 
+@cache
 def _shares(spec: NetworkSpec) -> tuple[dict[str, float], bool]:
     """Exponents with which a factor of W is spread over parameters; and whether one of these stands elsewhere too.
 
