@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from ._text import text_table
 from ._typing import Array, ParamsLike
 from .bridge import optional
 from .errors import SpecError, near_match
@@ -123,8 +124,7 @@ class Analysis:
                     *("-" if x is None else f"{x:.2f}" for x in floats),
                 )
             )
-        widths = [max(map(len, column)) for column in zip(*rows)]
-        lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows]
+        lines = [text_table(rows)]
         if self.moments is not None:
             mean, std, kurtosis = self.moments.mean, self.moments.std, self.moments.kurtosis
             lines.insert(0, f"mean {mean:.3g}, std {std:.3g}, kurtosis {kurtosis:.3g}")
@@ -269,16 +269,21 @@ def _moments(weight: np.ndarray) -> Moments:
 
 
 def _cut(name: str, sizes: tuple[int, int], bound: int | None, matrix: np.ndarray | None, tolerance: float) -> Cut:
-    if matrix is None:
-        return Cut(name, sizes, bound)
+    measured = Cut(name, sizes) if matrix is None else measure_cut(matrix, tolerance)
+    return replace(measured, name=name, bound=bound)
+
+
+def measure_cut(matrix: np.ndarray, tolerance: float = TOLERANCE) -> Cut:
+    """Rank, spectrum, effective rank and entropy of one matrix."""
+    sizes = matrix.shape[0], matrix.shape[1]
     values = np.linalg.svd(matrix.astype(np.result_type(matrix.dtype, np.float64)), compute_uv=False)
     norm = float(np.linalg.norm(values))
     if norm == 0.0:
-        return Cut(name, sizes, bound, 0, 0.0, 0.0, tuple(0.0 for _ in values))
+        return Cut("", sizes, None, 0, 0.0, 0.0, tuple(0.0 for _ in values))
     share = (values / norm) ** 2
     entropy = float(-sum(p * math.log(p) for p in share if p > 0.0))
     rank = int((values > tolerance * values[0]).sum())
-    return Cut(name, sizes, bound, rank, math.exp(entropy), entropy, tuple(float(v / norm) for v in values))
+    return Cut("", sizes, None, rank, math.exp(entropy), entropy, tuple(float(v / norm) for v in values))
 
 
 def rank_bound(net: Network, legs: Iterable[str]) -> int:

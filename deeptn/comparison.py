@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from ._check import positive_int
+from ._text import text_table
 from ._typing import Array, ParamsLike
-from .analysis import _cut, rank_bound
+from .analysis import measure_cut, rank_bound
 from .bridge import optional
 from .budget import at_budget
 from .cost import Cost
-from .decomposition import decompose, has_closed_form, relative_error
+from .decomposition import decompose, has_closed_form
 from .errors import LayoutError, SpecError
 from .network import Network, network
-from .params import to_numpy
+from .params import relative_error, to_numpy
 from .topologies import LowRank, TensorTrain, Topology, TTMatrix, Tucker, describe
 from .topologies import topology as as_topology
 
@@ -106,7 +107,7 @@ class Comparison:
             )
             for row in self.rows
         ]
-        return f"weight of shape {self.shape}, at most {self.budget:,} parameters\n{_table(head, cells)}"
+        return f"weight of shape {self.shape}, at most {self.budget:,} parameters\n{text_table([head, *cells])}"
 
     def plot(self) -> Any:
         """Bars of the error, over a matplotlib figure of its own.
@@ -186,7 +187,7 @@ def compare(
         if 0 < len(inside) < len(net.layout.legs):
             row["bound"] = min(rank_bound(net, inside), dense.shape[0], math.prod(dense.shape[1:]))
         if found is not None:
-            cut = _cut("", (0, 0), None, found.reshape(len(found), -1), 1e-6)
+            cut = measure_cut(found.reshape(len(found), -1))
             row |= {"rank": cut.rank, "effective_rank": cut.effective_rank, "error": relative_error(found, dense)}
             row["output_error"] = None if inputs is None else _on_outputs(found, dense, to_numpy(inputs))
         rows.append(Compared(**row))
@@ -260,7 +261,7 @@ class Compressibility:
             )
             for row in self.rows
         ]
-        return f"weight of shape {self.shape}, {self.dense:,} entries\n{_table(head, cells)}"
+        return f"weight of shape {self.shape}, {self.dense:,} entries\n{text_table([head, *cells])}"
 
     def plot(self) -> Any:
         """Parameters over accuracy, a line for each family.
@@ -416,11 +417,6 @@ def _text(value: float | None) -> str:
     if value is None:
         return "-"
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(head, *rows)]
-    return "\n".join("  ".join(f"{cell:<{w}}" for cell, w in zip(row, widths)).rstrip() for row in (head, *rows))
 
 
 def _axes() -> tuple[Any, Any]:

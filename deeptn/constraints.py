@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 
 from autoray import do, get_dtype_name
 
 from ._typing import Array, Params, ParamsLike
 from .errors import SpecError, near_match
+from .init import NodeMatrix, isometric
 from .network import Network
 from .params import check_params
 from .spec import Node
@@ -101,17 +101,11 @@ def isometry(node: Node, array: Array) -> Array:
     name = get_dtype_name(array)
     if name in ("float16", "bfloat16"):  # no library decomposes these
         return do("astype", isometry(node, do("astype", array, "float32")), name)
-    shape = tuple(array.shape)
-    order = [k for k, ix in enumerate(node.indices) if ix not in node.inputs]
-    rows = math.prod(shape[k] for k in order)
-    order += [k for k, ix in enumerate(node.indices) if ix in node.inputs]
-    matrix = do("reshape", do("transpose", array, tuple(order)), (rows, math.prod(shape) // rows))
-    tall = matrix.shape[0] >= matrix.shape[1]
-    q, r = do("linalg.qr", matrix if tall else do("transpose", matrix, (1, 0)))
-    diagonal = do("diag", r)
-    size = do("abs", diagonal)
-    q = q * ((diagonal + (size == 0)) / (size + (size == 0)))
-    norm = do("sqrt", do("sum", do("abs", array) ** 2) / min(matrix.shape))
-    q = (q if tall else do("transpose", q, (1, 0))) * norm
-    tensor = do("reshape", q, tuple(shape[k] for k in order))
-    return do("transpose", tensor, tuple(sorted(range(len(order)), key=order.__getitem__)))
+    view = NodeMatrix(node, array.shape)
+    return view.tensor(scaled_isometry(view.matrix(array)))
+
+
+def scaled_isometry(matrix: Array) -> Array:
+    """``Q ‖A‖ / ‖Q‖`` of a matrix A."""
+    norm = do("sqrt", do("sum", do("abs", matrix) ** 2) / min(matrix.shape))
+    return isometric(matrix) * norm

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -44,6 +45,17 @@ class Cost:
     def to_dict(self) -> dict[str, int]:
         """Plain data for JSON."""
         return asdict(self)
+
+    def with_product(self, shape: tuple[int, ...], batch: int) -> Cost:
+        """Cost of decoding a weight of this shape (the present one) and one dense product with `batch` rows."""
+        size, columns = math.prod(shape), math.prod(shape[1:])
+        return Cost(
+            self.params,
+            self.flops + 2 * batch * size,
+            self.write + batch * shape[0],
+            max(self.peak, self.params + size + batch * (columns + shape[0])),
+            self.steps + 1,
+        )
 
 
 @dataclass(frozen=True)
@@ -115,3 +127,19 @@ def seconds(cost: Cost, machine: Machine = TYPICAL) -> float:
     """Estimate of the time of one call by a linear model of dispatch, arithmetic and traffic."""
     element = machine.fresh if cost.peak >= FRESH else machine.element
     return cost.steps * machine.step + cost.flops * machine.flop + cost.write * element
+
+
+#: Why there is no choice.
+DECODED_ANYWAY = "the network has activations, so W has to be decoded to be used"
+
+
+def faster(decode: Cost, apply: Cost, batch: int, machine: Machine) -> Choice:
+    """Choose between two ways to multiply `batch` rows by W."""
+    ways: dict[Mode, Cost] = {"materialize": decode, "apply": apply}
+    estimates: dict[str, float] = {mode: seconds(cost, machine) for mode, cost in ways.items()}
+    mode: Mode = "apply" if estimates["apply"] < estimates["materialize"] else "materialize"
+    texts = [
+        f"{estimates[way]:.1e} s to {verb} ({cost.steps} steps, {cost.flops:,} flops, {cost.write:,} elements)"
+        for verb, (way, cost) in zip(("decode W and multiply", "apply"), ways.items())
+    ]
+    return Choice(mode, estimates, f"{batch} rows take about {' and '.join(texts)} at {machine}")

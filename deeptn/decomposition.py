@@ -14,7 +14,7 @@ from ._typing import Array, Params
 from .errors import LayoutError, SpecError
 from .layout import Layout, pad_axes
 from .network import Network, network
-from .params import convert_params, to_numpy
+from .params import convert_params, relative_error, to_numpy
 from .spec import Node
 from .topologies import BrickWall, HierarchicalTucker, LowRank, TensorTrain, Topology, Tree, TTMatrix, Tucker, describe
 from .topologies import topology as as_topology
@@ -92,14 +92,6 @@ def decompose(weight: Array, topology: Topology | str, layout: Layout | None = N
     # From arrays that are already in the dtype of the weight, so that the error holds for what is returned.
     params = convert_params(params, weight)
     return Decomposition(net, params, relative_error(net.materialize(params), weight))
-
-
-def relative_error(found: Array, weight: Array) -> float:
-    """``‖weight - found‖ / ‖weight‖``; 0 for two zeros."""
-    dense = to_numpy(weight)
-    norm = float(np.linalg.norm(dense))
-    gap = float(np.linalg.norm(dense - to_numpy(found)))
-    return gap / norm if norm else (0.0 if gap == 0.0 else math.inf)
 
 
 def has_closed_form(topology: Topology) -> bool:

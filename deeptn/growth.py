@@ -13,7 +13,7 @@ from ._check import positive_int
 from ._typing import Params, ParamsLike
 from .errors import SpecError
 from .network import Network, network
-from .params import check_params, convert_params, to_numpy
+from .params import check_params, convert_params, relative_error, to_numpy
 from .spec import NetworkSpec, Node
 from .topologies import BrickWall, describe
 
@@ -211,7 +211,7 @@ def grow(net: Network, params: ParamsLike, size: int, noise: float | None = None
     before = _decoded(net, params)
     for layer in range(family.layers, size):
         net, params, _ = deepen(net, params, seed=seed + layer, **how)
-    return Growth(net, dict(params), _change(before, _decoded(net, params)))
+    return Growth(net, dict(params), relative_error(_decoded(net, params), before))
 
 
 def with_scale(net: Network) -> Network:
@@ -275,14 +275,9 @@ def _finish(net: Network, params: ParamsLike, larger: Network, found: dict[str, 
             factor = np.vdot(after, before) / size
             found[own[0]] = found[own[0]] * (factor if np.iscomplexobj(before) else factor.real)
     made = convert_params(found, sample)
-    return Growth(larger, made, _change(before, _decoded(larger, made)))
+    return Growth(larger, made, relative_error(_decoded(larger, made), before))
 
 
 def _decoded(net: Network, params: ParamsLike) -> np.ndarray:
     """The weight in double precision."""
     return np.asarray(net.materialize({name: to_numpy(params[name]) for name in net.spec.param_shapes}))
-
-
-def _change(before: np.ndarray, after: np.ndarray) -> float:
-    norm = float(np.linalg.norm(before))
-    return float(np.linalg.norm(after - before)) / norm if norm else float(np.linalg.norm(after))

@@ -35,21 +35,45 @@ NOISE = 0.3
 MANY = 200
 
 
+def isometric(matrix: Array) -> Array:
+    """The isometry Q of ``A = Q R`` with a positive diagonal of R; of a wide matrix that of its transpose, transposed.
+
+    Source: Mezzadri, Notices of the AMS 54, 592 (2007).
+    """
+    tall = matrix.shape[0] >= matrix.shape[1]
+    q, r = do("linalg.qr", matrix if tall else do("transpose", matrix, (1, 0)))
+    diagonal = do("diagonal", r)
+    size = do("abs", diagonal)
+    q = q * ((diagonal + (size == 0)) / (size + (size == 0)))
+    return q if tall else do("transpose", q, (1, 0))
+
+
+class NodeMatrix:
+    """The tensor of a node as the matrix from its inputs to its outputs, and back."""
+
+    def __init__(self, node: Node, shape: Sequence[int]):
+        outputs = [k for k, ix in enumerate(node.indices) if ix not in node.inputs]
+        self.order = (*outputs, *(k for k in range(len(shape)) if k not in outputs))
+        self.sizes = tuple(shape[k] for k in self.order)
+        self.outputs, self.inputs = self.sizes[: len(outputs)], self.sizes[len(outputs) :]
+        self.sides = math.prod(self.outputs), math.prod(self.inputs)
+        self.back = tuple(sorted(range(len(shape)), key=self.order.__getitem__))
+
+    def matrix(self, tensor: Array) -> Array:
+        return do("reshape", do("transpose", tensor, self.order), self.sides)
+
+    def tensor(self, matrix: Array) -> Array:
+        return do("transpose", do("reshape", matrix, self.sizes), self.back)
+
+
 def _gaussian(draw: Array, outputs: Sequence[int], inputs: Sequence[int]) -> Array:
     """Independent entries of variance 1 / (number of inputs): a node keeps the norm of its input on average."""
     return draw / math.sqrt(draw.shape[1])
 
 
 def _orthogonal(draw: Array, outputs: Sequence[int], inputs: Sequence[int]) -> Array:
-    """Haar-random orthogonal (unitary) matrix, or the isometry or co-isometry of a rectangular node.
-
-    Source: Mezzadri, Notices of the AMS 54, 592 (2007).
-    """
-    tall = draw.shape[0] >= draw.shape[1]
-    q, r = do("linalg.qr", draw if tall else do("transpose", draw, (1, 0)))
-    diagonal = do("diag", r)
-    q = q * (diagonal / do("abs", diagonal))
-    return q if tall else do("transpose", q, (1, 0))
+    """Haar-random orthogonal (unitary) matrix, or the isometry or co-isometry of a rectangular node."""
+    return isometric(draw)
 
 
 def _identity(draw: Array, outputs: Sequence[int], inputs: Sequence[int]) -> Array:
@@ -263,19 +287,13 @@ def _single_stage(spec: NetworkSpec, stage: Stage, entering: Sequence[tuple[str,
 
 def _fill(spec: NetworkSpec, node: Node, draw: Array, scheme: Callable[..., Array], signed: bool) -> Array:
     """Apply a scheme to a node's matrix from inputs to outputs; with `signed` every row gets a random sign."""
-    shape = spec.node_shape(node)
-    outputs = [k for k, ix in enumerate(node.indices) if ix not in node.inputs]
-    order = outputs + [k for k, ix in enumerate(node.indices) if ix in node.inputs]
-    sizes = [shape[k] for k in order]
-    rows = math.prod(sizes[: len(outputs)])
-    matrix = do("reshape", do("transpose", draw, tuple(order)), (rows, math.prod(shape) // rows))
-    drawn = matrix
-    matrix = scheme(drawn, sizes[: len(outputs)], sizes[len(outputs) :])
+    view = NodeMatrix(node, spec.node_shape(node))
+    drawn = view.matrix(draw)
+    matrix = scheme(drawn, view.outputs, view.inputs)
     if signed:
         # From a digit of the draw, not from its own sign: that would go along with the noise.
         matrix = matrix * (1.0 - 2.0 * (do("floor", do("real", drawn[:, :1]) * 2.0**8) % 2.0))
-    tensor = do("reshape", matrix, tuple(shape[k] for k in order))
-    return do("transpose", tensor, tuple(sorted(range(len(order)), key=order.__getitem__)))
+    return view.tensor(matrix)
 
 
 def _undirected(spec: NetworkSpec, node: Node, stage: Stage, array: Array) -> Array:

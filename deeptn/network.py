@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import Any, get_args
 
 from autoray import do
@@ -14,7 +13,7 @@ from . import slicing
 from ._check import positive_int, positive_ints
 from ._typing import Array, Params, ParamsLike
 from .compiler import compile_network
-from .cost import Choice, Cost, CostMode, Mode, seconds
+from .cost import DECODED_ANYWAY, Choice, Cost, CostMode, Mode, faster, seconds
 from .errors import LayoutError, SpecError, near_match
 from .init import draws, initialize
 from .layout import Layout, pad_axes
@@ -173,11 +172,8 @@ class Network:
         ((23, 400), True)
         """
         check_params(self.spec, params)
-        if rows is not None:
-            return self._rows(params, rows)
-        return decode(self, [params[name] for name in self.spec.param_shapes], recompute)
-
-    def _rows(self, params: ParamsLike, rows: slice) -> Array:
+        if rows is None:
+            return decode(self, [params[name] for name in self.spec.param_shapes], recompute)
         if not isinstance(rows, slice) or rows.step not in (None, 1):
             raise SpecError(f"rows = {rows!r}; expected a slice of single steps, for example slice(0, 128)")
         start, stop, _ = rows.indices(self.shape[0])
@@ -339,7 +335,7 @@ class Network:
         if mode == "apply" and self.is_linear and len(self.shape) > 1:
             return self.program(mode, batch).cost
         decode = self.program("materialize", 1).cost
-        return _with_product(decode, self.shape, batch) if mode == "apply" else decode
+        return decode.with_product(self.shape, batch) if mode == "apply" else decode
 
     def choose(self, batch: int, like: Any = "numpy") -> Choice:
         """Say which way to multiply `batch` rows by W is expected to be the faster, and why.
@@ -369,21 +365,12 @@ class Network:
         >>> dtn.network(dtn.TTMatrix(rank=2), (4096, 4096)).choose(batch=8).mode
         'apply'
         """
-        decode = _with_product(self.cost("materialize"), self.shape, positive_int(batch, "batch"))
+        decode = self.cost().with_product(self.shape, positive_int(batch, "batch"))
         if not self.is_linear:
-            reason = "the network has activations, so W has to be decoded to be used"
-            return Choice("materialize", {"materialize": seconds(decode)}, reason)
-        figures = machine(like)
+            return Choice("materialize", {"materialize": seconds(decode)}, DECODED_ANYWAY)
         apply = self.cost("apply", batch)
         apply = replace(apply, steps=apply.steps + AROUND + PADDED * self.layout.is_padded)
-        ways: dict[Mode, Cost] = {"materialize": decode, "apply": apply}
-        estimates: dict[str, float] = {mode: seconds(cost, figures) for mode, cost in ways.items()}
-        mode: Mode = "apply" if estimates["apply"] < estimates["materialize"] else "materialize"
-        texts = [
-            f"{estimates[way]:.1e} s to {verb} ({cost.steps} steps, {cost.flops:,} flops, {cost.write:,} elements)"
-            for verb, (way, cost) in zip(("decode W and multiply", "apply"), ways.items())
-        ]
-        return Choice(mode, estimates, f"{batch} rows take about {' and '.join(texts)} at {figures}")
+        return faster(decode, apply, batch, machine(like))
 
     def program(self, mode: Mode, batch: int = 1, recompute: bool | None = None) -> Program:
         """Return the compiled steps of `materialize`, or of `apply` (linear networks only) for `batch` rows.
@@ -394,22 +381,11 @@ class Network:
         >>> len(dtn.network(dtn.LowRank(rank=2), (4, 4)).program("materialize").steps)
         1
         """
-        rows, columns = self._axes
+        rows, columns = self.layout.sides
         if mode == "apply":
             return compile_network(self.spec, rows, columns, batch, recompute)
         crop = (self.layout.padded_shape, self.layout.shape)
         return compile_network(self.spec, rows + columns, recompute=recompute, crop=crop)
-
-    @cached_property
-    def column_sizes(self) -> tuple[int, ...]:
-        """Sizes of the legs of all axes but the first, in the order of the weight's axes."""
-        return tuple(leg.size for leg in self.layout.axis_legs if leg.axis)
-
-    @cached_property
-    def _axes(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Names of the row legs (axis 0) and of the column legs (all other axes), in the order of the weight's axes."""
-        legs = self.layout.axis_legs
-        return tuple(leg.name for leg in legs if not leg.axis), tuple(leg.name for leg in legs if leg.axis)
 
 
 def decode(net: Network, inputs: Sequence[Array], recompute: bool | None = None) -> Array:
@@ -424,22 +400,10 @@ def multiply(net: Network, inputs: Sequence[Array], x: Array) -> Array:
     if net.layout.is_padded:
         x = pad_axes(do("reshape", x, (batch, *net.shape[1:])), padded[1:])
     program = net.program("apply", 1 << (batch - 1).bit_length())
-    y = run(program, [*inputs, do("reshape", x, (batch, *net.column_sizes))])
+    y = run(program, [*inputs, do("reshape", x, (batch, *net.layout.column_sizes))])
     if rows < padded[0]:
         y = do("reshape", y, (batch, padded[0]))[:, :rows]
     return do("reshape", y, (*lead, rows))
-
-
-def _with_product(decode: Cost, shape: tuple[int, ...], batch: int) -> Cost:
-    """Cost of decoding W and one dense product with `batch` rows."""
-    size, columns = math.prod(shape), math.prod(shape[1:])
-    return Cost(
-        decode.params,
-        decode.flops + 2 * batch * size,
-        decode.write + batch * shape[0],
-        max(decode.peak, decode.params + size + batch * (columns + shape[0])),
-        decode.steps + 1,
-    )
 
 
 def network(topology: Topology | str, shape: Sequence[int], layout: Layout | None = None) -> Network:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import math
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,14 @@ def to_numpy(array: Array) -> np.ndarray:
         )
     array = np.asarray(array)
     return array.astype("complex128" if np.iscomplexobj(array) else "float64")
+
+
+def relative_error(found: Array, weight: Array) -> float:
+    """``‖weight - found‖ / ‖weight‖``; 0 for two zeros."""
+    dense = to_numpy(weight)
+    norm = float(np.linalg.norm(dense))
+    gap = float(np.linalg.norm(dense - to_numpy(found)))
+    return gap / norm if norm else (0.0 if gap == 0.0 else math.inf)
 
 
 def convert_params(params: dict[str, np.ndarray], like: Any, dtype: Any = None, device: Any = None) -> Params:

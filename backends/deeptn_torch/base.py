@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from deeptn import Layout, Network, Node, SpecError, Topology, grow, network
-from deeptn.constraints import isometric_nodes
+from deeptn.constraints import isometric_nodes, scaled_isometry
 from deeptn.errors import near_match
+from deeptn.init import NodeMatrix
 from deeptn.network import decode
 from deeptn.params import check_params
 from deeptn.topologies import describe
@@ -111,7 +112,7 @@ class TNLayer(nn.Module):
         ]
         maps = {node.param: Isometry(node, tuple(self.cores[node.param].shape)) for node in chosen if node.param}
         for name, isometry in maps.items():
-            values = torch.linalg.svdvals(isometry.matrix(self.cores[name].detach()).to(torch.complex128))
+            values = torch.linalg.svdvals(isometry.view.matrix(self.cores[name].detach()).to(torch.complex128))
             if values[-1] <= 1e-6 * values[0]:
                 raise SpecError(
                     f"the core {name!r} has not full rank (as after growth), and its isometry is not determined; "
@@ -160,7 +161,7 @@ class TNLayer(nn.Module):
         self._decode = register(net.program("materialize"))
         self._apply_number = register(net.program("apply", hint or 1)) if applies else None
         self._padded_shape = net.layout.padded_shape
-        self._column_sizes = net.column_sizes
+        self._column_sizes = net.layout.column_sizes
         self._ways: dict[int, bool] = {}
 
     def _choose(self, rows: int) -> bool:
@@ -332,33 +333,20 @@ class TNLayer(nn.Module):
         return f"bias={self.bias is not None}, topology={topology}, num_params={self.network.num_params}"
 
 
+_scaled_isometry: Any = torch.compiler.allow_in_graph(scaled_isometry)
+
+
 class Isometry(nn.Module):
     """The map of `TNLayer.constrain` for one core; its gradient goes through the QR decomposition."""
 
     def __init__(self, node: Node, shape: tuple[int, ...]):
         super().__init__()
-        # `deeptn.isometrize` written out, with sizes that torch.compile sees as numbers.
-        outputs = [k for k, ix in enumerate(node.indices) if ix not in node.inputs]
-        self._order = (*outputs, *(k for k in range(len(shape)) if k not in outputs))
-        self._sizes = tuple(shape[k] for k in self._order)
-        self._back = tuple(sorted(range(len(shape)), key=self._order.__getitem__))
-        rows = math.prod(self._sizes[: len(outputs)])
-        self._sides = (rows, math.prod(shape) // rows)
-
-    def matrix(self, core: Tensor) -> Tensor:
-        """From the inputs of the node to its outputs."""
-        return core.permute(self._order).reshape(self._sides)
+        self.view = NodeMatrix(node, shape)
 
     def forward(self, core: Tensor) -> Tensor:
         half = core.dtype in (torch.float16, torch.bfloat16)
-        matrix = self.matrix(core.float() if half else core)
-        tall = self._sides[0] >= self._sides[1]
-        q, r = torch.linalg.qr(matrix if tall else matrix.T)
-        diagonal = torch.diagonal(r)
-        size = diagonal.abs()
-        q = q * ((diagonal + (size == 0)) / (size + (size == 0)))
-        q = (q if tall else q.T) * (matrix.abs().square().sum() / min(self._sides)).sqrt()
-        return q.reshape(self._sizes).permute(self._back).to(core.dtype)
+        made = _scaled_isometry((core.float() if half else core).permute(self.view.order).reshape(self.view.sides))
+        return made.reshape(self.view.sizes).permute(self.view.back).to(core.dtype)
 
     def right_inverse(self, core: Tensor) -> Tensor:
         return core

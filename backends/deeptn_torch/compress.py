@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from torch import nn
 
 from deeptn import PlanError
-from deeptn.decomposition import relative_error
+from deeptn.params import relative_error
 from deeptn.plan import Target, resolve, select
 from deeptn.report import LayerReport, Report
 from deeptn.topologies import describe

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from deeptn import Network, SpecError, decompose
-from deeptn.decomposition import has_closed_form, relative_error
+from deeptn.decomposition import has_closed_form
 from deeptn.errors import near_match
+from deeptn.params import relative_error
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,44 @@
+"""A small problem and models for it, in both frameworks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+from deeptn_torch import TNLinear
+from deeptn_torch.data import Images
+from torch import nn
+
+import deeptn as dtn
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(96, 16))
+Y = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0).astype(int)
+
+
+def data(dtype=torch.float64) -> Images:
+    x, y = torch.tensor(X, dtype=dtype), torch.tensor(Y)
+    return Images("toy", x, y, x, y)
+
+
+def model(topology=None, seed=0, dtype=torch.float64) -> Any:
+    torch.manual_seed(seed)
+    layer = TNLinear(16, 8, dtn.BrickWall(layers=2) if topology is None else topology, dtype=dtype)
+    return nn.Sequential(layer, nn.ReLU(), nn.Linear(8, 3, dtype=dtype))
+
+
+def forward(weights, x):
+    hidden = jax.nn.relu(x @ weights["first"].T + weights["bias"])
+    return hidden @ weights["head"]["weight"].T + weights["head"]["bias"]
+
+
+def to_jax(net):
+    layer = net[0]
+    return {
+        "first": {name: jnp.asarray(core.detach().numpy()) for name, core in layer.cores.items()},
+        "bias": jnp.asarray(layer.bias.detach().numpy()),
+        "head": {name: jnp.asarray(p.detach().numpy()) for name, p in net[2].named_parameters()},
+    }
