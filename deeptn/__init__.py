@@ -19,12 +19,13 @@ from .errors import (
     ProgramError,
     SpecError,
 )
+from .fitting import Fit, FitResult
 from .growth import Growth, deepen, grow, widen, with_scale
 from .joint import Joint, joint
 from .layout import Layout, Leg
 from .network import Network, network
 from .recipe import Recipe
-from .serialize import load, save
+from .serialize import StoredLayer, StoredModel, load, load_model, save, save_model
 from .spec import NetworkSpec, Node, Stage, stack
 from .topologies import (
     CP,
@@ -67,6 +68,8 @@ __all__ = [
     "Cut",
     "Decomposition",
     "DeepTNError",
+    "Fit",
+    "FitResult",
     "FormatError",
     "Graph",
     "Growth",
@@ -89,6 +92,8 @@ __all__ = [
     "Recipe",
     "SpecError",
     "Stage",
+    "StoredLayer",
+    "StoredModel",
     "Sum",
     "TTMatrix",
     "TensorRing",
@@ -114,11 +119,13 @@ __all__ = [
     "joint",
     "light_cone",
     "load",
+    "load_model",
     "network",
     "rank_bound",
     "register_activation",
     "register_topology",
     "save",
+    "save_model",
     "stack",
     "summary",
     "to_einsum",

@@ -7,6 +7,7 @@ import importlib.util
 import math
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from autoray import do, get_dtype_name, infer_backend
 
@@ -89,6 +90,7 @@ def target(like: Any, dtype: Any, device: Any) -> tuple[str, str, Any]:
 def convert(array: np.ndarray, like: Any, dtype: Any = None, device: Any = None) -> Array:
     """Move a NumPy array to another library, dtype and device (see `target`); the result is a copy."""
     library, name, device = target(like, dtype, device)
+    array = array.astype("float32") if array.dtype.kind == "V" else array  # bfloat16, exactly
     if library == "numpy":
         return np.array(array, dtype=name)  # an array for scalars too
     if library == "torch":
@@ -117,6 +119,29 @@ def relative_error(found: Array, weight: Array) -> float:
     norm = float(np.linalg.norm(dense))
     gap = float(np.linalg.norm(dense - to_numpy(found)))
     return gap / norm if norm else (0.0 if gap == 0.0 else math.inf)
+
+
+def to_raw(array: Array) -> np.ndarray:
+    """A NumPy array of the very bits, from any library; bfloat16 and float8 are those of the package ml_dtypes."""
+    if infer_backend(array) != "torch":
+        return np.asarray(array)
+    array = array.detach().resolve_conj().resolve_neg().cpu().contiguous()
+    name = get_dtype_name(array)
+    if name != "bfloat16" and not name.startswith("float8"):
+        return array.numpy()
+    raw = array.reshape(-1).view(_module("torch").uint8).numpy()
+    return raw.view(np.dtype(getattr(ml_dtypes, name))).reshape(tuple(array.shape))
+
+
+def from_raw(array: np.ndarray, like: str) -> Array:
+    """Inverse of `to_raw`, on the CPU; without x64 JAX narrows what has eight bytes."""
+    if like == "jax":
+        return _module("jax.numpy").asarray(array)
+    torch = _module("torch")
+    if array.dtype.kind != "V":
+        return torch.from_numpy(np.array(array, order="C"))
+    flat = torch.from_numpy(np.array(array, order="C").reshape(-1).view("uint8"))
+    return flat.view(getattr(torch, array.dtype.name)).reshape(array.shape)
 
 
 def convert_params(params: dict[str, np.ndarray], like: Any, dtype: Any = None, device: Any = None) -> Params:

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
-from .errors import DeepTNError, PlanError, near_match
+from .errors import DeepTNError, PlanError, SpecError, near_match
+from .layout import Layout
 from .network import Network, network
 from .topologies import Topology
 
@@ -112,3 +113,12 @@ def resolve(
             except DeepTNError as error:
                 raise PlanError(f"layer {name!r}: {error}") from error
     return plan
+
+
+def as_network(topology: Target, shape: tuple[int, ...], layout: Layout | None) -> Network:
+    """The network of a topology, or the one that was given, if it makes weights of this shape."""
+    if not isinstance(topology, Network):
+        return network(topology, shape, layout)
+    if topology.shape != shape or layout is not None:
+        raise SpecError(f"the network makes weights of shape {topology.shape}, the layer needs {shape} and no layout")
+    return topology

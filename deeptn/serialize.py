@@ -5,27 +5,30 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from autoray import get_dtype_name, infer_backend
+from autoray import infer_backend
 from safetensors import SafetensorError, safe_open
 
 from ._files import write_atomically
-from ._typing import Params, ParamsLike
-from .errors import FormatError, SpecError
+from ._typing import Array, Params, ParamsLike
+from .errors import FormatError, PlanError, SpecError
 from .layout import Layout
 from .network import Network
-from .params import DTYPES, check_params, convert, target, to_numpy
+from .params import DTYPES, check_params, convert, target, to_raw
 from .spec import NetworkSpec
 from .topologies import topology_from_dict, topology_names, topology_to_dict
 
 #: Key of deeptn's JSON in the metadata of a safetensors header.
 HEADER = "deeptn"
-VERSION = 1
+
+#: 1: half precision was widened to float32 in files of networks, and complex entries of models were not pairs.
+VERSION = 2
+NETWORK, MODEL = "deeptn.network", "deeptn.model"
 
 
 def network_to_dict(net: Network) -> dict[str, Any]:
@@ -102,8 +105,9 @@ def parse_header(metadata: dict[str, str] | None, form: str) -> dict[str, Any]:
     if not isinstance(header, dict) or header.get("format") != form:
         came = header.get("format") if isinstance(header, dict) else header
         raise FormatError(f"expected a file of the format {form!r}, got {came!r:.60}")
-    if header.get("version") != VERSION:
-        raise FormatError(f"format version {header.get('version')!r:.20}; this deeptn reads version {VERSION}")
+    version = header.get("version")
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
+        raise FormatError(f"format version {version!r:.20}; this deeptn reads versions 1 to {VERSION}")
     return header
 
 
@@ -116,8 +120,7 @@ def save(path: str | os.PathLike[str], net: Network, params: ParamsLike) -> None
         Replaced as a whole, or not at all.
     net : Network
     params : mapping of str to array
-        Of any library. float16 and bfloat16 are widened to float32 and complex entries stored as pairs; `load` gives
-        back the dtype.
+        Of any library. Stored bit by bit in their own dtype, complex entries as pairs.
 
     Raises
     ------
@@ -134,19 +137,8 @@ def save(path: str | os.PathLike[str], net: Network, params: ParamsLike) -> None
     >>> again == net, params["L1_g0"].dtype.name
     (True, 'float32')
     """
-    from safetensors.numpy import save_file
-
     check_params(net.spec, params)
-    tensors, dtypes = {}, {}
-    for name, array in params.items():
-        dtypes[name] = get_dtype_name(array)
-        wide = to_numpy(array)
-        if np.iscomplexobj(wide):
-            wide = np.stack([np.real(wide), np.imag(wide)], axis=-1)
-        narrow = "float64" if dtypes[name] in ("float64", "complex128") else "float32"
-        tensors[name] = np.asarray(wide, dtype=narrow, order="C")
-    header = {"format": "deeptn.network", "version": VERSION, "dtypes": dtypes} | network_to_dict(net)
-    write_atomically(path, lambda file: save_file(tensors, file, metadata={HEADER: json.dumps(header)}))
+    _write(path, {"format": NETWORK} | network_to_dict(net), params)
 
 
 def load(path: str | os.PathLike[str], like: Any = "numpy", device: Any = None) -> tuple[Network, Params]:
@@ -157,7 +149,7 @@ def load(path: str | os.PathLike[str], like: Any = "numpy", device: Any = None) 
     path : path
         A file written by `save`.
     like : {"numpy", "torch", "jax"} or array
-        Library of the parameters; the dtype is the one that was saved.
+        Library of the parameters; the dtype is the one that was saved (NumPy: float32 for bfloat16, exactly).
     device : optional
         As the library writes it.
 
@@ -180,28 +172,205 @@ def load(path: str | os.PathLike[str], like: Any = "numpy", device: Any = None) 
     >>> dtn.load(path, like="torch")[1]["U"].dtype
     torch.bfloat16
     """
-    with open_safetensors(path, "numpy") as file:
-        header = parse_header(file.metadata(), "deeptn.network")
-        dtypes = header.get("dtypes")
-        net = network_from_dict({key: header.get(key) for key in ("layout", "spec", "topology")})
-        shapes = net.spec.param_shapes
-        if not isinstance(dtypes, dict) or set(dtypes) != set(shapes) or not set(dtypes.values()) <= set(DTYPES):
-            raise FormatError("the header's dtypes do not name the parameters of the network one by one")
-        if set(file.keys()) != set(shapes):
-            raise FormatError("the tensors of the file are not the parameters of the network in its header")
-        library = like if isinstance(like, str) else infer_backend(like)
-        target(library, None, device)
-        params = {}
-        for name, shape in shapes.items():
-            array = file.get_tensor(name)
-            if dtypes[name].startswith("complex") and array.shape == (*shape, 2):
-                array = array[..., 0] + 1j * array[..., 1]
-            if array.shape != shape or array.dtype.kind not in "fc":
-                raise FormatError(
-                    f"parameter {name!r}: expected floats of shape {shape}, got {array.dtype} {array.shape}"
-                )
-            params[name] = convert(array, library, dtypes[name], device)
+    header, tensors = _read(path, NETWORK)
+    net = network_from_dict({key: header.get(key) for key in ("layout", "spec", "topology")})
+    dtypes = header.get("dtypes")
+    if not isinstance(dtypes, dict) or dtypes.keys() != tensors.keys() or not set(dtypes.values()) <= set(DTYPES):
+        raise FormatError("the header's dtypes do not name the parameters of the network one by one")
+    library = like if isinstance(like, str) else infer_backend(like)
+    target(library, None, device)
+    params = {}
+    for name, array in _cores(net, tensors, "").items():
+        dtype = "float32" if dtypes[name] == "bfloat16" and library == "numpy" else dtypes[name]
+        params[name] = convert(array, library, dtype, device)
     return net, params
+
+
+class StoredLayer(NamedTuple):
+    """A generated layer of a stored model.
+
+    Attributes
+    ----------
+    kind : str
+        Of the layer that it stands for, in PyTorch's conventions: ``"linear"``, ``"conv2d"``, ``"embedding"``, …
+    network : Network
+    params : dict of str to array
+        Its cores.
+    bias : array or None
+    """
+
+    kind: str
+    network: Network
+    params: Params
+    bias: Array | None
+
+
+class StoredModel(NamedTuple):
+    """What a file of a model holds.
+
+    Attributes
+    ----------
+    layers : dict of str to StoredLayer
+        By their names in the model.
+    tensors : dict of str to array
+        All others.
+    """
+
+    layers: dict[str, StoredLayer]
+    tensors: dict[str, Any]
+
+    def state(self) -> dict[str, Any]:
+        """All arrays by their names in the file, those of a ``state_dict``."""
+        state = dict(self.tensors)
+        for name, layer in self.layers.items():
+            state |= {f"{name}.cores.{core}": array for core, array in layer.params.items()}
+            state |= {} if layer.bias is None else {f"{name}.bias": layer.bias}
+        return state
+
+
+def save_model(path: str | os.PathLike[str], model: StoredModel) -> None:
+    """Write a model with generated layers to one safetensors file, from arrays of any library.
+
+    The names are those of a ``state_dict``: ``"fc1.cores.L1_g0"``, ``"fc1.bias"``. A front-end for a library of your
+    own builds on this; those of PyTorch and JAX have a ``save_model`` that takes the model itself.
+
+    Parameters
+    ----------
+    path : path
+        Replaced as a whole, or not at all.
+    model : StoredModel
+        Arrays that share their memory are stored once.
+
+    Raises
+    ------
+    PlanError
+        If there is no generated layer, or one without a name.
+    SpecError
+        If parameters are not those of their network.
+
+    Examples
+    --------
+    >>> import deeptn as dtn, tempfile, os
+    >>> net = dtn.network(dtn.BrickWall(layers=1), (10, 64))
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> dtn.save_model(path, dtn.StoredModel({"fc": dtn.StoredLayer("linear", net, net.init(), None)}, {}))
+    >>> dtn.load_model(path).layers["fc"].network == net
+    True
+    """
+    if not model.layers:
+        raise PlanError("the model has no generated layer; compress it first, or save its tensors with safetensors")
+    if "" in model.layers:
+        raise PlanError("the model is a single generated layer; write deeptn.save(path, layer.network, its cores)")
+    for layer in model.layers.values():
+        check_params(layer.network.spec, layer.params)
+    tensors: dict[str, np.ndarray] = {}
+    aliases: dict[str, str] = {}
+    places: dict[tuple[object, ...], str] = {}
+    for name, array in model.state().items():
+        raw = to_raw(array)
+        place = (raw.ctypes.data, raw.shape, raw.strides, raw.dtype) if raw.size else (name,)
+        if places.setdefault(place, name) == name:
+            tensors[name] = raw
+        else:
+            aliases[name] = places[place]
+    layers = {name: {"kind": layer.kind} | network_to_dict(layer.network) for name, layer in model.layers.items()}
+    _write(path, {"format": MODEL, "layers": layers, "aliases": aliases}, tensors)
+
+
+def load_model(path: str | os.PathLike[str]) -> StoredModel:
+    """Read a model that any front-end wrote, as NumPy arrays.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    StoredModel
+        Dtypes are those that were saved; bfloat16, which NumPy computes badly with, is that of the package ml_dtypes.
+
+    Raises
+    ------
+    FormatError
+        If the file is truncated, of another format, or inconsistent. Nothing in it is executed.
+
+    Examples
+    --------
+    >>> import deeptn as dtn, numpy as np, tempfile, os
+    >>> net = dtn.network(dtn.TTMatrix(rank=2), (10, 64))
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> layer = dtn.StoredLayer("linear", net, net.init(), np.zeros(10))
+    >>> dtn.save_model(path, dtn.StoredModel({"fc": layer}, {"head.weight": np.eye(10)}))
+    >>> fc = dtn.load_model(path).layers["fc"]
+    >>> (fc.network.apply(fc.params, np.ones((5, 64))) + fc.bias).shape
+    (5, 10)
+    """
+    header, tensors = _read(path, MODEL)
+    entries, aliases = header.get("layers"), header.get("aliases")
+    if not isinstance(entries, dict) or not isinstance(aliases, dict):
+        raise FormatError("the header needs 'layers' and 'aliases'")
+    for name, source in aliases.items():
+        if not isinstance(source, str) or source not in tensors:
+            raise FormatError(f"the tensor {name!r} is an alias of {source!r:.60}, which the file does not hold")
+        tensors[name] = tensors[source]
+    layers = {}
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
+            raise FormatError(f"layer {name!r} of the plan is no table with a kind")
+        net = network_from_dict({key: entry.get(key) for key in ("layout", "spec", "topology")})
+        cores = _cores(net, tensors, f"{name}.cores.")
+        layers[name] = StoredLayer(entry["kind"], net, cores, tensors.pop(f"{name}.bias", None))
+        for core in cores:
+            del tensors[f"{name}.cores.{core}"]
+    return StoredModel(layers, tensors)
+
+
+def _cores(net: Network, tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The parameters of a network among the tensors of a file."""
+    shapes = net.spec.param_shapes
+    found = {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}
+    if found.keys() != shapes.keys():
+        whose = f"layer {prefix.removesuffix('.cores.')!r}" if prefix else "the network"
+        raise FormatError(f"the tensors of the file are not the parameters of {whose} in its header")
+    for name, shape in shapes.items():
+        if found[name].shape != shape or found[name].dtype.name not in DTYPES:
+            came = f"{found[name].dtype} {found[name].shape}"
+            raise FormatError(f"parameter {name!r}: expected floats of shape {shape}, got {came}")
+    return {name: found[name] for name in shapes}
+
+
+def _write(path: str | os.PathLike[str], header: dict[str, Any], tensors: Mapping[str, Array]) -> None:
+    """Arrays of any library with their dtypes in the header."""
+    from safetensors.numpy import save_file
+
+    stored, dtypes = {}, {}
+    for name, array in tensors.items():
+        raw = to_raw(array)
+        dtypes[name] = raw.dtype.name
+        if raw.dtype.kind == "c":
+            raw = np.stack([np.real(raw), np.imag(raw)], axis=-1)
+        stored[name] = np.ascontiguousarray(raw).reshape(raw.shape)
+    text = json.dumps(header | {"version": VERSION, "dtypes": dtypes})
+    write_atomically(path, lambda file: save_file(stored, file, metadata={HEADER: text}))
+
+
+def _read(path: str | os.PathLike[str], form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The header, and every tensor in the dtype that it was saved from."""
+    with open_safetensors(path, "numpy") as file:
+        header = parse_header(file.metadata(), form)
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    dtypes = header.get("dtypes", {})
+    if not isinstance(dtypes, dict) or not all(isinstance(dtype, str) for dtype in dtypes.values()):
+        raise FormatError(f"the header's dtypes must name a dtype for every tensor, got {dtypes!r:.60}")
+    for name, dtype in dtypes.items():
+        array = tensors.get(name)
+        if dtype in ("complex64", "complex128") and array is not None and array.shape[-1:] == (2,):
+            if array.dtype.name not in ("float32", "float64"):
+                raise FormatError(f"tensor {name!r}: pairs of {array.dtype} are no complex numbers")
+            tensors[name] = (array[..., 0] + 1j * array[..., 1]).astype(dtype)
+        elif dtype in ("float16", "bfloat16") and array is not None and array.dtype.name == "float32":  # version 1
+            tensors[name] = array.astype(dtype)
+    return header, tensors
 
 
 class open_safetensors:

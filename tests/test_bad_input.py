@@ -451,7 +451,7 @@ CASES = {
     "conv groups": (lambda: dtt.TNConv2d(3, 4, 3, groups=2), ValueError, "divisible by groups"),
     "fit argument": (lambda: dtt.TNLinear.from_linear(nn.Linear(8, 6), "Tree", fit="yes"), SpecError, "fit = 'yes'"),
     "fit shape": (lambda: dtt.fit(NET, torch.ones(3, 3)), SpecError, r"of shape \(12, 10\), got \(3, 3\)"),
-    "fit array": (lambda: dtt.fit(NET, np.ones((12, 10))), SpecError, "must be a torch tensor"),
+    "fit array": (lambda: dtt.fit(NET, np.ones((12, 10))), SpecError, "must be a torch array"),
     "fit integers": (
         lambda: dtt.fit(NET, torch.ones(12, 10, dtype=torch.int32)),
         SpecError,

@@ -100,7 +100,7 @@ HOSTILE = {
     "entry no json": struct.pack("<Q", 40) + b'{"__metadata__": {"deeptn": "not json"}}',
     "entry deep json": safetensors({HEADER: deep(10**5)}),
     "other format": changed(format="deeptn.model"),
-    "later version": changed(version=2),
+    "later version": changed(version=3),
     "version text": changed(version="1; import os"),
     "no layout": changed(layout=None),
     "layout list": changed(layout=[1, 2]),
@@ -148,7 +148,7 @@ def test_messages(tmp_path):
     with pytest.raises(dtn.FormatError, match="is no safetensors file"):
         dtn.load(tmp_path / "text")
     (tmp_path / "later").write_bytes(HOSTILE["later version"])
-    with pytest.raises(dtn.FormatError, match="format version 2; this deeptn reads version 1"):
+    with pytest.raises(dtn.FormatError, match="format version 3; this deeptn reads versions 1 to 2"):
         dtn.load(tmp_path / "later")
     net = NETWORKS["train"]
     with pytest.raises(dtn.SpecError, match="params of another network"):

@@ -1,10 +1,12 @@
 """PyTorch front-end: layers, compression of models, fitting, checkpoints."""
 
+from deeptn import Fit, FitResult
+
 from .checkpoint import load_model, save_model
 from .compress import compress, compress_, decompress_
 from .convolutions import TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
 from .embedding import TNEmbedding
-from .fit import Fit, FitResult, fit
+from .fit import fit
 from .linear import TNLinear
 from .train import core_groups, shrink, train
 

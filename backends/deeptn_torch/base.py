@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from deeptn import Layout, Network, Node, SpecError, Topology, grow, network
+from deeptn import Layout, Network, Node, SpecError, Topology, grow
 from deeptn.constraints import isometric_nodes, scaled_isometry
 from deeptn.errors import near_match
 from deeptn.init import NodeMatrix
 from deeptn.network import decode
 from deeptn.params import check_params
+from deeptn.plan import as_network
 from deeptn.topologies import describe
 
 from .operators import contract, register
@@ -292,7 +293,7 @@ class TNLayer(nn.Module):
         dense : nn.Module
             Of the class that this one stands for.
         topology : deeptn.Topology, deeptn.Network or str
-        fit : {"auto"}, Fit or None
+        fit : {"auto"}, deeptn.Fit or None
             How the cores are found; see `deeptn_torch.compress`.
         layout : deeptn.Layout, optional
 
@@ -371,15 +372,6 @@ def _same(some: Collection[Any], others: Collection[Any]) -> bool:
 def trainable(cores: Iterable[Tensor]) -> bool:
     """Whether a gradient may flow into any of the cores."""
     return any(core.requires_grad for core in cores)
-
-
-def as_network(topology: Topology | Network | str, shape: tuple[int, ...], layout: Layout | None) -> Network:
-    """The network of a topology, or the one that was given, if it makes weights of this shape."""
-    if not isinstance(topology, Network):
-        return network(topology, shape, layout)
-    if topology.shape != shape or layout is not None:
-        raise SpecError(f"the network makes weights of shape {topology.shape}, the layer needs {shape} and no layout")
-    return topology
 
 
 def _copy_bias(to: Any, source: Any) -> None:

@@ -3,31 +3,20 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 from typing import Any, TypeVar
 
-import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from deeptn import FormatError, PlanError
-from deeptn._files import write_atomically
-from deeptn.serialize import (
-    HEADER,
-    VERSION,
-    network_from_dict,
-    network_to_dict,
-    open_safetensors,
-    parse_header,
-)
+from deeptn import FormatError, PlanError, StoredLayer, StoredModel
+from deeptn import serialize as core
+from deeptn.params import from_raw
 
 from .base import TNLayer
 from .compress import LAYERS, replace_modules
 
 M = TypeVar("M", bound=nn.Module)
-_FORMAT = "deeptn.model"
 
 
 def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
@@ -55,32 +44,21 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
     >>> os.path.getsize(path) < 4 * 400 * 120 / 4
     True
     """
-    layers = {
-        name: {"kind": m.kind} | network_to_dict(m.network)
-        for name, m in model.named_modules()
-        if isinstance(m, TNLayer)
-    }
-    if not layers:
-        raise PlanError("the model has no generated layer; compress it first, or save its state_dict with safetensors")
-    if "" in layers:
-        raise PlanError(
-            "the model is a single generated layer; write deeptn.save(path, layer.network, dict(layer.cores))"
-        )
-    tensors: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
-    stored: dict[tuple[object, ...], str] = {}
+    state: dict[str, Tensor] = {}
+    seen: dict[tuple[object, ...], Tensor] = {}
     for name, tensor in _plain_state(model).items():
         if not isinstance(tensor, Tensor) or tensor.is_meta:
             raise PlanError(f"the entry {name!r} of the state_dict is no tensor with data, and cannot be stored")
-        # Contiguous copies: views of one storage would be refused.
-        key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
-        if tensor.numel() and key in stored:
-            aliases[name] = stored[key]
-            continue
-        stored[key] = name
-        tensors[name] = tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-    header = {"format": _FORMAT, "version": VERSION, "layers": layers, "aliases": aliases}
-    write_atomically(path, lambda file: save_file(tensors, file, metadata={HEADER: json.dumps(header)}))
+        # What several names share comes to the CPU once.
+        key = (tensor.device, tensor.data_ptr() or name, tensor.shape, tensor.stride(), tensor.dtype)
+        state[name] = seen.setdefault(key, tensor.detach().cpu().contiguous())
+    layers = {}
+    for prefix, module in model.named_modules():
+        if isinstance(module, TNLayer):
+            start = f"{prefix}." if prefix else ""
+            cores = {name: state.pop(f"{start}cores.{name}") for name in module.network.spec.param_shapes}
+            layers[prefix] = StoredLayer(module.kind, module.network, cores, state.pop(f"{start}bias", None))
+    core.save_model(path, StoredModel(layers, state))
 
 
 def _plain_state(model: nn.Module) -> dict[str, Any]:
@@ -122,36 +100,23 @@ def load_model(dense_model: M, path: str | os.PathLike[str]) -> M:
     >>> load_model(nn.Sequential(nn.Linear(400, 120), nn.ReLU()), path)[0].network.num_params
     384
     """
-    with open_safetensors(path, "pt") as file:
-        header = parse_header(file.metadata(), _FORMAT)
-        layers, aliases = header.get("layers"), header.get("aliases")
-        if not isinstance(layers, dict) or not isinstance(aliases, dict):
-            raise FormatError("the header needs 'layers' and 'aliases'")
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-    for name, source in aliases.items():
-        if not isinstance(source, str) or source not in tensors:
-            raise FormatError(f"the tensor {name!r} is an alias of {source!r:.60}, which the file does not hold")
-        tensors[name] = tensors[source]
+    stored = core.load_model(path)
     model = copy.deepcopy(dense_model)
     modules = dict(model.named_modules())
     swaps: dict[nn.Module, nn.Module] = {}
-    for name, entry in layers.items():
-        if not isinstance(entry, dict):
-            raise FormatError(f"layer {name!r} of the plan is no table")
-        net = network_from_dict({key: entry.get(key) for key in ("layout", "spec", "topology")})
-        make: Any = {layer.kind: layer for layer in LAYERS}.get(str(entry.get("kind")))
+    for name, entry in stored.layers.items():
+        net = entry.network
+        make: Any = {layer.kind: layer for layer in LAYERS}.get(entry.kind)
         old: Any = modules.get(name)
         if make is None or not isinstance(old, make.dense):
-            raise FormatError(
-                f"the plan has a {entry.get('kind')!r:.20} layer {name!r}; the model has {old!r:.80} there"
-            )
+            raise FormatError(f"the plan has a {entry.kind!r:.20} layer {name!r}; the model has {old!r:.80} there")
         if tuple(old.weight.shape) != net.shape:
             raise FormatError(f"layer {name!r}: weight of shape {tuple(old.weight.shape)}, the plan says {net.shape}")
         # On the meta device nothing is drawn; the tensors come from the file.
         swaps[old] = make.like(old, net, "meta").to_empty(device=old.weight.device).train(old.training)
     replace_modules(model, swaps)
     try:
-        model.load_state_dict(tensors)
+        model.load_state_dict({name: from_raw(array, "torch") for name, array in stored.state().items()})
     except RuntimeError as error:
         raise FormatError(f"the tensors of {str(path)!r} do not fit the model: {error}") from error
     return model

@@ -9,10 +9,8 @@ from typing import Any, TypeVar
 from torch import nn
 
 from deeptn import PlanError
-from deeptn.params import relative_error
 from deeptn.plan import Target, resolve, select
-from deeptn.report import LayerReport, Report
-from deeptn.topologies import describe
+from deeptn.report import Report, layer_report
 
 from .base import TNLayer
 from .convolutions import (
@@ -56,10 +54,10 @@ def compress(
         wins, then the first.
     ignore : iterable of str
         Patterns of layers to leave alone.
-    fit : {"auto"}, Fit or None
+    fit : {"auto"}, deeptn.Fit or None
         ``"auto"``: the closed form where the family has one (`deeptn.decompose`), else a fit by gradient with the
-        defaults of `Fit`. A `Fit`: by gradient, from the closed form where there is one. None: random cores that give
-        W its root mean square.
+        defaults of `deeptn.Fit`. A `Fit`: by gradient, from the closed form where there is one. None: random cores that
+        give W its root mean square.
 
     Returns
     -------
@@ -118,7 +116,7 @@ def compress_(model: nn.Module, targets: Mapping[str, Target], ignore: Iterable[
         old = dense[name]
         make: Any = stand_in(old)
         made[name] = make.from_dense(old, net, fit)
-        rows.append(_row(name, old, made[name]))
+        rows.append(layer_report(name, net, old.weight, made[name].weight))
     replace_modules(model, {dense[name]: layer for name, layer in made.items()})
     return Report(tuple(rows), before, count_params(model))
 
@@ -205,12 +203,3 @@ def _check_alone(model: nn.Module, name: str, layer: Any) -> None:
                 raise PlanError(
                     f"layer {name!r} shares its {what} with {other!r}; untie them, or add {name!r} to ignore"
                 )
-
-
-def _row(name: str, old: Any, layer: Any) -> LayerReport:
-    net = layer.network
-    cost = net.cost("materialize")
-    error = relative_error(layer.weight, old.weight)
-    return LayerReport(
-        name, net.shape, describe(net.topology), net.size, net.num_params, error, cost.flops, cost.write, cost.peak
-    )

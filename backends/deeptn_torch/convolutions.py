@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from deeptn import Layout, Network, Topology
+from deeptn.plan import as_network
 
-from .base import TNLayer, as_network
+from .base import TNLayer
 
 _OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode")
 

@@ -12,9 +12,10 @@ from deeptn import Layout, Network, SpecError, Topology
 from deeptn._check import positive_int
 from deeptn.cost import seconds
 from deeptn.machine import machine
+from deeptn.plan import as_network
 from deeptn.slicing import gather_rows
 
-from .base import Mode, TNLayer, as_network, trainable
+from .base import Mode, TNLayer, trainable
 
 
 class TNEmbedding(TNLayer):

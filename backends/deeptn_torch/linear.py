@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from deeptn import Layout, LayoutError, Network, Topology
 from deeptn._check import positive_int
 from deeptn.network import multiply
+from deeptn.plan import as_network
 
-from .base import Mode, TNLayer, as_network, contract_traced, trainable
+from .base import Mode, TNLayer, contract_traced, trainable
 
 
 class TNLinear(TNLayer):
@@ -129,7 +130,7 @@ class TNLinear(TNLayer):
         ----------
         linear : nn.Linear
         topology : deeptn.Topology, deeptn.Network or str
-        fit : {"auto"}, Fit or None
+        fit : {"auto"}, deeptn.Fit or None
             How the cores are found; see `deeptn_torch.compress`.
         layout : deeptn.Layout, optional
 
