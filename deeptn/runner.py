@@ -109,6 +109,8 @@ class Library:
                 x = x.expand(y.shape[0], -1, -1)  # torch would fold the batch, and move the larger operand for it
         elif self.backend == "jax" and x.ndim < y.ndim and y.shape[2] >= WIDE:
             x = do("broadcast_to", x, (y.shape[0], *x.shape), like="jax")
+        elif self.backend == "jax" and x.ndim < y.ndim:
+            return do("einsum", "ij,ajc->aic", x, y, like="jax")
         return matmul(x, y) if out is None else matmul(x, y, out=out)
 
     def empty(self, size: int, like: Array) -> Array:
