@@ -12,7 +12,7 @@ from .contraction import search
 from .cost import Cost
 from .errors import ProgramError
 from .placement import Order, Pairing, apart, by_rank, monotone, pairings, wishes_of
-from .program import BATCH, INPUT, Activate, Contract, Crop, Join, Permute, Program, Step, View, reads
+from .program import BATCH, INPUT, Activate, Contract, Crop, Join, Pad, Permute, Program, Step, View, reads
 from .spec import NetworkSpec, Node, Stage
 from .stacking import Path
 
@@ -35,6 +35,7 @@ def compile_network(
     batch: int = 1,
     recompute: bool | None = None,
     crop: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+    pad: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
 ) -> Program:
     """Compile a network.
 
@@ -52,7 +53,9 @@ def compile_network(
     recompute : bool, optional
         Whether a gradient makes the states within a stage again; by default where they have `RECOMPUTE` elements.
     crop : (tuple of int, tuple of int), optional
-        Axes as which the result is seen in the end, and how many of their first entries are kept.
+        Axes as which the result is seen in the end, and how many of their first entries are kept; behind the batch.
+    pad : (tuple of int, tuple of int), optional
+        Axes of the input behind the batch, and to how many entries zeros are appended before it is contracted.
 
     Raises
     ------
@@ -65,7 +68,10 @@ def compile_network(
     if columns is not None:
         output = (BATCH, *output)
     results: list[_Tensor] = []
-    for number, plan in enumerate(compiler.plan(output)):
+    plans = compiler.plan(output)
+    if pad is not None and pad[0] != pad[1]:
+        compiler.pad(*pad)
+    for number, plan in enumerate(plans):
         result = compiler.stage(plan, compiler.entries(number, results))
         for others, product in ((plan.stage.multiply, True), (plan.stage.add, False)):
             for other in others:
@@ -172,6 +178,14 @@ class _Compiler:
         if self.entry is not None:
             return [self.entry]
         return [results[source] for source in self.spec.sources(number)]
+
+    def pad(self, axes: tuple[int, ...], shape: tuple[int, ...]) -> None:
+        """Append zeros to the input."""
+        assert self.entry is not None
+        rows, register = self.sizes[BATCH], self.entry.register
+        self.elements[register] = rows * math.prod(axes)
+        padded = self.add(Pad, rows * math.prod(shape), register=register, axes=(-1, *axes), shape=(-1, *shape))
+        self.entry = replace(self.entry, register=padded)
 
     def join(self, number: int, result: _Tensor, other: int, joined: _Tensor, product: bool) -> _Tensor:
         """Append a sum or a product with the result of another stage, whose axes correspond by their place."""
@@ -353,7 +367,8 @@ class _Compiler:
         inner = sum(self.elements[step.result] for step in self.steps if step.result != found.register)
         result, shape = found.register, self.shape(found.order)
         if crop is not None:
-            padded, shape = crop
+            lead = () if self.entry is None else (-1,)
+            padded, shape = ((*lead, *axes) for axes in crop)
             if padded != shape:
                 result = self.add(Crop, 0, register=result, axes=padded, shape=shape)
         held = len(self.inputs) + len(self.constants) + len(self.stacks)

@@ -232,11 +232,6 @@ class Layout:
         return tuple(leg.name for leg in legs if not leg.axis), tuple(leg.name for leg in legs if leg.axis)
 
     @cached_property
-    def column_sizes(self) -> tuple[int, ...]:
-        """Sizes of the legs of all axes but the first, in axis-major order."""
-        return tuple(leg.size for leg in self.axis_legs if leg.axis)
-
-    @cached_property
     def permutation(self) -> tuple[int, ...]:
         """Entry k is the place in `axis_legs` of the leg that stands at place k of `legs`."""
         if isinstance(self.order, tuple):

@@ -16,7 +16,7 @@ from .compiler import compile_network
 from .cost import DECODED_ANYWAY, Choice, Cost, CostMode, Mode, faster, seconds
 from .errors import LayoutError, SpecError, near_match
 from .init import draws, initialize
-from .layout import Layout, pad_axes
+from .layout import Layout
 from .machine import machine
 from .params import check_params, convert_params, target
 from .program import Program
@@ -25,8 +25,8 @@ from .spec import NetworkSpec
 from .topologies import Topology, describe
 from .topologies import topology as as_topology
 
-#: Operations around the steps of `Network.apply`: reshapes of input and output; and where they are padded and cut.
-AROUND, PADDED = 2, 4
+#: Operations around the steps of `Network.apply`: reshapes of input and output.
+AROUND = 2
 
 
 @dataclass(frozen=True)
@@ -369,7 +369,7 @@ class Network:
         if not self.is_linear:
             return Choice("materialize", {"materialize": seconds(decode)}, DECODED_ANYWAY)
         apply = self.cost("apply", batch)
-        apply = replace(apply, steps=apply.steps + AROUND + PADDED * self.layout.is_padded)
+        apply = replace(apply, steps=apply.steps + AROUND)
         return faster(decode, apply, batch, machine(like))
 
     def program(self, mode: Mode, batch: int = 1, recompute: bool | None = None) -> Program:
@@ -382,9 +382,11 @@ class Network:
         1
         """
         rows, columns = self.layout.sides
+        padded, shape = self.layout.padded_shape, self.layout.shape
         if mode == "apply":
-            return compile_network(self.spec, rows, columns, batch, recompute)
-        crop = (self.layout.padded_shape, self.layout.shape)
+            crop, pad = (padded[:1], shape[:1]), (shape[1:], padded[1:])
+            return compile_network(self.spec, rows, columns, batch, recompute, crop, pad)
+        crop = (padded, shape)
         return compile_network(self.spec, rows + columns, recompute=recompute, crop=crop)
 
 
@@ -395,15 +397,10 @@ def decode(net: Network, inputs: Sequence[Array], recompute: bool | None = None)
 
 def multiply(net: Network, inputs: Sequence[Array], x: Array) -> Array:
     """`Network.apply` of a linear network without a look at the parameters; `x` has a row, and its last axis fits."""
-    lead, rows, padded = x.shape[:-1], net.shape[0], net.layout.padded_shape
+    lead = x.shape[:-1]
     batch = math.prod(lead)
-    if net.layout.is_padded:
-        x = pad_axes(do("reshape", x, (batch, *net.shape[1:])), padded[1:])
     program = net.program("apply", 1 << (batch - 1).bit_length())
-    y = run(program, [*inputs, do("reshape", x, (batch, *net.layout.column_sizes))])
-    if rows < padded[0]:
-        y = do("reshape", y, (batch, padded[0]))[:, :rows]
-    return do("reshape", y, (*lead, rows))
+    return do("reshape", run(program, [*inputs, x]), (*lead, net.shape[0]))
 
 
 def network(topology: Topology | str, shape: Sequence[int], layout: Layout | None = None) -> Network:

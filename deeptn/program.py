@@ -98,7 +98,10 @@ class Activate:
 
 @dataclass(frozen=True, slots=True)
 class Crop:
-    """``result = register`` seen with the axes `axes`, of which the first entries are kept: as many as `shape` says."""
+    """``result = register`` seen with the axes `axes`, of which the first entries are kept: as many as `shape` says.
+
+    A first axis of size -1, that of the rows of an input, is kept whole.
+    """
 
     register: int
     axes: tuple[int, ...]
@@ -113,6 +116,17 @@ class Crop:
 
 
 @dataclass(frozen=True, slots=True)
+class Pad:
+    """``result = register`` seen with the axes `axes`, zeros appended until they have the sizes `shape`."""
+
+    register: int
+    axes: tuple[int, ...]
+    shape: tuple[int, ...]
+    result: int
+    free: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Join:
     """``result = left + right``, or ``left * right``, element by element."""
 
@@ -123,7 +137,7 @@ class Join:
     free: tuple[int, ...] = ()
 
 
-Step: TypeAlias = Contract | Permute | Activate | Crop | Join
+Step: TypeAlias = Contract | Permute | Activate | Crop | Pad | Join
 
 
 def reads(step: Step) -> tuple[int, ...]:

@@ -13,8 +13,9 @@ from autoray import do, get_dtype_name, get_lib_fn, infer_backend
 from . import activations
 from ._typing import Array
 from .errors import MissingBackendError, ProgramError
+from .layout import pad_axes
 from .params import constant
-from .program import Activate, Contract, Crop, Join, Permute, Program, Step, View
+from .program import Activate, Contract, Crop, Join, Pad, Permute, Program, Step, View
 
 #: From so many elements on, results are written into buffers, and activations are done in place, piece by piece.
 LARGE = 2**18
@@ -131,7 +132,11 @@ class Library:
 
     def crop(self, array: Array, step: Crop) -> Array:
         """The first entries along each axis."""
-        return array.reshape(step.axes)[tuple(slice(0, n) for n in step.shape)]
+        return array.reshape(step.axes)[tuple(slice(0, n) if n >= 0 else slice(None) for n in step.shape)]
+
+    def pad(self, array: Array, shape: Sequence[int]) -> Array:
+        """Append zeros to every axis, but not to a first one of size -1."""
+        return pad_axes(array, shape[shape[0] < 0 :])
 
     def settled(self, array: Array) -> Array:
         """A permuted array, in order in memory of its own."""
@@ -262,6 +267,8 @@ def execute(
                 result = lib.settled(result)
         elif type(step) is Crop:
             result = lib.crop(registers[step.register], step)
+        elif type(step) is Pad:
+            result = lib.pad(registers[step.register].reshape(step.axes), step.shape)
         elif type(step) is Join:
             x, y = registers[step.left], registers[step.right]
             result = lib.join(x, y.reshape(x.shape), step.product)

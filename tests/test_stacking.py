@@ -119,7 +119,7 @@ def test_a_small_brick_wall_takes_few_steps():
     linear = dtn.network(dtn.BrickWall(layers=2, activation=None), (120, 400))
     assert len(linear.spec.nodes) == 30
     assert linear.cost().steps <= 13
-    assert linear.cost("apply", batch=128).steps <= 13
+    assert linear.cost("apply", batch=128).steps <= 14  # padding and cropping among them
     assert dtn.network(dtn.BrickWall(layers=2), (120, 400)).cost().steps <= 17
 
 

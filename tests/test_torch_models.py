@@ -222,7 +222,10 @@ DAMAGE = {
     "layers": (lambda h, t: h.update(layers=[]), "needs 'layers'"),
     "alias": (lambda h, t: h["aliases"].update({"a": "b"}), "is an alias of 'b'"),
     "format": (lambda h, t: h.update(format="deeptn.network"), "expected a file of the format 'deeptn.model'"),
-    "swapped": (lambda h, t: h["layers"].update({"body.2": h["layers"]["body.0"]}), "not the parameters of layer 'body.2'"),
+    "swapped": (
+        lambda h, t: h["layers"].update({"body.2": h["layers"]["body.0"]}),
+        "not the parameters of layer 'body.2'",
+    ),
     "tensor missing": (lambda h, t: t.pop("head.weight"), "do not fit the model"),
     "tensor shape": (lambda h, t: t.update({"head.weight": torch.ones(2, 2)}), "do not fit the model"),
 }

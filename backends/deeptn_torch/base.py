@@ -154,15 +154,13 @@ class TNLayer(nn.Module):
         return error
 
     def _register(self) -> None:
-        """Make known what `torch.compile` meets: the programs, and the sizes around them, as plain numbers."""
+        """Make known what `torch.compile` meets: the programs, and by which number each is called."""
         hint, net = self.batch_hint, self.network
         applies = hint is not None and net.is_linear and self.mode != "materialize"
         if hint is not None and self.mode == "auto":
             applies = applies and self._choose(hint)
         self._decode = register(net.program("materialize"))
         self._apply_number = register(net.program("apply", hint or 1)) if applies else None
-        self._padded_shape = net.layout.padded_shape
-        self._column_sizes = net.layout.column_sizes
         self._ways: dict[int, bool] = {}
 
     def _choose(self, rows: int) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from deeptn import activations
 from deeptn._typing import Array
-from deeptn.program import Activate, Contract, Crop, Join, Permute, Program, View
+from deeptn.program import Activate, Contract, Crop, Join, Pad, Permute, Program, View
 from deeptn.runner import Pool, execute, library, pieces, run_plain, start
 
 from .libraries import HOST, TORCH, TorchLibrary
@@ -220,6 +220,10 @@ class _Reverse:
                     self.activation(step, found)
                 elif type(step) is Crop:
                     self.add(step.register, self.lib.pad(found, step.axes))
+                elif type(step) is Pad:
+                    if self.active[step.register]:
+                        part = found.reshape(step.shape)
+                        self.add(step.register, part[(slice(None), *(slice(0, n) for n in step.axes[1:]))])
                 elif type(step) is Join:
                     self.join(step, found)
                 else:

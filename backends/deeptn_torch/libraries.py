@@ -37,7 +37,7 @@ class TorchLibrary(Library):
         return array if view.perm is None else array.reshape(view.shape)
 
     def crop(self, array: Array, step: Crop) -> Array:
-        if not array.is_contiguous():  # what a permutation left
+        if step.shape[0] < 0 or not array.is_contiguous():  # what a permutation left
             return super().crop(array, step)
         return array.as_strided(step.shape, step.strides)
 
@@ -51,7 +51,8 @@ class TorchLibrary(Library):
         part.copy_(array if view.perm is None else array.view(part.shape))
 
     def pad(self, array: Array, shape: Sequence[int]) -> Array:
-        """Append zeros to every axis."""
+        """Append zeros to every axis, but not to a first one of size -1."""
+        shape = (array.shape[0], *shape[1:]) if shape[0] < 0 else shape
         padded = self.empty(math.prod(shape), array).reshape(shape)
         padded[tuple(slice(0, n) for n in array.shape)] = array
         for axis, n in enumerate(array.shape):  # what lies behind, written once

@@ -94,10 +94,8 @@ class TNLinear(TNLayer):
         if self._apply_number is None or x.numel() == 0:
             return F.linear(x, self.weight, self.bias)
         arrays: list[Tensor] = [self.cores[name] for name in self._names]
-        rows = F.pad(x.reshape(-1, self.in_features), (0, self._padded_shape[1] - self.in_features))
-        arrays.append(rows.to(arrays[0].dtype).reshape(-1, *self._column_sizes))
-        y = contract_traced(arrays, self._apply_number).reshape(-1, self._padded_shape[0])
-        return self._finished(x, y[:, : self.out_features].reshape(*x.shape[:-1], self.out_features))
+        y = contract_traced([*arrays, x.reshape(-1, self.in_features).to(arrays[0].dtype)], self._apply_number)
+        return self._finished(x, y.reshape(*x.shape[:-1], self.out_features))
 
     def _finished(self, x: Tensor, y: Tensor) -> Tensor:
         """What autocast would make of a product, and the bias."""
