@@ -98,20 +98,15 @@ def engine_decode(section: dict[str, Any]) -> list[str]:
 
 
 def engine_floor(section: dict[str, Any]) -> list[str]:
-    """What the products with the state take alone, in torch and in XLA."""
+    """What the products with the state take alone."""
     floor = section["floor"]
-    if "JAX" not in floor["seconds"]:
-        return []
-    count = floor["products"]
-    ours, xla = (1e3 * floor["seconds"][name] for name in ("torch", "JAX"))
+    count, each = floor["products"], 1e3 * floor["seconds"]
     (row,) = (row for row in section["rows"] if row["label"] == floor["label"])
-    total = {"torch": 1e3 * row["seconds"]["deeptn"], "JAX": 1e3 * row["seconds"]["JAX"]}
     return [
         "",
         f"{row['label']} multiplies its state {count} times by a matrix of at most 32 × 32. In a chain of nothing but such "
-        f"products one takes {ours:.1f} ms in torch (into two buffers in turn) and {xla:.1f} ms in XLA. So of torch's "
-        f"{total['torch']:.0f} ms about {count * ours:.0f} are products, and JAX's {total['JAX']:.0f} ms are XLA's products "
-        f"and nothing else ({count} × {xla:.1f} = {count * xla:.0f}).",
+        f"products (into two buffers in turn) one takes {each:.1f} ms in torch, {count} take {count * each:.0f} ms: "
+        f"all of the {1e3 * row['seconds']['deeptn']:.0f} ms of the decoding.",
     ]
 
 

@@ -126,33 +126,18 @@ def jax_decode(
 PRODUCTS = 4
 
 
-def state_products(legs: int) -> dict[str, Callable[[], Any] | None]:
-    """A chain of products of a 32 × 32 matrix with a state of ``2**legs`` entries, and nothing else.
+def state_products(legs: int) -> Callable[[], Tensor]:
+    """A chain of `PRODUCTS` products of a 32 × 32 matrix amid a state of ``2**legs`` entries, in torch."""
+    matrix, state = torch.eye(32), torch.randn(2 ** (legs // 4), 32, 2 ** (legs - 5 - legs // 4))
+    buffers = [torch.empty_like(state), torch.empty_like(state)]
 
-    The matrix stands where it suits the library: for torch amid the state, for XLA in front of it.
-    """
-    matrix, state = torch.eye(32), torch.randn(32, 2 ** (legs - 5))
-    inside = state.reshape(2 ** (legs // 4), 32, -1)
-    buffers = [torch.empty_like(inside), torch.empty_like(inside)]
-
-    def torch_chain() -> Tensor:
-        x = inside
+    def chain() -> Tensor:
+        x = state
         for k in range(PRODUCTS):
             x = torch.bmm(matrix.expand(len(x), -1, -1), x, out=buffers[k % 2])
         return x
 
-    jax = optional("jax")
-    if jax is None:
-        return {"torch": torch_chain, "JAX": None}
-
-    def chain(matrix: Any, x: Any) -> Any:
-        for _ in range(PRODUCTS):
-            x = matrix @ x
-        return x
-
-    arrays = jax.numpy.asarray(matrix.numpy()), jax.numpy.asarray(state.numpy())
-    compiled = jax.jit(chain)
-    return {"torch": torch_chain, "JAX": lambda: jax.block_until_ready(compiled(*arrays))}
+    return chain
 
 
 @dataclass(frozen=True)

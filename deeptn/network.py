@@ -395,10 +395,13 @@ def decode(net: Network, inputs: Sequence[Array], recompute: bool | None = None)
     return run(net.program("materialize", recompute=recompute), inputs)
 
 
-def multiply(net: Network, inputs: Sequence[Array], x: Array) -> Array:
-    """`Network.apply` of a linear network without a look at the parameters; `x` has a row, and its last axis fits."""
+def multiply(net: Network, inputs: Sequence[Array], x: Array, batch: int | None = None) -> Array:
+    """`Network.apply` of a linear network without a look at the parameters; `x` has a row, and its last axis fits.
+
+    The order of contraction is that for `batch` rows, by default as many as there are.
+    """
     lead = x.shape[:-1]
-    batch = math.prod(lead)
+    batch = math.prod(lead) if batch is None else batch
     program = net.program("apply", 1 << (batch - 1).bit_length())
     return do("reshape", run(program, [*inputs, x]), (*lead, net.shape[0]))
 

@@ -227,6 +227,23 @@ class StoredModel(NamedTuple):
             state |= {} if layer.bias is None else {f"{name}.bias": layer.bias}
         return state
 
+    def renamed(self, names: Mapping[str, str]) -> StoredModel:
+        """The same under other names of modules, for a model that is built otherwise: ``{"0": "layers.0"}``."""
+        return StoredModel(
+            {_renamed(name, names): layer for name, layer in self.layers.items()},
+            {_renamed(name, names): tensor for name, tensor in self.tensors.items()},
+        )
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    """A name with the longest of its beginnings replaced that `names` knows."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        start = ".".join(parts[:length])
+        if start in names:
+            return ".".join([names[start], *parts[length:]])
+    return name
+
 
 def save_model(path: str | os.PathLike[str], model: StoredModel) -> None:
     """Write a model with generated layers to one safetensors file, from arrays of any library.

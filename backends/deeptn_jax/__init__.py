@@ -1,6 +1,12 @@
-"""JAX front-end: pure functions of ``(net, params)`` that jit, vmap and grad go through; training with optax."""
+"""JAX front-end: pure functions of ``(net, params)`` that jit, vmap and grad go through; fits and training with optax.
 
+Layers for Equinox and Flax NNX are in `deeptn_jax.equinox` and `deeptn_jax.nnx`.
+"""
+
+from deeptn import Fit, FitResult
+
+from .fit import fit
 from .functional import apply, init, materialize
 from .train import Trained, train, weights
 
-__all__ = ["Trained", "apply", "init", "materialize", "train", "weights"]
+__all__ = ["Fit", "FitResult", "Trained", "apply", "fit", "init", "materialize", "train", "weights"]

@@ -1,0 +1,96 @@
+"""Fitting a network to a given weight by gradient, with optax."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from deeptn import Fit, FitResult, MissingBackendError, Network, SpecError, fitting
+from deeptn.fitting import check_goal, start_of_fit
+from deeptn.params import relative_error
+
+
+def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = None) -> FitResult:
+    """Find parameters whose generated weight is close to a given one in the Frobenius norm.
+
+    Parameters
+    ----------
+    net : deeptn.Network
+    weight : jax.Array of shape ``net.shape``
+        Floating point; half precision is fitted in float32.
+    params : dict of str to jax.Array, optional
+        Starting point. By default a random one (see `deeptn.Network.init`) of the root mean square of the weight.
+    how : deeptn.Fit, optional
+
+    Returns
+    -------
+    deeptn.FitResult
+        ``(params, error, history)`` in the dtype of the weight. The error is never above that of the start.
+
+    Raises
+    ------
+    deeptn.SpecError
+        If the weight has another shape, is not floating point or not finite.
+    deeptn.MissingBackendError
+        Without optax.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, deeptn as dtn
+    >>> net = dtn.network(dtn.LowRank(rank=2), (8, 6))
+    >>> W = jnp.outer(jnp.arange(1.0, 9.0), jnp.ones(6))
+    >>> fit(net, W, how=dtn.Fit(method="lbfgs", steps=60)).error < 1e-3
+    True
+    """
+    try:
+        import optax
+    except ImportError as error:
+        raise MissingBackendError("optax", "jax") from error
+    how = Fit() if how is None else how
+    check_goal(net, weight, "jax")
+    goal = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
+    norm = float(jnp.linalg.norm(goal))
+    if params is None:
+        params = start_of_fit(net, goal, norm, how)
+    start = {name: jnp.asarray(array, goal.dtype) for name, array in params.items()}
+    scale = 1.0 / norm**2 if norm > 0 else 1.0
+    optimizer: Any
+    if how.method == "adam":
+        schedule = optax.cosine_decay_schedule(0.02 if how.lr is None else how.lr, max(how.steps, 1))
+        optimizer = optax.adam(schedule)
+    else:
+        optimizer = optax.lbfgs(how.lr)
+
+    def loss_of(params: Any) -> jax.Array:
+        return jnp.sum((net.materialize(params) - goal) ** 2) * scale
+
+    def keep(best: Any, params: Any, loss: jax.Array) -> Any:
+        better = loss < best[0]
+        return jax.tree.map(lambda new, old: jnp.where(better, new, old), (loss, params), best)
+
+    def step(carry: Any, _: None) -> tuple[Any, jax.Array]:
+        params, state, best = carry
+        loss, gradient = jax.value_and_grad(loss_of)(params)
+        more = {} if how.method == "adam" else {"value": loss, "grad": gradient, "value_fn": loss_of}
+        updates, state = optimizer.update(gradient, state, params, **more)
+        return (optax.apply_updates(params, updates), state, keep(best, params, loss)), loss
+
+    @jax.jit
+    def run(params: Any) -> tuple[Any, jax.Array]:
+        best = jnp.asarray(jnp.inf, goal.dtype), params
+        (params, _, best), losses = jax.lax.scan(step, (params, optimizer.init(params), best), length=how.steps)
+        loss = loss_of(params)
+        return keep(best, params, loss), jnp.append(losses, loss)
+
+    (best, found), losses = run(start)
+    if not jnp.isfinite(best):
+        raise SpecError("the fit diverged at its first step; the error is not finite. Lower Fit.lr or change the start")
+    found = {name: array.astype(weight.dtype) for name, array in found.items()}
+    return FitResult(found, relative_error(net.materialize(found), weight), jnp.sqrt(losses).tolist())
+
+
+def find_params(net: Network, weight: jax.Array, how: Any, seed: int) -> dict[str, jax.Array]:
+    """Carry out the ``fit=`` argument of ``compress``; random starts by `seed`."""
+    return fitting.find_params(net, weight, how, fit, lambda: seed)

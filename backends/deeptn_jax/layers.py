@@ -1,0 +1,76 @@
+"""What the layers of all JAX libraries share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from deeptn import Network, SpecError
+from deeptn._check import positive_int
+from deeptn.cost import seconds
+from deeptn.errors import near_match
+from deeptn.machine import machine
+from deeptn.plan import Target, resolve
+from deeptn.report import LayerReport, layer_report
+
+from .fit import find_params
+
+MODES = ("auto", "materialize", "apply")
+Cores = Mapping[str, jax.Array]
+
+
+def applies(net: Network, mode: str, batch: int) -> bool:
+    """Whether a network is to be applied to `batch` rows; where there is a choice: if that is expected to be faster."""
+    if mode == "materialize" or not net.is_linear or len(net.shape) == 1:
+        return False
+    if mode == "apply":
+        return True
+    with jax.ensure_compile_time_eval():
+        return net.choose(batch, like="jax").mode == "apply"
+
+
+def look_up(net: Network, cores: Cores, indices: jax.Array) -> jax.Array:
+    """Rows of a table that is not formed; negative indices count from the end, those beyond it are that of the end."""
+    rows = jnp.where(indices < 0, indices + net.shape[0], indices)
+    return net.gather(cores, jnp.clip(rows, 0, net.shape[0] - 1))
+
+
+def looks_up(net: Network, mode: str, rows: int) -> bool:
+    """Whether `rows` rows of a table are to be generated alone; as for `applies`."""
+    if mode == "materialize" or not net.is_linear:
+        return False
+    if mode == "apply":
+        return True
+    with jax.ensure_compile_time_eval():
+        figures = machine("jax")
+    return seconds(net.cost("gather", rows), figures) < seconds(net.cost(), figures)
+
+
+def entry(mode: str, batch_hint: int) -> tuple[str, int]:
+    """The two options of layers that have a choice, checked."""
+    if mode not in MODES:
+        raise SpecError(f"mode = {mode!r}; {near_match(str(mode), MODES)}")
+    return mode, positive_int(batch_hint, "batch_hint")
+
+
+def bias_like(net: Network, bias: Any, key: Any) -> jax.Array:
+    """Uniform entries, as those of dense layers, of the shape and dtype of `bias`."""
+    bound = 1 / math.sqrt(math.prod(net.shape[1:]))
+    return jax.random.uniform(key, bias.shape, bias.dtype, -bound, bound)
+
+
+def fitted(
+    weights: Mapping[str, jax.Array], targets: Mapping[str, Target], ignore: Iterable[str], fit: Any, seed: int
+) -> tuple[dict[str, tuple[Network, dict[str, jax.Array]]], list[LayerReport]]:
+    """Networks and cores for the layers that `targets` selects, from their dense weights, and a row for each."""
+    plan = resolve({name: tuple(weight.shape) for name, weight in weights.items()}, targets, ignore)
+    made, rows = {}, []
+    for number, (name, net) in enumerate(plan.items()):
+        cores = find_params(net, weights[name], fit, seed + number)
+        made[name] = net, cores
+        rows.append(layer_report(name, net, weights[name], net.materialize(cores)))
+    return made, rows
