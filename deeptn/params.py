@@ -109,7 +109,7 @@ def to_numpy(array: Array) -> np.ndarray:
         array = array.to(
             device="cpu", dtype=getattr(_module("torch"), "complex128" if array.is_complex() else "float64")
         )
-    array = np.asarray(array)
+    array = do("to_numpy", array)
     return array.astype("complex128" if np.iscomplexobj(array) else "float64")
 
 
@@ -124,7 +124,7 @@ def relative_error(found: Array, weight: Array) -> float:
 def to_raw(array: Array) -> np.ndarray:
     """A NumPy array of the very bits, from any library; bfloat16 and float8 are those of the package ml_dtypes."""
     if infer_backend(array) != "torch":
-        return np.asarray(array)
+        return do("to_numpy", array)
     array = array.detach().resolve_conj().resolve_neg().cpu().contiguous()
     name = get_dtype_name(array)
     if name != "bfloat16" and not name.startswith("float8"):

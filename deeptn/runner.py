@@ -149,8 +149,12 @@ class Library:
     def inverse_rms(self, x: Array, in_pieces: bool = False) -> Array:
         """One divided by the root of the mean square of an array's entries."""
         total: Any = 0.0
-        for part in pieces(x) if in_pieces else (x.reshape(-1),):
-            total = total + do("real", do("vdot", part, part))
+        if self.backend == "torch" and not in_pieces and x.ndim:
+            # torch's plain steps are those of exported models, and onnxruntime loses digits in one long sum.
+            total = do("real", do("sum", do("sum", x * do("conj", x), -1)))
+        else:
+            for part in pieces(x) if in_pieces else (x.reshape(-1),):
+                total = total + do("real", do("vdot", part, part))
         return 1.0 / do("sqrt", total / math.prod(x.shape) + TINY)
 
     def activate(self, x: Array, activation: str | None, scale: Array | None, out: Array | None = None) -> Array:

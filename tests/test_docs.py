@@ -28,6 +28,16 @@ def test_code_of_a_page(path, tmp_path, monkeypatch):
         exec(compile(block, str(path), "exec"), namespace)
 
 
+@pytest.mark.parametrize("framework", ["torch", "equinox", "nnx"])
+def test_examples_train(framework):
+    path = ROOT / "docs" / "examples" / f"digits_{framework}.py"
+    assert runpy.run_path(str(path))["right"] > 0.85
+    code = [line for line in path.read_text().splitlines() if line.strip()]
+    if framework != "nnx":  # those two are in the README, side by side
+        assert len(code) <= 20
+        assert f"```python\n{path.read_text()}```" in (ROOT / "README.md").read_text()
+
+
 def test_the_ladder_takes_ten_lines():
     text = (ROOT / "docs" / "howto" / "ladder.py").read_text()
     body = text.partition("# [topology]\n")[2].partition("# [/topology]")[0]

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-from deeptn_torch import TNEmbedding, compress, decompress_, load_model, save_model
+from deeptn_torch import TNEmbedding, compress, fold_, load_model, save_model
 from torch import nn
 
 import deeptn as dtn
@@ -109,7 +109,7 @@ def test_embeddings_are_compressed_and_saved(tmp_path):
     save_model(small, tmp_path / "e.safetensors")
     assert torch.equal(load_model(model, tmp_path / "e.safetensors")(indices), small(indices))
     before = small(indices)
-    decompress_(small)
+    fold_(small)
     assert torch.allclose(small(indices), before, atol=1e-5)
     assert not small[0](torch.tensor([0])).any()  # type: ignore[operator]
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from deeptn_torch import Fit, TNConv2d, TNLinear, compress, compress_, decompress_, fit, load_model, save_model
+from deeptn_torch import Fit, TNConv2d, TNLinear, compress, compress_, fit, fold_, load_model, save_model
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -64,17 +64,17 @@ def test_exact_names_win_and_networks_are_taken_as_they_are(dense):
     assert type(small.body[0].network.topology) is dtn.LowRank
 
 
-def test_decompress_gives_the_same_function(dense):
+def test_fold_gives_the_same_function(dense):
     small, _ = compress(dense, {"body.*": dtn.LowRank(rank=3), "conv": dtn.Tucker(rank=2)})
     expected = small(X)
-    assert decompress_(small, ["body.*"]) == ["body.0", "body.2"]
+    assert fold_(small, ["body.*"]) == ["body.0", "body.2"]
     assert isinstance(small.body[0], nn.Linear)
     assert isinstance(small.conv, TNConv2d)
     assert torch.allclose(small(X), expected, atol=1e-5)
-    assert decompress_(small) == ["conv"]
+    assert fold_(small) == ["conv"]
     assert torch.allclose(small(X), expected, atol=1e-5)
     with pytest.raises(dtn.PlanError):
-        decompress_(small)
+        fold_(small)
 
 
 def test_full_rank_changes_nothing(dense):
@@ -95,7 +95,7 @@ def test_what_is_frozen_stays_frozen(dense):
     compress_(dense, {"body.*": "LowRank"}, fit=None)
     assert not any(p.requires_grad for p in dense.body[0].parameters())
     assert all(p.requires_grad for p in dense.body[2].parameters())
-    decompress_(dense)
+    fold_(dense)
     assert not any(p.requires_grad for p in dense.body[0].parameters())
     assert all(p.requires_grad for p in dense.body[2].parameters())
 

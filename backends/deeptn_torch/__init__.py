@@ -3,11 +3,13 @@
 from deeptn import Fit, FitResult
 
 from .checkpoint import load_model, save_model
-from .compress import compress, compress_, decompress_
+from .compress import compress, compress_, fold_
 from .convolutions import TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
 from .embedding import TNEmbedding
 from .fit import fit
 from .linear import TNLinear
+from .onnx import export_onnx
+from .parametrization import TNWeight, parametrize_
 from .train import core_groups, shrink, train
 
 __all__ = [
@@ -21,12 +23,15 @@ __all__ = [
     "TNConvTranspose3d",
     "TNEmbedding",
     "TNLinear",
+    "TNWeight",
     "compress",
     "compress_",
     "core_groups",
-    "decompress_",
+    "export_onnx",
     "fit",
+    "fold_",
     "load_model",
+    "parametrize_",
     "save_model",
     "shrink",
     "train",

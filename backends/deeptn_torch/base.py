@@ -178,6 +178,45 @@ class TNLayer(nn.Module):
             self._checked = cores if all(isinstance(core, nn.Parameter) for core in cores) else ()
         return cores
 
+    def requires_grad_(self, requires_grad: bool = True, stages: Iterable[int] | None = None) -> Any:
+        """Freeze or free the parameters, or those of some stages only; see `torch.nn.Module.requires_grad_`.
+
+        Parameters
+        ----------
+        requires_grad : bool
+        stages : iterable of int, optional
+            Numbers of stages, the last being -1; a core that stands in several goes with each. By default all
+            parameters, the bias included.
+
+        Raises
+        ------
+        deeptn.SpecError
+            For a stage that is not there.
+
+        Examples
+        --------
+        >>> import deeptn as dtn
+        >>> from deeptn_torch import TNLinear
+        >>> layer = TNLinear(16, 8, dtn.BrickWall(layers=2)).requires_grad_(False, stages=[0])
+        >>> layer.cores["L1_g0"].requires_grad, layer.cores["L2_g0"].requires_grad
+        (False, True)
+        """
+        if stages is None:
+            return super().requires_grad_(requires_grad)
+        known = self.network.spec.stages
+        for number in stages:
+            if not -len(known) <= number < len(known):
+                raise SpecError(f"stage {number} of {len(known)}")
+            for node in known[number].nodes:
+                if node.param is None:
+                    continue
+                if parametrize.is_parametrized(self.cores, node.param):
+                    constrained: Any = self.cores.parametrizations
+                    constrained[node.param].original.requires_grad_(requires_grad)
+                else:
+                    self.cores[node.param].requires_grad_(requires_grad)
+        return self
+
     def reset_parameters(self, scheme: str = "orthogonal", std: float | None = None) -> None:
         """Draw the cores anew, with a seed from torch's generator; the bias as `torch.nn.Linear` does.
 
@@ -218,8 +257,10 @@ class TNLayer(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The decoded weight, of the shape that the dense layer has."""
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
-            return contract_traced([self.cores[name] for name in self._names], self._decode)
+        if torch.compiler.is_compiling():
+            cores = [self.cores[name] for name in self._names]
+            exporting = torch.compiler.is_exporting()
+            return decode(self.network, cores) if exporting else contract_traced(cores, self._decode)
         cached = self._cached_weight()
         return self._decoded(self._cores()) if cached is None else cached
 

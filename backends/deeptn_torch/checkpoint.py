@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from deeptn import serialize as core
 from deeptn.params import from_raw
 
 from .base import TNLayer
-from .compress import LAYERS, replace_modules
+from .compress import LAYERS, path_of, replace_modules
+from .parametrization import TNWeight, generated, generated_inside, register, weights_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -53,26 +55,32 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
         key = (tensor.device, tensor.data_ptr() or name, tensor.shape, tensor.stride(), tensor.dtype)
         state[name] = seen.setdefault(key, tensor.detach().cpu().contiguous())
     layers = {}
-    for prefix, module in model.named_modules():
-        if isinstance(module, TNLayer):
-            start = f"{prefix}." if prefix else ""
-            cores = {name: state.pop(f"{start}cores.{name}") for name in module.network.spec.param_shapes}
-            layers[prefix] = StoredLayer(module.kind, module.network, cores, state.pop(f"{start}bias", None))
+    for prefix, layer in generated(model).items():
+        start = f"{prefix}." if prefix else ""
+        cores = {name: state.pop(f"{start}cores.{name}") for name in layer.network.spec.param_shapes}
+        layers[prefix] = StoredLayer(layer.kind, layer.network, cores, state.pop(f"{start}bias", None))
     core.save_model(path, StoredModel(layers, state))
 
 
 def _plain_state(model: nn.Module) -> dict[str, Any]:
-    """The ``state_dict``, in which constrained cores stand as they are used, under their own names."""
+    """The ``state_dict`` under plain names: constrained cores as they are used, weights as `generated` has them."""
     state = dict(model.state_dict())
+    plain: dict[str, Any] = {}
     for prefix, module in model.named_modules():
+        start = f"{prefix}." if prefix else ""
         if isinstance(module, TNLayer) and parametrize.is_parametrized(module.cores):
-            start = f"{prefix}." if prefix else ""
             state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{start}cores.")}
             state |= {f"{start}cores.{name}": module.cores[name] for name in module.network.spec.param_shapes}
-    return state
+        for name in generated_inside(module):
+            place = f"{start}parametrizations.{name}."
+            for key in [key for key in state if key.startswith(place)]:
+                tensor = state.pop(key)
+                if key != f"{place}original":
+                    plain[f"{start}{name}." + key.removeprefix(f"{place}0.")] = tensor
+    return state | plain
 
 
-def load_model(dense_model: M, path: str | os.PathLike[str]) -> M:
+def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str, str] | None = None) -> M:
     """Read a model that `save_model` wrote.
 
     Parameters
@@ -80,6 +88,9 @@ def load_model(dense_model: M, path: str | os.PathLike[str]) -> M:
     dense_model : nn.Module
         A model of the architecture before compression, trained or not; left as it is.
     path : path
+        Of a file that any front-end wrote.
+    names : mapping of str to str, optional
+        Names of modules in the file to their names here, where they differ: ``{"layers.0": "0"}``.
 
     Returns
     -------
@@ -100,12 +111,22 @@ def load_model(dense_model: M, path: str | os.PathLike[str]) -> M:
     >>> load_model(nn.Sequential(nn.Linear(400, 120), nn.ReLU()), path)[0].network.num_params
     384
     """
-    stored = core.load_model(path)
+    stored = core.load_model(path).renamed(names or {})
     model = copy.deepcopy(dense_model)
     modules = dict(model.named_modules())
     swaps: dict[nn.Module, nn.Module] = {}
+    weights = []
     for name, entry in stored.layers.items():
         net = entry.network
+        if entry.kind == TNWeight.kind:
+            owner, _, weight = name.rpartition(".")
+            tensor = weights_of(modules[owner]).get(weight) if owner in modules else None
+            if tensor is None or tuple(tensor.shape) != net.shape:
+                raise FormatError(
+                    f"the plan has a generated weight {name!r} of shape {net.shape}; the model has it not"
+                )
+            weights.append((modules[owner], weight, TNWeight(net.shape, net, "meta", tensor.dtype), tensor))
+            continue
         make: Any = {layer.kind: layer for layer in LAYERS}.get(entry.kind)
         old: Any = modules.get(name)
         if make is None or not isinstance(old, make.dense):
@@ -115,8 +136,17 @@ def load_model(dense_model: M, path: str | os.PathLike[str]) -> M:
         # On the meta device nothing is drawn; the tensors come from the file.
         swaps[old] = make.like(old, net, "meta").to_empty(device=old.weight.device).train(old.training)
     replace_modules(model, swaps)
+    state = {name: from_raw(array, "torch") for name, array in stored.state().items()}
+    for owner, weight, layer, old in weights:
+        register(owner, weight, layer.to_empty(device=old.device), old.requires_grad)
+    for name in [name for name, layer in generated(model).items() if isinstance(layer, TNWeight)]:
+        owner, _, weight = name.rpartition(".")
+        place = path_of(owner, f"parametrizations.{weight}")
+        for param in stored.layers[name].params:
+            state[f"{place}.0.cores.{param}"] = state.pop(f"{name}.cores.{param}")
+        state[f"{place}.original"] = model.get_parameter(f"{place}.original")
     try:
-        model.load_state_dict({name: from_raw(array, "torch") for name, array in stored.state().items()})
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise FormatError(f"the tensors of {str(path)!r} do not fit the model: {error}") from error
     return model

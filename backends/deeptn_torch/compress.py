@@ -22,7 +22,9 @@ from .convolutions import (
     TNConvTranspose3d,
 )
 from .embedding import TNEmbedding
+from .fit import find_params
 from .linear import TNLinear
+from .parametrization import TNWeight, generated, register, unregister, weights_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -49,7 +51,8 @@ def compress(
     model : nn.Module
         Left as it is.
     targets : mapping of str to deeptn.Topology, deeptn.Network or str
-        Which layers (`nn.Linear`, `nn.Embedding`, convolutions) become what. A key is a layer's name, a glob
+        Which layers (`nn.Linear`, `nn.Embedding`, convolutions) and single weights (of recurrent modules and
+        `nn.MultiheadAttention`: ``"attn.in_proj_weight"``) become what. A key is a layer's name, a glob
         (``"classifier.*"``), or ``"re:…"``, a regular expression for the whole name. If several match, an exact name
         wins, then the first.
     ignore : iterable of str
@@ -99,29 +102,48 @@ def compress_(model: nn.Module, targets: Mapping[str, Target], ignore: Iterable[
     >>> type(model[0]).__name__, report.params_after
     ('TNLinear', 144)
     """
-    dense = {
+    dense: dict[str, Any] = {
         name: m
         for name, m in model.named_modules()
         if stand_in(m) is not None and not isinstance(m.weight, nn.UninitializedParameter)
     }
-    plan = resolve({name: _shape(m) for name, m in dense.items()}, targets, ignore)
+    shapes = {name: tuple(layer.weight.shape) for name, layer in dense.items()}
+    inside: dict[str, tuple[nn.Module, str]] = {}
+    for name, module in model.named_modules():
+        for weight, tensor in weights_of(module).items():
+            inside[path_of(name, weight)] = module, weight
+            shapes[path_of(name, weight)] = tuple(tensor.shape)
+    plan = resolve(shapes, targets, ignore)
     if "" in plan:
         raise PlanError("the model is a single layer; use TNLinear.from_linear or TNConv2d.from_conv")
     for name in plan:
-        _check_plain(name, dense[name])
-        _check_alone(model, name, dense[name])
+        if name in dense:
+            _check_plain(name, dense[name])
+            _check_alone(model, name, dense[name])
     before = count_params(model)
-    made, rows = {}, []
+    made: dict[str, TNLayer] = {}
+    rows = []
     for name, net in plan.items():
-        old = dense[name]
-        make: Any = stand_in(old)
-        made[name] = make.from_dense(old, net, fit)
-        rows.append(layer_report(name, net, old.weight, made[name].weight))
-    replace_modules(model, {dense[name]: layer for name, layer in made.items()})
+        if name in dense:
+            old, make = dense[name].weight, stand_in(dense[name])
+            assert make is not None
+            made[name] = make.from_dense(dense[name], net, fit)
+        else:
+            module, weight = inside[name]
+            old = module._parameters[weight]
+            assert old is not None
+            made[name] = TNWeight(net.shape, net, old.device, old.dtype)
+            made[name].load_cores(find_params(net, old.detach(), fit))
+        rows.append(layer_report(name, net, old, made[name].weight))
+    replace_modules(model, {dense[name]: layer for name, layer in made.items() if name in dense})
+    for name, layer in made.items():
+        if isinstance(layer, TNWeight):
+            module, weight = inside[name]
+            register(module, weight, layer, bool(module._parameters[weight].requires_grad))  # type: ignore[union-attr]
     return Report(tuple(rows), before, count_params(model))
 
 
-def decompress_(model: nn.Module, targets: Iterable[str] | None = None) -> list[str]:
+def fold_(model: nn.Module, targets: Iterable[str] | None = None) -> list[str]:
     """Put dense layers with the decoded weights back, in place.
 
     Parameters
@@ -144,12 +166,12 @@ def decompress_(model: nn.Module, targets: Iterable[str] | None = None) -> list[
     --------
     >>> from torch import nn
     >>> model = nn.Sequential(TNLinear(400, 120), nn.ReLU(), nn.Linear(120, 10))
-    >>> decompress_(model), type(model[0]).__name__
+    >>> fold_(model), type(model[0]).__name__
     (['0'], 'Linear')
     """
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, TNLayer)}
+    layers = generated(model)
     if not layers or "" in layers:
-        raise PlanError("the model has no TNLinear or TNConv2d inside; a single layer has to_dense()")
+        raise PlanError("the model has no generated layer inside; a single one has to_dense()")
     if isinstance(targets, str):
         raise PlanError(f"targets must be a list of patterns, got the string {targets!r}; write [{targets!r}]")
     names = list(layers)
@@ -158,7 +180,11 @@ def decompress_(model: nn.Module, targets: Iterable[str] | None = None) -> list[
         names = [name for name in names if name in wanted]
     swaps: dict[nn.Module, nn.Module] = {}
     for name in names:
-        swaps[layers[name]] = layers[name].to_dense()
+        if isinstance(layers[name], TNWeight):
+            owner, _, weight = name.rpartition(".")
+            unregister(model.get_submodule(owner), weight)
+        else:
+            swaps[layers[name]] = layers[name].to_dense()
     replace_modules(model, swaps)
     return names
 
@@ -181,8 +207,9 @@ def stand_in(layer: nn.Module) -> type[TNLayer] | None:
     return next((made for made in LAYERS if isinstance(layer, made.dense)), None)
 
 
-def _shape(layer: Any) -> tuple[int, ...]:
-    return tuple(layer.weight.shape)
+def path_of(module: str, weight: str) -> str:
+    """Name of a weight of a module in the model."""
+    return f"{module}.{weight}" if module else weight
 
 
 def _check_plain(name: str, layer: nn.Module) -> None:

@@ -53,8 +53,13 @@ def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
 
 def _full_precision(tensor: Tensor) -> Any:
     """Switch autocast off: a contraction of many small tensors is not for half precision."""
+    return torch.autocast(tensor.device.type, enabled=False) if autocasts(tensor) else contextlib.nullcontext()
+
+
+def autocasts(tensor: Tensor) -> bool:
+    """Whether autocast is on for the device of a tensor."""
     kind = tensor.device.type
-    return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else contextlib.nullcontext()
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def _library(program: Program, leaves: Sequence[Tensor]) -> TorchLibrary:

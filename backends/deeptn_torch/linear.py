@@ -14,6 +14,7 @@ from deeptn.network import multiply
 from deeptn.plan import as_network
 
 from .base import Mode, TNLayer, contract_traced, trainable
+from .engine import autocasts
 
 
 class TNLinear(TNLayer):
@@ -30,8 +31,8 @@ class TNLinear(TNLayer):
     layout : deeptn.Layout, optional
         How the weight is cut into legs; by default the topology's own.
     batch_hint : int, optional
-        Rows of the input for which the way is fixed under `torch.compile`, whatever the batch is then. Without it
-        a compiled layer decodes W (with ``mode="apply"``: 128).
+        Rows of the input for which the way is fixed under `torch.compile` and `torch.export`, whatever the batch is
+        then. Without it a compiled layer decodes W (with ``mode="apply"``: 128).
     mode : {"auto", "materialize", "apply"}
         ``"apply"``: a linear network is contracted with the input, W is never formed. ``"materialize"``: decode, then
         one dense product. ``"auto"``: decode and keep W while no gradient is asked for, otherwise the one that
@@ -73,7 +74,7 @@ class TNLinear(TNLayer):
         self._make(net, bias, device, dtype, mode, in_features, out_features)
 
     def forward(self, x: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        if torch.compiler.is_compiling():
             return self._traced(x)
         bias = self._parameters["bias"]
         weight = None if self.mode == "apply" else self._cached_weight()
@@ -94,12 +95,14 @@ class TNLinear(TNLayer):
         if self._apply_number is None or x.numel() == 0:
             return F.linear(x, self.weight, self.bias)
         arrays: list[Tensor] = [self.cores[name] for name in self._names]
+        if torch.compiler.is_exporting():
+            return self._finished(x, multiply(self.network, arrays, x.to(arrays[0].dtype), self.batch_hint))
         y = contract_traced([*arrays, x.reshape(-1, self.in_features).to(arrays[0].dtype)], self._apply_number)
         return self._finished(x, y.reshape(*x.shape[:-1], self.out_features))
 
     def _finished(self, x: Tensor, y: Tensor) -> Tensor:
         """What autocast would make of a product, and the bias."""
-        if torch.is_autocast_enabled(x.device.type):
+        if autocasts(x):
             y = y.to(torch.get_autocast_dtype(x.device.type))
         return y if self.bias is None else y + self.bias.to(y.dtype)
 

@@ -11,7 +11,20 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("deeptn", "numpy", "torch", "jax", "autoray", "cotengra", "quimb", "tensorly", "scikit-learn")
+PACKAGES = (
+    "deeptn",
+    "numpy",
+    "torch",
+    "jax",
+    "equinox",
+    "flax",
+    "onnxruntime",
+    "autoray",
+    "cotengra",
+    "quimb",
+    "tensorly",
+    "scikit-learn",
+)
 
 
 def environment() -> dict[str, Any]:

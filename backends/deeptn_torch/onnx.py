@@ -1,0 +1,76 @@
+"""Export to ONNX: a small file with the generator in its graph, or a plain one with decoded weights."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+
+from deeptn import MissingBackendError, PlanError
+from deeptn._files import write_atomically
+
+from .base import TNLayer
+from .compress import fold_
+from .parametrization import generated
+
+
+def export_onnx(
+    model: nn.Module, args: tuple[Any, ...], path: str | os.PathLike[str], *, fold: bool = False, **options: Any
+) -> None:
+    """Write a model for onnxruntime and other ONNX runtimes.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it is; exported in eval mode.
+    args : tuple
+        Example inputs.
+    path : path
+        Replaced as a whole, or not at all.
+    fold : bool
+        False: the cores are in the file and the graph decodes them at every call, so that the file is as small as the
+        network. True: the decoded weights are in the file, and the graph is that of the dense model.
+    **options
+        As for `torch.onnx.export`: ``dynamic_shapes``, ``input_names``, …
+
+    Raises
+    ------
+    deeptn.PlanError
+        If the model has no generated layer.
+    deeptn.MissingBackendError
+        Without the packages onnx and onnxscript.
+
+    Examples
+    --------
+    >>> import os, tempfile, torch, deeptn as dtn
+    >>> from deeptn_torch import TNLinear
+    >>> model = torch.nn.Sequential(TNLinear(784, 256, dtn.BrickWall(layers=2)), torch.nn.ReLU())
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.onnx")
+    >>> export_onnx(model, (torch.ones(1, 784),), path)
+    >>> os.path.getsize(path) < 4 * 784 * 256 / 10
+    True
+    """
+    try:
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+    except ImportError as error:
+        raise MissingBackendError("onnxscript", "onnx") from error
+    if not generated(model):
+        raise PlanError("the model has no generated layer; write torch.onnx.export")
+    model = copy.deepcopy(model).eval()
+    if fold and isinstance(model, TNLayer):
+        model = model.to_dense()
+    elif fold:
+        fold_(model)
+    with warnings.catch_warnings():
+        for category in (FutureWarning, DeprecationWarning):  # torch's exporter about itself
+            warnings.simplefilter("ignore", category)
+        # torch's optimizer would fold what the cores make into constants.
+        program: Any = torch.onnx.export(model, args, dynamo=True, verbose=False, optimize=fold, **options)
+    proto = program.model_proto
+    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):  # where each came from
+        del part.metadata_props[:]
+    write_atomically(path, lambda file: file.write_bytes(proto.SerializeToString()))

@@ -1,0 +1,131 @@
+"""What every layer of every front-end can do: all cases of `tests/matrix.py`, and the table in the documentation.
+
+python benchmarks/support.py            # about ten minutes
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+from deeptn_torch.demo.environment import environment
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent))
+
+from tests import matrix  # noqa: E402
+
+from tables import about  # noqa: E402  # isort: skip
+
+OUT = HERE / "results" / "support.json"
+PAGE = HERE.parent / "docs" / "support.md"
+
+#: How a way of running is called on the page.
+NAMES = {
+    "eager": "eager, forward and backward",
+    "compile": "`torch.compile`",
+    "export": "`torch.export`",
+    "onnx": "ONNX, both ways",
+    "jit": "`jit`",
+    "grad": "`grad`",
+    "vmap": "`vmap`",
+}
+TITLES = {"torch": "PyTorch", "equinox": "Equinox", "nnx": "Flax NNX"}
+
+
+def run() -> dict[str, Any]:
+    """Every case, with what went wrong."""
+    rows = []
+    for number, case in enumerate(matrix.CASES):
+        start, error = time.perf_counter(), None
+        try:
+            matrix.check(case)
+        except Exception as caught:  # whatever a framework makes of it
+            error = f"{type(caught).__name__}: {str(caught).strip().splitlines()[0]:.200}"
+        seconds = time.perf_counter() - start
+        rows.append({"case": case, "works": error is None, "error": error, "seconds": round(seconds, 3)})
+        if error or number % 50 == 0:
+            print(f"{number}/{len(matrix.CASES)} {'-'.join(case)}: {error or 'works'}", flush=True)
+    return {"environment": environment(), "cases": rows}
+
+
+def page(data: dict[str, Any]) -> str:
+    """The table of each framework."""
+    works = {tuple(row["case"]): row["works"] for row in data["cases"]}
+    notes: list[str] = []
+    lines = [
+        "# What the layers support",
+        "",
+        "Every layer on every kind of network of the matrix test (`tests/matrix.py`: "
+        + "; ".join(matrix.FAMILIES)
+        + "), in float32, bfloat16 and float64. “✓” means that all of these agree with the dense layer of the same weight "
+        "(gradients too). Written by `python benchmarks/support.py`, never by hand; "
+        f"{sum(works.values())} of {len(works)} cases work. {about(data['environment'], ('jax', 'equinox', 'flax', 'onnxruntime'))}.",
+        "",
+    ]
+    for framework, ways in matrix.WAYS.items():
+        lines += [
+            f"## {TITLES[framework]}",
+            "",
+            "| layer | " + " | ".join(NAMES[way] for way in ways) + " |",
+            "| --- |" + " --- |" * len(ways),
+        ]
+        for layer in matrix.LAYERS:
+            cells = [cell(works, framework, layer, way, notes) for way in ways]
+            lines.append(f"| {layer} | " + " | ".join(cells) + " |")
+        lines.append("")
+    lines += [f"{k}. {note}." for k, note in enumerate(notes, 1)]
+    return "\n".join(lines).rstrip() + "\n" + MORE
+
+
+def cell(works: dict[tuple[str, ...], bool], framework: str, layer: str, way: str, notes: list[str]) -> str:
+    """The dtypes in which a layer works on all networks, and why not in the others."""
+    good, why = [], []
+    for dtype in matrix.DTYPES:
+        cases = [(framework, layer, family, dtype, way) for family in matrix.FAMILIES]
+        if all(works[case] for case in cases):
+            good.append(dtype)
+            continue
+        note = next((found for case in cases if (found := matrix.reason(case))), "not expected; a bug")
+        if note not in notes:
+            notes.append(note)
+        why.append(str(notes.index(note) + 1))
+    if not why:
+        return "✓"
+    return (", ".join(good) or "–") + " (" + ", ".join(dict.fromkeys(why)) + ")"
+
+
+MORE = """
+## Also tested
+
+- `torch.compile(fullgraph=True)`: no graph break, two graphs at most for all numbers of rows from 2 on; with inductor for
+  `TNLinear` on all six networks.
+- Transposed convolutions, `LSTM`/`GRU` weights and the packed projections of `MultiheadAttention` in eager mode; see
+  [Models](models.md).
+- `deepcopy`, `pickle` (not of parametrized and constrained modules: a limit of PyTorch), `state_dict` of the first version,
+  autocast, gradient checkpointing, `torch.func`, forward-mode differentiation, channels-last inputs, the meta device.
+- `DistributedDataParallel` on two processes gives the parameters of one process.
+- JAX: `scan` over stacked networks, decoded weights sharded over several devices.
+- No GPU: no case was run on one.
+"""
+
+
+def main() -> None:
+    """Run all cases, or write the page again."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--page", action="store_true", help="only write the page, from the results that are there")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    data = json.loads(OUT.read_text()) if options.page else run()
+    OUT.write_text(json.dumps(data, indent=None, separators=(",", ":")).replace('{"case"', '\n{"case"') + "\n")
+    PAGE.write_text(page(data))
+    print(f"wrote {OUT} and {PAGE}")
+
+
+if __name__ == "__main__":
+    main()
