@@ -145,7 +145,7 @@ class Analysis:
         cuts = [cut for cut in self.cuts if cut.spectrum]
         if not cuts:
             raise SpecError("an analysis without parameters has no spectrum; write dtn.analyze(net, params).plot()")
-        figure = optional("matplotlib.figure", "demo").Figure(layout="constrained")
+        figure = optional("matplotlib.figure", "draw").Figure(layout="constrained")
         ax = figure.subplots()
         for number, cut in enumerate(cuts):
             values = [value for value in cut.spectrum if value > 1e-12]

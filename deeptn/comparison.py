@@ -420,5 +420,5 @@ def _text(value: float | None) -> str:
 
 
 def _axes() -> tuple[Any, Any]:
-    figure = optional("matplotlib.figure", "demo").Figure(layout="constrained")
+    figure = optional("matplotlib.figure", "draw").Figure(layout="constrained")
     return figure, figure.subplots()

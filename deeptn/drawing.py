@@ -84,7 +84,7 @@ def draw(net: Network, ax: Any = None) -> Any:
     >>> import deeptn as dtn
     >>> figure = dtn.draw(dtn.network(dtn.BrickWall(layers=2), (16, 16)))
     """
-    figure_module = optional("matplotlib.figure", "demo")
+    figure_module = optional("matplotlib.figure", "draw")
     spec = net.spec
     pictures = [_Picture(spec, numbers) for numbers in _branches(spec)]
     width = max(picture.width for picture in pictures)

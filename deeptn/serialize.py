@@ -197,6 +197,14 @@ class StoredLayer(NamedTuple):
     params : dict of str to array
         Its cores.
     bias : array or None
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> net = dtn.network(dtn.LowRank(rank=2), (4, 6))
+    >>> layer = StoredLayer("linear", net, net.init(), None)
+    >>> layer.network.materialize(layer.params).shape
+    (4, 6)
     """
 
     kind: str
@@ -214,6 +222,14 @@ class StoredModel(NamedTuple):
         By their names in the model.
     tensors : dict of str to array
         All others.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> net = dtn.network(dtn.LowRank(rank=2), (4, 6))
+    >>> model = StoredModel({"0": StoredLayer("linear", net, net.init(), None)}, {})
+    >>> list(model.state()), list(model.renamed({"0": "fc"}).layers)
+    (['0.cores.U', '0.cores.V'], ['fc'])
     """
 
     layers: dict[str, StoredLayer]
@@ -367,7 +383,7 @@ def _write(path: str | os.PathLike[str], header: dict[str, Any], tensors: Mappin
         if raw.dtype.kind == "c":
             raw = np.stack([np.real(raw), np.imag(raw)], axis=-1)
         stored[name] = np.ascontiguousarray(raw).reshape(raw.shape)
-    text = json.dumps(header | {"version": VERSION, "dtypes": dtypes})
+    text = json.dumps(header | {"version": VERSION, "dtypes": dict(sorted(dtypes.items()))})
     write_atomically(path, lambda file: save_file(stored, file, metadata={HEADER: text}))
 
 

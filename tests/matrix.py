@@ -49,7 +49,9 @@ EXPECTED_FAILURES: dict[tuple[str, str, str, str, str], str] = {
 
 Case = tuple[str, str, str, str, str]
 CASES: list[Case] = [
-    (framework, *rest) for framework, ways in WAYS.items() for rest in itertools.product(LAYERS, FAMILIES, DTYPES, ways)
+    (framework, layer, family, dtype, way)
+    for framework, ways in WAYS.items()
+    for layer, family, dtype, way in itertools.product(LAYERS, FAMILIES, DTYPES, ways)
 ]
 
 
@@ -79,7 +81,7 @@ def close(found: Any, wanted: Any, dtype: str) -> None:
 # --- torch ------------------------------------------------------------------------------------------------------------
 
 
-def torch_layer(layer: str, family: dtn.Topology, dtype: str) -> tuple[nn.Module, Callable[[int], torch.Tensor]]:
+def torch_layer(layer: str, family: dtn.Topology, dtype: str) -> tuple[Any, Callable[[int], torch.Tensor]]:
     """A layer, and a maker of inputs of so many rows."""
     import deeptn_torch as dtt
 
@@ -178,7 +180,7 @@ def check_equinox(layer: str, family: dtn.Topology, dtype: str, way: str) -> Non
             x = jax.random.normal(key, (6, 20), kind)
         else:
             axes = int(layer[4])
-            make = (tne.TNConv1d, tne.TNConv2d, tne.TNConv3d)[axes - 1]
+            make: Any = (tne.TNConv1d, tne.TNConv2d, tne.TNConv3d)[axes - 1]
             made = make(4, 6, 3, family, padding=1, dtype=kind, key=key)
             x = jax.random.normal(key, (6, 4, *[5] * axes), kind)
         wanted = jax.vmap(made.to_dense())(x)

@@ -48,7 +48,7 @@ def test_the_ladder_takes_ten_lines():
 def test_readme_commands_are_those_of_ci():
     readme, ci = (ROOT / "README.md").read_text(), (ROOT / ".ci" / "run").read_text()
     commands = [line for line in readme.splitlines() if line.startswith("pip install")]
-    assert [command.rpartition(" && ")[2] for command in commands] == ["deeptn demo", "pytest"]
+    assert [command.rpartition(" && ")[2] for command in commands] == ["deeptn demo", "pytest -n 2"]
     assert "main=$(command_of_readme 1)" in ci
     assert "tests=$(command_of_readme 2)" in ci
 

@@ -78,9 +78,11 @@ class EquinoxFrontEnd(JaxFrontEnd):
     name = "equinox"
 
     def __init__(self):
-        from . import equinox
+        import equinox
 
-        self._module = equinox
+        from . import equinox as module
+
+        self._library, self._module = equinox, module
 
     def linear(self, network: Network, bias: bool, seed: int) -> Any:
         rows, columns = network.shape
@@ -93,7 +95,7 @@ class EquinoxFrontEnd(JaxFrontEnd):
         return jax.vmap(layer)(x)
 
     def _with_cores(self, layer: Any, cores: dict[str, jax.Array]) -> Any:
-        return self._module.eqx.tree_at(lambda layer: layer.cores, layer, cores)
+        return self._library.tree_at(lambda layer: layer.cores, layer, cores)
 
     def save(self, layer: Any, path: str | os.PathLike[str]) -> None:
         self._module.save_model({LAYER: layer}, path)
@@ -101,7 +103,7 @@ class EquinoxFrontEnd(JaxFrontEnd):
     def load(self, path: str | os.PathLike[str]) -> Any:
         stored = deeptn.load_model(path).layers[LAYER]
         rows, columns = stored.network.shape
-        dense = self._module.eqx.nn.Linear(columns, rows, stored.bias is not None, key=jax.random.key(0))
+        dense = self._library.nn.Linear(columns, rows, stored.bias is not None, key=jax.random.key(0))
         return self._module.load_model({LAYER: dense}, path)[LAYER]
 
 
@@ -118,13 +120,15 @@ class NNXFrontEnd(JaxFrontEnd):
     name = "nnx"
 
     def __init__(self):
-        from . import nnx
+        from flax import nnx
 
-        self._module = nnx
+        from . import nnx as module
+
+        self._library, self._module = nnx, module
 
     def linear(self, network: Network, bias: bool, seed: int) -> Any:
         rows, columns = network.shape
-        return self._module.TNLinear(columns, rows, network, rngs=self._module.nnx.Rngs(seed), use_bias=bias)
+        return self._module.TNLinear(columns, rows, network, rngs=self._library.Rngs(seed), use_bias=bias)
 
     def cores(self, layer: Any) -> dict[str, jax.Array]:
         return layer.arrays
@@ -136,16 +140,16 @@ class NNXFrontEnd(JaxFrontEnd):
         return layer(x)
 
     def _with_cores(self, layer: Any, cores: dict[str, jax.Array]) -> Any:
-        layer = self._module.nnx.clone(layer)
+        layer = self._library.clone(layer)
         for name, core in cores.items():
             layer.cores[name][...] = core
         return layer
 
     def save(self, layer: Any, path: str | os.PathLike[str]) -> None:
-        self._module.save_model(self._module.nnx.Dict({LAYER: layer}), path)
+        self._module.save_model(self._library.Dict({LAYER: layer}), path)
 
     def load(self, path: str | os.PathLike[str]) -> Any:
         stored = deeptn.load_model(path).layers[LAYER]
         rows, columns = stored.network.shape
-        dense = self._module.nnx.Linear(columns, rows, use_bias=stored.bias is not None, rngs=self._module.nnx.Rngs(0))
-        return self._module.load_model(self._module.nnx.Dict({LAYER: dense}), path)[LAYER]
+        dense = self._library.Linear(columns, rows, use_bias=stored.bias is not None, rngs=self._library.Rngs(0))
+        return self._module.load_model(self._library.Dict({LAYER: dense}), path)[LAYER]

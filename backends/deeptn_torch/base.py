@@ -25,6 +25,17 @@ from .operators import contract, register
 Mode = Literal["auto", "materialize", "apply"]
 
 
+class Cores(nn.ParameterDict):
+    """The cores of a layer, by name; it notices when FSDP2 shards them, whose writing leaves no trace in a version."""
+
+    sharded = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(value, "full_tensor"):
+            self.__dict__["sharded"] = True
+        super().__setattr__(name, value)
+
+
 class TNLayer(nn.Module):
     """What all layers with a generated weight share: the cores, the decoded weight and its cache.
 
@@ -50,7 +61,7 @@ class TNLayer(nn.Module):
     kind: ClassVar[str]
 
     network: Network
-    cores: nn.ParameterDict
+    cores: Cores
     bias: nn.Parameter | None
     batch_hint: int | None = None
     recompute: bool | None = None
@@ -70,13 +81,13 @@ class TNLayer(nn.Module):
 
     def _hold(self, net: Network, tensors: Mapping[str, Tensor]) -> None:
         """Take a network and its cores."""
-        clash = [name for name in net.spec.param_shapes if hasattr(nn.ParameterDict, name)]
+        clash = [name for name in net.spec.param_shapes if hasattr(Cores, name)]
         if clash:
             raise SpecError(f"a parameter named {clash[0]!r} cannot be held by torch.nn.ParameterDict; rename the node")
         self.network = net
         self._names = tuple(net.spec.param_shapes)
         self._forget()
-        self.cores = nn.ParameterDict()
+        self.cores = Cores()
         for name in self._names:  # one by one: a dictionary would be sorted by name
             self.cores[name] = nn.Parameter(tensors[name])
 
@@ -270,8 +281,8 @@ class TNLayer(nn.Module):
         if weight.requires_grad:
             return weight
         # A fused optimizer leaves no trace in the versions; where it may be about to step, nothing is kept.
-        steps = self.training and any(core.grad is not None for core in cores)
-        if not steps and all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores):
+        unseen = self.cores.sharded or (self.training and any(core.grad is not None for core in cores))
+        if not unseen and all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores):
             weight = weight.contiguous()  # without the padding
             version = None if weight.is_inference() else weight._version
             self._cached = (cores, len(cores), sum(map(_VERSION, cores)), weight, version)

@@ -51,6 +51,8 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
     for name, tensor in _plain_state(model).items():
         if not isinstance(tensor, Tensor) or tensor.is_meta:
             raise PlanError(f"the entry {name!r} of the state_dict is no tensor with data, and cannot be stored")
+        if hasattr(tensor, "full_tensor"):
+            raise PlanError(f"{name!r} is sharded; gather it first, with torch.distributed.checkpoint.state_dict")
         # What several names share comes to the CPU once.
         key = (tensor.device, tensor.data_ptr() or name, tensor.shape, tensor.stride(), tensor.dtype)
         state[name] = seen.setdefault(key, tensor.detach().cpu().contiguous())

@@ -98,7 +98,9 @@ class HostLibrary(TorchLibrary):
     settled = Library.settled
 
     def enter(self, tensors: Sequence[Tensor]) -> Sequence[Array]:
-        return [tensor.detach().resolve_conj().resolve_neg().numpy() for tensor in tensors]
+        # Parameters are copied: NumPy takes their memory away from those who would resize it, as FSDP2 does.
+        own = (t.detach().clone() if type(t) is torch.nn.Parameter else t.detach() for t in tensors)
+        return [tensor.resolve_conj().resolve_neg().numpy() for tensor in own]
 
     def leave(self, array: Array) -> Tensor:
         return torch.from_numpy(array)

@@ -139,7 +139,8 @@ def _own_class(module: nn.Module) -> None:
     if parametrize.is_parametrized(module):
         old = type(module)
         names = {name: value for name, value in vars(old).items() if name not in ("__dict__", "__weakref__")}
-        module.__class__ = type(old.__name__, old.__bases__, names)
+        own: Any = type(old.__name__, old.__bases__, names)
+        module.__class__ = own
 
 
 def _begin(module: Any, inputs: Any) -> None:
