@@ -69,7 +69,7 @@ def target(like: Any, dtype: Any, device: Any) -> tuple[str, str, Any]:
         dtype = get_dtype_name(like) if dtype is None and hasattr(like, "dtype") else dtype
         device = getattr(like, "device", None) if device is None and library == "torch" else device
     if library not in LIBRARIES:
-        raise SpecError(f"like = {like!r:.60}; an array, or {near_match(library, LIBRARIES)}")
+        raise SpecError(f"like = {like!r:.60}; expected an array or {near_match(library, LIBRARIES)}")
     if importlib.util.find_spec(library) is None:
         raise MissingBackendError(library, library)
     if dtype is None:

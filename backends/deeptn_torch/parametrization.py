@@ -31,7 +31,7 @@ class TNWeight(TNLayer):
     >>> import torch, deeptn as dtn
     >>> weight = TNWeight((64, 16), dtn.Tree(rank=2))
     >>> weight().shape, weight.network.num_params
-    (torch.Size([64, 16]), 60)
+    (torch.Size([64, 16]), 68)
     """
 
     kind = "weight"

@@ -127,7 +127,7 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     >>> save_model(eqx.nn.Sequential([TNLinear(16, 8, key=jax.random.key(0))]), path)
     >>> model = eqx.nn.Sequential([eqx.nn.Linear(16, 8, key=jax.random.key(1))])
     >>> load_model(model, path).layers[0].network.num_params
-    104
+    156
     """
     stored = core.load_model(path).renamed(names or {})
     dense = _layers(dense_model, tuple(layer.like for layer in LAYERS))

@@ -132,7 +132,7 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     >>> path = os.path.join(tempfile.mkdtemp(), "m.safetensors")
     >>> save_model(nnx.Sequential(TNLinear(16, 8, rngs=nnx.Rngs(0))), path)
     >>> load_model(nnx.Sequential(nnx.Linear(16, 8, rngs=nnx.Rngs(1))), path).layers[0].network.num_params
-    104
+    156
     """
     stored = core.load_model(path).renamed(names or {})
     model = nnx.clone(dense_model)
