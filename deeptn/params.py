@@ -134,8 +134,15 @@ def to_raw(array: Array) -> np.ndarray:
 
 
 def from_raw(array: np.ndarray, like: str) -> Array:
-    """Inverse of `to_raw`, on the CPU; without x64 JAX narrows what has eight bytes."""
+    """Inverse of `to_raw`, on the CPU; `SpecError` where JAX without x64 would narrow it."""
     if like == "jax":
+        wide = array.dtype.name in ("float64", "complex128") or (array.dtype.kind in "iu" and array.itemsize == 8)
+        if wide and not _module("jax").config.jax_enable_x64:
+            narrow = array.dtype.kind in "iu" and (array == array.astype(f"{array.dtype.kind}4")).all()
+            if not narrow:
+                raise SpecError(
+                    f"JAX would narrow {array.dtype}; switch it on with jax.config.update('jax_enable_x64', True)"
+                )
         return _module("jax.numpy").asarray(array)
     torch = _module("torch")
     if array.dtype.kind != "V":

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from autoray import infer_backend
+from autoray import get_dtype_name, infer_backend
 from safetensors import SafetensorError, safe_open
 
 from ._files import write_atomically
@@ -137,7 +137,7 @@ def save(path: str | os.PathLike[str], net: Network, params: ParamsLike) -> None
     >>> again == net, params["L1_g0"].dtype.name
     (True, 'float32')
     """
-    check_params(net.spec, params)
+    _check_floats(net, params)
     _write(path, {"format": NETWORK} | network_to_dict(net), params)
 
 
@@ -295,7 +295,7 @@ def save_model(path: str | os.PathLike[str], model: StoredModel) -> None:
     if "" in model.layers:
         raise PlanError("the model is a single generated layer; write deeptn.save(path, layer.network, its cores)")
     for layer in model.layers.values():
-        check_params(layer.network.spec, layer.params)
+        _check_floats(layer.network, layer.params)
     tensors: dict[str, np.ndarray] = {}
     aliases: dict[str, str] = {}
     places: dict[tuple[object, ...], str] = {}
@@ -308,6 +308,13 @@ def save_model(path: str | os.PathLike[str], model: StoredModel) -> None:
             aliases[name] = places[place]
     layers = {name: {"kind": layer.kind} | network_to_dict(layer.network) for name, layer in model.layers.items()}
     _write(path, {"format": MODEL, "layers": layers, "aliases": aliases}, tensors)
+
+
+def _is_bias(array: np.ndarray, net: Network, kind: str) -> bool:
+    """One float per output; transposed convolutions have a group of these on the second axis of the weight."""
+    if array.ndim != 1 or array.dtype.name not in DTYPES:
+        return False
+    return array.size % net.shape[1] == 0 if kind.startswith("conv_transpose") else array.size == net.shape[0]
 
 
 def load_model(path: str | os.PathLike[str]) -> StoredModel:
@@ -352,10 +359,20 @@ def load_model(path: str | os.PathLike[str]) -> StoredModel:
             raise FormatError(f"layer {name!r} of the plan is no table with a kind")
         net = network_from_dict({key: entry.get(key) for key in ("layout", "spec", "topology")})
         cores = _cores(net, tensors, f"{name}.cores.")
-        layers[name] = StoredLayer(entry["kind"], net, cores, tensors.pop(f"{name}.bias", None))
+        bias = tensors.pop(f"{name}.bias", None)
+        if bias is not None and not _is_bias(bias, net, entry["kind"]):
+            raise FormatError(f"layer {name!r}: a bias of {bias.dtype} {bias.shape} for a weight of shape {net.shape}")
+        layers[name] = StoredLayer(entry["kind"], net, cores, bias)
         for core in cores:
             del tensors[f"{name}.cores.{core}"]
     return StoredModel(layers, tensors)
+
+
+def _check_floats(net: Network, params: ParamsLike) -> None:
+    check_params(net.spec, params)
+    for name in net.spec.param_shapes:
+        if get_dtype_name(params[name]) not in DTYPES:
+            raise SpecError(f"parameter {name!r} has the dtype {get_dtype_name(params[name])}; expected floats")
 
 
 def _cores(net: Network, tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
@@ -380,6 +397,8 @@ def _write(path: str | os.PathLike[str], header: dict[str, Any], tensors: Mappin
     for name, array in tensors.items():
         raw = to_raw(array)
         dtypes[name] = raw.dtype.name
+        if dtypes[name].startswith("float8"):
+            raise SpecError(f"{name!r} is of {dtypes[name]}, which files of deeptn do not hold; convert it first")
         if raw.dtype.kind == "c":
             raw = np.stack([np.real(raw), np.imag(raw)], axis=-1)
         stored[name] = np.ascontiguousarray(raw).reshape(raw.shape)

@@ -33,8 +33,16 @@ def applies(net: Network, mode: str, batch: int) -> bool:
         return net.choose(batch, like="jax").mode == "apply"
 
 
+def wide(indices: jax.Array) -> jax.Array:
+    """Indices of a type that the size of the table fits into."""
+    if jnp.issubdtype(indices.dtype, jnp.unsignedinteger):  # beyond every table stays beyond it
+        indices = jnp.minimum(indices, jnp.iinfo(jnp.int32).max)
+    return indices.astype(jnp.promote_types(jnp.int32, indices.dtype) if indices.dtype.kind == "i" else jnp.int32)
+
+
 def look_up(net: Network, cores: Cores, indices: jax.Array) -> jax.Array:
     """Rows of a table that is not formed; negative indices count from the end, those beyond it are that of the end."""
+    indices = wide(indices)
     rows = jnp.where(indices < 0, indices + net.shape[0], indices)
     return net.gather(cores, jnp.clip(rows, 0, net.shape[0] - 1))
 

@@ -215,9 +215,11 @@ class TNLayer(nn.Module):
         if stages is None:
             return super().requires_grad_(requires_grad)
         known = self.network.spec.stages
+        stages = list(stages)
         for number in stages:
             if not -len(known) <= number < len(known):
                 raise SpecError(f"stage {number} of {len(known)}")
+        for number in stages:
             for node in known[number].nodes:
                 if node.param is None:
                     continue

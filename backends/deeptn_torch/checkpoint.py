@@ -47,7 +47,7 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
     True
     """
     state: dict[str, Tensor] = {}
-    seen: dict[tuple[object, ...], Tensor] = {}
+    seen: dict[Any, Tensor] = {}
     for name, tensor in _plain_state(model).items():
         if not isinstance(tensor, Tensor) or tensor.is_meta:
             raise PlanError(f"the entry {name!r} of the state_dict is no tensor with data, and cannot be stored")
@@ -55,7 +55,7 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
             raise PlanError(f"{name!r} is sharded; gather it first, with torch.distributed.checkpoint.state_dict")
         # What several names share comes to the CPU once.
         key = (tensor.device, tensor.data_ptr() or name, tensor.shape, tensor.stride(), tensor.dtype)
-        state[name] = seen.setdefault(key, tensor.detach().cpu().contiguous())
+        state[name] = seen.setdefault((*key, tensor.is_conj(), tensor.is_neg()), tensor.detach().cpu().contiguous())
     layers = {}
     for prefix, layer in generated(model).items():
         start = f"{prefix}." if prefix else ""
@@ -136,7 +136,11 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
         if tuple(old.weight.shape) != net.shape:
             raise FormatError(f"layer {name!r}: weight of shape {tuple(old.weight.shape)}, the plan says {net.shape}")
         # On the meta device nothing is drawn; the tensors come from the file.
-        swaps[old] = make.like(old, net, "meta").to_empty(device=old.weight.device).train(old.training)
+        made = make.like(old, net, "meta").to_empty(device=old.weight.device).train(old.training)
+        made.cores.requires_grad_(old.weight.requires_grad)
+        if made.bias is not None:
+            made.bias.requires_grad_(old.bias.requires_grad)
+        swaps[old] = made
     replace_modules(model, swaps)
     state = {name: from_raw(array, "torch") for name, array in stored.state().items()}
     for owner, weight, layer, old in weights:

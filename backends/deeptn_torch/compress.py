@@ -120,6 +120,8 @@ def compress_(model: nn.Module, targets: Mapping[str, Target], ignore: Iterable[
         if name in dense:
             _check_plain(name, dense[name])
             _check_alone(model, name, dense[name])
+        else:
+            _check_own(model, name, *inside[name])
     before = count_params(model)
     made: dict[str, TNLayer] = {}
     rows = []
@@ -180,6 +182,8 @@ def fold_(model: nn.Module, targets: Iterable[str] | None = None) -> list[str]:
         names = [name for name in names if name in wanted]
     swaps: dict[nn.Module, nn.Module] = {}
     for name in names:
+        _check_hooks(name, layers[name])
+    for name in names:
         if isinstance(layers[name], TNWeight):
             owner, _, weight = name.rpartition(".")
             unregister(model.get_submodule(owner), weight)
@@ -218,9 +222,22 @@ def _check_plain(name: str, layer: nn.Module) -> None:
     assert made is not None
     if type(layer).forward is not made.dense.forward:
         raise PlanError(f"layer {name!r} is a {type(layer).__name__} with a forward of its own; add it to ignore")
+    _check_hooks(name, layer)
+
+
+def _check_hooks(name: str, layer: nn.Module) -> None:
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     if any(hooks):
         raise PlanError(f"layer {name!r} has hooks, which would be lost; remove them first, or add it to ignore")
+
+
+def _check_own(model: nn.Module, name: str, owner: nn.Module, weight: str) -> None:
+    """Refuse a weight inside of a module that also stands elsewhere."""
+    tensor = owner._parameters[weight]
+    for other, module in model.named_modules():
+        for key, found in module._parameters.items():
+            if found is tensor and (module is not owner or key != weight):
+                raise PlanError(f"{name!r} is also {path_of(other, key)!r}; untie them, or add {name!r} to ignore")
 
 
 def _check_alone(model: nn.Module, name: str, layer: Any) -> None:

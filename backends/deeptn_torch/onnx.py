@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from deeptn import MissingBackendError, PlanError
 from deeptn._files import write_atomically
@@ -61,6 +62,10 @@ def export_onnx(
     if not generated(model):
         raise PlanError("the model has no generated layer; write torch.onnx.export")
     model = copy.deepcopy(model).eval()
+    for layer in generated(model).values():  # the map of a constraint has no counterpart in ONNX
+        for name in layer.network.spec.param_shapes if parametrize.is_parametrized(layer.cores) else ():
+            if parametrize.is_parametrized(layer.cores, name):
+                parametrize.remove_parametrizations(layer.cores, name)
     if fold and isinstance(model, TNLayer):
         model = model.to_dense()
     elif fold:

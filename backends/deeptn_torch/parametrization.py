@@ -132,6 +132,9 @@ def register(module: nn.Module, name: str, weight: TNWeight, requires_grad: bool
     if isinstance(module, nn.RNNBase) and _begin not in module._forward_pre_hooks.values():
         module.register_forward_pre_hook(_begin)
         module.register_forward_hook(_end, always_call=True)
+    if isinstance(module, nn.RNNBase):
+        own: Any = type(module)
+        own._apply = _apply
 
 
 def _own_class(module: nn.Module) -> None:
@@ -153,6 +156,13 @@ def _end(module: Any, inputs: Any, output: Any) -> None:
     module._decoded_once.pop().__exit__(None, None, None)
     # It also holds on to them; a copy of the module could not take along what has a gradient.
     module._flat_weights = [w if isinstance(w, nn.Parameter) else None for w in module._flat_weights]
+
+
+def _apply(module: Any, fn: Any, recurse: bool = True) -> Any:
+    """A recurrent module that is moved asks for its weights too."""
+    nn.RNNBase._apply(module, fn, recurse)
+    module._flat_weights = [w if isinstance(w, nn.Parameter) else None for w in module._flat_weights]
+    return module
 
 
 def unregister(module: nn.Module, name: str) -> None:

@@ -162,7 +162,9 @@ class TNLinear(TNLayer):
             return self.to_dense()(x)  # whose error it is, if it is one
         if not applies(self.network, self.mode, self.batch_hint):
             return self.to_dense()(x)
-        y = multiply(self.network, [self.cores[name] for name in self.network.spec.param_shapes], x, self.batch_hint)
+        dtype = jnp.result_type(x, *self.cores.values())
+        cores = [self.cores[name].astype(dtype) for name in self.network.spec.param_shapes]
+        y = multiply(self.network, cores, x.astype(dtype), self.batch_hint)
         return y if self.bias is None else y + self.bias
 
 

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from deeptn import FormatError, PlanError, StoredLayer, StoredModel
 from deeptn import serialize as core
+from deeptn.params import from_raw
 from deeptn.plan import Target
 from deeptn.report import Report
 
@@ -58,7 +59,7 @@ def compress(
     >>> report.params_before, report.params_after
     (48000, 424)
     """
-    dense = _layers(model, tuple(layer.like for layer in LAYERS))
+    dense = _dense(model)
     if "" in dense:
         raise PlanError("the model is a single layer; use its stand-in's from_dense")
     made, rows = fitted({name: layer.weight for name, layer in dense.items()}, targets, ignore, fit, 0)
@@ -94,11 +95,15 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
     'linear'
     """
     layers, tensors = {}, {}
-    for name, part in _parts(model).items():
+    for name, part in _parts(model, (TNLayer, eqx.nn.ConvTranspose)).items():
         if isinstance(part, TNLayer):
             bias = None if part.bias is None else part.bias.reshape(-1)
             layers[name] = StoredLayer(part.kind, part.network, part.cores, bias)
+        elif isinstance(part, eqx.nn.ConvTranspose):
+            raise PlanError(f"{name!r} is a transposed convolution, whose kernel PyTorch has in another form")
         elif eqx.is_array(part):
+            if jnp.issubdtype(part.dtype, jax.dtypes.prng_key):
+                raise PlanError(f"{name!r} is a key of jax.random; store jax.random.key_data of it")
             flat = name.endswith(".bias") and part.ndim > 1  # of a convolution, (channels, 1, …)
             tensors[name] = part.reshape(-1) if flat else part
     core.save_model(path, StoredModel(layers, tensors))
@@ -130,7 +135,7 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     156
     """
     stored = core.load_model(path).renamed(names or {})
-    dense = _layers(dense_model, tuple(layer.like for layer in LAYERS))
+    dense = _dense(dense_model)
     swaps = {}
     for name, layer in stored.layers.items():
         old = dense.get(name)
@@ -140,12 +145,12 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
                 f"the file has a {layer.kind} layer {name!r} of shape {layer.network.shape}; the model has "
                 f"{'none' if old is None else f'{type(old).__name__} {tuple(old.weight.shape)}'} there"
             )
-        cores = {core: jnp.asarray(array) for core, array in layer.params.items()}
+        cores = {core: from_raw(array, "jax") for core, array in layer.params.items()}
         made = make._of(old, layer.network, cores)
         if (layer.bias is None) != (made.bias is None):
             raise FormatError(f"layer {name!r}: one of the file and the model has a bias, the other has none")
         if layer.bias is not None:
-            bias = jnp.asarray(layer.bias).reshape(made.bias.shape)
+            bias = from_raw(layer.bias, "jax").reshape(made.bias.shape)
             made = eqx.tree_at(lambda made: made.dense.bias, made, bias)
         swaps[name] = made
     model = _swapped(dense_model, swaps)
@@ -154,9 +159,20 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
         missing, surplus = sorted(arrays.keys() - stored.tensors.keys()), sorted(stored.tensors.keys() - arrays.keys())
         raise FormatError(f"the tensors do not fit the model: missing {missing[:3]}, surplus {surplus[:3]}")
     for name, old in arrays.items():
-        if old.size != stored.tensors[name].size:
+        flat = name.endswith(".bias") and stored.tensors[name].shape == (old.size,)
+        if not flat and old.shape != stored.tensors[name].shape:
             raise FormatError(f"tensor {name!r} has shape {stored.tensors[name].shape}, the model's {old.shape}")
-    return _swapped(model, {n: jnp.asarray(stored.tensors[n]).reshape(old.shape) for n, old in arrays.items()})
+    return _swapped(model, {n: from_raw(stored.tensors[n], "jax").reshape(old.shape) for n, old in arrays.items()})
+
+
+def _dense(model: Any) -> dict[str, Any]:
+    """Layers that can be generated: those that compute what their class does, with a weight of their own."""
+    found = _layers(model, tuple(layer.like for layer in LAYERS))
+    return {
+        name: layer
+        for name, layer in found.items()
+        if eqx.is_array(layer.weight) and type(layer).__call__ is _stand_in(layer).like.__call__
+    }
 
 
 def _stand_in(dense: Any) -> type[TNLayer]:

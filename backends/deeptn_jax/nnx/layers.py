@@ -13,7 +13,7 @@ from deeptn import Layout, Network, Topology
 from deeptn.plan import as_network
 
 from ..functional import init
-from ..layers import applies, entry, fitted, look_up, looks_up
+from ..layers import applies, entry, fitted, look_up, looks_up, wide
 
 M = TypeVar("M", bound=nnx.Module)
 Mode = Literal["auto", "materialize", "apply"]
@@ -324,6 +324,7 @@ class TNEmbed(TNLayer):
         whole = inputs.size == 0 or not jnp.issubdtype(inputs.dtype, jnp.integer)
         if whole or not looks_up(self.network, self.mode, inputs.size):
             return self.to_dense()(inputs)
+        inputs = wide(inputs)
         rows = look_up(self.network, self.arrays, inputs)
         size = self.network.shape[0]
         inside = (inputs < size) & (inputs >= -size)

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 from flax import nnx
 
 from deeptn import FormatError, PlanError, StoredLayer, StoredModel
 from deeptn import serialize as core
+from deeptn.params import from_raw
 from deeptn.plan import Target
 from deeptn.report import Report
 
@@ -148,7 +148,7 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
                 f"{'' if layer.bias is None else ' with a bias'}; the model has {type(old).__name__} there"
             )
         if layer.bias is not None:
-            made.bias[...] = jnp.asarray(layer.bias)
+            made.bias[...] = from_raw(layer.bias, "jax")
         swaps[old] = made
     _swap(model, swaps)
     variables = _variables(model)
@@ -160,7 +160,7 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     if surplus:
         raise FormatError(f"the tensors do not fit the model: surplus {surplus[:3]}")
     for name, (kind, value) in variables.items():
-        found = _from_torch(kind, jnp.asarray(stored.tensors[name]))
+        found = _from_torch(kind, from_raw(stored.tensors[name], "jax"))
         if found.shape != value.shape:
             raise FormatError(f"tensor {name!r} has shape {stored.tensors[name].shape}, the model's {value.shape}")
         value[...] = found
@@ -193,8 +193,13 @@ def _variables(model: nnx.Module) -> dict[str, tuple[str, Any]]:
     for name, module in _modules(model).items():
         for own, value in vars(module).items():
             if isinstance(value, (nnx.Param, nnx.BatchStat)) and not isinstance(module, TNLayer):
+                if isinstance(module, nnx.ConvTranspose):
+                    raise PlanError(f"{name!r} is a transposed convolution, whose kernel PyTorch has in another form")
                 theirs = _NAMES.get(own, own)
-                found[f"{name}.{theirs}" if name else theirs] = own, value
+                place = f"{name}.{theirs}" if name else theirs
+                if place in found:
+                    raise PlanError(f"two variables of {name!r} would both be stored as {theirs!r}; rename {own!r}")
+                found[place] = own, value
     return found
 
 
@@ -207,7 +212,7 @@ def _from_torch(own: str, array: jax.Array) -> jax.Array:
 
 
 def _arrays(params: Mapping[str, Any]) -> dict[str, jax.Array]:
-    return {name: jnp.asarray(array) for name, array in params.items()}
+    return {name: from_raw(array, "jax") for name, array in params.items()}
 
 
 def _swap(model: nnx.Module, swaps: Mapping[Any, Any]) -> None:
@@ -217,6 +222,9 @@ def _swap(model: nnx.Module, swaps: Mapping[Any, Any]) -> None:
         for name, child in list(vars(parent).items()):
             if id(child) in by_identity:
                 setattr(parent, name, by_identity[id(child)])
+    left = [path for path, part in nnx.iter_modules(model) if id(part) in by_identity]
+    if left:
+        raise PlanError(f"{'.'.join(map(str, left[0]))!r} stands in a plain container; use nnx.List or nnx.Dict")
 
 
 def _count(model: nnx.Module) -> int:
