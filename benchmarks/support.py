@@ -109,7 +109,7 @@ MORE = """
   [Models](models.md).
 - `deepcopy`, `pickle` (not of parametrized and constrained modules: a limit of PyTorch), `state_dict` of the first version,
   autocast, gradient checkpointing, `torch.func`, forward-mode differentiation, channels-last inputs, the meta device.
-- `DistributedDataParallel` on two processes gives the parameters of one process.
+- `DistributedDataParallel` and `fully_shard` (FSDP2) on two processes give the parameters of one process.
 - JAX: `scan` over stacked networks, decoded weights sharded over several devices.
 - No GPU: no case was run on one.
 """

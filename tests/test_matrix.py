@@ -25,7 +25,7 @@ def in_ci(case) -> bool:
     """In every run: torch but for ONNX in full, the rest on two kinds of network in float32."""
     framework, _, family, dtype, way = case
     if framework == "torch" and way != "onnx":
-        return way == "eager" or dtype != "float64"
+        return True
     return family in ("brick wall, ReLU", "tensor train") and dtype == "float32"
 
 
