@@ -202,8 +202,8 @@ def engine_dispatch(section: dict[str, Any]) -> list[str]:
         )
     lines += [
         "",
-        "So the limits of 4 and 8 times are not reached, and with one NumPy or torch call per operation they cannot be by "
-        "this program. Tried for it: the steps as generated straight-line code (12 % faster, a second executor, not kept); "
+        "So the limits of 4 and 8 times are not reached; this program, with a parameter for every node and a call for every "
+        "operation, cannot. One with fewer of both is not excluded. Tried: the steps as generated straight-line code (12 % faster, a second executor, not kept); "
         "NumPy's BLAS for the larger products (its threads and torch's get in each other's way); one thread; other waiting "
         "policies of OpenMP (nn.Linear itself gets 2.7 times slower); settings of malloc and of the garbage collector; "
         "padding and cropping inside the program instead of around it (within noise). One parameter for all cores would save "

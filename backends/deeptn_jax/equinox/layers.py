@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -16,7 +16,6 @@ from deeptn.plan import as_network
 from ..functional import init
 from ..layers import applies, bias_like, entry, fitted, look_up, looks_up
 
-M = TypeVar("M")
 Mode = Literal["auto", "materialize", "apply"]
 
 

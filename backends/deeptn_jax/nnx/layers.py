@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,6 @@ from deeptn.plan import as_network
 from ..functional import init
 from ..layers import applies, entry, fitted, look_up, looks_up, wide
 
-M = TypeVar("M", bound=nnx.Module)
 Mode = Literal["auto", "materialize", "apply"]
 
 
