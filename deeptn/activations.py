@@ -20,16 +20,19 @@ from .registry import Registry
 
 @dataclass(frozen=True)
 class Activation:
-    """An element-wise function and the default of its parameter (``None``: it takes none)."""
+    """An element-wise function, the default of its parameter (None: it takes none), and whether it needs an order."""
 
     function: Callable[..., Array]
     default: float | None = None
+    real_only: bool = False
 
 
 _REGISTRY: Registry[Activation] = Registry("activation")
 
 
-def register_activation(name: str, function: Callable[..., Array], default: float | None = None) -> None:
+def register_activation(
+    name: str, function: Callable[..., Array], default: float | None = None, *, real_only: bool = False
+) -> None:
     """Make an element-wise function available to every topology under a name.
 
     Parameters
@@ -41,6 +44,8 @@ def register_activation(name: str, function: Callable[..., Array], default: floa
         shape. Write it with `autoray.do` or with operators, and it serves NumPy, PyTorch and JAX.
     default : float, optional
         Default of the parameter, the second argument of the function; without it the function takes none.
+    real_only : bool
+        Whether the function has no meaning for complex numbers, as ReLU; networks with complex parameters refuse it.
 
     Raises
     ------
@@ -60,7 +65,7 @@ def register_activation(name: str, function: Callable[..., Array], default: floa
         raise SpecError(f"an activation is named by a word without a colon, got {name!r}")
     if not callable(function):
         raise SpecError(f"the activation {name!r} must be a callable, got {function!r}")
-    _REGISTRY.add(name, Activation(function, default), source=function)
+    _REGISTRY.add(name, Activation(function, default, real_only), source=function)
     _resolve.cache_clear()
 
 
@@ -75,6 +80,11 @@ def resolve(name: str) -> Callable[[Array], Array]:
     if not isinstance(name, str):
         raise SpecError(f"activation must be a string or None, got {name!r}")
     return _resolve(name)
+
+
+def is_real_only(name: str) -> bool:
+    """Whether ``"name"`` or ``"name:parameter"`` has no meaning for complex numbers."""
+    return _REGISTRY[name.partition(":")[0]].real_only
 
 
 @cache
@@ -146,4 +156,4 @@ for _name, _function, _default in (
     ("gelu", deeptn_gelu, None),
     ("sin", deeptn_sin, None),
 ):
-    register_activation(_name, _function, _default)
+    register_activation(_name, _function, _default, real_only="relu" in _name)

@@ -56,7 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands[entry.name].configure(subparser)
     options, rest = parser.parse_known_args(argv)
     if options.command in missing:
-        print(f"deeptn: {options.command} needs an optional package: {missing[options.command]}", file=sys.stderr)
+        error = missing[options.command]
+        extra = f"; write: pip install 'deeptn[{error.name}]'" if error.name in _extras() else ""
+        print(f"deeptn: {options.command} needs an optional package: {error}{extra}", file=sys.stderr)
         return 1
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -67,3 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _extras() -> list[str]:
+    return importlib.metadata.metadata("deeptn").get_all("Provides-Extra") or []

@@ -18,7 +18,7 @@ from .errors import LayoutError, SpecError, near_match
 from .init import draws, initialize
 from .layout import Layout
 from .machine import machine
-from .params import check_params, convert_params, target
+from .params import check_activations, check_params, convert_params, target
 from .program import Program
 from .runner import run
 from .spec import NetworkSpec
@@ -121,7 +121,7 @@ class Network:
         Raises
         ------
         SpecError
-            For an unknown library, dtype or scheme, a bad seed or std.
+            For an unknown library, dtype or scheme, a bad seed or std, an activation that complex numbers do not have.
         MissingBackendError
             If the library is not installed.
 
@@ -134,6 +134,7 @@ class Network:
         ((120, 400), 1.0)
         """
         _, name, _ = target(like, dtype, device)
+        check_activations(self.spec, name)
         normal = draws(self.spec, seed, name.startswith("complex"))
         return convert_params(initialize(self.spec, self.layout, normal, scheme, std), like, dtype, device)
 

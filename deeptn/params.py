@@ -11,8 +11,9 @@ import ml_dtypes
 import numpy as np
 from autoray import do, get_dtype_name, infer_backend
 
+from . import activations
 from ._typing import Array, Params, ParamsLike
-from .errors import MissingBackendError, SpecError, near_match
+from .errors import FormatError, MissingBackendError, SpecError, near_match
 from .spec import NetworkSpec
 
 DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
@@ -39,8 +40,20 @@ def check_params(spec: NetworkSpec, params: ParamsLike) -> None:
             came = "no array" if found is None else f"shape {tuple(found)}"
             raise SpecError(f"parameter {name!r}: expected an array of shape {shape}, got {came}")
     first = next(iter(shapes))
-    if get_dtype_name(params[first]) not in DTYPES:
-        raise SpecError(f"parameter {first!r} has the dtype {get_dtype_name(params[first])}; {near_match('', DTYPES)}")
+    dtype = get_dtype_name(params[first])
+    if dtype not in DTYPES:
+        raise SpecError(f"parameter {first!r} has the dtype {dtype}; {near_match('', DTYPES)}")
+    check_activations(spec, dtype)
+
+
+def check_activations(spec: NetworkSpec, dtype: str) -> None:
+    """Raise `SpecError` if the entries are complex and an activation has no meaning for these."""
+    for number, stage in enumerate(spec.stages if dtype.startswith("complex") else ()):
+        if stage.activation is not None and activations.is_real_only(stage.activation):
+            raise SpecError(
+                f"stage {number} has the activation {stage.activation!r}, which has no meaning for {dtype}; use a real "
+                "dtype, or an activation such as 'tanh'"
+            )
 
 
 def target(like: Any, dtype: Any, device: Any) -> tuple[str, str, Any]:
@@ -131,6 +144,25 @@ def to_raw(array: Array) -> np.ndarray:
         return array.numpy()
     raw = array.reshape(-1).view(_module("torch").uint8).numpy()
     return raw.view(np.dtype(getattr(ml_dtypes, name))).reshape(tuple(array.shape))
+
+
+def cast(array: np.ndarray, dtype: str, what: str) -> np.ndarray:
+    """An array of a file in the dtype of the model that reads it, rounded as ``load_state_dict`` does.
+
+    Raises
+    ------
+    FormatError
+        If an imaginary or fractional part, or an integer too large, would be lost.
+    """
+    if array.dtype.name == dtype:
+        return array
+    order = {"b": 0, "i": 1, "u": 1, "f": 2, "V": 2, "c": 3}
+    new = np.dtype(dtype)
+    fits = order[array.dtype.kind] <= order[new.kind]
+    result = array.astype(new) if fits else array
+    if not fits or (new.kind in "iu" and (result != array).any()):
+        raise FormatError(f"{what} is of {array.dtype} in the file, of {dtype} in the model, which cannot hold it")
+    return result
 
 
 def from_raw(array: np.ndarray, like: str) -> Array:

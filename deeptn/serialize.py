@@ -419,7 +419,7 @@ def _read(path: str | os.PathLike[str], form: str) -> tuple[dict[str, Any], dict
         if dtype in ("complex64", "complex128") and array is not None and array.shape[-1:] == (2,):
             if array.dtype.name not in ("float32", "float64"):
                 raise FormatError(f"tensor {name!r}: pairs of {array.dtype} are no complex numbers")
-            tensors[name] = (array[..., 0] + 1j * array[..., 1]).astype(dtype)
+            tensors[name] = np.ascontiguousarray(array, f"float{int(dtype[7:]) // 2}").view(dtype)[..., 0]
         elif dtype in ("float16", "bfloat16") and array is not None and array.dtype.name == "float32":  # version 1
             tensors[name] = array.astype(dtype)
     return header, tensors

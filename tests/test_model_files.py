@@ -13,7 +13,7 @@ import pytest
 import torch
 from deeptn_jax import equinox as tne
 from deeptn_jax import nnx as tnx
-from deeptn_torch import TNLinear, compress, export_onnx, fold_, load_model, parametrize_, save_model
+from deeptn_torch import TNLinear, TNWeight, compress, export_onnx, fold_, load_model, parametrize_, save_model
 from flax import nnx
 from torch import nn
 
@@ -123,14 +123,181 @@ def test_what_cannot_be_stored(tmp_path):
         save_model(model, tmp_path / "m")
 
 
-def test_jax_narrows_nothing_silently(tmp_path):
+READERS: dict[str, Any] = {
+    "torch": lambda rest: (load_model, Both(nn.Linear(4, 4), torch.as_tensor(rest))),
+    "equinox": lambda rest: (tne.load_model, Held(dense(), jnp.asarray(rest))),
+    "nnx": lambda rest: (
+        tnx.load_model,
+        nnx.Dict({"fc": nnx.Linear(4, 4, rngs=nnx.Rngs(0)), "rest": nnx.BatchStat(jnp.asarray(rest))}),
+    ),
+}
+
+
+class Both(nn.Module):
+    def __init__(self, fc: nn.Module, rest: torch.Tensor):
+        super().__init__()
+        self.fc = fc
+        self.register_buffer("rest", rest)
+
+
+@pytest.mark.parametrize("reader", READERS)
+def test_what_a_model_reads_has_its_own_dtype(reader, tmp_path):
+    load, model = READERS[reader](np.zeros(2, "float32"))
+    double = {name: core.astype("float64") for name, core in NET.init().items()}
+    layer = dtn.StoredLayer("linear", NET, double, np.zeros(4, "float16"))
+    dtn.save_model(tmp_path / "m", dtn.StoredModel({"fc": layer}, {"rest": np.array([1, 2])}))
+    read = load(model, tmp_path / "m")
+    save = {"torch": save_model, "equinox": tne.save_model, "nnx": tnx.save_model}[reader]
+    save(read, tmp_path / "n")
+    found = dtn.load_model(tmp_path / "n")
+    assert {array.dtype.name for array in found.state().values()} == {"float32"}
+    assert all((found.layers["fc"].params[name] == double[name].astype("float32")).all() for name in double)
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(
+    ("stored", "held"),
+    [(1j * np.ones(2), "float32"), (np.full(2, 0.5), "int32"), (np.array([0, 2**40]), "int32")],
+    ids=["imaginary", "fraction", "large"],
+)
+def test_what_a_model_cannot_hold_is_refused(reader, stored, held, tmp_path):
+    load, model = READERS[reader](np.zeros(2, held))
     layer = dtn.StoredLayer("linear", NET, NET.init(), np.zeros(4, "float32"))
-    for value in (np.array([2**40]), np.ones(1)):
-        dtn.save_model(tmp_path / "m", dtn.StoredModel({"fc": layer}, {"rest": value}))
-        with pytest.raises(dtn.SpecError, match="JAX would narrow"):
-            tne.load_model(Held(dense(), jnp.zeros(1)), tmp_path / "m")
-    dtn.save_model(tmp_path / "m", dtn.StoredModel({"fc": layer}, {"rest": np.array([7])}))
-    assert tne.load_model(Held(dense(), jnp.zeros(1, int)), tmp_path / "m").rest[0] == 7
+    dtn.save_model(tmp_path / "m", dtn.StoredModel({"fc": layer}, {"rest": stored}))
+    with pytest.raises(dtn.FormatError, match=f"of {stored.dtype} in the file, of {held} in the model"):
+        load(model, tmp_path / "m")
+    cores = dtn.StoredLayer("linear", NET, NET.init(dtype="complex64"), np.zeros(4, "float32"))
+    dtn.save_model(tmp_path / "m", dtn.StoredModel({"fc": cores}, {"rest": np.zeros(2, held)}))
+    with pytest.raises(dtn.FormatError, match="of complex64 in the file"):
+        load(model, tmp_path / "m")
+
+
+def test_complex_entries_keep_every_bit(tmp_path):
+    odd = np.array([complex(-0.0, -0.0), complex(np.inf, np.nan), complex(1, -np.inf)], "complex64")
+    layer = dtn.StoredLayer("linear", NET, NET.init(), None)
+    dtn.save_model(tmp_path / "m", dtn.StoredModel({"fc": layer}, {"odd": odd, "one": odd[:1].reshape(())}))
+    found = dtn.load_model(tmp_path / "m").tensors
+    assert found["odd"].tobytes() == odd.tobytes()
+    assert found["one"].shape == ()
+
+
+def shared_torch() -> nn.Module:
+    layer = nn.Linear(4, 4)
+    return nn.ModuleDict({"a": layer, "b": layer, "c": nn.Linear(4, 4)})
+
+
+def shared_nnx() -> nnx.Module:
+    layer = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+    return nnx.Dict({"a": layer, "b": layer, "c": nnx.Linear(4, 4, rngs=nnx.Rngs(1))})
+
+
+@pytest.mark.parametrize("target", ["a", "c"])
+def test_layers_of_two_names(target, tmp_path):
+    small, report = compress(shared_torch(), {target: "LowRank"})
+    save_model(small, tmp_path / "torch")
+    other, rows = tnx.compress(shared_nnx(), {target: "LowRank"})
+    tnx.save_model(other, tmp_path / "nnx")
+    assert (report.params_before, report.params_after) == (rows.params_before, rows.params_after)
+    for file in ("torch", "nnx"):
+        stored = dtn.load_model(tmp_path / file)
+        assert set(stored.layers) == ({"a", "b"} if target == "a" else {"c"})
+        held = {name: array.tobytes() for name, array in stored.state().items()}
+        read: Any = load_model(shared_torch(), tmp_path / file)
+        assert read["a"] is read["b"]
+        save_model(read, tmp_path / "again")
+        assert {n: array.tobytes() for n, array in dtn.load_model(tmp_path / "again").state().items()} == held
+        mine: Any = tnx.load_model(shared_nnx(), tmp_path / file)
+        assert mine["a"] is mine["b"]
+        tnx.save_model(mine, tmp_path / "again")
+        assert {n: array.tobytes() for n, array in dtn.load_model(tmp_path / "again").state().items()} == held
+        apart: Any = tne.load_model({name: dense() for name in "abc"}, tmp_path / file)
+        assert np.allclose(apart["a"](jnp.ones(4)), apart["b"](jnp.ones(4)))
+
+
+def test_generated_weights_of_a_module_of_two_names(tmp_path):
+    def model() -> Any:
+        lstm = nn.LSTM(4, 4)
+        return nn.ModuleDict({"a": lstm, "b": lstm})
+
+    small, _ = compress(model(), {"a.weight_hh_l0": "LowRank"}, fit=None)
+    save_model(small, tmp_path / "m")
+    read: Any = load_model(model(), tmp_path / "m")
+    assert read["a"] is read["b"]
+    assert torch.equal(read["b"](torch.ones(3, 4))[0], small["a"](torch.ones(3, 4))[0])
+
+
+def test_tied_variables_in_nnx_are_refused(tmp_path):
+    class Tied(nnx.Module):
+        def __init__(self):
+            self.fc, self.head = (nnx.Linear(4, 4, rngs=nnx.Rngs(n)) for n in range(2))
+            self.fc.bias = self.head.bias
+
+    with pytest.raises(dtn.PlanError, match=r"'fc' shares its bias with 'head'"):
+        tnx.compress(Tied(), {"fc": "LowRank"})
+    free, _ = tnx.compress(shared_nnx(), {"c": "LowRank"})
+    assert isinstance(free["c"], tnx.TNLinear)  # type: ignore[index]
+    tnx.save_model(nnx.Dict({"fc": tnx.TNLinear(4, 4, "LowRank", rngs=nnx.Rngs(0))}), tmp_path / "m")
+    with pytest.raises(dtn.PlanError, match="shares its bias"):
+        tnx.load_model(Tied(), tmp_path / "m")
+
+
+def test_what_torch_refuses_to_replace_in_a_file_too(tmp_path):
+    class Louder(nn.Linear):
+        def forward(self, x):
+            return 100 * super().forward(x)
+
+    save_model(nn.ModuleDict({"a": TNLinear(4, 4)}), tmp_path / "m")
+    with pytest.raises(dtn.PlanError, match="forward of its own"):
+        load_model(nn.ModuleDict({"a": Louder(4, 4)}), tmp_path / "m")
+
+
+def test_variables_of_your_own_in_nnx(tmp_path):
+    class Scale(nnx.Variable):
+        pass
+
+    class Kernel(nnx.Param):
+        pass
+
+    class Model(nnx.Module):
+        def __init__(self):
+            self.fc = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
+            self.fc.kernel = Kernel(self.fc.kernel[...])
+            self.scale = Scale(jnp.ones(3))
+            self.more = nnx.data([nnx.Param(jnp.ones(2))])
+            self.drop = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+            self.cache = nnx.Cache(jnp.ones(2))
+
+    small, _ = tnx.compress(Model(), {"fc": "LowRank"})
+    assert all(isinstance(core, Kernel) for core in small.fc.cores.values())  # type: ignore[attr-defined]
+    assert isinstance(tnx.fold(small).fc.kernel, Kernel)
+    small.scale[...], small.more[0][...] = jnp.full(3, 5.0), jnp.full(2, 6.0)
+    tnx.save_model(small, tmp_path / "m")
+    assert set(dtn.load_model(tmp_path / "m").tensors) == {"weight", "more.0"}
+    read = tnx.load_model(Model(), tmp_path / "m")
+    assert float(read.scale[0]) == 5.0
+    assert float(read.more[0][0]) == 6.0
+
+
+def test_keys_with_dots_are_refused(tmp_path):
+    layer = tne.TNLinear(4, 4, "LowRank", key=KEY)
+    with pytest.raises(dtn.PlanError, match=r"two parts of the model are called 'a.b'"):
+        tne.save_model({"a.b": layer, "a": {"b": layer}}, tmp_path / "m")
+    inner = nnx.Dict({"b": tnx.TNLinear(4, 4, rngs=nnx.Rngs(0))})
+    with pytest.raises(dtn.PlanError, match=r"two parts of the model are called 'a.b'"):
+        tnx.save_model(nnx.Dict({"a.b": tnx.TNLinear(4, 4, rngs=nnx.Rngs(0)), "a": inner}), tmp_path / "m")
+
+
+def test_a_product_of_your_own_takes_the_kernel():
+    def twice(*args: Any, **kwargs: Any) -> jax.Array:
+        return 2 * jax.lax.dot_general(*args, **kwargs)
+
+    layers = [
+        tnx.TNLinear(8, 8, "TTMatrix", rngs=nnx.Rngs(0), mode="apply", use_bias=False, **more)
+        for more in ({}, {"dot_general": twice})
+    ]
+    assert np.allclose(2 * layers[0](jnp.ones(8)), layers[1](jnp.ones(8)), atol=1e-5)
+    with pytest.raises(dtn.SpecError, match="kernel_init: the kernel is generated"):
+        tnx.TNLinear(8, 8, rngs=nnx.Rngs(0), kernel_init=nnx.initializers.zeros)
 
 
 def test_conjugate_views_are_not_their_base(tmp_path):
@@ -187,3 +354,34 @@ def test_freezing_checks_first():
     with pytest.raises(dtn.SpecError, match="stage 7"):
         layer.requires_grad_(False, stages=[1, 7])
     assert all(core.requires_grad for core in layer.cores.values())
+
+
+@pytest.mark.parametrize("make", [nn.LSTM, nn.GRUCell])
+def test_recurrent_modules_draw_generated_weights_of_their_size(make):
+    module = make(64, 64)
+    name = next(name for name in module._parameters if name.startswith("weight_hh"))
+    net = dtn.network(dtn.BrickWall(layers=2), tuple(getattr(module, name).shape))
+    before = parametrize_(module, name, net, fit=None).weight.clone()
+    module.reset_parameters()
+    again = getattr(module, name).detach()
+    assert not torch.equal(before, again)
+    assert float(again.square().mean().sqrt()) == pytest.approx((3 * 64) ** -0.5, rel=0.05)
+
+
+def test_what_export_refuses(tmp_path):
+    with pytest.raises(dtn.PlanError, match="no dense layer to fold into"):
+        export_onnx(TNWeight((8, 8)), (), tmp_path / "m", fold=True)
+    with pytest.raises(dtn.PlanError, match="sets 'dynamo' itself"):
+        export_onnx(nn.Sequential(TNLinear(8, 8)), (torch.ones(1, 8),), tmp_path / "m", dynamo=False)
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+def test_activations_without_a_meaning_for_complex_numbers(library):
+    net = dtn.network(dtn.BrickWall(layers=2), (4, 4))
+    with pytest.raises(dtn.SpecError, match="'relu', which has no meaning for complex64"):
+        net.init(like=library, dtype="complex64")
+    smooth = dtn.network(dtn.BrickWall(layers=2, activation="tanh"), (4, 4))
+    params = smooth.init(like=library, dtype="complex64")
+    assert smooth.materialize(params).shape == (4, 4)
+    with pytest.raises(dtn.SpecError, match="no meaning"):
+        net.materialize(params)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -14,7 +14,6 @@ from deeptn._check import positive_int
 from deeptn.cost import seconds
 from deeptn.errors import near_match
 from deeptn.machine import machine
-from deeptn.plan import Target, resolve
 from deeptn.report import LayerReport, layer_report
 
 from .fit import find_params
@@ -72,10 +71,9 @@ def bias_like(net: Network, bias: Any, key: Any) -> jax.Array:
 
 
 def fitted(
-    weights: Mapping[str, jax.Array], targets: Mapping[str, Target], ignore: Iterable[str], fit: Any, seed: int
+    plan: Mapping[str, Network], weights: Mapping[str, jax.Array], fit: Any, seed: int
 ) -> tuple[dict[str, tuple[Network, dict[str, jax.Array]]], list[LayerReport]]:
-    """Networks and cores for the layers that `targets` selects, from their dense weights, and a row for each."""
-    plan = resolve({name: tuple(weight.shape) for name, weight in weights.items()}, targets, ignore)
+    """Networks and cores for the layers of a plan, from their dense weights, and a row for each."""
     made, rows = {}, []
     for number, (name, net) in enumerate(plan.items()):
         cores = find_params(net, weights[name], fit, seed + number)

@@ -7,15 +7,16 @@ import os
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
+from autoray import get_dtype_name
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from deeptn import FormatError, PlanError, StoredLayer, StoredModel
 from deeptn import serialize as core
-from deeptn.params import from_raw
+from deeptn.params import cast, from_raw
 
 from .base import TNLayer
-from .compress import LAYERS, path_of, replace_modules
+from .compress import LAYERS, check_alone, check_plain, path_of, replace_modules
 from .parametrization import TNWeight, generated, generated_inside, register, weights_of
 
 M = TypeVar("M", bound=nn.Module)
@@ -57,7 +58,7 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
         key = (tensor.device, tensor.data_ptr() or name, tensor.shape, tensor.stride(), tensor.dtype)
         state[name] = seen.setdefault((*key, tensor.is_conj(), tensor.is_neg()), tensor.detach().cpu().contiguous())
     layers = {}
-    for prefix, layer in generated(model).items():
+    for prefix, layer in generated(model, remove_duplicate=False).items():
         start = f"{prefix}." if prefix else ""
         cores = {name: state.pop(f"{start}cores.{name}") for name in layer.network.spec.param_shapes}
         layers[prefix] = StoredLayer(layer.kind, layer.network, cores, state.pop(f"{start}bias", None))
@@ -68,7 +69,7 @@ def _plain_state(model: nn.Module) -> dict[str, Any]:
     """The ``state_dict`` under plain names: constrained cores as they are used, weights as `generated` has them."""
     state = dict(model.state_dict())
     plain: dict[str, Any] = {}
-    for prefix, module in model.named_modules():
+    for prefix, module in model.named_modules(remove_duplicate=False):
         start = f"{prefix}." if prefix else ""
         if isinstance(module, TNLayer) and parametrize.is_parametrized(module.cores):
             state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{start}cores.")}
@@ -88,7 +89,8 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     Parameters
     ----------
     dense_model : nn.Module
-        A model of the architecture before compression, trained or not; left as it is.
+        A model of the architecture before compression, trained or not; left as it is. Dtypes and devices are its own,
+        whatever the file has.
     path : path
         Of a file that any front-end wrote.
     names : mapping of str to str, optional
@@ -97,12 +99,14 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     Returns
     -------
     nn.Module
-        A copy with the layers of the plan replaced and all tensors loaded, on the devices of `dense_model`.
+        A copy with the layers of the plan replaced and all tensors loaded.
 
     Raises
     ------
     deeptn.FormatError
         If the file is damaged, was not written by `save_model`, or does not fit the model.
+    deeptn.PlanError
+        If a layer that is replaced has hooks or a forward of its own, or shares its weight or bias with another module.
 
     Examples
     --------
@@ -115,7 +119,7 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     """
     stored = core.load_model(path).renamed(names or {})
     model = copy.deepcopy(dense_model)
-    modules = dict(model.named_modules())
+    modules = dict(model.named_modules(remove_duplicate=False))
     swaps: dict[nn.Module, nn.Module] = {}
     weights = []
     for name, entry in stored.layers.items():
@@ -135,6 +139,8 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
             raise FormatError(f"the plan has a {entry.kind!r:.20} layer {name!r}; the model has {old!r:.80} there")
         if tuple(old.weight.shape) != net.shape:
             raise FormatError(f"layer {name!r}: weight of shape {tuple(old.weight.shape)}, the plan says {net.shape}")
+        check_plain(name, old)
+        check_alone(model, name, old)
         # On the meta device nothing is drawn; the tensors come from the file.
         made = make.like(old, net, "meta").to_empty(device=old.weight.device).train(old.training)
         made.cores.requires_grad_(old.weight.requires_grad)
@@ -142,17 +148,22 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
             made.bias.requires_grad_(old.bias.requires_grad)
         swaps[old] = made
     replace_modules(model, swaps)
-    state = {name: from_raw(array, "torch") for name, array in stored.state().items()}
+    raw = stored.state()
     for owner, weight, layer, old in weights:
-        register(owner, weight, layer.to_empty(device=old.device), old.requires_grad)
-    for name in [name for name, layer in generated(model).items() if isinstance(layer, TNWeight)]:
-        owner, _, weight = name.rpartition(".")
-        place = path_of(owner, f"parametrizations.{weight}")
-        for param in stored.layers[name].params:
-            state[f"{place}.0.cores.{param}"] = state.pop(f"{name}.cores.{param}")
-        state[f"{place}.original"] = model.get_parameter(f"{place}.original")
+        if weight not in generated_inside(owner):  # a module of two names
+            register(owner, weight, layer.to_empty(device=old.device), old.requires_grad)
+    originals = {}
+    for name, entry in stored.layers.items():
+        if entry.kind == TNWeight.kind:
+            owner, _, weight = name.rpartition(".")
+            place = path_of(owner, f"parametrizations.{weight}")
+            for param in entry.params:
+                raw[f"{place}.0.cores.{param}"] = raw.pop(f"{name}.cores.{param}")
+            originals[f"{place}.original"] = model.get_parameter(f"{place}.original")
+    dtypes = {name: get_dtype_name(tensor) for name, tensor in model.state_dict().items()}
+    state = {n: from_raw(cast(array, dtypes.get(n, array.dtype.name), n), "torch") for n, array in raw.items()}
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(state | originals)
     except RuntimeError as error:
         raise FormatError(f"the tensors of {str(path)!r} do not fit the model: {error}") from error
     return model

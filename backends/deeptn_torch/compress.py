@@ -118,8 +118,8 @@ def compress_(model: nn.Module, targets: Mapping[str, Target], ignore: Iterable[
         raise PlanError("the model is a single layer; use TNLinear.from_linear or TNConv2d.from_conv")
     for name in plan:
         if name in dense:
-            _check_plain(name, dense[name])
-            _check_alone(model, name, dense[name])
+            check_plain(name, dense[name])
+            check_alone(model, name, dense[name])
         else:
             _check_own(model, name, *inside[name])
     before = count_params(model)
@@ -216,7 +216,7 @@ def path_of(module: str, weight: str) -> str:
     return f"{module}.{weight}" if module else weight
 
 
-def _check_plain(name: str, layer: nn.Module) -> None:
+def check_plain(name: str, layer: nn.Module) -> None:
     """Refuse a layer that computes something else than its base class, or on which others listen."""
     made = stand_in(layer)
     assert made is not None
@@ -240,7 +240,8 @@ def _check_own(model: nn.Module, name: str, owner: nn.Module, weight: str) -> No
                 raise PlanError(f"{name!r} is also {path_of(other, key)!r}; untie them, or add {name!r} to ignore")
 
 
-def _check_alone(model: nn.Module, name: str, layer: Any) -> None:
+def check_alone(model: nn.Module, name: str, layer: Any) -> None:
+    """Refuse a layer whose weight or bias also stands elsewhere."""
     for what, tensor in (("weight", layer.weight), ("bias", getattr(layer, "bias", None))):
         for other, module in model.named_modules():
             if module is not layer and tensor is not None and any(p is tensor for p in module._parameters.values()):

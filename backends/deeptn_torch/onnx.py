@@ -16,7 +16,7 @@ from deeptn._files import write_atomically
 
 from .base import TNLayer
 from .compress import fold_
-from .parametrization import generated
+from .parametrization import TNWeight, generated
 
 
 def export_onnx(
@@ -41,7 +41,8 @@ def export_onnx(
     Raises
     ------
     deeptn.PlanError
-        If the model has no generated layer.
+        If the model has no generated layer, the file would be larger than the 2 GiB that ONNX allows, or an option is
+        one that this function sets itself (``dynamo``, ``optimize``, ``verbose``, ``f``).
     deeptn.MissingBackendError
         Without the packages onnx and onnxscript.
 
@@ -61,6 +62,11 @@ def export_onnx(
         raise MissingBackendError("onnxscript", "onnx") from error
     if not generated(model):
         raise PlanError("the model has no generated layer; write torch.onnx.export")
+    if isinstance(model, TNWeight) and fold:
+        raise PlanError("a TNWeight alone has no dense layer to fold into; export the module that uses it")
+    for name in ("dynamo", "optimize", "verbose", "f", "export_params"):
+        if name in options:
+            raise PlanError(f"export_onnx sets {name!r} itself; leave it out, or write torch.onnx.export")
     model = copy.deepcopy(model).eval()
     for layer in generated(model).values():  # the map of a constraint has no counterpart in ONNX
         for name in layer.network.spec.param_shapes if parametrize.is_parametrized(layer.cores) else ():
@@ -78,4 +84,8 @@ def export_onnx(
     proto = program.model_proto
     for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):  # where each came from
         del part.metadata_props[:]
-    write_atomically(path, lambda file: file.write_bytes(proto.SerializeToString()))
+    try:
+        content = proto.SerializeToString()
+    except ValueError as error:
+        raise PlanError(f"the graph is too large for one ONNX file (2 GiB): {error}; write fold=False") from error
+    write_atomically(path, lambda file: file.write_bytes(content))

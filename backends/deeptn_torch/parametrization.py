@@ -132,9 +132,11 @@ def register(module: nn.Module, name: str, weight: TNWeight, requires_grad: bool
     if isinstance(module, nn.RNNBase) and _begin not in module._forward_pre_hooks.values():
         module.register_forward_pre_hook(_begin)
         module.register_forward_hook(_end, always_call=True)
+    own: Any = type(module)
     if isinstance(module, nn.RNNBase):
-        own: Any = type(module)
         own._apply = _apply
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        own.reset_parameters = _reset_parameters
 
 
 def _own_class(module: nn.Module) -> None:
@@ -165,6 +167,15 @@ def _apply(module: Any, fn: Any, recurse: bool = True) -> Any:
     return module
 
 
+def _reset_parameters(module: Any) -> None:
+    """A recurrent module draws all of its parameters alike, the cores too; these are to give weights of that size."""
+    base: Any = super(type(module), module)
+    base.reset_parameters()
+    for name in generated_inside(module):
+        std = (3 * module.hidden_size) ** -0.5
+        module.parametrizations[name][0].reset_parameters(std=std)
+
+
 def unregister(module: nn.Module, name: str) -> None:
     """Put the decoded weight in the place of a generated one."""
     parametrizations: Any = module.parametrizations
@@ -179,10 +190,10 @@ def unregister(module: nn.Module, name: str) -> None:
                 del hooks[number]
 
 
-def generated(model: nn.Module) -> dict[str, TNLayer]:
+def generated(model: nn.Module, remove_duplicate: bool = True) -> dict[str, TNLayer]:
     """The generated layers of a model; a weight inside of a module goes by its own name, ``"lstm.weight_hh_l0"``."""
     found = {}
-    for name, module in model.named_modules():
+    for name, module in model.named_modules(remove_duplicate=remove_duplicate):
         if isinstance(module, TNWeight) and ".parametrizations." in f".{name}":
             name = f".{name}".replace(".parametrizations.", ".").removesuffix(".0")[1:]
         if isinstance(module, TNLayer):

@@ -81,7 +81,7 @@ class TNLayer(eqx.Module):
         layout : deeptn.Layout, optional
         """
         net = as_network(topology, tuple(dense.weight.shape), layout)
-        (made,) = fitted({"layer": dense.weight}, {"layer": net}, (), fit, 0)[0].values()
+        (made,) = fitted({"layer": net}, {"layer": dense.weight}, fit, 0)[0].values()
         return cls._of(dense, *made)
 
     @classmethod

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from deeptn import FormatError, PlanError, StoredLayer, StoredModel
 from deeptn import serialize as core
-from deeptn.params import from_raw
-from deeptn.plan import Target
+from deeptn.params import cast, from_raw
+from deeptn.plan import Target, resolve
 from deeptn.report import Report
 
 from ..layers import fitted
@@ -22,6 +22,7 @@ from .layers import TNConv1d, TNConv2d, TNConv3d, TNEmbedding, TNLayer, TNLinear
 M = TypeVar("M")
 
 LAYERS: tuple[type[TNLayer], ...] = (TNLinear, TNConv1d, TNConv2d, TNConv3d, TNEmbedding)
+DENSE = tuple(layer.like for layer in LAYERS)
 
 
 def compress(
@@ -62,9 +63,11 @@ def compress(
     dense = _dense(model)
     if "" in dense:
         raise PlanError("the model is a single layer; use its stand-in's from_dense")
-    made, rows = fitted({name: layer.weight for name, layer in dense.items()}, targets, ignore, fit, 0)
+    weights = {name: layer.weight for name, layer in dense.items()}
+    plan = resolve({name: tuple(weight.shape) for name, weight in weights.items()}, targets, ignore)
+    made, rows = fitted(plan, weights, fit, 0)
     swaps = {name: _stand_in(dense[name])._of(dense[name], *parts) for name, parts in made.items()}
-    small = _swapped(model, swaps)
+    small = _swapped(model, swaps, DENSE)
     return small, Report(tuple(rows), _count(model), _count(small))
 
 
@@ -84,7 +87,8 @@ def fold(model: M) -> M:
 def save_model(model: Any, path: str | os.PathLike[str]) -> None:
     """Write a model with generated layers to a file that every front-end reads (see `deeptn.save_model`).
 
-    Names are paths (``"layers.0.weight"``). Arrays only: what a model holds beside them is not stored.
+    Names are paths (``"layers.0.weight"``). Arrays only: what a model holds beside them is not stored, nor is the state
+    of stateful layers (`equinox.nn.BatchNorm`), which Equinox keeps outside of the model.
 
     Examples
     --------
@@ -115,7 +119,7 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     Parameters
     ----------
     dense_model : equinox.Module or any pytree of them
-        Of the architecture before compression; left as it is.
+        Of the architecture before compression; left as it is. The dtypes are its own, whatever the file has.
     path : path
     names : mapping of str to str, optional
         Names of modules in the file to their names here, where they differ: ``{"0": "layers.0"}``.
@@ -145,15 +149,16 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
                 f"the file has a {layer.kind} layer {name!r} of shape {layer.network.shape}; the model has "
                 f"{'none' if old is None else f'{type(old).__name__} {tuple(old.weight.shape)}'} there"
             )
-        cores = {core: from_raw(array, "jax") for core, array in layer.params.items()}
+        dtype = old.weight.dtype
+        cores = {param: _read(array, dtype, f"{name}.{param}") for param, array in layer.params.items()}
         made = make._of(old, layer.network, cores)
         if (layer.bias is None) != (made.bias is None):
             raise FormatError(f"layer {name!r}: one of the file and the model has a bias, the other has none")
         if layer.bias is not None:
-            bias = from_raw(layer.bias, "jax").reshape(made.bias.shape)
+            bias = _read(layer.bias, made.bias.dtype, f"{name}.bias").reshape(made.bias.shape)
             made = eqx.tree_at(lambda made: made.dense.bias, made, bias)
         swaps[name] = made
-    model = _swapped(dense_model, swaps)
+    model = _swapped(dense_model, swaps, DENSE)
     arrays = {name: part for name, part in _parts(model).items() if eqx.is_array(part)}
     if arrays.keys() != stored.tensors.keys():
         missing, surplus = sorted(arrays.keys() - stored.tensors.keys()), sorted(stored.tensors.keys() - arrays.keys())
@@ -162,12 +167,12 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
         flat = name.endswith(".bias") and stored.tensors[name].shape == (old.size,)
         if not flat and old.shape != stored.tensors[name].shape:
             raise FormatError(f"tensor {name!r} has shape {stored.tensors[name].shape}, the model's {old.shape}")
-    return _swapped(model, {n: from_raw(stored.tensors[n], "jax").reshape(old.shape) for n, old in arrays.items()})
+    return _swapped(model, {n: _read(stored.tensors[n], old.dtype, n).reshape(old.shape) for n, old in arrays.items()})
 
 
 def _dense(model: Any) -> dict[str, Any]:
     """Layers that can be generated: those that compute what their class does, with a weight of their own."""
-    found = _layers(model, tuple(layer.like for layer in LAYERS))
+    found = _layers(model, DENSE)
     return {
         name: layer
         for name, layer in found.items()
@@ -181,28 +186,35 @@ def _stand_in(dense: Any) -> type[TNLayer]:
 
 def _parts(model: Any, kinds: tuple[type, ...] = (TNLayer,)) -> dict[str, Any]:
     """Leaves by their paths, modules of some classes being leaves."""
-    found = jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda part: isinstance(part, kinds))[0]
-    return {jax.tree_util.keystr(path, simple=True, separator="."): part for path, part in found}
+    found: dict[str, Any] = {}
+    for path, part in jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda part: isinstance(part, kinds))[0]:
+        if _name(path) in found:
+            raise PlanError(
+                f"two parts of the model are called {_name(path)!r}; keys with dots are not told from paths"
+            )
+        found[_name(path)] = part
+    return found
 
 
 def _layers(model: Any, kinds: tuple[type, ...]) -> dict[str, Any]:
     return {name: part for name, part in _parts(model, kinds).items() if isinstance(part, kinds)}
 
 
-def _swapped(model: M, swaps: Mapping[str, Any]) -> M:
-    """A model with other parts at some paths."""
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")
 
-    def swap(path: Any, part: Any) -> Any:
-        return swaps.get(jax.tree_util.keystr(path, simple=True, separator="."), part)
 
-    kinds = (TNLayer, *(layer.like for layer in LAYERS))
+def _read(array: Any, dtype: Any, what: str) -> jax.Array:
+    return from_raw(cast(array, dtype.name, what), "jax")
 
-    def is_leaf(part: Any) -> bool:
-        return isinstance(part, kinds)
 
-    if any(not eqx.is_array(part) for part in swaps.values()):
-        return jax.tree_util.tree_map_with_path(swap, model, is_leaf=is_leaf)
-    return jax.tree_util.tree_map_with_path(swap, model, is_leaf=lambda part: isinstance(part, TNLayer))
+def _swapped(model: M, swaps: Mapping[str, Any], kinds: tuple[type, ...] = ()) -> M:
+    """A model with other parts at some paths; those of `kinds` and generated layers are swapped as a whole."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, part: swaps.get(_name(path), part),
+        model,
+        is_leaf=lambda part: isinstance(part, (TNLayer, *kinds)),
+    )
 
 
 def _count(model: Any) -> int:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from deeptn import Layout, Network, Topology
+from deeptn import Layout, Network, SpecError, Topology
 from deeptn.plan import as_network
 
 from ..functional import init
@@ -61,13 +61,17 @@ class TNLayer(nnx.Module):
         self._hold(dense, cores)
 
     def _hold(self, dense: Any, cores: Mapping[str, jax.Array]) -> None:
-        self.cores = nnx.Dict({name: nnx.Param(cores[name]) for name in self.network.spec.param_shapes})
+        variable = type(getattr(dense, self.attribute))  # nnx.Param, or a subclass of the model's own
+        self.cores = nnx.Dict({name: variable(cores[name]) for name in self.network.spec.param_shapes})
         setattr(dense, self.attribute, nnx.data(None))
         self.dense = dense
 
     @classmethod
     def _frame(cls, *arguments: Any, rngs: nnx.Rngs, **options: Any) -> Any:
         """The dense layer without storage for its kernel."""
+        for name in (f"{cls.attribute}_init", f"{cls.attribute}_metadata"):
+            if name in options:
+                raise SpecError(f"{name}: the {cls.attribute} is generated; draw or annotate the cores")
         rngs.params()  # the kernel's, so that the bias is drawn as that of the dense layer
         nothing = {f"{cls.attribute}_init": _nothing}
         return cls.like(*arguments, rngs=rngs, **nothing, **options)
@@ -95,7 +99,8 @@ class TNLayer(nnx.Module):
     def to_dense(self) -> Any:
         """Return a dense layer that computes the same."""
         dense = nnx.clone(self.dense)
-        setattr(dense, self.attribute, nnx.Param(self.kernel))
+        variable = type(next(iter(self.cores.values())))
+        setattr(dense, self.attribute, variable(self.kernel))
         return dense
 
     @classmethod
@@ -115,7 +120,7 @@ class TNLayer(nnx.Module):
         """
         weight = weight_of(dense)
         net = as_network(topology, tuple(weight.shape), layout)
-        (made,) = fitted({"layer": weight}, {"layer": net}, (), fit, 0)[0].values()
+        (made,) = fitted({"layer": net}, {"layer": weight}, fit, 0)[0].values()
         return cls._of(dense, *made)
 
     @classmethod
@@ -145,7 +150,8 @@ class TNLinear(TNLayer):
         How the weight is cut into legs; by default the topology's own.
     mode : {"auto", "materialize", "apply"}
         ``"apply"``: a linear network is contracted with the input, the kernel is never formed. ``"materialize"``:
-        decode, then multiply. ``"auto"``: the one that `deeptn.Network.choose` expects to be faster.
+        decode, then multiply. ``"auto"``: the one that `deeptn.Network.choose` expects to be faster. A ``precision``,
+        ``dot_general`` or ``preferred_element_type`` of your own takes the decoded kernel always.
     param_dtype : dtype
     **options
         As for `flax.nnx.Linear`: ``use_bias``, ``dtype``, ``precision``, ``bias_init``, …
@@ -184,13 +190,21 @@ class TNLinear(TNLayer):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         batch = x.size // max(x.shape[-1], 1)
-        if not batch or x.shape[-1] != self.dense.in_features or not applies(self.network, self.mode, batch):
+        if not batch or x.shape[-1] != self.dense.in_features or self._multiplies_its_own_way():
+            return self.to_dense()(x)
+        if not applies(self.network, self.mode, batch):
             return self.to_dense()(x)
         bias = None if self.bias is None else self.bias[...]
         first = next(iter(self.arrays.values()))
         x, first, bias = self.dense.promote_dtype((x, first, bias), dtype=self.dense.dtype)
         y = self.network.apply({name: core.astype(first.dtype) for name, core in self.arrays.items()}, x)
         return y if bias is None else y + bias
+
+    def _multiplies_its_own_way(self) -> bool:
+        """Whether the dense layer has a product of its own, which takes the kernel."""
+        dense = self.dense
+        own = dense.precision is not None or dense.preferred_element_type is not None
+        return own or dense.dot_general is not jax.lax.dot_general
 
 
 class TNConv(TNLayer):
