@@ -147,13 +147,13 @@ def deeptn_sin(x: Array) -> Array:
     return do("sin", x)
 
 
-for _name, _function, _default in (
-    ("relu", deeptn_relu, None),
-    ("leaky_relu", deeptn_leaky_relu, 0.01),
-    ("tanh", deeptn_tanh, None),
-    ("sigmoid", deeptn_sigmoid, None),
-    ("silu", deeptn_silu, None),
-    ("gelu", deeptn_gelu, None),
-    ("sin", deeptn_sin, None),
+for _name, _function, _default, _real_only in (
+    ("relu", deeptn_relu, None, True),
+    ("leaky_relu", deeptn_leaky_relu, 0.01, True),
+    ("tanh", deeptn_tanh, None, False),
+    ("sigmoid", deeptn_sigmoid, None, False),
+    ("silu", deeptn_silu, None, False),
+    ("gelu", deeptn_gelu, None, False),
+    ("sin", deeptn_sin, None, False),
 ):
-    register_activation(_name, _function, _default, real_only="relu" in _name)
+    register_activation(_name, _function, _default, real_only=_real_only)

@@ -57,8 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(argv)
     if options.command in missing:
         error = missing[options.command]
-        extra = f"; write: pip install 'deeptn[{error.name}]'" if error.name in _extras() else ""
-        print(f"deeptn: {options.command} needs an optional package: {error}{extra}", file=sys.stderr)
+        extras = importlib.metadata.metadata("deeptn").get_all("Provides-Extra") or []
+        hint = f"; write: pip install 'deeptn[{options.command}]'" if options.command in extras else ""
+        print(f"deeptn: {options.command} needs an optional package: {error}{hint}", file=sys.stderr)
         return 1
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -69,7 +70,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-
-
-def _extras() -> list[str]:
-    return importlib.metadata.metadata("deeptn").get_all("Provides-Extra") or []

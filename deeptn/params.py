@@ -43,7 +43,9 @@ def check_params(spec: NetworkSpec, params: ParamsLike) -> None:
     dtype = get_dtype_name(params[first])
     if dtype not in DTYPES:
         raise SpecError(f"parameter {first!r} has the dtype {dtype}; {near_match('', DTYPES)}")
-    check_activations(spec, dtype)
+    if any(stage.activation for stage in spec.stages):
+        names = (get_dtype_name(params[name]) for name in shapes)
+        check_activations(spec, next((name for name in names if name.startswith("complex")), dtype))
 
 
 def check_activations(spec: NetworkSpec, dtype: str) -> None:
@@ -146,23 +148,33 @@ def to_raw(array: Array) -> np.ndarray:
     return raw.view(np.dtype(getattr(ml_dtypes, name))).reshape(tuple(array.shape))
 
 
+#: What arrays of files can be converted to, and how much that holds.
+KINDS = {"bool": 0} | {f"{sign}int{bits}": 1 for sign in ("", "u") for bits in (8, 16, 32, 64)}
+KINDS |= {name: 3 if name.startswith("complex") else 2 for name in DTYPES}
+
+
 def cast(array: np.ndarray, dtype: str, what: str) -> np.ndarray:
     """An array of a file in the dtype of the model that reads it, rounded as ``load_state_dict`` does.
 
     Raises
     ------
     FormatError
-        If an imaginary or fractional part, or an integer too large, would be lost.
+        If the model cannot hold it: an imaginary part, a fraction, an integer out of range, a float that would
+        overflow, or a dtype that files do not have.
     """
     if array.dtype.name == dtype:
         return array
-    order = {"b": 0, "i": 1, "u": 1, "f": 2, "V": 2, "c": 3}
-    new = np.dtype(dtype)
-    fits = order[array.dtype.kind] <= order[new.kind]
-    result = array.astype(new) if fits else array
-    if not fits or (new.kind in "iu" and (result != array).any()):
-        raise FormatError(f"{what} is of {array.dtype} in the file, of {dtype} in the model, which cannot hold it")
-    return result
+    fits = KINDS.get(array.dtype.name, 4) <= KINDS.get(dtype, -1)
+    if fits:
+        with np.errstate(all="ignore"):
+            result = array.astype(dtype)
+            if KINDS[dtype] == 1:
+                fits = bool((result == array).all())
+            elif KINDS[dtype] > 1:
+                fits = not bool((np.isfinite(array) & ~np.isfinite(result)).any())
+        if fits:
+            return result
+    raise FormatError(f"{what} is of {array.dtype} in the file, of {dtype} in the model, which cannot hold it")
 
 
 def from_raw(array: np.ndarray, like: str) -> Array:

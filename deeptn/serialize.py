@@ -368,6 +368,19 @@ def load_model(path: str | os.PathLike[str]) -> StoredModel:
     return StoredModel(layers, tensors)
 
 
+def check_same(read: Mapping[str, Any], one: str, other: str) -> None:
+    """Raise `FormatError` unless a file has the same under two names that are one thing in the model that reads it."""
+
+    def content(found: Any) -> Any:
+        if isinstance(found, StoredLayer):
+            arrays = [*found.params.values(), *(() if found.bias is None else (found.bias,))]
+            return found.network, [content(array) for array in arrays]
+        return found.dtype, found.shape, found.tobytes()
+
+    if read[one] is not read[other] and content(read[one]) != content(read[other]):
+        raise FormatError(f"{one!r} and {other!r} are one in the model, and differ in the file")
+
+
 def _check_floats(net: Network, params: ParamsLike) -> None:
     check_params(net.spec, params)
     for name in net.spec.param_shapes:

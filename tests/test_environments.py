@@ -231,7 +231,7 @@ def test_commands(env, tmp_path):
         demo = env.run("deeptn", "demo", cwd=tmp_path)
         assert demo.returncode == 1
         assert "'torch'" in demo.stderr
-        assert "pip install 'deeptn[torch]'" in demo.stderr
+        assert "pip install 'deeptn[demo]'" in demo.stderr
         assert not list(tmp_path.iterdir())
 
 

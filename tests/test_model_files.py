@@ -18,6 +18,7 @@ from flax import nnx
 from torch import nn
 
 import deeptn as dtn
+from deeptn.params import cast
 
 KEY = jax.random.key(0)
 NET = dtn.network("LowRank", (4, 4))
@@ -39,25 +40,6 @@ def test_indices_of_any_integer_type(dtype):
     assert np.allclose(table(rows), table.embedding[rows.astype(int)], atol=1e-6)
     other = tne.TNEmbedding(300, 4, dtn.TTMatrix(rank=2), key=KEY, mode="apply")
     assert np.allclose(jax.vmap(other)(rows), other.weight[rows.astype(int)], atol=1e-6)
-
-
-def test_two_variables_of_one_name(tmp_path):
-    class Both(nnx.Module):
-        def __init__(self):
-            self.fc = tnx.TNLinear(4, 4, rngs=nnx.Rngs(0))
-            self.weight, self.scale = nnx.Param(jnp.ones(3)), nnx.Param(jnp.ones(3))
-
-    with pytest.raises(dtn.PlanError, match="both be stored as 'weight'"):
-        tnx.save_model(Both(), tmp_path / "m")
-
-
-def test_modules_in_plain_containers_are_refused():
-    class Plain(nnx.Module):
-        def __init__(self):
-            self.layers = nnx.data([nnx.Linear(4, 4, rngs=nnx.Rngs(0))])
-
-    with pytest.raises(dtn.PlanError, match="plain container"):
-        tnx.compress(Plain(), {"layers.0": "LowRank"}, fit=None)
 
 
 def test_layers_that_compute_something_else_are_left_alone():
@@ -172,6 +154,24 @@ def test_what_a_model_cannot_hold_is_refused(reader, stored, held, tmp_path):
         load(model, tmp_path / "m")
 
 
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        (np.array([100]), "int4"),
+        (np.array([1.5], "float32"), "int4"),
+        (np.array([1e6], "float32"), "float16"),
+        (np.array([1e300]), "bfloat16"),
+        (np.array([70_000]), "float16"),
+        (np.array([-1]), "uint8"),
+        (np.array([2]), "bool"),
+    ],
+)
+def test_what_no_dtype_of_the_model_holds(values, dtype):
+    with pytest.raises(dtn.FormatError, match=f"of {dtype} in the model"):
+        cast(values, dtype, "x")
+    assert np.isinf(cast(np.array([np.inf, 1.0]), "float16", "x")[0])
+
+
 def test_complex_entries_keep_every_bit(tmp_path):
     odd = np.array([complex(-0.0, -0.0), complex(np.inf, np.nan), complex(1, -np.inf)], "complex64")
     layer = dtn.StoredLayer("linear", NET, NET.init(), None)
@@ -181,121 +181,24 @@ def test_complex_entries_keep_every_bit(tmp_path):
     assert found["one"].shape == ()
 
 
-def shared_torch() -> nn.Module:
-    layer = nn.Linear(4, 4)
-    return nn.ModuleDict({"a": layer, "b": layer, "c": nn.Linear(4, 4)})
-
-
-def shared_nnx() -> nnx.Module:
-    layer = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
-    return nnx.Dict({"a": layer, "b": layer, "c": nnx.Linear(4, 4, rngs=nnx.Rngs(1))})
-
-
-@pytest.mark.parametrize("target", ["a", "c"])
-def test_layers_of_two_names(target, tmp_path):
-    small, report = compress(shared_torch(), {target: "LowRank"})
-    save_model(small, tmp_path / "torch")
-    other, rows = tnx.compress(shared_nnx(), {target: "LowRank"})
-    tnx.save_model(other, tmp_path / "nnx")
-    assert (report.params_before, report.params_after) == (rows.params_before, rows.params_after)
-    for file in ("torch", "nnx"):
-        stored = dtn.load_model(tmp_path / file)
-        assert set(stored.layers) == ({"a", "b"} if target == "a" else {"c"})
-        held = {name: array.tobytes() for name, array in stored.state().items()}
-        read: Any = load_model(shared_torch(), tmp_path / file)
-        assert read["a"] is read["b"]
-        save_model(read, tmp_path / "again")
-        assert {n: array.tobytes() for n, array in dtn.load_model(tmp_path / "again").state().items()} == held
-        mine: Any = tnx.load_model(shared_nnx(), tmp_path / file)
-        assert mine["a"] is mine["b"]
-        tnx.save_model(mine, tmp_path / "again")
-        assert {n: array.tobytes() for n, array in dtn.load_model(tmp_path / "again").state().items()} == held
-        apart: Any = tne.load_model({name: dense() for name in "abc"}, tmp_path / file)
-        assert np.allclose(apart["a"](jnp.ones(4)), apart["b"](jnp.ones(4)))
-
-
-def test_generated_weights_of_a_module_of_two_names(tmp_path):
-    def model() -> Any:
-        lstm = nn.LSTM(4, 4)
-        return nn.ModuleDict({"a": lstm, "b": lstm})
-
-    small, _ = compress(model(), {"a.weight_hh_l0": "LowRank"}, fit=None)
-    save_model(small, tmp_path / "m")
-    read: Any = load_model(model(), tmp_path / "m")
-    assert read["a"] is read["b"]
-    assert torch.equal(read["b"](torch.ones(3, 4))[0], small["a"](torch.ones(3, 4))[0])
-
-
-def test_tied_variables_in_nnx_are_refused(tmp_path):
-    class Tied(nnx.Module):
-        def __init__(self):
-            self.fc, self.head = (nnx.Linear(4, 4, rngs=nnx.Rngs(n)) for n in range(2))
-            self.fc.bias = self.head.bias
-
-    with pytest.raises(dtn.PlanError, match=r"'fc' shares its bias with 'head'"):
-        tnx.compress(Tied(), {"fc": "LowRank"})
-    free, _ = tnx.compress(shared_nnx(), {"c": "LowRank"})
-    assert isinstance(free["c"], tnx.TNLinear)  # type: ignore[index]
-    tnx.save_model(nnx.Dict({"fc": tnx.TNLinear(4, 4, "LowRank", rngs=nnx.Rngs(0))}), tmp_path / "m")
-    with pytest.raises(dtn.PlanError, match="shares its bias"):
-        tnx.load_model(Tied(), tmp_path / "m")
-
-
 def test_what_torch_refuses_to_replace_in_a_file_too(tmp_path):
     class Louder(nn.Linear):
-        def forward(self, x):
-            return 100 * super().forward(x)
+        def forward(self, input):
+            return 100 * super().forward(input)
 
     save_model(nn.ModuleDict({"a": TNLinear(4, 4)}), tmp_path / "m")
     with pytest.raises(dtn.PlanError, match="forward of its own"):
         load_model(nn.ModuleDict({"a": Louder(4, 4)}), tmp_path / "m")
 
 
-def test_variables_of_your_own_in_nnx(tmp_path):
-    class Scale(nnx.Variable):
-        pass
-
-    class Kernel(nnx.Param):
-        pass
-
-    class Model(nnx.Module):
-        def __init__(self):
-            self.fc = nnx.Linear(4, 4, rngs=nnx.Rngs(0))
-            self.fc.kernel = Kernel(self.fc.kernel[...])
-            self.scale = Scale(jnp.ones(3))
-            self.more = nnx.data([nnx.Param(jnp.ones(2))])
-            self.drop = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
-            self.cache = nnx.Cache(jnp.ones(2))
-
-    small, _ = tnx.compress(Model(), {"fc": "LowRank"})
-    assert all(isinstance(core, Kernel) for core in small.fc.cores.values())  # type: ignore[attr-defined]
-    assert isinstance(tnx.fold(small).fc.kernel, Kernel)
-    small.scale[...], small.more[0][...] = jnp.full(3, 5.0), jnp.full(2, 6.0)
-    tnx.save_model(small, tmp_path / "m")
-    assert set(dtn.load_model(tmp_path / "m").tensors) == {"weight", "more.0"}
-    read = tnx.load_model(Model(), tmp_path / "m")
-    assert float(read.scale[0]) == 5.0
-    assert float(read.more[0][0]) == 6.0
-
-
-def test_keys_with_dots_are_refused(tmp_path):
-    layer = tne.TNLinear(4, 4, "LowRank", key=KEY)
-    with pytest.raises(dtn.PlanError, match=r"two parts of the model are called 'a.b'"):
-        tne.save_model({"a.b": layer, "a": {"b": layer}}, tmp_path / "m")
-    inner = nnx.Dict({"b": tnx.TNLinear(4, 4, rngs=nnx.Rngs(0))})
-    with pytest.raises(dtn.PlanError, match=r"two parts of the model are called 'a.b'"):
-        tnx.save_model(nnx.Dict({"a.b": tnx.TNLinear(4, 4, rngs=nnx.Rngs(0)), "a": inner}), tmp_path / "m")
-
-
 def test_a_product_of_your_own_takes_the_kernel():
     def twice(*args: Any, **kwargs: Any) -> jax.Array:
         return 2 * jax.lax.dot_general(*args, **kwargs)
 
-    layers = [
-        tnx.TNLinear(8, 8, "TTMatrix", rngs=nnx.Rngs(0), mode="apply", use_bias=False, **more)
-        for more in ({}, {"dot_general": twice})
-    ]
-    assert np.allclose(2 * layers[0](jnp.ones(8)), layers[1](jnp.ones(8)), atol=1e-5)
+    options: Any = {"rngs": nnx.Rngs(0), "mode": "apply", "use_bias": False}
+    plain = tnx.TNLinear(8, 8, "TTMatrix", **options)
+    doubled = tnx.TNLinear(8, 8, "TTMatrix", **options | {"dot_general": twice, "rngs": nnx.Rngs(0)})
+    assert np.allclose(2 * plain(jnp.ones(8)), doubled(jnp.ones(8)), atol=1e-5)
     with pytest.raises(dtn.SpecError, match="kernel_init: the kernel is generated"):
         tnx.TNLinear(8, 8, rngs=nnx.Rngs(0), kernel_init=nnx.initializers.zeros)
 
@@ -368,6 +271,37 @@ def test_recurrent_modules_draw_generated_weights_of_their_size(make):
     assert float(again.square().mean().sqrt()) == pytest.approx((3 * 64) ** -0.5, rel=0.05)
 
 
+def test_a_draw_of_your_own_in_a_recurrent_module():
+    class Mine(nn.LSTM):
+        def reset_parameters(self, gain: float = 1.0) -> None:
+            self.gain = gain
+            super().reset_parameters()
+
+    lstm: Any = Mine(8, 8)
+    parametrize_(lstm, "weight_hh_l0", "LowRank", fit=None)
+    lstm.__class__ = type("Sharded", (type(lstm),), {})  # as fully_shard does
+    lstm.reset_parameters(gain=2.0)
+    assert lstm.gain == 2.0
+
+
+def test_a_file_that_onnx_cannot_hold(tmp_path, monkeypatch):
+    message: Any = pytest.importorskip("google.protobuf.message")
+
+    class Huge:
+        class model_proto:
+            class graph:
+                node = value_info = initializer = ()
+
+            @staticmethod
+            def SerializeToString() -> bytes:
+                raise message.EncodeError("Failed to serialize proto")
+
+    monkeypatch.setattr(torch.onnx, "export", lambda *args, **options: Huge)
+    with pytest.raises(dtn.PlanError, match="2 GiB"):
+        export_onnx(nn.Sequential(TNLinear(8, 8)), (torch.ones(1, 8),), tmp_path / "m")
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_export_refuses(tmp_path):
     with pytest.raises(dtn.PlanError, match="no dense layer to fold into"):
         export_onnx(TNWeight((8, 8)), (), tmp_path / "m", fold=True)
@@ -385,3 +319,109 @@ def test_activations_without_a_meaning_for_complex_numbers(library):
     assert smooth.materialize(params).shape == (4, 4)
     with pytest.raises(dtn.SpecError, match="no meaning"):
         net.materialize(params)
+    mixed = {name: array * (1 + 1j) if n else array for n, (name, array) in enumerate(net.init(like=library).items())}
+    with pytest.raises(dtn.SpecError, match="no meaning"):
+        net.materialize(mixed)
+
+
+class Weighing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.w = TNWeight((4, 4), "LowRank")
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x @ self.w()
+
+
+def test_a_bare_weight_in_a_module_of_your_own(tmp_path):
+    model, x = Weighing(), torch.ones(1, 4)
+    with pytest.raises(dtn.PlanError, match="in a module of your own"):
+        fold_(model)
+    save_model(model, tmp_path / "m")
+    assert torch.equal(load_model(Weighing(), tmp_path / "m")(x), model(x))
+
+
+def test_models_that_are_generated_already(tmp_path):
+    model = nn.Sequential(TNLinear(4, 4, "LowRank", mode="apply", batch_hint=2), nn.LSTM(4, 4))
+    parametrize_(model[1], "weight_hh_l0", "LowRank", fit=None)
+    save_model(model, tmp_path / "m")
+
+    def other() -> Any:
+        made = nn.Sequential(TNLinear(4, 4, "LowRank", mode="apply", batch_hint=2), nn.LSTM(4, 4))
+        parametrize_(made[1], "weight_hh_l0", "LowRank", fit=None)
+        return made
+
+    x = torch.ones(3, 4)
+    read = load_model(other(), tmp_path / "m")
+    assert read[0].mode == "apply"
+    assert torch.equal(read(x)[0], model(x)[0])
+    with pytest.raises(dtn.FormatError, match="of another network"):
+        load_model(nn.Sequential(TNLinear(4, 4, "Tree"), nn.LSTM(4, 4)), tmp_path / "m")
+    save_model(nn.ModuleDict({"fc": TNLinear(4, 4, "LowRank")}), tmp_path / "m")
+    stored = dtn.load_model(tmp_path / "m").layers["fc"]
+    mine = tne.load_model({"fc": tne.TNLinear(4, 4, "LowRank", key=KEY, mode="apply")}, tmp_path / "m")
+    yours = tnx.load_model(
+        nnx.Dict({"fc": tnx.TNLinear(4, 4, "LowRank", rngs=nnx.Rngs(0), mode="apply")}), tmp_path / "m"
+    )
+    for layer in (mine["fc"], yours["fc"]):
+        assert layer.mode == "apply"
+        assert np.allclose(layer(jnp.ones(4)), stored.network.apply(stored.params, np.ones(4)) + stored.bias, atol=1e-6)
+    with pytest.raises(dtn.FormatError, match="of another network"):
+        tne.load_model({"fc": tne.TNLinear(4, 4, "Tree", key=KEY)}, tmp_path / "m")
+    with pytest.raises(dtn.FormatError, match="of another network"):
+        tnx.load_model(nnx.Dict({"fc": tnx.TNLinear(4, 4, "Tree", rngs=nnx.Rngs(0))}), tmp_path / "m")
+
+
+def test_models_without_memory(tmp_path):
+    save_model(nn.ModuleDict({"fc": TNLinear(4, 4, "LowRank")}), tmp_path / "m")
+    with pytest.raises(dtn.FormatError, match="on the meta device"):
+        load_model(nn.ModuleDict({"fc": nn.Linear(4, 4, device="meta")}), tmp_path / "m")
+    abstract = nnx.eval_shape(lambda: nnx.Dict({"fc": nnx.Linear(4, 4, rngs=nnx.Rngs(0))}))
+    read: Any = tnx.load_model(abstract, tmp_path / "m")
+    assert read["fc"](jnp.ones(4)).shape == (4,)
+    half = nnx.eval_shape(lambda: nnx.Dict({"fc": tnx.TNLinear(4, 4, rngs=nnx.Rngs(0)), "b": nnx.Param(jnp.ones(2))}))
+    with pytest.raises(dtn.PlanError, match="no data"):
+        tnx.save_model(half, tmp_path / "m")
+
+
+def test_dtypes_that_files_do_not_have(tmp_path):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.fc = nn.Linear(4, 4)
+            self.register_buffer("rest", torch.ones(2))
+
+        def get_extra_state(self) -> Any:
+            return {"version": 1}
+
+        def set_extra_state(self, state: Any) -> None:
+            pass
+
+    small, _ = compress(Model(), {"fc": "LowRank"})
+    with pytest.raises(dtn.PlanError, match="_extra_state"):
+        save_model(small, tmp_path / "m")
+    save_model(Both(TNLinear(4, 4), torch.full((2,), 0.5)), tmp_path / "m")
+    read: Any = load_model(Both(nn.Linear(4, 4), torch.ones(2).to(torch.float8_e5m2)), tmp_path / "m")
+    assert read.rest.dtype == torch.float8_e5m2
+    assert float(read.rest[0].float()) == 0.5
+    with pytest.raises(dtn.FormatError, match="do not fit"):
+        load_model(Model(), tmp_path / "m")
+
+
+def test_complex_layers_in_equinox(tmp_path):
+    cores = NET.init(dtype="complex64")
+    dtn.save_model(tmp_path / "m", dtn.StoredModel({"fc": dtn.StoredLayer("linear", NET, cores, None)}, {}))
+    model = {"fc": eqx.nn.Linear(4, 4, use_bias=False, dtype=jnp.complex64, key=KEY)}
+    read = tne.load_model(model, tmp_path / "m")
+    assert all(np.asarray(read["fc"].cores[name]).tobytes() == cores[name].tobytes() for name in cores)  # type: ignore[attr-defined]
+
+
+def test_numpy_arrays_in_jax_models(tmp_path):
+    tne.save_model(Held(tne.TNLinear(4, 4, key=KEY), np.full(3, 0.1)), tmp_path / "m")
+    read = tne.load_model(Held(dense(), np.ones(3)), tmp_path / "m")
+    assert read.rest.tolist() == [0.1] * 3
+    assert read.rest.dtype == np.float64
+    model = nnx.Dict({"fc": tnx.TNLinear(4, 4, rngs=nnx.Rngs(0)), "rest": nnx.Param(np.full(3, 0.1))})
+    tnx.save_model(model, tmp_path / "m")
+    other = nnx.Dict({"fc": nnx.Linear(4, 4, rngs=nnx.Rngs(0)), "rest": nnx.Param(np.ones(3))})
+    assert tnx.load_model(other, tmp_path / "m")["rest"].get_raw_value().tolist() == [0.1] * 3  # type: ignore[index]

@@ -8,18 +8,26 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from deeptn import Network, SpecError
 from deeptn._check import positive_int
 from deeptn.cost import seconds
 from deeptn.errors import near_match
 from deeptn.machine import machine
+from deeptn.params import cast, from_raw
 from deeptn.report import LayerReport, layer_report
 
 from .fit import find_params
 
 MODES = ("auto", "materialize", "apply")
 Cores = Mapping[str, jax.Array]
+
+
+def read(array: np.ndarray, like: Any, what: str) -> Any:
+    """An array of a file with the dtype of `like`; a NumPy array if that is one."""
+    made = cast(array, like.dtype.name, what)
+    return made if isinstance(like, (np.ndarray, np.generic)) else from_raw(made, "jax")
 
 
 def applies(net: Network, mode: str, batch: int) -> bool:

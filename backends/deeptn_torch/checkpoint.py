@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 
 from deeptn import FormatError, PlanError, StoredLayer, StoredModel
 from deeptn import serialize as core
-from deeptn.params import cast, from_raw
+from deeptn.params import KINDS, cast, from_raw
 
 from .base import TNLayer
 from .compress import LAYERS, check_alone, check_plain, path_of, replace_modules
@@ -69,11 +69,14 @@ def _plain_state(model: nn.Module) -> dict[str, Any]:
     """The ``state_dict`` under plain names: constrained cores as they are used, weights as `generated` has them."""
     state = dict(model.state_dict())
     plain: dict[str, Any] = {}
+    used: dict[int, dict[str, Tensor]] = {}
     for prefix, module in model.named_modules(remove_duplicate=False):
         start = f"{prefix}." if prefix else ""
         if isinstance(module, TNLayer) and parametrize.is_parametrized(module.cores):
             state = {name: tensor for name, tensor in state.items() if not name.startswith(f"{start}cores.")}
-            state |= {f"{start}cores.{name}": module.cores[name] for name in module.network.spec.param_shapes}
+            if id(module) not in used:  # under another name already
+                used[id(module)] = {name: module.cores[name] for name in module.network.spec.param_shapes}
+            state |= {f"{start}cores.{name}": core for name, core in used[id(module)].items()}
         for name in generated_inside(module):
             place = f"{start}parametrizations.{name}."
             for key in [key for key in state if key.startswith(place)]:
@@ -89,8 +92,8 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     Parameters
     ----------
     dense_model : nn.Module
-        A model of the architecture before compression, trained or not; left as it is. Dtypes and devices are its own,
-        whatever the file has.
+        A model of the architecture before compression, or with the same generated layers, trained or not; left as it
+        is. Dtypes and devices are its own, whatever the file has.
     path : path
         Of a file that any front-end wrote.
     names : mapping of str to str, optional
@@ -120,50 +123,73 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     stored = core.load_model(path).renamed(names or {})
     model = copy.deepcopy(dense_model)
     modules = dict(model.named_modules(remove_duplicate=False))
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise FormatError("the model is on the meta device, without memory; write model.to_empty(device='cpu') first")
+    held = generated(model, remove_duplicate=False)
     swaps: dict[nn.Module, nn.Module] = {}
-    weights = []
+    read_as: dict[nn.Module, str] = {}
     for name, entry in stored.layers.items():
         net = entry.network
-        if entry.kind == TNWeight.kind:
+        old: Any = held.get(name, modules.get(name))
+        if isinstance(old, TNLayer):
+            if old.network != net or old.kind != entry.kind:
+                raise FormatError(f"the plan has a {entry.kind!r:.20} layer {name!r} of another network than the model")
+        elif entry.kind == TNWeight.kind:
             owner, _, weight = name.rpartition(".")
             tensor = weights_of(modules[owner]).get(weight) if owner in modules else None
             if tensor is None or tuple(tensor.shape) != net.shape:
                 raise FormatError(
                     f"the plan has a generated weight {name!r} of shape {net.shape}; the model has it not"
                 )
-            weights.append((modules[owner], weight, TNWeight(net.shape, net, "meta", tensor.dtype), tensor))
-            continue
-        make: Any = {layer.kind: layer for layer in LAYERS}.get(entry.kind)
-        old: Any = modules.get(name)
-        if make is None or not isinstance(old, make.dense):
-            raise FormatError(f"the plan has a {entry.kind!r:.20} layer {name!r}; the model has {old!r:.80} there")
-        if tuple(old.weight.shape) != net.shape:
-            raise FormatError(f"layer {name!r}: weight of shape {tuple(old.weight.shape)}, the plan says {net.shape}")
-        check_plain(name, old)
-        check_alone(model, name, old)
-        # On the meta device nothing is drawn; the tensors come from the file.
-        made = make.like(old, net, "meta").to_empty(device=old.weight.device).train(old.training)
-        made.cores.requires_grad_(old.weight.requires_grad)
-        if made.bias is not None:
-            made.bias.requires_grad_(old.bias.requires_grad)
-        swaps[old] = made
+            made = TNWeight(net.shape, net, "meta", tensor.dtype).to_empty(device=tensor.device)
+            register(modules[owner], weight, made, tensor.requires_grad)
+            held = generated(model, remove_duplicate=False)  # the module may have two names
+        elif old in swaps:
+            core.check_same(stored.layers, read_as[old], name)
+        else:
+            swaps[old] = _generated(model, name, old, entry)
+            read_as[old] = name
     replace_modules(model, swaps)
     raw = stored.state()
-    for owner, weight, layer, old in weights:
-        if weight not in generated_inside(owner):  # a module of two names
-            register(owner, weight, layer.to_empty(device=old.device), old.requires_grad)
     originals = {}
-    for name, entry in stored.layers.items():
-        if entry.kind == TNWeight.kind:
-            owner, _, weight = name.rpartition(".")
+    for name, layer in generated(model, remove_duplicate=False).items():
+        owner, _, weight = name.rpartition(".")
+        if isinstance(layer, TNWeight) and owner in modules and weight in generated_inside(modules[owner]):
             place = path_of(owner, f"parametrizations.{weight}")
-            for param in entry.params:
-                raw[f"{place}.0.cores.{param}"] = raw.pop(f"{name}.cores.{param}")
+            for param in layer.network.spec.param_shapes:
+                if f"{name}.cores.{param}" in raw:
+                    raw[f"{place}.0.cores.{param}"] = raw.pop(f"{name}.cores.{param}")
             originals[f"{place}.original"] = model.get_parameter(f"{place}.original")
-    dtypes = {name: get_dtype_name(tensor) for name, tensor in model.state_dict().items()}
-    state = {n: from_raw(cast(array, dtypes.get(n, array.dtype.name), n), "torch") for n, array in raw.items()}
+    state: dict[str, Any] = {}
+    first: dict[int, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if name not in raw or not isinstance(tensor, Tensor):
+            continue
+        if first.setdefault(id(tensor), name) != name:
+            core.check_same(raw, first[id(tensor)], name)
+        dtype = get_dtype_name(tensor)
+        state[name] = from_raw(cast(raw[name], dtype, name) if dtype in KINDS else raw[name], "torch")
+    state |= {name: from_raw(array, "torch") for name, array in raw.items() if name not in state} | originals
     try:
-        model.load_state_dict(state | originals)
+        model.load_state_dict(state)
     except RuntimeError as error:
         raise FormatError(f"the tensors of {str(path)!r} do not fit the model: {error}") from error
     return model
+
+
+def _generated(model: nn.Module, name: str, old: Any, entry: StoredLayer) -> TNLayer:
+    """A layer for the plan of a file, in the place of a dense one; its tensors are to come."""
+    net = entry.network
+    make: Any = {layer.kind: layer for layer in LAYERS}.get(entry.kind)
+    if make is None or not isinstance(old, make.dense):
+        raise FormatError(f"the plan has a {entry.kind!r:.20} layer {name!r}; the model has {old!r:.80} there")
+    if tuple(old.weight.shape) != net.shape:
+        raise FormatError(f"layer {name!r}: weight of shape {tuple(old.weight.shape)}, the plan says {net.shape}")
+    check_plain(name, old)
+    check_alone(model, name, old)
+    # On the meta device nothing is drawn; the tensors come from the file.
+    made = make.like(old, net, "meta").to_empty(device=old.weight.device).train(old.training)
+    made.cores.requires_grad_(old.weight.requires_grad)
+    if made.bias is not None:
+        made.bias.requires_grad_(old.bias.requires_grad)
+    return made

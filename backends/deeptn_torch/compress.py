@@ -24,7 +24,7 @@ from .convolutions import (
 from .embedding import TNEmbedding
 from .fit import find_params
 from .linear import TNLinear
-from .parametrization import TNWeight, generated, register, unregister, weights_of
+from .parametrization import TNWeight, generated, generated_inside, register, unregister, weights_of
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -118,8 +118,9 @@ def compress_(model: nn.Module, targets: Mapping[str, Target], ignore: Iterable[
         raise PlanError("the model is a single layer; use TNLinear.from_linear or TNConv2d.from_conv")
     for name in plan:
         if name in dense:
-            check_plain(name, dense[name])
-            check_alone(model, name, dense[name])
+            remedy = f", or add {name!r} to ignore"
+            check_plain(name, dense[name], remedy)
+            check_alone(model, name, dense[name], remedy)
         else:
             _check_own(model, name, *inside[name])
     before = count_params(model)
@@ -183,6 +184,9 @@ def fold_(model: nn.Module, targets: Iterable[str] | None = None) -> list[str]:
     swaps: dict[nn.Module, nn.Module] = {}
     for name in names:
         _check_hooks(name, layers[name])
+        owner, _, weight = name.rpartition(".")
+        if isinstance(layers[name], TNWeight) and weight not in generated_inside(model.get_submodule(owner)):
+            raise PlanError(f"{name!r} is a TNWeight in a module of your own, where no weight can take its place")
     for name in names:
         if isinstance(layers[name], TNWeight):
             owner, _, weight = name.rpartition(".")
@@ -216,19 +220,19 @@ def path_of(module: str, weight: str) -> str:
     return f"{module}.{weight}" if module else weight
 
 
-def check_plain(name: str, layer: nn.Module) -> None:
+def check_plain(name: str, layer: nn.Module, remedy: str = "") -> None:
     """Refuse a layer that computes something else than its base class, or on which others listen."""
     made = stand_in(layer)
     assert made is not None
     if type(layer).forward is not made.dense.forward:
-        raise PlanError(f"layer {name!r} is a {type(layer).__name__} with a forward of its own; add it to ignore")
-    _check_hooks(name, layer)
+        raise PlanError(f"layer {name!r} is a {type(layer).__name__} with a forward of its own; use the class{remedy}")
+    _check_hooks(name, layer, remedy)
 
 
-def _check_hooks(name: str, layer: nn.Module) -> None:
+def _check_hooks(name: str, layer: nn.Module, remedy: str = "") -> None:
     hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
     if any(hooks):
-        raise PlanError(f"layer {name!r} has hooks, which would be lost; remove them first, or add it to ignore")
+        raise PlanError(f"layer {name!r} has hooks, which would be lost; remove them first{remedy}")
 
 
 def _check_own(model: nn.Module, name: str, owner: nn.Module, weight: str) -> None:
@@ -240,11 +244,9 @@ def _check_own(model: nn.Module, name: str, owner: nn.Module, weight: str) -> No
                 raise PlanError(f"{name!r} is also {path_of(other, key)!r}; untie them, or add {name!r} to ignore")
 
 
-def check_alone(model: nn.Module, name: str, layer: Any) -> None:
+def check_alone(model: nn.Module, name: str, layer: Any, remedy: str = "") -> None:
     """Refuse a layer whose weight or bias also stands elsewhere."""
     for what, tensor in (("weight", layer.weight), ("bias", getattr(layer, "bias", None))):
         for other, module in model.named_modules():
             if module is not layer and tensor is not None and any(p is tensor for p in module._parameters.values()):
-                raise PlanError(
-                    f"layer {name!r} shares its {what} with {other!r}; untie them, or add {name!r} to ignore"
-                )
+                raise PlanError(f"layer {name!r} shares its {what} with {other!r}; untie them{remedy}")

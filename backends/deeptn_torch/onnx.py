@@ -42,7 +42,7 @@ def export_onnx(
     ------
     deeptn.PlanError
         If the model has no generated layer, the file would be larger than the 2 GiB that ONNX allows, or an option is
-        one that this function sets itself (``dynamo``, ``optimize``, ``verbose``, ``f``).
+        one that this function sets itself (``f``, ``dynamo``, ``optimize``, ``verbose``).
     deeptn.MissingBackendError
         Without the packages onnx and onnxscript.
 
@@ -58,13 +58,14 @@ def export_onnx(
     """
     try:
         import onnxscript  # noqa: F401 - torch's exporter needs it
+        from google.protobuf.message import EncodeError
     except ImportError as error:
         raise MissingBackendError("onnxscript", "onnx") from error
     if not generated(model):
         raise PlanError("the model has no generated layer; write torch.onnx.export")
     if isinstance(model, TNWeight) and fold:
         raise PlanError("a TNWeight alone has no dense layer to fold into; export the module that uses it")
-    for name in ("dynamo", "optimize", "verbose", "f", "export_params"):
+    for name in ("f", "dynamo", "optimize", "verbose"):
         if name in options:
             raise PlanError(f"export_onnx sets {name!r} itself; leave it out, or write torch.onnx.export")
     model = copy.deepcopy(model).eval()
@@ -86,6 +87,7 @@ def export_onnx(
         del part.metadata_props[:]
     try:
         content = proto.SerializeToString()
-    except ValueError as error:
-        raise PlanError(f"the graph is too large for one ONNX file (2 GiB): {error}; write fold=False") from error
+    except (ValueError, EncodeError) as error:
+        way = "; write fold=False" if fold else ""
+        raise PlanError(f"the model does not go into one ONNX file, which holds 2 GiB ({error}){way}") from error
     write_atomically(path, lambda file: file.write_bytes(content))

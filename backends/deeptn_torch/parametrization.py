@@ -167,10 +167,11 @@ def _apply(module: Any, fn: Any, recurse: bool = True) -> Any:
     return module
 
 
-def _reset_parameters(module: Any) -> None:
+def _reset_parameters(module: Any, *args: Any, **kwargs: Any) -> None:
     """A recurrent module draws all of its parameters alike, the cores too; these are to give weights of that size."""
-    base: Any = super(type(module), module)
-    base.reset_parameters()
+    found = (vars(base).get("reset_parameters") for base in type(module).__mro__)
+    own = next(method for method in found if method not in (None, _reset_parameters))
+    own(module, *args, **kwargs)
     for name in generated_inside(module):
         std = (3 * module.hidden_size) ** -0.5
         module.parametrizations[name][0].reset_parameters(std=std)

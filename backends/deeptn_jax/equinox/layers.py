@@ -154,7 +154,7 @@ class TNLinear(TNLayer):
 
     @classmethod
     def _frame(cls, dense: Any, net: Network, key: Any) -> Any:
-        return cls(dense.in_features, dense.out_features, net, dense.use_bias, dense.weight.dtype, key=key)
+        return cls(dense.in_features, dense.out_features, net, dense.use_bias, key=key)
 
     def __call__(self, x: Any, *, key: Any = None) -> jax.Array:
         if "scalar" in (self.dense.in_features, self.dense.out_features) or x.shape != (self.dense.in_features,):
@@ -298,7 +298,7 @@ class TNEmbedding(TNLayer):
 
     @classmethod
     def _frame(cls, dense: Any, net: Network, key: Any) -> Any:
-        return cls(dense.num_embeddings, dense.embedding_size, net, dense.weight.dtype, key=key)
+        return cls(dense.num_embeddings, dense.embedding_size, net, key=key)
 
     def __call__(self, x: Any, *, key: Any = None) -> jax.Array:
         if jnp.shape(x) or not looks_up(self.network, self.mode, self.batch_hint):

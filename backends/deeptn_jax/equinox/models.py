@@ -12,11 +12,10 @@ import jax.numpy as jnp
 
 from deeptn import FormatError, PlanError, StoredLayer, StoredModel
 from deeptn import serialize as core
-from deeptn.params import cast, from_raw
 from deeptn.plan import Target, resolve
 from deeptn.report import Report
 
-from ..layers import fitted
+from ..layers import fitted, read
 from .layers import TNConv1d, TNConv2d, TNConv3d, TNEmbedding, TNLayer, TNLinear
 
 M = TypeVar("M")
@@ -119,7 +118,8 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     Parameters
     ----------
     dense_model : equinox.Module or any pytree of them
-        Of the architecture before compression; left as it is. The dtypes are its own, whatever the file has.
+        Of the architecture before compression, or with the same generated layers; left as it is. The dtypes are its
+        own, whatever the file has.
     path : path
     names : mapping of str to str, optional
         Names of modules in the file to their names here, where they differ: ``{"0": "layers.0"}``.
@@ -139,23 +139,27 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     156
     """
     stored = core.load_model(path).renamed(names or {})
-    dense = _dense(dense_model)
+    places = _dense(dense_model) | _layers(dense_model, (TNLayer,))
     swaps = {}
     for name, layer in stored.layers.items():
-        old = dense.get(name)
-        make = None if old is None else _stand_in(old)
-        if old is None or make is None or make.kind != layer.kind or tuple(old.weight.shape) != layer.network.shape:
+        old = places.get(name)
+        made = None
+        if isinstance(old, TNLayer) and old.network == layer.network:
+            cores = {p: read(array, old.cores[p], f"{name}.cores.{p}") for p, array in layer.params.items()}
+            made = eqx.tree_at(lambda made: made.cores, old, cores)
+        elif old is not None and not isinstance(old, TNLayer) and tuple(old.weight.shape) == layer.network.shape:
+            cores = {p: read(array, old.weight, f"{name}.cores.{p}") for p, array in layer.params.items()}
+            made = _stand_in(old)._of(old, layer.network, cores)
+        if made is None or made.kind != layer.kind:
+            came = "none" if old is None else f"{type(old).__name__} {tuple(old.weight.shape)}"
             raise FormatError(
-                f"the file has a {layer.kind} layer {name!r} of shape {layer.network.shape}; the model has "
-                f"{'none' if old is None else f'{type(old).__name__} {tuple(old.weight.shape)}'} there"
+                f"the file has a {layer.kind} layer {name!r} of shape {layer.network.shape}; the model has {came} there"
+                f"{' of another network' if isinstance(old, TNLayer) else ''}"
             )
-        dtype = old.weight.dtype
-        cores = {param: _read(array, dtype, f"{name}.{param}") for param, array in layer.params.items()}
-        made = make._of(old, layer.network, cores)
         if (layer.bias is None) != (made.bias is None):
             raise FormatError(f"layer {name!r}: one of the file and the model has a bias, the other has none")
         if layer.bias is not None:
-            bias = _read(layer.bias, made.bias.dtype, f"{name}.bias").reshape(made.bias.shape)
+            bias = read(layer.bias, made.bias, f"{name}.bias").reshape(made.bias.shape)
             made = eqx.tree_at(lambda made: made.dense.bias, made, bias)
         swaps[name] = made
     model = _swapped(dense_model, swaps, DENSE)
@@ -167,7 +171,7 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
         flat = name.endswith(".bias") and stored.tensors[name].shape == (old.size,)
         if not flat and old.shape != stored.tensors[name].shape:
             raise FormatError(f"tensor {name!r} has shape {stored.tensors[name].shape}, the model's {old.shape}")
-    return _swapped(model, {n: _read(stored.tensors[n], old.dtype, n).reshape(old.shape) for n, old in arrays.items()})
+    return _swapped(model, {n: read(stored.tensors[n], old, n).reshape(old.shape) for n, old in arrays.items()})
 
 
 def _dense(model: Any) -> dict[str, Any]:
@@ -189,9 +193,7 @@ def _parts(model: Any, kinds: tuple[type, ...] = (TNLayer,)) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path, part in jax.tree_util.tree_flatten_with_path(model, is_leaf=lambda part: isinstance(part, kinds))[0]:
         if _name(path) in found:
-            raise PlanError(
-                f"two parts of the model are called {_name(path)!r}; keys with dots are not told from paths"
-            )
+            raise PlanError(f"two parts of the model have the path {_name(path)!r}; rename a key")
         found[_name(path)] = part
     return found
 
@@ -202,10 +204,6 @@ def _layers(model: Any, kinds: tuple[type, ...]) -> dict[str, Any]:
 
 def _name(path: Any) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
-
-
-def _read(array: Any, dtype: Any, what: str) -> jax.Array:
-    return from_raw(cast(array, dtype.name, what), "jax")
 
 
 def _swapped(model: M, swaps: Mapping[str, Any], kinds: tuple[type, ...] = ()) -> M:

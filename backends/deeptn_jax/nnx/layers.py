@@ -38,6 +38,14 @@ def weight_of(dense: Any) -> jax.Array:
     return dense.embedding[...] if isinstance(dense, nnx.Embed) else to_weight(dense.kernel[...])
 
 
+def shape_of(dense: Any) -> tuple[int, ...]:
+    """The shape of `weight_of`, without looking at the data."""
+    if isinstance(dense, nnx.Embed):
+        return tuple(dense.embedding.shape)
+    sizes = dense.kernel.shape
+    return (sizes[-1], sizes[-2], *sizes[:-2])
+
+
 class TNLayer(nnx.Module):
     """What the layers share: the cores, the network, and the dense layer that they stand for, its kernel left out.
 
@@ -61,7 +69,8 @@ class TNLayer(nnx.Module):
         self._hold(dense, cores)
 
     def _hold(self, dense: Any, cores: Mapping[str, jax.Array]) -> None:
-        variable = type(getattr(dense, self.attribute))  # nnx.Param, or a subclass of the model's own
+        variable = type(getattr(dense, self.attribute))  # nnx.Param, or a class of the model's own
+        variable = variable if variable.__init__ is nnx.Variable.__init__ else nnx.Param
         self.cores = nnx.Dict({name: variable(cores[name]) for name in self.network.spec.param_shapes})
         setattr(dense, self.attribute, nnx.data(None))
         self.dense = dense
@@ -203,7 +212,7 @@ class TNLinear(TNLayer):
     def _multiplies_its_own_way(self) -> bool:
         """Whether the dense layer has a product of its own, which takes the kernel."""
         dense = self.dense
-        own = dense.precision is not None or dense.preferred_element_type is not None
+        own = dense.precision is not None or getattr(dense, "preferred_element_type", None) is not None
         return own or dense.dot_general is not jax.lax.dot_general
 
 

@@ -11,20 +11,17 @@ from flax import nnx
 
 from deeptn import FormatError, PlanError, StoredLayer, StoredModel
 from deeptn import serialize as core
-from deeptn.params import cast, from_raw
 from deeptn.plan import Target, resolve
 from deeptn.report import Report
 
-from ..layers import fitted
-from .layers import TNConv, TNEmbed, TNLayer, TNLinear, to_kernel, to_weight, weight_of
+from ..layers import fitted, read
+from .graph import check_alone, like, parts, swap, variables, write
+from .layers import TNConv, TNEmbed, TNLayer, TNLinear, shape_of, to_kernel, to_weight, weight_of
 
 M = TypeVar("M", bound=nnx.Module)
 
 LAYERS: tuple[type[TNLayer], ...] = (TNLinear, TNConv, TNEmbed)
 DENSE = tuple(layer.like for layer in LAYERS)
-
-#: Variables that are no part of a trained model.
-PASSING = (nnx.RngState, nnx.Cache, nnx.Intermediate)
 
 
 def compress(
@@ -56,8 +53,8 @@ def compress(
 
     Notes
     -----
-    Cores are variables of the class that the kernel has (`nnx.Param`). Metadata of the kernel, such as its sharding,
-    fits none of them and is left behind.
+    Cores are variables of the class that the kernel has, `nnx.Param` if that one has a constructor of its own. Metadata
+    of the kernel, such as its sharding, fits none of them and is left behind.
 
     Examples
     --------
@@ -69,8 +66,10 @@ def compress(
     (48000, 424)
     """
     small = nnx.clone(model)
+    everywhere = parts(small, nnx.Module)
     dense: dict[str, Any] = {}
-    for name, part in _parts(small, nnx.Module).items():
+    for name in (*parts(model, nnx.Module, once=True), *everywhere):  # a clone has forgotten the order
+        part = everywhere.get(name)
         if type(part) in DENSE and not any(part is other for other in dense.values()):
             dense[name] = part
     if "" in dense:
@@ -78,10 +77,10 @@ def compress(
     weights = {name: weight_of(layer) for name, layer in dense.items()}
     plan = resolve({name: tuple(weight.shape) for name, weight in weights.items()}, targets, ignore)
     for name in plan:
-        _check_alone(small, name, dense[name])
+        check_alone(small, name, dense[name], f", or add {name!r} to ignore")
     made, rows = fitted(plan, weights, fit, 0)
     before = _count(small)
-    _swap(small, {dense[name]: _stand_in(dense[name])._of(dense[name], *parts) for name, parts in made.items()})
+    swap(small, {dense[name]: _stand_in(dense[name])._of(dense[name], *parts) for name, parts in made.items()})
     return small, Report(tuple(rows), before, _count(small))
 
 
@@ -96,7 +95,7 @@ def fold(model: M) -> M:
     'Linear'
     """
     whole = nnx.clone(model)
-    _swap(whole, {part: part.to_dense() for part in _parts(whole, TNLayer).values()})
+    swap(whole, {part: part.to_dense() for part in parts(whole, TNLayer, once=True).values()})
     return whole
 
 
@@ -104,8 +103,14 @@ def save_model(model: nnx.Module, path: str | os.PathLike[str]) -> None:
     """Write a model with generated layers to a file that every front-end reads (see `deeptn.save_model`).
 
     Parameters, statistics and variables of your own are stored under the names and in the shapes that PyTorch has for
-    them: ``"layers.0.weight"`` for the kernel of a dense layer, ``"norm.running_mean"`` for a mean; the states of
-    random generators, caches and intermediates are not.
+    them: ``"layers.0.weight"`` for the kernel of a dense layer, ``"norm.running_mean"`` for a mean. The states of
+    random generators, of metrics and of optimizers are not, nor are caches, intermediates, and arrays that stand in no
+    variable. A module of several names is stored once, under all of them.
+
+    Raises
+    ------
+    deeptn.PlanError
+        If the model has no generated layer, a variable is no array or number, or two would have one name.
 
     Examples
     --------
@@ -116,15 +121,18 @@ def save_model(model: nnx.Module, path: str | os.PathLike[str]) -> None:
     >>> dtn.load_model(path).layers["layers.0"].kind
     'linear'
     """
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model))):
+        raise PlanError("the model has shapes, but no data (nnx.eval_shape)")
     layers = {}
-    for name, part in _parts(model, TNLayer).items():
+    for name, part in parts(model, TNLayer).items():
         bias = None if part.bias is None else part.bias[...]
         layers[name] = StoredLayer(part.kind, part.network, part.arrays, bias)
-    tensors, seen = {}, {}
-    for name, (kind, value) in _variables(model).items():
-        if id(value) not in seen:  # what several names share is converted once, and stored once
-            seen[id(value)] = _to_torch(kind, value[...])
-        tensors[name] = seen[id(value)]
+    tensors: dict[str, Any] = {}
+    made: dict[int, Any] = {}
+    for name, (own, value) in variables(model).items():
+        if id(value) not in made:  # what several names share is converted once, and stored once
+            made[id(value)] = _to_torch(own, like(value))
+        tensors[name] = made[id(value)]
     core.save_model(path, StoredModel(layers, tensors))
 
 
@@ -134,7 +142,8 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     Parameters
     ----------
     dense_model : nnx.Module
-        Of the architecture before compression; left as it is. The dtypes are its own, whatever the file has.
+        Of the architecture before compression, or with the same generated layers; left as it is. The dtypes are its
+        own, whatever the file has. One of `flax.nnx.eval_shape` will do.
     path : path
     names : mapping of str to str, optional
         Names of modules in the file to their names here, where they differ: ``{"0": "layers.0"}``.
@@ -157,99 +166,61 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     """
     stored = core.load_model(path).renamed(names or {})
     model = nnx.clone(dense_model)
-    dense = _parts(model, nnx.Module)
-    swaps = {}
+    everywhere = parts(model, nnx.Module)
+    swaps: dict[Any, Any] = {}
+    read_as: dict[int, str] = {}
     for name, layer in stored.layers.items():
-        old = dense.get(name)
-        made = None
-        if type(old) in DENSE and tuple(weight_of(old).shape) == layer.network.shape:
-            _check_alone(model, name, old)
-            dtype = weight_of(old).dtype
-            cores = {param: _read(array, dtype, f"{name}.{param}") for param, array in layer.params.items()}
-            made = _stand_in(old)._of(old, layer.network, cores)
-        if made is None or made.kind != layer.kind or (made.bias is None) != (layer.bias is None):
-            raise FormatError(
-                f"the file has a {layer.kind} layer {name!r} of shape {layer.network.shape}"
-                f"{'' if layer.bias is None else ' with a bias'}; the model has {type(old).__name__} there"
-            )
-        if layer.bias is not None:
-            made.bias[...] = _read(layer.bias, made.bias.dtype, f"{name}.bias")
-        swaps[old] = made
-    _swap(model, swaps)
-    variables = _variables(model)
-    if variables.keys() - stored.tensors.keys():
-        missing = sorted(variables.keys() - stored.tensors.keys())
-        raise FormatError(f"the tensors do not fit the model: missing {missing[:3]}")
-    surplus = sorted(set(stored.tensors) - set(variables))
+        old = everywhere.get(name)
+        if id(old) in read_as:
+            core.check_same(stored.layers, read_as[id(old)], name)
+            continue
+        swaps[old] = _generated(model, name, old, layer)
+        read_as[id(old)] = name
+    swap(model, {old: made for old, made in swaps.items() if made is not old})
+    held = variables(model)
+    missing = sorted(held.keys() - stored.tensors.keys())
+    surplus = sorted(stored.tensors.keys() - held.keys())
     surplus = [name for name in surplus if not name.endswith("num_batches_tracked")]  # PyTorch's counter
-    if surplus:
-        raise FormatError(f"the tensors do not fit the model: surplus {surplus[:3]}")
-    for name, (kind, value) in variables.items():
-        found = _from_torch(kind, _read(stored.tensors[name], value.dtype, name))
-        if found.shape != value.shape:
-            raise FormatError(f"tensor {name!r} has shape {stored.tensors[name].shape}, the model's {value.shape}")
-        value[...] = found
+    if missing or surplus:
+        raise FormatError(f"the tensors do not fit the model: missing {missing[:3]}, surplus {surplus[:3]}")
+    for name, (own, value) in held.items():
+        if id(value) in read_as:
+            core.check_same(stored.tensors, read_as[id(value)], name)
+            continue
+        old = like(value)
+        found = _from_torch(own, read(stored.tensors[name], old, name))
+        if found.shape != old.shape:
+            raise FormatError(f"tensor {name!r} has shape {stored.tensors[name].shape}, the model's {old.shape}")
+        write(value, found)
+        read_as[id(value)] = name
     return model
+
+
+def _generated(model: nnx.Module, name: str, old: Any, layer: StoredLayer) -> TNLayer:
+    """The layer of a file, made of the dense one that it stands for, or written into a generated one."""
+    made = None
+    if isinstance(old, TNLayer) and old.network == layer.network:
+        made = old
+        for param, array in layer.params.items():
+            write(old.cores[param], read(array, like(old.cores[param]), f"{name}.cores.{param}"))
+    elif type(old) in DENSE and shape_of(old) == layer.network.shape:
+        check_alone(model, name, old)
+        as_kernel = like(getattr(old, _stand_in(old).attribute))
+        cores = {param: read(array, as_kernel, f"{name}.cores.{param}") for param, array in layer.params.items()}
+        made = _stand_in(old)._of(old, layer.network, cores)
+    if made is None or made.kind != layer.kind or (made.bias is None) != (layer.bias is None):
+        raise FormatError(
+            f"the file has a {layer.kind} layer {name!r} of shape {layer.network.shape}"
+            f"{'' if layer.bias is None else ' with a bias'}; the model has {type(old).__name__} there"
+            f"{' of another network' if isinstance(old, TNLayer) else ''}"
+        )
+    if layer.bias is not None:
+        write(made.bias, read(layer.bias, like(made.bias), f"{name}.bias"))
+    return made
 
 
 def _stand_in(dense: Any) -> type[TNLayer]:
     return next(layer for layer in LAYERS if isinstance(dense, layer.like))
-
-
-def _parts(model: nnx.Module, kind: type) -> dict[str, Any]:
-    """Modules or variables by all of their paths; what is inside a generated layer left out."""
-    found: dict[str, Any] = {}
-
-    def walk(part: Any, path: str, above: tuple[int, ...]) -> None:
-        if isinstance(part, kind):
-            if path in found:
-                raise PlanError(f"two parts of the model are called {path!r}; keys with dots are not told from paths")
-            found[path] = part
-        if isinstance(part, TNLayer) or id(part) in above:
-            return
-        if isinstance(part, (list, tuple)):
-            children: Any = enumerate(part)
-        elif isinstance(part, (nnx.Pytree, dict)):
-            children = (part if isinstance(part, dict) else vars(part)).items()
-        else:
-            return
-        for name, child in children:
-            walk(child, f"{path}.{name}" if path else str(name), (*above, id(part)))
-
-    walk(model, "", ())
-    return found
-
-
-#: PyTorch's names for the variables of modules.
-_NAMES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
-
-
-def _variables(model: nnx.Module) -> dict[str, tuple[str, Any]]:
-    """Parameters and statistics outside of generated layers, by PyTorch's names, with NNX's own."""
-    for name in _parts(model, nnx.ConvTranspose):
-        raise PlanError(f"{name!r} is a transposed convolution, whose kernel PyTorch has in another form")
-    found: dict[str, tuple[str, Any]] = {}
-    for path, value in _parts(model, nnx.Variable).items():
-        if isinstance(value, PASSING):
-            continue
-        module, _, own = path.rpartition(".")
-        theirs = _NAMES.get(own, own)
-        place = f"{module}.{theirs}" if module else theirs
-        if place in found:
-            raise PlanError(f"two variables of {module!r} would both be stored as {theirs!r}; rename {own!r}")
-        found[place] = own, value
-    return found
-
-
-def _check_alone(model: nnx.Module, name: str, layer: Any) -> None:
-    """Refuse a layer whose kernel or bias also stands elsewhere."""
-    own = {id(value): what for what, value in vars(layer).items() if isinstance(value, nnx.Variable)}
-    for other, module in _parts(model, nnx.Module).items():
-        for value in vars(module).values() if module is not layer else ():
-            if id(value) in own:
-                raise PlanError(
-                    f"layer {name!r} shares its {own[id(value)]} with {other!r}; untie them, or add {name!r} to ignore"
-                )
 
 
 def _to_torch(own: str, array: jax.Array) -> jax.Array:
@@ -258,22 +229,6 @@ def _to_torch(own: str, array: jax.Array) -> jax.Array:
 
 def _from_torch(own: str, array: jax.Array) -> jax.Array:
     return to_kernel(array) if own == "kernel" and array.ndim > 1 else array
-
-
-def _read(array: Any, dtype: Any, what: str) -> jax.Array:
-    return from_raw(cast(array, dtype.name, what), "jax")
-
-
-def _swap(model: nnx.Module, swaps: Mapping[Any, Any]) -> None:
-    """Put other modules in the place of some, wherever they stand."""
-    by_identity = {id(old): new for old, new in swaps.items()}
-    for _, parent in list(nnx.iter_modules(model)):
-        for name, child in list(vars(parent).items()):
-            if id(child) in by_identity:
-                setattr(parent, name, by_identity[id(child)])
-    left = [path for path, part in nnx.iter_modules(model) if id(part) in by_identity]
-    if left:
-        raise PlanError(f"{'.'.join(map(str, left[0]))!r} stands in a plain container; use nnx.List or nnx.Dict")
 
 
 def _count(model: nnx.Module) -> int:
