@@ -4,6 +4,7 @@ from .activations import register_activation
 from .analysis import Analysis, Cut, Moments, analyze, inspect, light_cone, rank_bound
 from .bridge import from_quimb, from_tensornetwork, to_quimb, to_tensornetwork
 from .budget import at_budget
+from .checkpoint import StoredLayer, StoredModel, load_model, save_model
 from .comparison import Compared, Comparison, Compressibility, Needed, compare, compressibility
 from .constraints import isometrize
 from .cost import Choice, Cost
@@ -25,7 +26,7 @@ from .joint import Joint, joint
 from .layout import Layout, Leg
 from .network import Network, network
 from .recipe import Recipe
-from .serialize import StoredLayer, StoredModel, load, load_model, save, save_model
+from .serialize import load, save
 from .spec import NetworkSpec, Node, Stage, stack
 from .topologies import (
     CP,

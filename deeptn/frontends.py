@@ -22,10 +22,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from ._typing import Array
+from .checkpoint import StoredLayer, StoredModel, load_model, save_model
 from .init import target_std
 from .network import Network, network
 from .params import to_numpy
-from .serialize import StoredLayer, StoredModel, load_model, save_model
 from .topologies import MERA, BrickWall, TensorTrain, Tree, Tucker
 
 #: Entry points of this group are called without arguments and return a `FrontEnd`.

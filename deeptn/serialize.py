@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from autoray import get_dtype_name, infer_backend
@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from ._files import write_atomically
 from ._typing import Array, Params, ParamsLike
-from .errors import FormatError, PlanError, SpecError
+from .errors import FormatError, SpecError
 from .layout import Layout
 from .network import Network
 from .params import DTYPES, check_params, convert, target, to_raw
@@ -28,7 +28,7 @@ HEADER = "deeptn"
 
 #: 1: half precision was widened to float32 in files of networks, and complex entries of models were not pairs.
 VERSION = 2
-NETWORK, MODEL = "deeptn.network", "deeptn.model"
+NETWORK = "deeptn.network"
 
 
 def network_to_dict(net: Network) -> dict[str, Any]:
@@ -137,8 +137,8 @@ def save(path: str | os.PathLike[str], net: Network, params: ParamsLike) -> None
     >>> again == net, params["L1_g0"].dtype.name
     (True, 'float32')
     """
-    _check_floats(net, params)
-    _write(path, {"format": NETWORK} | network_to_dict(net), params)
+    check_floats(net, params)
+    write_tensors(path, {"format": NETWORK} | network_to_dict(net), params)
 
 
 def load(path: str | os.PathLike[str], like: Any = "numpy", device: Any = None) -> tuple[Network, Params]:
@@ -172,7 +172,7 @@ def load(path: str | os.PathLike[str], like: Any = "numpy", device: Any = None) 
     >>> dtn.load(path, like="torch")[1]["U"].dtype
     torch.bfloat16
     """
-    header, tensors = _read(path, NETWORK)
+    header, tensors = read_tensors(path, NETWORK)
     net = network_from_dict({key: header.get(key) for key in ("layout", "spec", "topology")})
     dtypes = header.get("dtypes")
     if not isinstance(dtypes, dict) or dtypes.keys() != tensors.keys() or not set(dtypes.values()) <= set(DTYPES):
@@ -180,215 +180,21 @@ def load(path: str | os.PathLike[str], like: Any = "numpy", device: Any = None) 
     library = like if isinstance(like, str) else infer_backend(like)
     target(library, None, device)
     params = {}
-    for name, array in _cores(net, tensors, "").items():
+    for name, array in cores_of(net, tensors, "").items():
         dtype = "float32" if dtypes[name] == "bfloat16" and library == "numpy" else dtypes[name]
         params[name] = convert(array, library, dtype, device)
     return net, params
 
 
-class StoredLayer(NamedTuple):
-    """A generated layer of a stored model.
-
-    Attributes
-    ----------
-    kind : str
-        Of the layer that it stands for, in PyTorch's conventions: ``"linear"``, ``"conv2d"``, ``"embedding"``, …
-    network : Network
-    params : dict of str to array
-        Its cores.
-    bias : array or None
-
-    Examples
-    --------
-    >>> import deeptn as dtn
-    >>> net = dtn.network(dtn.LowRank(rank=2), (4, 6))
-    >>> layer = StoredLayer("linear", net, net.init(), None)
-    >>> layer.network.materialize(layer.params).shape
-    (4, 6)
-    """
-
-    kind: str
-    network: Network
-    params: Params
-    bias: Array | None
-
-
-class StoredModel(NamedTuple):
-    """What a file of a model holds.
-
-    Attributes
-    ----------
-    layers : dict of str to StoredLayer
-        By their names in the model.
-    tensors : dict of str to array
-        All others.
-
-    Examples
-    --------
-    >>> import deeptn as dtn
-    >>> net = dtn.network(dtn.LowRank(rank=2), (4, 6))
-    >>> model = StoredModel({"0": StoredLayer("linear", net, net.init(), None)}, {})
-    >>> list(model.state()), list(model.renamed({"0": "fc"}).layers)
-    (['0.cores.U', '0.cores.V'], ['fc'])
-    """
-
-    layers: dict[str, StoredLayer]
-    tensors: dict[str, Any]
-
-    def state(self) -> dict[str, Any]:
-        """All arrays by their names in the file, those of a ``state_dict``."""
-        state = dict(self.tensors)
-        for name, layer in self.layers.items():
-            state |= {f"{name}.cores.{core}": array for core, array in layer.params.items()}
-            state |= {} if layer.bias is None else {f"{name}.bias": layer.bias}
-        return state
-
-    def renamed(self, names: Mapping[str, str]) -> StoredModel:
-        """The same under other names of modules, for a model that is built otherwise: ``{"0": "layers.0"}``."""
-        return StoredModel(
-            {_renamed(name, names): layer for name, layer in self.layers.items()},
-            {_renamed(name, names): tensor for name, tensor in self.tensors.items()},
-        )
-
-
-def _renamed(name: str, names: Mapping[str, str]) -> str:
-    """A name with the longest of its beginnings replaced that `names` knows."""
-    parts = name.split(".")
-    for length in range(len(parts), 0, -1):
-        start = ".".join(parts[:length])
-        if start in names:
-            return ".".join([names[start], *parts[length:]])
-    return name
-
-
-def save_model(path: str | os.PathLike[str], model: StoredModel) -> None:
-    """Write a model with generated layers to one safetensors file, from arrays of any library.
-
-    The names are those of a ``state_dict``: ``"fc1.cores.L1_g0"``, ``"fc1.bias"``. A front-end for a library of your
-    own builds on this; those of PyTorch and JAX have a ``save_model`` that takes the model itself.
-
-    Parameters
-    ----------
-    path : path
-        Replaced as a whole, or not at all.
-    model : StoredModel
-        Arrays that share their memory are stored once.
-
-    Raises
-    ------
-    PlanError
-        If there is no generated layer, or one without a name.
-    SpecError
-        If parameters are not those of their network.
-
-    Examples
-    --------
-    >>> import deeptn as dtn, tempfile, os
-    >>> net = dtn.network(dtn.BrickWall(layers=1), (10, 64))
-    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
-    >>> dtn.save_model(path, dtn.StoredModel({"fc": dtn.StoredLayer("linear", net, net.init(), None)}, {}))
-    >>> dtn.load_model(path).layers["fc"].network == net
-    True
-    """
-    if not model.layers:
-        raise PlanError("the model has no generated layer; compress it first, or save its tensors with safetensors")
-    if "" in model.layers:
-        raise PlanError("the model is a single generated layer; write deeptn.save(path, layer.network, its cores)")
-    for layer in model.layers.values():
-        _check_floats(layer.network, layer.params)
-    tensors: dict[str, np.ndarray] = {}
-    aliases: dict[str, str] = {}
-    places: dict[tuple[object, ...], str] = {}
-    for name, array in model.state().items():
-        raw = to_raw(array)
-        place = (raw.ctypes.data, raw.shape, raw.strides, raw.dtype) if raw.size else (name,)
-        if places.setdefault(place, name) == name:
-            tensors[name] = raw
-        else:
-            aliases[name] = places[place]
-    layers = {name: {"kind": layer.kind} | network_to_dict(layer.network) for name, layer in model.layers.items()}
-    _write(path, {"format": MODEL, "layers": layers, "aliases": aliases}, tensors)
-
-
-def _is_bias(array: np.ndarray, net: Network, kind: str) -> bool:
-    """One float per output; transposed convolutions have a group of these on the second axis of the weight."""
-    if array.ndim != 1 or array.dtype.name not in DTYPES:
-        return False
-    return array.size % net.shape[1] == 0 if kind.startswith("conv_transpose") else array.size == net.shape[0]
-
-
-def load_model(path: str | os.PathLike[str]) -> StoredModel:
-    """Read a model that any front-end wrote, as NumPy arrays.
-
-    Parameters
-    ----------
-    path : path
-
-    Returns
-    -------
-    StoredModel
-        Dtypes are those that were saved; bfloat16, which NumPy computes badly with, is that of the package ml_dtypes.
-
-    Raises
-    ------
-    FormatError
-        If the file is truncated, of another format, or inconsistent. Nothing in it is executed.
-
-    Examples
-    --------
-    >>> import deeptn as dtn, numpy as np, tempfile, os
-    >>> net = dtn.network(dtn.TTMatrix(rank=2), (10, 64))
-    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
-    >>> layer = dtn.StoredLayer("linear", net, net.init(), np.zeros(10))
-    >>> dtn.save_model(path, dtn.StoredModel({"fc": layer}, {"head.weight": np.eye(10)}))
-    >>> fc = dtn.load_model(path).layers["fc"]
-    >>> (fc.network.apply(fc.params, np.ones((5, 64))) + fc.bias).shape
-    (5, 10)
-    """
-    header, tensors = _read(path, MODEL)
-    entries, aliases = header.get("layers"), header.get("aliases")
-    if not isinstance(entries, dict) or not isinstance(aliases, dict):
-        raise FormatError("the header needs 'layers' and 'aliases'")
-    for name, source in aliases.items():
-        if not isinstance(source, str) or source not in tensors:
-            raise FormatError(f"the tensor {name!r} is an alias of {source!r:.60}, which the file does not hold")
-        tensors[name] = tensors[source]
-    layers = {}
-    for name, entry in entries.items():
-        if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
-            raise FormatError(f"layer {name!r} of the plan is no table with a kind")
-        net = network_from_dict({key: entry.get(key) for key in ("layout", "spec", "topology")})
-        cores = _cores(net, tensors, f"{name}.cores.")
-        bias = tensors.pop(f"{name}.bias", None)
-        if bias is not None and not _is_bias(bias, net, entry["kind"]):
-            raise FormatError(f"layer {name!r}: a bias of {bias.dtype} {bias.shape} for a weight of shape {net.shape}")
-        layers[name] = StoredLayer(entry["kind"], net, cores, bias)
-        for core in cores:
-            del tensors[f"{name}.cores.{core}"]
-    return StoredModel(layers, tensors)
-
-
-def check_same(read: Mapping[str, Any], one: str, other: str) -> None:
-    """Raise `FormatError` unless a file has the same under two names that are one thing in the model that reads it."""
-
-    def content(found: Any) -> Any:
-        if isinstance(found, StoredLayer):
-            arrays = [*found.params.values(), *(() if found.bias is None else (found.bias,))]
-            return found.network, [content(array) for array in arrays]
-        return found.dtype, found.shape, found.tobytes()
-
-    if read[one] is not read[other] and content(read[one]) != content(read[other]):
-        raise FormatError(f"{one!r} and {other!r} are one in the model, and differ in the file")
-
-
-def _check_floats(net: Network, params: ParamsLike) -> None:
+def check_floats(net: Network, params: ParamsLike) -> None:
+    """Raise `SpecError` unless these are the parameters of the network, each in a dtype of `DTYPES`."""
     check_params(net.spec, params)
     for name in net.spec.param_shapes:
         if get_dtype_name(params[name]) not in DTYPES:
             raise SpecError(f"parameter {name!r} has the dtype {get_dtype_name(params[name])}; expected floats")
 
 
-def _cores(net: Network, tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def cores_of(net: Network, tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The parameters of a network among the tensors of a file."""
     shapes = net.spec.param_shapes
     found = {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}
@@ -402,7 +208,7 @@ def _cores(net: Network, tensors: Mapping[str, np.ndarray], prefix: str) -> dict
     return {name: found[name] for name in shapes}
 
 
-def _write(path: str | os.PathLike[str], header: dict[str, Any], tensors: Mapping[str, Array]) -> None:
+def write_tensors(path: str | os.PathLike[str], header: dict[str, Any], tensors: Mapping[str, Array]) -> None:
     """Arrays of any library with their dtypes in the header."""
     from safetensors.numpy import save_file
 
@@ -419,7 +225,7 @@ def _write(path: str | os.PathLike[str], header: dict[str, Any], tensors: Mappin
     write_atomically(path, lambda file: save_file(stored, file, metadata={HEADER: text}))
 
 
-def _read(path: str | os.PathLike[str], form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read_tensors(path: str | os.PathLike[str], form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The header, and every tensor in the dtype that it was saved from."""
     with open_safetensors(path, "numpy") as file:
         header = parse_header(file.metadata(), form)

@@ -8,6 +8,7 @@ import runpy
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parent.parent
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -31,6 +32,7 @@ def test_code_of_a_page(path, tmp_path, monkeypatch):
 @pytest.mark.parametrize("framework", ["torch", "equinox", "nnx"])
 def test_examples_train(framework):
     path = ROOT / "docs" / "examples" / f"digits_{framework}.py"
+    torch.manual_seed(0)  # the draws of torch's example; over ten seeds it gets 0.877 ± 0.013, the lowest 0.859
     assert runpy.run_path(str(path))["right"] > 0.85
     code = [line for line in path.read_text().splitlines() if line.strip()]
     if framework != "nnx":  # those two are in the README, side by side

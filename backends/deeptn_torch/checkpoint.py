@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from deeptn import FormatError, PlanError, StoredLayer, StoredModel
-from deeptn import serialize as core
+from deeptn import checkpoint as core
 from deeptn.params import KINDS, cast, from_raw
 
 from .base import TNLayer

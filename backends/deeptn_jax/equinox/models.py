@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from deeptn import FormatError, PlanError, StoredLayer, StoredModel
-from deeptn import serialize as core
+from deeptn import checkpoint as core
 from deeptn.plan import Target, resolve
 from deeptn.report import Report
 

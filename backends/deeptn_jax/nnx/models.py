@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from deeptn import FormatError, PlanError, StoredLayer, StoredModel
-from deeptn import serialize as core
+from deeptn import checkpoint as core
 from deeptn.plan import Target, resolve
 from deeptn.report import Report
 
