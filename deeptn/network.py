@@ -18,7 +18,7 @@ from .errors import LayoutError, SpecError, near_match
 from .init import draws, initialize
 from .layout import Layout
 from .machine import machine
-from .params import check_activations, check_params, convert_params, target
+from .params import check_activations, check_runs, convert_params, target
 from .program import Program
 from .runner import run
 from .spec import NetworkSpec
@@ -172,7 +172,7 @@ class Network:
         >>> rows.shape, bool(np.allclose(rows, net.materialize(params)[7:30], atol=1e-6))
         ((23, 400), True)
         """
-        check_params(self.spec, params)
+        check_runs(self.spec, params)
         if rows is None:
             return decode(self, [params[name] for name in self.spec.param_shapes], recompute)
         if not isinstance(rows, slice) or rows.step not in (None, 1):
@@ -216,7 +216,7 @@ class Network:
         >>> found.shape, bool(np.allclose(found[0, 0], net.materialize(params, rows=slice(7, 8))[0], atol=1e-5))
         ((2, 2, 512), True)
         """
-        check_params(self.spec, params)
+        check_runs(self.spec, params)
         shape = tuple(rows.shape)
         if not self.is_linear or math.prod(shape) == 0:
             return self.materialize(params)[rows]
@@ -255,7 +255,7 @@ class Network:
         >>> rows, block.shape
         (slice(0, 64, None), (64, 4096))
         """
-        check_params(self.spec, params)
+        check_runs(self.spec, params)
         limit = positive_int(max_bytes, "max_bytes")
         if self.is_linear:
             return slicing.decode_blocks(self.spec, self.layout, params, limit)
@@ -303,7 +303,7 @@ class Network:
         if not self.is_linear or len(self.shape) == 1 or batch == 0:
             weight = do("reshape", self.materialize(params), (rows, columns))
             return do("matmul", x, do("transpose", weight, (1, 0)))
-        check_params(self.spec, params)
+        check_runs(self.spec, params)
         return multiply(self, [params[name] for name in self.spec.param_shapes], x)
 
     def cost(self, mode: CostMode = "materialize", batch: int = 1) -> Cost:

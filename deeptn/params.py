@@ -43,9 +43,14 @@ def check_params(spec: NetworkSpec, params: ParamsLike) -> None:
     dtype = get_dtype_name(params[first])
     if dtype not in DTYPES:
         raise SpecError(f"parameter {first!r} has the dtype {dtype}; {near_match('', DTYPES)}")
+
+
+def check_runs(spec: NetworkSpec, params: ParamsLike) -> None:
+    """`check_params`, and that the activations have a meaning for the entries."""
+    check_params(spec, params)
     if any(stage.activation for stage in spec.stages):
-        names = (get_dtype_name(params[name]) for name in shapes)
-        check_activations(spec, next((name for name in names if name.startswith("complex")), dtype))
+        for name in spec.param_shapes:
+            check_activations(spec, get_dtype_name(params[name]))
 
 
 def check_activations(spec: NetworkSpec, dtype: str) -> None:

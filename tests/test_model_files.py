@@ -357,6 +357,16 @@ def test_models_that_are_generated_already(tmp_path):
     assert torch.equal(read(x)[0], model(x)[0])
     with pytest.raises(dtn.FormatError, match="of another network"):
         load_model(nn.Sequential(TNLinear(4, 4, "Tree"), nn.LSTM(4, 4)), tmp_path / "m")
+    walls = [nn.Sequential(TNLinear(16, 16, dtn.Tree(rank=4))) for _ in range(2)]
+    for wall in walls:
+        wall[0].constrain()  # type: ignore[operator]
+    save_model(walls[0], tmp_path / "m")
+    with pytest.raises(dtn.FormatError, match="'0' of the model is constrained"):
+        load_model(walls[1], tmp_path / "m")
+    lstm: Any = nn.Sequential(nn.LSTM(4, 16))
+    parametrize_(lstm[0], "weight_hh_l0", dtn.Tree(), fit=None).constrain()
+    save_model(lstm, tmp_path / "m")
+    assert torch.allclose(load_model(nn.Sequential(nn.LSTM(4, 16)), tmp_path / "m")(x)[0], lstm(x)[0], atol=1e-6)
     save_model(nn.ModuleDict({"fc": TNLinear(4, 4, "LowRank")}), tmp_path / "m")
     stored = dtn.load_model(tmp_path / "m").layers["fc"]
     mine = tne.load_model({"fc": tne.TNLinear(4, 4, "LowRank", key=KEY, mode="apply")}, tmp_path / "m")

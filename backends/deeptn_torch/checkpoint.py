@@ -77,6 +77,8 @@ def _plain_state(model: nn.Module) -> dict[str, Any]:
             if id(module) not in used:  # under another name already
                 used[id(module)] = {name: module.cores[name] for name in module.network.spec.param_shapes}
             state |= {f"{start}cores.{name}": core for name, core in used[id(module)].items()}
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        start = f"{prefix}." if prefix else ""
         for name in generated_inside(module):
             place = f"{start}parametrizations.{name}."
             for key in [key for key in state if key.startswith(place)]:
@@ -154,6 +156,11 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     originals = {}
     for name, layer in generated(model, remove_duplicate=False).items():
         owner, _, weight = name.rpartition(".")
+        if parametrize.is_parametrized(layer.cores):
+            raise FormatError(
+                f"layer {name!r} of the model is constrained, what a file holds need not be; load into a model without "
+                "constraints, then write layer.constrain()"
+            )
         if isinstance(layer, TNWeight) and owner in modules and weight in generated_inside(modules[owner]):
             place = path_of(owner, f"parametrizations.{weight}")
             for param in layer.network.spec.param_shapes:

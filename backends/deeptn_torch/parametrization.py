@@ -169,9 +169,9 @@ def _apply(module: Any, fn: Any, recurse: bool = True) -> Any:
 
 def _reset_parameters(module: Any, *args: Any, **kwargs: Any) -> None:
     """A recurrent module draws all of its parameters alike, the cores too; these are to give weights of that size."""
-    found = (vars(base).get("reset_parameters") for base in type(module).__mro__)
-    own = next(method for method in found if method not in (None, _reset_parameters))
-    own(module, *args, **kwargs)
+    found = [vars(base).get("reset_parameters") for base in type(module).__mro__]
+    last = max(number for number, method in enumerate(found) if method is _reset_parameters)
+    next(method for method in found[last + 1 :] if method is not None)(module, *args, **kwargs)
     for name in generated_inside(module):
         std = (3 * module.hidden_size) ** -0.5
         module.parametrizations[name][0].reset_parameters(std=std)

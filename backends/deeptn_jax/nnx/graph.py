@@ -18,6 +18,9 @@ from .layers import TNLayer
 #: Variables that are no part of a trained model.
 PASSING = (nnx.RngState, nnx.Cache, nnx.Intermediate, nnx.OptState, MetricState)
 
+#: What holds no part of a model.
+LEAVES = (str, bytes, int, float, complex, type(None), np.ndarray, np.generic, jax.Array)
+
 #: PyTorch's names for the variables of modules.
 NAMES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 
@@ -33,6 +36,8 @@ def parts(model: nnx.Module, kind: type, once: bool = False) -> dict[str, Any]:
 
     def walk(part: Any, path: str, above: tuple[int, ...], once: bool) -> None:
         nonlocal circles
+        if isinstance(part, LEAVES):
+            return
         circles = circles or id(part) in above
         if id(part) in above or (once and id(part) in seen):
             return

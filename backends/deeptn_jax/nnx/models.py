@@ -143,7 +143,7 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     ----------
     dense_model : nnx.Module
         Of the architecture before compression, or with the same generated layers; left as it is. The dtypes are its
-        own, whatever the file has. One of `flax.nnx.eval_shape` will do.
+        own, whatever the file has. One of `flax.nnx.eval_shape` will do, if the file has all of its arrays.
     path : path
     names : mapping of str to str, optional
         Names of modules in the file to their names here, where they differ: ``{"0": "layers.0"}``.
@@ -193,6 +193,10 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
             raise FormatError(f"tensor {name!r} has shape {stored.tensors[name].shape}, the model's {old.shape}")
         write(value, found)
         read_as[id(value)] = name
+    for place, leaf in jax.tree_util.tree_leaves_with_path(nnx.state(model)):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            name = jax.tree_util.keystr(place, simple=True, separator=".")
+            raise FormatError(f"{name!r} of the model has a shape, but no data, and the file does not hold it")
     return model
 
 
