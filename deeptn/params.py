@@ -49,8 +49,8 @@ def check_runs(spec: NetworkSpec, params: ParamsLike) -> None:
     """`check_params`, and that the activations have a meaning for the entries."""
     check_params(spec, params)
     if any(stage.activation for stage in spec.stages):
-        for name in spec.param_shapes:
-            check_activations(spec, get_dtype_name(params[name]))
+        for array in {params[name].dtype: params[name] for name in spec.param_shapes}.values():  # one of each dtype
+            check_activations(spec, get_dtype_name(array))
 
 
 def check_activations(spec: NetworkSpec, dtype: str) -> None:

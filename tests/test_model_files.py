@@ -283,6 +283,14 @@ def test_a_draw_of_your_own_in_a_recurrent_module():
     lstm.reset_parameters(gain=2.0)
     assert lstm.gain == 2.0
 
+    class Later(type(lstm)):
+        def reset_parameters(self, gain: float = 1.0) -> None:
+            super().reset_parameters(2 * gain)
+
+    lstm.__class__ = Later
+    lstm.reset_parameters()
+    assert lstm.gain == 2.0
+
 
 def test_a_file_that_onnx_cannot_hold(tmp_path, monkeypatch):
     message: Any = pytest.importorskip("google.protobuf.message")

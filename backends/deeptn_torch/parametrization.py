@@ -169,6 +169,7 @@ def _apply(module: Any, fn: Any, recurse: bool = True) -> Any:
 
 def _reset_parameters(module: Any, *args: Any, **kwargs: Any) -> None:
     """A recurrent module draws all of its parameters alike, the cores too; these are to give weights of that size."""
+    # That of the class it was put into; subclasses made since then call this one.
     found = [vars(base).get("reset_parameters") for base in type(module).__mro__]
     last = max(number for number, method in enumerate(found) if method is _reset_parameters)
     next(method for method in found[last + 1 :] if method is not None)(module, *args, **kwargs)

@@ -110,13 +110,19 @@ def write(value: Any, array: Any) -> None:
     value.set_raw_value(type(raw)(array.item()) if number else array)
 
 
-def check_alone(model: nnx.Module, name: str, layer: Any, remedy: str = "") -> None:
-    """Refuse a layer whose kernel or bias also stands elsewhere."""
-    own = {id(value): what for what, value in vars(layer).items() if isinstance(value, nnx.Variable)}
+def check_alone(model: nnx.Module, layers: Mapping[str, Any], remedy: str = "") -> None:
+    """Refuse layers whose kernel or bias also stands elsewhere."""
+    own = {
+        id(value): (name, what, layer)
+        for name, layer in layers.items()
+        for what, value in vars(layer).items()
+        if isinstance(value, nnx.Variable)
+    }
     modules = parts(model, nnx.Module, once=True)
     for path, value in parts(model, nnx.Variable, once=True).items():
-        if id(value) in own and modules.get(path.rpartition(".")[0]) is not layer:
-            raise PlanError(f"layer {name!r} shares its {own[id(value)]} with {path!r}; untie them{remedy}")
+        name, what, layer = own.get(id(value), (None, None, None))
+        if name is not None and modules.get(path.rpartition(".")[0]) is not layer:
+            raise PlanError(f"layer {name!r} shares its {what} with {path!r}; untie them{remedy}")
 
 
 def swap(model: nnx.Module, swaps: Mapping[Any, Any]) -> None:

@@ -76,8 +76,7 @@ def compress(
         raise PlanError("the model is a single layer; use its stand-in's from_dense")
     weights = {name: weight_of(layer) for name, layer in dense.items()}
     plan = resolve({name: tuple(weight.shape) for name, weight in weights.items()}, targets, ignore)
-    for name in plan:
-        check_alone(small, name, dense[name], f", or add {name!r} to ignore")
+    check_alone(small, {name: dense[name] for name in plan}, ", or add it to ignore")
     made, rows = fitted(plan, weights, fit, 0)
     before = _count(small)
     swap(small, {dense[name]: _stand_in(dense[name])._of(dense[name], *parts) for name, parts in made.items()})
@@ -174,8 +173,9 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
         if id(old) in read_as:
             core.check_same(stored.layers, read_as[id(old)], name)
             continue
-        swaps[old] = _generated(model, name, old, layer)
+        swaps[old] = _generated(name, old, layer)
         read_as[id(old)] = name
+    check_alone(model, {read_as[id(old)]: old for old, made in swaps.items() if made is not old})
     swap(model, {old: made for old, made in swaps.items() if made is not old})
     held = variables(model)
     missing = sorted(held.keys() - stored.tensors.keys())
@@ -200,7 +200,7 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     return model
 
 
-def _generated(model: nnx.Module, name: str, old: Any, layer: StoredLayer) -> TNLayer:
+def _generated(name: str, old: Any, layer: StoredLayer) -> TNLayer:
     """The layer of a file, made of the dense one that it stands for, or written into a generated one."""
     made = None
     if isinstance(old, TNLayer) and old.network == layer.network:
@@ -208,7 +208,6 @@ def _generated(model: nnx.Module, name: str, old: Any, layer: StoredLayer) -> TN
         for param, array in layer.params.items():
             write(old.cores[param], read(array, like(old.cores[param]), f"{name}.cores.{param}"))
     elif type(old) in DENSE and shape_of(old) == layer.network.shape:
-        check_alone(model, name, old)
         as_kernel = like(getattr(old, _stand_in(old).attribute))
         cores = {param: read(array, as_kernel, f"{name}.cores.{param}") for param, array in layer.params.items()}
         made = _stand_in(old)._of(old, layer.network, cores)
