@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -198,6 +198,13 @@ def load_model(path: str | os.PathLike[str]) -> StoredModel:
         for core in cores:
             del tensors[f"{name}.cores.{core}"]
     return StoredModel(layers, tensors)
+
+
+def check_complete(model: StoredModel, generated: Iterable[str]) -> None:
+    """Raise `FormatError` unless a file has all layers, by name, that are generated in the model that reads it."""
+    missing = sorted(set(generated) - model.layers.keys())
+    if missing:
+        raise FormatError(f"the file has no generated layers {missing[:3]}, which the model has")
 
 
 def check_same(read: Mapping[str, Any], one: str, other: str) -> None:

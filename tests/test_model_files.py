@@ -280,6 +280,8 @@ def test_a_draw_of_your_own_in_a_recurrent_module():
     lstm: Any = Mine(8, 8)
     parametrize_(lstm, "weight_hh_l0", "LowRank", fit=None)
     lstm.__class__ = type("Sharded", (type(lstm),), {})  # as fully_shard does
+    with pytest.raises(dtn.PlanError, match="another class"):
+        fold_(nn.Sequential(lstm))
     lstm.reset_parameters(gain=2.0)
     assert lstm.gain == 2.0
 
@@ -398,8 +400,37 @@ def test_models_without_memory(tmp_path):
     read: Any = tnx.load_model(abstract, tmp_path / "m")
     assert read["fc"](jnp.ones(4)).shape == (4,)
     half = nnx.eval_shape(lambda: nnx.Dict({"fc": tnx.TNLinear(4, 4, rngs=nnx.Rngs(0)), "b": nnx.Param(jnp.ones(2))}))
-    with pytest.raises(dtn.PlanError, match="no data"):
-        tnx.save_model(half, tmp_path / "m")
+    for fails in (lambda: tnx.save_model(half, tmp_path / "m"), lambda: tnx.compress(abstract, {"fc": "LowRank"})):
+        with pytest.raises(dtn.PlanError, match="no data"):
+            fails()
+    shapes = eqx.filter_eval_shape(lambda: {"fc": eqx.nn.Linear(4, 4, key=KEY)})
+    assert tne.load_model(shapes, tmp_path / "m")["fc"](jnp.ones(4)).shape == (4,)
+    shapes = eqx.filter_eval_shape(lambda: {"fc": tne.TNLinear(4, 4, "LowRank", key=KEY)})
+    assert tne.load_model(shapes, tmp_path / "m")["fc"](jnp.ones(4)).shape == (4,)
+    for fails in (
+        lambda: tne.save_model(shapes, tmp_path / "m"),
+        lambda: tne.compress(shapes, {"fc": "LowRank"}),
+        lambda: tne.fold(shapes),
+    ):
+        with pytest.raises(dtn.PlanError, match="no data"):
+            fails()
+
+
+def test_generated_layers_that_a_file_does_not_have(tmp_path):
+    save_model(nn.ModuleDict({"fc": TNLinear(4, 4)}), tmp_path / "m")
+    with pytest.raises(dtn.FormatError, match=r"rest\.cores"):
+        load_model(nn.ModuleDict({"fc": nn.Linear(4, 4), "rest": TNLinear(4, 4)}), tmp_path / "m")
+    with pytest.raises(dtn.FormatError, match=r"no generated layers \['rest'\]"):
+        tne.load_model(
+            {"fc": eqx.nn.Linear(4, 4, key=KEY), "rest": tne.TNLinear(4, 4, key=KEY)},
+            tmp_path / "m",
+        )
+    rngs = nnx.Rngs(0)
+    with pytest.raises(dtn.FormatError, match=r"no generated layers \['rest'\]"):
+        tnx.load_model(
+            nnx.Dict({"fc": nnx.Linear(4, 4, rngs=rngs), "rest": tnx.TNLinear(4, 4, rngs=rngs)}),
+            tmp_path / "m",
+        )
 
 
 def test_dtypes_that_files_do_not_have(tmp_path):

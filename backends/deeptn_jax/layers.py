@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeptn import Network, SpecError
+from deeptn import Network, PlanError, SpecError
 from deeptn._check import positive_int
 from deeptn.cost import seconds
 from deeptn.errors import near_match
@@ -28,6 +28,12 @@ def read(array: np.ndarray, like: Any, what: str) -> Any:
     """An array of a file with the dtype of `like`; a NumPy array if that is one."""
     made = cast(array, like.dtype.name, what)
     return made if isinstance(like, (np.ndarray, np.generic)) else from_raw(made, "jax")
+
+
+def check_data(model: Any) -> None:
+    """Refuse a pytree of shapes."""
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(model)):
+        raise PlanError("the model has shapes, but no data (eval_shape); load_model fills it, or draw its arrays")
 
 
 def applies(net: Network, mode: str, batch: int) -> bool:

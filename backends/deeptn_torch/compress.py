@@ -185,8 +185,15 @@ def fold_(model: nn.Module, targets: Iterable[str] | None = None) -> list[str]:
     for name in names:
         _check_hooks(name, layers[name])
         owner, _, weight = name.rpartition(".")
-        if isinstance(layers[name], TNWeight) and weight not in generated_inside(model.get_submodule(owner)):
+        if not isinstance(layers[name], TNWeight):
+            continue
+        module = model.get_submodule(owner)
+        if weight not in generated_inside(module):
             raise PlanError(f"{name!r} is a TNWeight in a module of your own, where no weight can take its place")
+        if weight not in vars(type(module)):  # where PyTorch looks for what it put there
+            raise PlanError(
+                f"{name!r}: its module was put into another class since (fully_shard does that); fold it before"
+            )
     for name in names:
         if isinstance(layers[name], TNWeight):
             owner, _, weight = name.rpartition(".")

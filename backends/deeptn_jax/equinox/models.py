@@ -15,7 +15,7 @@ from deeptn import checkpoint as core
 from deeptn.plan import Target, resolve
 from deeptn.report import Report
 
-from ..layers import fitted, read
+from ..layers import check_data, fitted, read
 from .layers import TNConv1d, TNConv2d, TNConv3d, TNEmbedding, TNLayer, TNLinear
 
 M = TypeVar("M")
@@ -59,6 +59,7 @@ def compress(
     >>> report.params_before, report.params_after
     (48000, 424)
     """
+    check_data(model)
     dense = _dense(model)
     if "" in dense:
         raise PlanError("the model is a single layer; use its stand-in's from_dense")
@@ -80,6 +81,7 @@ def fold(model: M) -> M:
     >>> type(fold(model).layers[0]).__name__
     'Linear'
     """
+    check_data(model)
     return _swapped(model, {name: layer.to_dense() for name, layer in _layers(model, (TNLayer,)).items()})
 
 
@@ -97,6 +99,7 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
     >>> dtn.load_model(path).layers["layers.0"].kind
     'linear'
     """
+    check_data(model)
     layers, tensors = {}, {}
     for name, part in _parts(model, (TNLayer, eqx.nn.ConvTranspose)).items():
         if isinstance(part, TNLayer):
@@ -119,7 +122,7 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
     ----------
     dense_model : equinox.Module or any pytree of them
         Of the architecture before compression, or with the same generated layers; left as it is. The dtypes are its
-        own, whatever the file has.
+        own, whatever the file has. One of `equinox.filter_eval_shape` will do.
     path : path
     names : mapping of str to str, optional
         Names of modules in the file to their names here, where they differ: ``{"0": "layers.0"}``.
@@ -163,7 +166,8 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
             made = eqx.tree_at(lambda made: made.dense.bias, made, bias)
         swaps[name] = made
     model = _swapped(dense_model, swaps, DENSE)
-    arrays = {name: part for name, part in _parts(model).items() if eqx.is_array(part)}
+    core.check_complete(stored, _layers(model, (TNLayer,)))
+    arrays = {name: part for name, part in _parts(model).items() if _is_array(part)}
     if arrays.keys() != stored.tensors.keys():
         missing, surplus = sorted(arrays.keys() - stored.tensors.keys()), sorted(stored.tensors.keys() - arrays.keys())
         raise FormatError(f"the tensors do not fit the model: missing {missing[:3]}, surplus {surplus[:3]}")
@@ -180,8 +184,12 @@ def _dense(model: Any) -> dict[str, Any]:
     return {
         name: layer
         for name, layer in found.items()
-        if eqx.is_array(layer.weight) and type(layer).__call__ is _stand_in(layer).like.__call__
+        if _is_array(layer.weight) and type(layer).__call__ is _stand_in(layer).like.__call__
     }
+
+
+def _is_array(part: Any) -> bool:
+    return eqx.is_array(part) or isinstance(part, jax.ShapeDtypeStruct)
 
 
 def _stand_in(dense: Any) -> type[TNLayer]:

@@ -14,7 +14,7 @@ from deeptn import checkpoint as core
 from deeptn.plan import Target, resolve
 from deeptn.report import Report
 
-from ..layers import fitted, read
+from ..layers import check_data, fitted, read
 from .graph import check_alone, like, parts, swap, variables, write
 from .layers import TNConv, TNEmbed, TNLayer, TNLinear, shape_of, to_kernel, to_weight, weight_of
 
@@ -65,6 +65,7 @@ def compress(
     >>> report.params_before, report.params_after
     (48000, 424)
     """
+    check_data(nnx.state(model))
     small = nnx.clone(model)
     everywhere = parts(small, nnx.Module)
     dense: dict[str, Any] = {}
@@ -93,6 +94,7 @@ def fold(model: M) -> M:
     >>> type(fold(model).layers[0]).__name__
     'Linear'
     """
+    check_data(nnx.state(model))
     whole = nnx.clone(model)
     swap(whole, {part: part.to_dense() for part in parts(whole, TNLayer, once=True).values()})
     return whole
@@ -120,8 +122,7 @@ def save_model(model: nnx.Module, path: str | os.PathLike[str]) -> None:
     >>> dtn.load_model(path).layers["layers.0"].kind
     'linear'
     """
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(nnx.state(model))):
-        raise PlanError("the model has shapes, but no data (nnx.eval_shape)")
+    check_data(nnx.state(model))
     layers = {}
     for name, part in parts(model, TNLayer).items():
         bias = None if part.bias is None else part.bias[...]
@@ -177,6 +178,7 @@ def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str,
         read_as[id(old)] = name
     check_alone(model, {read_as[id(old)]: old for old, made in swaps.items() if made is not old})
     swap(model, {old: made for old, made in swaps.items() if made is not old})
+    core.check_complete(stored, parts(model, TNLayer))
     held = variables(model)
     missing = sorted(held.keys() - stored.tensors.keys())
     surplus = sorted(stored.tensors.keys() - held.keys())
