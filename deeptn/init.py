@@ -127,6 +127,14 @@ def draws(spec: NetworkSpec, seed: int, complex_valued: bool) -> dict[str, np.nd
     return result
 
 
+def check_scheme(scheme: str, std: float | None) -> None:
+    """Raise `SpecError` for an unknown scheme, or a std that is not positive."""
+    if scheme not in tuple(SCHEMES):
+        raise SpecError(f"scheme = {scheme!r}; {near_match(str(scheme), SCHEMES)}")
+    if std is not None and (isinstance(std, bool) or not isinstance(std, (int, float)) or not 0.0 < std < math.inf):
+        raise SpecError(f"std = {std!r}; expected a positive number")
+
+
 def initialize(
     spec: NetworkSpec, layout: Layout, normal: Mapping[str, Array], scheme: str = "orthogonal", std: float | None = None
 ) -> Params:
@@ -148,11 +156,8 @@ def initialize(
     SpecError
         For an unknown scheme, or a std that is not positive.
     """
-    if scheme not in SCHEMES:
-        raise SpecError(f"scheme = {scheme!r}; {near_match(str(scheme), SCHEMES)}")
+    check_scheme(scheme, std)
     goal = target_std(layout) if std is None else std
-    if isinstance(goal, bool) or not isinstance(goal, (int, float)) or not (0.0 < goal < math.inf):
-        raise SpecError(f"std = {std!r}; expected a positive number")
     params: Params = {}
     legs = {leg.name for leg in spec.legs}
     for number, stage in enumerate(spec.stages):

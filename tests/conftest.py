@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # programs that run once
 os.environ["DEEPTN_CACHE"] = "off"  # the tests search for themselves
 
 import hypothesis
