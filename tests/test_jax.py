@@ -36,6 +36,14 @@ def test_init_under_jit_and_vmap(net):
     assert not np.allclose(weights[0], weights[1])
 
 
+def test_init_of_many_parameters_is_not_compiled_and_draws_the_same(monkeypatch):
+    net = dtn.network("MERA", (8, 16))
+    compiled = init(net, KEY)
+    monkeypatch.setattr("deeptn_jax.functional.COMPILED", 0)
+    for name, array in init(net, KEY).items():
+        assert close(array, compiled[name], 1e-5), name
+
+
 @some
 def test_materialize_and_apply_under_jit_vmap_and_grad(net):
     params = init(net, KEY)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import itertools
 import math
 from typing import Any
 
@@ -12,6 +10,9 @@ import numpy as np
 
 from deeptn import Network, SpecError
 from deeptn.init import check_scheme, initialize
+
+#: With more parameters XLA takes longer for all of `init` than for its operations one by one.
+COMPILED = 256
 
 
 def init(
@@ -56,19 +57,24 @@ def init(
     if dtype.itemsize == 8 and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise SpecError("dtype = float64: first switch it on with jax.config.update('jax_enable_x64', True)")
     check_scheme(scheme, std)
-    return _init(net, key, dtype, scheme, std)
+    draw = _init_compiled if len(net.spec.param_shapes) <= COMPILED else _init
+    return draw(net, key, dtype, scheme, std)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
 def _init(net: Network, key: jax.Array, dtype: np.dtype, scheme: str, std: float | None) -> dict[str, jax.Array]:
-    """Compiled as one program, with one draw for all: one by one, the operations take several times as long."""
     drawn = dtype if dtype.itemsize >= 4 else jax.numpy.dtype("float32")
     shapes = net.spec.param_shapes
-    ends = [0, *itertools.accumulate(math.prod(shape) for shape in shapes.values())]
-    parts = jax.numpy.split(jax.random.normal(key, (ends[-1],), drawn), ends[1:-1])
-    normal = {name: part.reshape(shape) for part, (name, shape) in zip(parts, shapes.items())}
+    flat = jax.random.normal(key, (sum(math.prod(shape) for shape in shapes.values()),), drawn)
+    normal: dict[str, jax.Array] = {}
+    for shape in set(shapes.values()):  # one slice for all of a shape: each slice is compiled, and so is each draw
+        names = [name for name, own in shapes.items() if own == shape]
+        here, flat = jax.numpy.split(flat, [len(names) * math.prod(shape)])
+        normal |= zip(names, here.reshape(-1, *shape))
     params = initialize(net.spec, net.layout, normal, scheme, std)
     return {name: array.astype(dtype) for name, array in params.items()}
+
+
+_init_compiled = jax.jit(_init, static_argnums=(0, 2, 3, 4))
 
 
 def materialize(net: Network, params: Any) -> jax.Array:
