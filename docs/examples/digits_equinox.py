@@ -7,9 +7,9 @@ from sklearn.datasets import load_digits
 import deeptn as dtn
 
 x, y = map(jax.numpy.asarray, load_digits(return_X_y=True))
-x, key = x / 16, jax.random.key(0)
-first = TNLinear(64, 256, dtn.BrickWall(layers=2), key=key)
-relu, last = eqx.nn.Lambda(jax.nn.relu), eqx.nn.Linear(256, 10, key=key)
+x, keys = x / 16, jax.random.split(jax.random.key(0))
+first = TNLinear(64, 256, dtn.BrickWall(layers=2), key=keys[0])
+relu, last = eqx.nn.Lambda(jax.nn.relu), eqx.nn.Linear(256, 10, key=keys[1])
 model = eqx.nn.Sequential([first, relu, last])
 entropy = optax.losses.softmax_cross_entropy_with_integer_labels
 adam = optax.adam(0.01)
