@@ -36,7 +36,7 @@ def test_init_under_jit_and_vmap(net):
     assert not np.allclose(weights[0], weights[1])
 
 
-def test_init_of_many_parameters_is_not_compiled_and_draws_the_same(monkeypatch):
+def test_init_of_many_cores_is_not_compiled_and_draws_the_same(monkeypatch):
     net = dtn.network("MERA", (8, 16))
     compiled = init(net, KEY)
     monkeypatch.setattr("deeptn_jax.functional.COMPILED", 0)

@@ -11,7 +11,7 @@ import numpy as np
 from deeptn import Network, SpecError
 from deeptn.init import check_scheme, initialize
 
-#: With more parameters XLA takes longer for all of `init` than for its operations one by one.
+#: With more cores than this, XLA takes longer for all of `init` than for its operations one by one.
 COMPILED = 256
 
 
@@ -66,7 +66,8 @@ def _init(net: Network, key: jax.Array, dtype: np.dtype, scheme: str, std: float
     shapes = net.spec.param_shapes
     flat = jax.random.normal(key, (sum(math.prod(shape) for shape in shapes.values()),), drawn)
     normal: dict[str, jax.Array] = {}
-    for shape in set(shapes.values()):  # one slice for all of a shape: each slice is compiled, and so is each draw
+    # One slice for all of a shape: each slice is compiled, and so is each draw.
+    for shape in dict.fromkeys(shapes.values()):
         names = [name for name, own in shapes.items() if own == shape]
         here, flat = jax.numpy.split(flat, [len(names) * math.prod(shape)])
         normal |= zip(names, here.reshape(-1, *shape))
