@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from deeptn_demo.data import load_images
+from deeptn_demo.environment import environment
 from deeptn_torch import TNLinear, train
-from deeptn_torch.data import load_images
-from deeptn_torch.demo.environment import environment
 from deeptn_torch.train import accuracy
 from torch import nn
 

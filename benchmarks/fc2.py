@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from deeptn_demo.data import Images, load_images
 from deeptn_torch import TNLinear
-from deeptn_torch.data import Images, load_images
 from deeptn_torch.fit import find_params
 from deeptn_torch.train import accuracy, train
 from torch import nn

@@ -32,8 +32,8 @@ def read_log(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
 def one_seed(seed: int, folder: str | None, threads: int, log: Path, about: dict[str, Any]) -> None:
     """Run one seed; append every result as it comes, and leave out what the log has already."""
     import torch
-    from deeptn_torch.data import load_images
-    from deeptn_torch.demo.experiment import SETTINGS, run_seed
+    from deeptn_demo.data import load_images
+    from deeptn_demo.experiment import SETTINGS, run_seed
 
     torch.set_num_threads(threads)
     done = {(r["seed"], r["label"], r["budget"], r["start"]) for r in read_log(log, about)}
@@ -54,8 +54,8 @@ def one_seed(seed: int, folder: str | None, threads: int, log: Path, about: dict
 
 def main() -> None:
     """Run the seeds, then write the table as JSON."""
-    from deeptn_torch.demo.environment import environment
-    from deeptn_torch.demo.experiment import RIVALS, SETTINGS, Result, summarize
+    from deeptn_demo.environment import environment
+    from deeptn_demo.experiment import RIVALS, SETTINGS, Result, summarize
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)

@@ -20,7 +20,7 @@ PAGES = HERE.parent / "docs" / "results"
 
 def lenet5_page(data: dict[str, Any]) -> str:
     """The comparison on Fashion-MNIST."""
-    from deeptn_torch.demo.page import cells, number
+    from deeptn_demo.page import cells, number
 
     recipe = data["recipe"]
     rows = [[*cells(row)[:6], number(row["after_other"], "{:.1f}")] for row in data["summary"]]
@@ -353,7 +353,7 @@ def engine_figure(data: dict[str, Any]) -> Any:
 
 def lenet5_figure(data: dict[str, Any]) -> Any:
     """Accuracy against parameters."""
-    from deeptn_torch.demo.page import accuracy_figure
+    from deeptn_demo.page import accuracy_figure
 
     return accuracy_figure(data["summary"], "LeNet-5 on Fashion-MNIST, 58,080 weights compressed")
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from deeptn_torch.demo.environment import environment
+from deeptn_demo.environment import environment
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 

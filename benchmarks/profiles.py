@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
-from deeptn_torch import engine
-from deeptn_torch.libraries import HOST
+from deeptn_torch.engine import HOST
+from deeptn_torch.engine.reverse import Reverse
 
 #: An operation with an array of at least so many entries is one on the state.
 STATE = 2**14
@@ -67,7 +67,7 @@ def _clocks() -> Iterator[tuple[dict[str, float], Counter[str]]]:
 
         return call
 
-    reverse = engine._Reverse
+    reverse = Reverse
     own, before = reverse.activation, dict(HOST.__dict__)
     try:
         for kind, names in KINDS.items():

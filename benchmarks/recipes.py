@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deeptn_torch.demo.environment import environment
+from deeptn_demo.environment import environment
 from fc2 import HEAD, RESULTS, Job, Log
 
 import deeptn as dtn

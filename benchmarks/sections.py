@@ -26,8 +26,8 @@ from timing import Settings, console, fresh, measure, show
 from torch import Tensor
 
 import deeptn as dtn
-from deeptn.machine import machine
-from deeptn.program import Contract
+from deeptn.engine import Contract
+from deeptn.engine.machine import machine
 
 
 def label(layers: int, activation: str | None) -> str:

@@ -1,4 +1,4 @@
-"""What every layer of every front-end can do: all cases of `tests/matrix.py`, and the table in the documentation.
+"""What every layer of every front-end can do: all cases of `tests/models/matrix.py`, and the table in the documentation.
 
 python benchmarks/support.py            # about ten minutes
 """
@@ -13,12 +13,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from deeptn_torch.demo.environment import environment
+from deeptn_demo.environment import environment
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE.parent))
 
-from tests import matrix  # noqa: E402
+from tests.models import matrix  # noqa: E402
 
 from tables import about  # noqa: E402  # isort: skip
 
@@ -61,7 +61,7 @@ def page(data: dict[str, Any]) -> str:
     lines = [
         "# What the layers support",
         "",
-        "Every layer on every kind of network of the matrix test (`tests/matrix.py`: "
+        "Every layer on every kind of network of the matrix test (`tests/models/matrix.py`: "
         + "; ".join(matrix.FAMILIES)
         + "), in float32, bfloat16 and float64. “✓” means that all of these agree with the dense layer of the same weight "
         "(gradients too). Written by `python benchmarks/support.py`, never by hand; "

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from deeptn_torch.demo.environment import environment
+from deeptn_demo.environment import environment
 from fc2 import CONTROLS, GRID, HEAD, RESULTS, SHAPE, Job, Log
 
 import deeptn as dtn

@@ -1,33 +1,43 @@
 """Deep tensor networks as weights: define one, count its cost, decode or apply it with NumPy, PyTorch or JAX."""
 
-from .activations import register_activation
-from .analysis import Analysis, Cut, Moments, analyze, inspect, light_cone, rank_bound
-from .bridge import from_quimb, from_tensornetwork, to_quimb, to_tensornetwork
-from .budget import at_budget
-from .checkpoint import StoredLayer, StoredModel, load_model, save_model
-from .comparison import Compared, Comparison, Compressibility, Needed, compare, compressibility
-from .constraints import isometrize
-from .cost import Choice, Cost
-from .decomposition import Decomposition, decompose
-from .drawing import draw, summary
-from .equations import from_adjacency, from_einsum, from_networkx, to_einsum, to_networkx
-from .errors import (
-    DeepTNError,
-    FormatError,
-    LayoutError,
-    MissingBackendError,
-    PlanError,
-    ProgramError,
-    SpecError,
+from .analysis import (
+    Analysis,
+    Compared,
+    Comparison,
+    Compressibility,
+    Cut,
+    Moments,
+    Needed,
+    analyze,
+    compare,
+    compressibility,
+    draw,
+    inspect,
+    light_cone,
+    rank_bound,
+    summary,
 )
-from .fitting import Fit, FitResult
-from .growth import Growth, deepen, grow, widen, with_scale
+from .budget import at_budget
+from .constraints import isometrize
+from .convert import (
+    from_adjacency,
+    from_einsum,
+    from_networkx,
+    from_quimb,
+    from_tensornetwork,
+    to_einsum,
+    to_networkx,
+    to_quimb,
+    to_tensornetwork,
+)
+from .engine import Choice, Cost
+from .errors import DeepTNError, FormatError, LayoutError, MissingBackendError, PlanError, ProgramError, SpecError
+from .files import StoredLayer, StoredModel, load, load_model, save, save_model
+from .fitting import Decomposition, Fit, FitResult, Growth, decompose, deepen, grow, widen, with_scale
 from .joint import Joint, joint
-from .layout import Layout, Leg
 from .network import Network, network
 from .recipe import Recipe
-from .serialize import load, save
-from .spec import NetworkSpec, Node, Stage, stack
+from .spec import Layout, Leg, NetworkSpec, Node, Stage, register_activation, stack
 from .topologies import (
     CP,
     MERA,

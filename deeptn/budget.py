@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ._check import positive_int
+from .base import positive_int
 from .errors import SpecError
-from .layout import Layout
 from .network import Network, network
+from .spec import Layout
 from .topologies import Topology, describe
 from .topologies import topology as as_topology
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from autoray import do, get_dtype_name
 
-from ._typing import Array, Params, ParamsLike
+from .base import Array, Params, ParamsLike
 from .errors import SpecError, near_match
 from .init import NodeMatrix, isometric
 from .network import Network

@@ -14,13 +14,10 @@ from functools import cache
 import numpy as np
 from autoray import do, infer_backend
 
-from ._typing import Array, Params
-from .compiler import compile_network
-from .cost import seconds
+from .base import Array, Params
+from .engine import activate, compile_network, run, seconds
 from .errors import SpecError, near_match
-from .layout import Layout, Leg
-from .runner import activate, run
-from .spec import NetworkSpec, Node, Stage
+from .spec import Layout, Leg, NetworkSpec, Node, Stage
 
 #: Schemes of which what a state is made of has no random sign: the last nodes on the legs get one for each output.
 STRUCTURED = ("identity", "copy")

@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from ._check import positive_ints
-from ._typing import Array, Params, ParamsLike
+from .base import Array, Params, ParamsLike, positive_ints
 from .errors import LayoutError
 from .init import target_std
-from .layout import Layout
 from .network import Network, network
+from .spec import Layout
 from .topologies import Topology
 
 

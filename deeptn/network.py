@@ -9,19 +9,15 @@ from typing import Any, get_args
 
 from autoray import do
 
-from . import slicing
-from ._check import positive_int, positive_ints
-from ._typing import Array, Params, ParamsLike
-from .compiler import compile_network
-from .cost import DECODED_ANYWAY, Choice, Cost, CostMode, Mode, faster, seconds
+from .arrays import convert_params, target
+from .base import Array, Params, ParamsLike, positive_int, positive_ints
+from .engine import DECODED_ANYWAY, Choice, Cost, CostMode, Mode, Program, compile_network, faster, run, seconds
+from .engine import rows as slicing
+from .engine.machine import machine
 from .errors import LayoutError, SpecError, near_match
 from .init import draws, initialize
-from .layout import Layout
-from .machine import machine
-from .params import check_activations, check_runs, convert_params, target
-from .program import Program
-from .runner import run
-from .spec import NetworkSpec
+from .params import check_activations, check_runs
+from .spec import Layout, NetworkSpec
 from .topologies import Topology, describe
 from .topologies import topology as as_topology
 

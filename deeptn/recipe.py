@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, SupportsFloat
 
-from ._check import positive_int
+from .base import positive_int
 from .errors import SpecError, near_match
 
 SCHEDULES = ("one-cycle", "cosine", "constant")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from deeptn.params import to_numpy
+from deeptn.arrays import to_numpy
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.load_profile("ci")

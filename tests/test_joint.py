@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import deeptn as dtn
-from deeptn.params import to_numpy
+from deeptn.arrays import to_numpy
 
 SHAPES = [(12, 10), (6, 4, 3, 3), (5, 12)]
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import deeptn as dtn
-from deeptn.params import to_numpy
+from deeptn.arrays import to_numpy
 
 from . import oracle
 from .conftest import DTYPES, LIBRARIES, UNSUPPORTED, close

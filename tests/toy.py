@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
+from deeptn_demo.data import Images
 from deeptn_torch import TNLinear
-from deeptn_torch.data import Images
 from torch import nn
 
 import deeptn as dtn

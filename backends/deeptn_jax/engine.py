@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
-from deeptn.program import Activate, Program
-from deeptn.runner import execute, library, run_plain, start
+from deeptn.engine import Activate, Program, execute, library, run_plain, start
 
 
 def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
@@ -15,7 +14,7 @@ def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
 
     Parameters
     ----------
-    program : deeptn.program.Program
+    program : deeptn.engine.Program
     inputs : sequence of jax.Array
         In the order of ``program.inputs``; tracers of any transformation.
 

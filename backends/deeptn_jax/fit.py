@@ -7,9 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from deeptn import Fit, FitResult, MissingBackendError, Network, SpecError, fitting
-from deeptn.fitting import check_goal, start_of_fit
-from deeptn.params import relative_error
+from deeptn.arrays import relative_error
+from deeptn.errors import MissingBackendError, SpecError
+from deeptn.fitting import Fit, FitResult, check_goal, start_of_fit
+from deeptn.fitting import gradient as fitting
+from deeptn.network import Network
 
 
 def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = None) -> FitResult:

@@ -1,4 +1,4 @@
-"""JAX for the laws of `deeptn.frontends`: pure functions, Equinox and Flax NNX."""
+"""JAX for the laws of `deeptn.testing`: pure functions, Equinox and Flax NNX."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import deeptn
-from deeptn import Network, StoredLayer, StoredModel
-from deeptn.frontends import LAYER
+from deeptn.files import StoredLayer, StoredModel
+from deeptn.network import Network
+from deeptn.testing import LAYER
 
 from .functional import apply, init
 
@@ -22,7 +23,7 @@ class JaxFrontEnd:
     Examples
     --------
     >>> import deeptn as dtn
-    >>> from deeptn.frontends import check_front_end
+    >>> from deeptn.testing import check_front_end
     >>> check_front_end(JaxFrontEnd(), [dtn.network("TTMatrix", (6, 8))])
     """
 
@@ -71,7 +72,7 @@ class EquinoxFrontEnd(JaxFrontEnd):
     Examples
     --------
     >>> import deeptn as dtn
-    >>> from deeptn.frontends import check_front_end
+    >>> from deeptn.testing import check_front_end
     >>> check_front_end(EquinoxFrontEnd(), [dtn.network("TTMatrix", (6, 8))])
     """
 
@@ -113,7 +114,7 @@ class NNXFrontEnd(JaxFrontEnd):
     Examples
     --------
     >>> import deeptn as dtn
-    >>> from deeptn.frontends import check_front_end
+    >>> from deeptn.testing import check_front_end
     >>> check_front_end(NNXFrontEnd(), [dtn.network("TTMatrix", (6, 8))])
     """
 

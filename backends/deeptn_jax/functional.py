@@ -8,8 +8,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from deeptn import Network, SpecError
+from deeptn.errors import SpecError
 from deeptn.init import check_scheme, initialize
+from deeptn.network import Network
 
 #: With more cores than this, XLA takes longer for all of `init` than for its operations one by one.
 COMPILED = 256

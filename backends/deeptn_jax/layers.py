@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeptn import Network, PlanError, SpecError
-from deeptn._check import positive_int
-from deeptn.cost import seconds
-from deeptn.errors import near_match
-from deeptn.machine import machine
-from deeptn.params import cast, from_raw
-from deeptn.report import LayerReport, layer_report
+from deeptn.arrays import cast, from_raw
+from deeptn.base import positive_int
+from deeptn.engine import seconds
+from deeptn.engine.machine import machine
+from deeptn.errors import PlanError, SpecError, near_match
+from deeptn.models import LayerReport, layer_report
+from deeptn.network import Network
 
 from .fit import find_params
 

@@ -12,10 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeptn import DeepTNError, FormatError, MissingBackendError, Network, Recipe, SpecError, grow, isometrize
-from deeptn._files import write_atomically
+from deeptn.base import write_atomically
+from deeptn.constraints import isometrize
+from deeptn.errors import DeepTNError, FormatError, MissingBackendError, SpecError
+from deeptn.files import fingerprint
+from deeptn.fitting import grow
 from deeptn.init import weight_exponents
-from deeptn.serialize import fingerprint
+from deeptn.network import Network
+from deeptn.recipe import Recipe
 
 #: From the parameters, in which W stands in the place of the cores, and a batch to logits.
 Forward = Callable[[Mapping[str, Any], jax.Array], jax.Array]

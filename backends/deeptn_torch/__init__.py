@@ -4,12 +4,20 @@ from deeptn import Fit, FitResult
 
 from .checkpoint import load_model, save_model
 from .compress import compress, compress_, fold_
-from .convolutions import TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
-from .embedding import TNEmbedding
+from .export import export_onnx
 from .fit import fit
-from .linear import TNLinear
-from .onnx import export_onnx
-from .parametrization import TNWeight, parametrize_
+from .layers import (
+    TNConv1d,
+    TNConv2d,
+    TNConv3d,
+    TNConvTranspose1d,
+    TNConvTranspose2d,
+    TNConvTranspose3d,
+    TNEmbedding,
+    TNLinear,
+    TNWeight,
+    parametrize_,
+)
 from .train import core_groups, shrink, train
 
 __all__ = [

@@ -11,13 +11,13 @@ from autoray import get_dtype_name
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from deeptn import FormatError, PlanError, StoredLayer, StoredModel
-from deeptn import checkpoint as core
-from deeptn.params import KINDS, cast, from_raw
+from deeptn.arrays import KINDS, cast, from_raw
+from deeptn.errors import FormatError, PlanError
+from deeptn.files import StoredLayer, StoredModel
+from deeptn.files import model_file as core
 
-from .base import TNLayer
 from .compress import LAYERS, check_alone, check_plain, path_of, replace_modules
-from .parametrization import TNWeight, generated, generated_inside, register, weights_of
+from .layers import TNLayer, TNWeight, generated, generated_inside, register, weights_of
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -8,23 +8,27 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-from deeptn import PlanError
-from deeptn.plan import Target, resolve, select
-from deeptn.report import Report, layer_report
+from deeptn.errors import PlanError
+from deeptn.models import Report, Target, layer_report, resolve, select
 
-from .base import TNLayer
-from .convolutions import (
+from .fit import find_params
+from .layers import (
     TNConv1d,
     TNConv2d,
     TNConv3d,
     TNConvTranspose1d,
     TNConvTranspose2d,
     TNConvTranspose3d,
+    TNEmbedding,
+    TNLayer,
+    TNLinear,
+    TNWeight,
+    generated,
+    generated_inside,
+    register,
+    unregister,
+    weights_of,
 )
-from .embedding import TNEmbedding
-from .fit import find_params
-from .linear import TNLinear
-from .parametrization import TNWeight, generated, generated_inside, register, unregister, weights_of
 
 M = TypeVar("M", bound=nn.Module)
 

@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeptn import Fit, FitResult, Network, SpecError, fitting
-from deeptn.fitting import check_goal, start_of_fit
-from deeptn.params import relative_error
+from deeptn.arrays import relative_error
+from deeptn.errors import SpecError
+from deeptn.fitting import Fit, FitResult, check_goal, start_of_fit
+from deeptn.fitting import gradient as fitting
+from deeptn.network import Network
 
 
 def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, how: Fit | None = None) -> FitResult:

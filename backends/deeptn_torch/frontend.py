@@ -1,4 +1,4 @@
-"""PyTorch for the laws of `deeptn.frontends`."""
+"""PyTorch for the laws of `deeptn.testing`."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 import deeptn
-from deeptn import Network
-from deeptn.frontends import LAYER
-from deeptn.params import from_raw, to_raw
+from deeptn.arrays import from_raw, to_raw
+from deeptn.network import Network
+from deeptn.testing import LAYER
 
 from .checkpoint import load_model, save_model
-from .linear import TNLinear
+from .layers import TNLinear
 
 
 class TorchFrontEnd:
@@ -23,7 +23,7 @@ class TorchFrontEnd:
     Examples
     --------
     >>> import deeptn as dtn
-    >>> from deeptn.frontends import check_front_end
+    >>> from deeptn.testing import check_front_end
     >>> check_front_end(TorchFrontEnd(), [dtn.network("TTMatrix", (6, 8))])
     """
 

@@ -10,15 +10,16 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from deeptn_demo.data import Images
 from torch import Tensor, nn
 
-from deeptn import DeepTNError, FormatError, Recipe, SpecError
-from deeptn._files import write_atomically
+from deeptn.base import write_atomically
+from deeptn.errors import DeepTNError, FormatError, SpecError
+from deeptn.files import fingerprint
 from deeptn.init import weight_exponents
-from deeptn.serialize import fingerprint
+from deeptn.recipe import Recipe
 
-from .base import TNLayer
-from .data import Images
+from .layers import TNLayer
 
 
 def train(

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, TypeVar
 
+from ..base import Registry
 from ..errors import FormatError, SpecError, near_match
-from ..layout import Layout, Leg
-from ..registry import Registry
-from ..spec import NetworkSpec
+from ..spec import Layout, Leg, NetworkSpec
 
 _REGISTRY: Registry[type[Topology]] = Registry("topology")
 T = TypeVar("T", bound="type[Topology]")

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from .._check import boolean, positive_int
+from ..base import boolean, positive_int
 from ..errors import SpecError, near_match
-from ..layout import Layout, Leg
-from ..spec import NetworkSpec, check_between
+from ..spec import Layout, Leg, NetworkSpec, check_between
 from .base import Topology, register_topology
 from .wires import Wires
 

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..errors import SpecError
-from ..layout import Layout, Leg
-from ..spec import NetworkSpec, Node, Stage
+from ..spec import Layout, Leg, NetworkSpec, Node, Stage
 from .base import Topology, register_topology, topology
 from .brickwall import BrickWall
 from .factored import LowRank

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .._check import positive_int, rank_field, ranks
+from ..base import positive_int, rank_field, ranks
 from ..errors import SpecError
-from ..layout import Layout, Leg, balanced_factors
-from ..spec import NetworkSpec, Node, Stage
+from ..spec import Layout, Leg, NetworkSpec, Node, Stage, balanced_factors
 from .base import Topology, matched, register_topology, sides
 
 

@@ -7,10 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from .._check import positive_int
+from ..base import positive_int
 from ..errors import LayoutError, SpecError
-from ..layout import Layout, Leg
-from ..spec import NetworkSpec, Node, Stage, check_between
+from ..spec import Layout, Leg, NetworkSpec, Node, Stage, check_between
 from .base import Topology, register_topology
 
 _EXAMPLE = "nodes={'A': 'abx', …}, sizes={'x': 3, …} and output='ab…' (with several stages: lists of them)"

@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .._check import positive_int
+from ..base import positive_int
 from ..errors import SpecError
-from ..layout import Leg
-from ..spec import NetworkSpec, Node, Stage
+from ..spec import Leg, NetworkSpec, Node, Stage
 from .base import Topology, register_topology
 
 

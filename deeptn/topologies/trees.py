@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from .._check import boolean, positive_int
+from ..base import boolean, positive_int
 from ..errors import SpecError
-from ..layout import Leg
-from ..spec import NetworkSpec, Node, Stage, check_between
+from ..spec import Leg, NetworkSpec, Node, Stage, check_between
 from .base import Topology, register_topology
 from .wires import Wires
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from ..layout import Leg
-from ..spec import NetworkSpec, Node, stack
+from ..spec import Leg, NetworkSpec, Node, stack
 
 
 class Wires:

@@ -9,9 +9,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from deeptn import Layout, Network, Topology
-from deeptn.network import multiply
-from deeptn.plan import as_network
+from deeptn.models import as_network
+from deeptn.network import Network, multiply
+from deeptn.spec import Layout
+from deeptn.topologies import Topology
 
 from ..functional import init
 from ..layers import applies, bias_like, entry, fitted, look_up, looks_up

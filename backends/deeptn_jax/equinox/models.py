@@ -10,10 +10,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from deeptn import FormatError, PlanError, StoredLayer, StoredModel
-from deeptn import checkpoint as core
-from deeptn.plan import Target, resolve
-from deeptn.report import Report
+from deeptn.errors import FormatError, PlanError
+from deeptn.files import StoredLayer, StoredModel
+from deeptn.files import model_file as core
+from deeptn.models import Report, Target, resolve
 
 from ..layers import check_data, fitted, read
 from .layers import TNConv1d, TNConv2d, TNConv3d, TNEmbedding, TNLayer, TNLinear

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from flax.nnx.training.metrics import MetricState
 
-from deeptn import PlanError
+from deeptn.errors import PlanError
 
 from .layers import TNLayer
 

@@ -9,8 +9,11 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from deeptn import Layout, Network, SpecError, Topology
-from deeptn.plan import as_network
+from deeptn.errors import SpecError
+from deeptn.models import as_network
+from deeptn.network import Network
+from deeptn.spec import Layout
+from deeptn.topologies import Topology
 
 from ..functional import init
 from ..layers import applies, entry, fitted, look_up, looks_up, wide

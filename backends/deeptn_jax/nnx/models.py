@@ -9,10 +9,10 @@ from typing import Any, TypeVar
 import jax
 from flax import nnx
 
-from deeptn import FormatError, PlanError, StoredLayer, StoredModel
-from deeptn import checkpoint as core
-from deeptn.plan import Target, resolve
-from deeptn.report import Report
+from deeptn.errors import FormatError, PlanError
+from deeptn.files import StoredLayer, StoredModel
+from deeptn.files import model_file as core
+from deeptn.models import Report, Target, resolve
 
 from ..layers import check_data, fitted, read
 from .graph import check_alone, like, parts, swap, variables, write

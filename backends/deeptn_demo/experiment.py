@@ -1,0 +1,340 @@
+"""The experiment behind ``deeptn demo`` and ``benchmarks/lenet5.py``."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Protocol
+
+import torch
+from deeptn_torch.compress import compress
+from deeptn_torch.layers import TNLayer
+from deeptn_torch.train import accuracy, mean_loss, train
+from torch import nn
+
+from deeptn.errors import SpecError
+from deeptn.fitting import has_closed_form
+from deeptn.network import Network, network
+from deeptn.recipe import Recipe
+from deeptn.topologies import BrickWall, topology
+
+from .data import Images
+
+#: The families that are compared with BrickWall, at the largest size not above BrickWall's own in all layers together.
+RIVALS = ("TensorTrain", "TTMatrix", "Tucker", "LowRank", "Tree")
+#: Where healing starts, and the ``fit=`` of `compress` that gives it. Which of the two is better depends on the family
+#: and the size, so a family with a closed form gets both, and the one with the lower training loss counts. The others
+#: start at random only: a fit by gradient to a trained weight is close to nothing at these sizes, and heals worse.
+STARTS = {"weight": "auto", "random": None}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A data set, a model and how it is trained.
+
+    Attributes
+    ----------
+    model : str
+        Name in `MODELS`.
+    train, heal : Recipe
+        Of the dense model, and of every compressed one after it.
+    layers : tuple of int
+        Depths M of BrickWall.
+    hidden : tuple of str
+        The linear layers that are compressed.
+    """
+
+    model: str
+    train: Recipe
+    heal: Recipe
+    layers: tuple[int, ...]
+    hidden: tuple[str, ...] = ("fc1", "fc2")
+
+
+SETTINGS = {
+    "small": Setting("small", Recipe(epochs=20, batch=64), Recipe(epochs=15, batch=64), (1, 2, 4)),
+    "lenet5": Setting("lenet5", Recipe(epochs=6), Recipe(epochs=5), (1, 2, 4, 7)),
+}
+
+
+class ConvNet(nn.Module):
+    """Two convolutions and three linear layers, the last one the classifier.
+
+    ``"lenet5"`` (28 x 28): conv 1→6 (5x5, padding 2), pool, conv 6→16 (5x5), pool, 400→120→84→10.
+    ``"small"`` (8 x 8): conv 1→8 (3x3), conv 8→16 (3x3), pool, 256→120→84→10.
+    """
+
+    def __init__(self, kind: str):
+        super().__init__()
+        if kind == "lenet5":
+            self.conv1, self.conv2 = nn.Conv2d(1, 6, 5, padding=2), nn.Conv2d(6, 16, 5)
+            self.pool1, features = nn.MaxPool2d(2), 400
+        else:
+            self.conv1, self.conv2 = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
+            self.pool1, features = nn.Identity(), 256
+        self.pool2 = nn.MaxPool2d(2)
+        self.fc1, self.fc2, self.fc3 = nn.Linear(features, 120), nn.Linear(120, 84), nn.Linear(84, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool1(torch.relu(self.conv1(x)))
+        x = self.pool2(torch.relu(self.conv2(x))).flatten(1)
+        return self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row of the comparison: a family at a size, or a control."""
+
+    family: str
+    label: str
+    budget: int | None = None
+    plan: dict[str, Network] = field(default_factory=dict)
+    #: Why the family has no network of this size.
+    missing: str | None = None
+
+    @property
+    def params(self) -> int | None:
+        """Parameters of the compressed layers."""
+        return sum(net.num_params for net in self.plan.values()) if self.plan else None
+
+
+def methods(setting: Setting, shapes: dict[str, tuple[int, ...]]) -> list[Method]:
+    """The rows of the comparison: controls, BrickWall at each depth, and its rivals at no more parameters."""
+    rows = [Method("dense", "dense, trained on"), Method("fixed random", "fixed random")]
+    for layers in setting.layers:
+        walls = {name: network(BrickWall(layers=layers), shape) for name, shape in shapes.items()}
+        wall = Method("BrickWall", f"BrickWall M={layers}", plan=walls)
+        budget = wall.params
+        rows.append(Method("BrickWall", wall.label, budget, walls))
+        for family in RIVALS:
+            try:
+                plan = share_budget(family, shapes, budget or 0)
+            except SpecError as error:
+                rows.append(Method(family, family, budget, missing=str(error)))
+                continue
+            size = "/".join(str(_size(net)) for net in plan.values())
+            rows.append(Method(family, f"{family} rank {size}", budget, plan))
+    return rows
+
+
+def _size(net: Network) -> Any:
+    """Layers or rank of a network."""
+    return getattr(net.topology, type(net.topology).size_field) if net.topology is not None else None
+
+
+def share_budget(family: str, shapes: dict[str, tuple[int, ...]], budget: int) -> dict[str, Network]:
+    """The largest networks of a family for several layers that together have at most so many parameters.
+
+    First one size for all, the largest that fits; then layer by layer one more, as long as it fits.
+
+    Raises
+    ------
+    deeptn.SpecError
+        If the smallest networks do not fit.
+    """
+    base = topology(family)
+
+    def build(sizes: dict[str, int]) -> dict[str, Network]:
+        return {n: network(replace(base, **{base.size_field: sizes[n]}), shape) for n, shape in shapes.items()}
+
+    def total(sizes: dict[str, int]) -> int:
+        return sum(net.num_params for net in build(sizes).values())
+
+    best = dict.fromkeys(shapes, 1)
+    if total(best) > budget:
+        raise SpecError(f"the smallest {family} networks have {total(best)} parameters together, more than {budget}")
+    moves = [list(shapes), *([name] for name in shapes)]
+    while moves:
+        larger = best | {name: best[name] + 1 for name in moves[0]}
+        if total(best) < total(larger) <= budget:
+            best = larger
+        else:
+            moves.pop(0)
+    return build(best)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One method on one seed.
+
+    Attributes
+    ----------
+    params : int or None
+        Of the compressed layers; None where the family has no network so small.
+    ratio : float or None
+        Weights of those layers over `params`.
+    start : {"weight", "random"} or None
+        Whether the cores start from the trained weight (closed form, or fit by gradient) or at random.
+    before, after : float or None
+        Test accuracy in percent, before and after healing.
+    train_loss : float or None
+        Mean cross entropy over the training images after healing.
+    decode_ms : float or None
+        Median time to decode the compressed layers once, without gradient.
+    """
+
+    family: str
+    label: str
+    budget: int | None
+    seed: int
+    params: int | None
+    ratio: float | None = None
+    start: str | None = None
+    train_loss: float | None = None
+    before: float | None = None
+    after: float | None = None
+    decode_ms: float | None = None
+    missing: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+class Progress(Protocol):
+    """What the experiment tells while it runs."""
+
+    def begin(self, what: str, steps: int) -> None:
+        """A training of so many steps starts."""
+
+    def step(self) -> None:
+        """One of them is done."""
+
+
+class Silent:
+    """Tells nothing."""
+
+    def begin(self, what: str, steps: int) -> None:
+        """Ignore."""
+
+    def step(self) -> None:
+        """Ignore."""
+
+
+def run_seed(
+    setting: Setting,
+    data: Images,
+    seed: int,
+    progress: Progress | None = None,
+    keep: Callable[[Result, nn.Module, Any], object] = lambda result, model, report: None,
+    skip: Callable[[Method, str | None], bool] = lambda method, start: False,
+) -> list[Result]:
+    """Train the dense model, compress it by every method, heal each by the same recipe.
+
+    Parameters
+    ----------
+    setting, data
+        What to run.
+    seed : int
+        Of the initial weights, of the batches and of random cores; the same for every method (paired).
+    progress : Progress, optional
+    keep : callable
+        Gets every result with its model and, for a compressed one, the report of the compression.
+    skip : callable
+        Gets every method and start, and says whether to leave it out (an interrupted run has it already).
+
+    Returns
+    -------
+    list of Result
+    """
+    progress = progress or Silent()
+    rows = len(data.train_x)
+    torch.manual_seed(seed)
+    dense = ConvNet(setting.model)
+    progress.begin("dense", setting.train.steps(rows))
+    train(dense, data, setting.train, seed, progress.step)
+    shapes = {name: tuple(getattr(dense, name).weight.shape) for name in setting.hidden}
+    weights = sum(getattr(dense, name).weight.numel() for name in setting.hidden)
+    results = []
+    for method in methods(setting, shapes):
+        row: dict[str, Any] = {"family": method.family, "label": method.label, "budget": method.budget, "seed": seed}
+        if method.missing and not skip(method, None):
+            results.append(Result(**row, params=None, missing=method.missing))
+            keep(results[-1], dense, None)
+        for start in _starts(method):
+            if skip(method, start):
+                continue
+            torch.manual_seed(seed)
+            report = None
+            if start is not None:
+                model, report = compress(dense, dict(method.plan), fit=STARTS[start])
+                row |= {"params": method.params, "ratio": weights / (method.params or 1)}
+            else:
+                model = copy.deepcopy(dense)
+                row |= {"params": weights, "ratio": 1.0}
+                if method.family == "fixed random":
+                    _fix_at_random(model, setting.hidden)
+                    row |= {"params": 0, "ratio": None}
+            before = accuracy(model, data.test_x, data.test_y)
+            progress.begin(
+                method.label if start is None else f"{method.label}, {start} start", setting.heal.steps(rows)
+            )
+            train(model, data, setting.heal, seed + 1, progress.step)
+            scores: dict[str, Any] = {"before": before, "after": accuracy(model, data.test_x, data.test_y)}
+            scores |= {"train_loss": mean_loss(model, data.train_x, data.train_y), "decode_ms": _decode_ms(model)}
+            result = Result(**row, start=start, **scores)
+            results.append(result)
+            keep(result, model, report)
+    return results
+
+
+def _starts(method: Method) -> tuple[str | None, ...]:
+    if method.missing:
+        return ()
+    families = [net.topology for net in method.plan.values() if net.topology is not None]
+    return tuple(s for s in STARTS if s == "random" or has_closed_form(families[0])) if families else (None,)
+
+
+def _fix_at_random(model: nn.Module, hidden: Sequence[str]) -> None:
+    """Replace the hidden weights by normal ones of the same root mean square, and freeze them."""
+    for name in hidden:
+        weight = getattr(model, name).weight
+        with torch.no_grad():
+            weight.copy_(torch.randn_like(weight) * weight.square().mean().sqrt())
+        weight.requires_grad_(False)
+
+
+def _decode_ms(model: nn.Module, repeats: int = 15) -> float | None:
+    layers = [m for m in model.modules() if isinstance(m, TNLayer)]
+    if not layers:
+        return None
+    times = []
+    with torch.no_grad():
+        for _ in range(repeats):
+            start = time.perf_counter()
+            for layer in layers:
+                layer.clear_cache()
+                layer.weight  # noqa: B018 - decoding is the point
+            times.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(times)
+
+
+def summarize(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """Mean and sample standard deviation over seeds of each method, in the order of the first seed.
+
+    Of the two starts the one with the lower mean training loss counts; the other is kept as ``after_other``.
+    """
+    groups: dict[tuple[str, int | None], dict[str | None, list[Result]]] = {}
+    for result in results:
+        groups.setdefault((result.label, result.budget), {}).setdefault(result.start, []).append(result)
+    rows = []
+    for starts in groups.values():
+        best, *others = sorted(starts.values(), key=lambda group: _mean(group, "train_loss") or 0.0)
+        first = best[0]
+        row: dict[str, Any] = {key: getattr(first, key) for key in ("family", "label", "budget", "params", "ratio")}
+        row |= {"missing": first.missing, "seeds": len(best), "start": first.start}
+        row["after_other"] = _mean(others[0], "after") if others else None
+        for key in ("train_loss", "before", "after", "decode_ms"):
+            values = [value for value in (getattr(result, key) for result in best) if value is not None]
+            row[key] = _mean(best, key)
+            row[f"{key}_sd"] = statistics.stdev(values) if len(values) > 1 else None
+        rows.append(row)
+    return rows
+
+
+def _mean(group: Sequence[Result], key: str) -> float | None:
+    values = [value for value in (getattr(result, key) for result in group) if value is not None]
+    return statistics.fmean(values) if values else None

@@ -1,0 +1,16 @@
+"""PyTorch's way to run a program: buffers that are used again, gradients written by hand, an operator for tracing."""
+
+from .arrays import HOST, TORCH
+from .autograd import gradients, run
+from .forward import autocasts
+from .operators import contract, register
+
+__all__ = [
+    "HOST",
+    "TORCH",
+    "autocasts",
+    "contract",
+    "gradients",
+    "register",
+    "run",
+]

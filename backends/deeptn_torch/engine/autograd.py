@@ -1,0 +1,127 @@
+"""How torch runs a program: one autograd function per call, whose backward pass is written out by hand.
+
+Autograd would keep every state between two products, and pay for a fresh buffer each time. Here the forward pass of a
+large program keeps the states around the activations and those of the last stage, and the backward pass makes the
+others again, stage by stage, in buffers that it uses again (Griewank & Walther, ACM Trans. Math. Softw. 26, 19 (2000),
+with one checkpoint per stage). That of a smaller one keeps every operand as it was multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deeptn.engine import (
+    Pool,
+    Program,
+    execute,
+    library,
+    run_plain,
+)
+
+from .arrays import TORCH
+from .forward import forward, full_precision, leaves_of, library_of, registers_of
+from .reverse import Reverse
+
+
+def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
+    """Execute a program on tensors; registered as the runner for torch.
+
+    Parameters
+    ----------
+    program : deeptn.engine.Program
+    inputs : sequence of Tensor
+        In the order of ``program.inputs``.
+
+    Returns
+    -------
+    Tensor
+        Differentiable any number of times. Under `torch.compile`, `torch.export`, `torch.func`, forward-mode automatic
+        differentiation and dispatch modes the plain steps run, which those can follow.
+    """
+    if _is_transformed(inputs):
+        return run_plain(program, inputs)
+    with full_precision(inputs[0]):
+        leaves = leaves_of(program, inputs)
+        if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
+            return _Contraction.apply(program, *leaves)  # type: ignore[no-any-return]
+        lib = library_of(program, leaves)
+        registers = registers_of(program, lib.enter(leaves))
+        return lib.leave(execute(program, program.steps, registers, lib, Pool(TORCH) if lib is TORCH else None))
+
+
+def _is_transformed(inputs: Sequence[Tensor]) -> bool:
+    return (
+        torch.compiler.is_compiling()
+        or _is_functorch_active()
+        or torch._C._get_tracing_state() is not None  # torch.jit.trace
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+        or not all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in inputs)
+    )
+
+
+def gradients(program: Program, inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor) -> list[Tensor]:
+    """Gradients towards the inputs that are `needed`, from the inputs alone; each with its own memory."""
+    reads = {number: needed[number] for number in range(len(inputs))}
+    reads |= {number: any(needed[k] for k in stack) for number, stack in program.numbered_stacks}
+    wanted = [reads.get(number, False) for number in program.leaves]
+    with full_precision(grad):
+        leaves = leaves_of(program, inputs)
+        parts = Reverse(program, leaves, forward(program, leaves)[1], wanted).run(grad)
+    found: list[Tensor | None] = [None] * len(inputs)
+
+    def add(number: int, part: Tensor) -> None:
+        held = found[number]
+        found[number] = part if held is None else held + part
+
+    stacks = dict(program.numbered_stacks)
+    for number, part in zip(program.leaves, parts):
+        if part is not None:
+            for k, piece in zip(stacks[number], part.unbind()) if number in stacks else [(number, part)]:
+                add(k, piece)
+    empty = (x.new_zeros(x.shape) if g is None else g for x, g in zip(inputs, found))
+    return [g.clone(memory_format=torch.contiguous_format) for g, is_needed in zip(empty, needed) if is_needed]
+
+
+class _Contraction(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, program: Program, *leaves: Tensor) -> Tensor:
+        result, ctx.kept = forward(program, leaves)
+        ctx.program = program
+        ctx.save_for_backward(*leaves)
+        # No view, so that it may be changed in place.
+        return result.new_empty(0).set_(result)  # type: ignore[arg-type]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        program, leaves, needed = ctx.program, ctx.saved_tensors, ctx.needs_input_grad[1:]
+        again = torch.is_grad_enabled()  # create_graph=True: the gradient itself is to be differentiated
+        with full_precision(grad):
+            if not again and not _is_batched(grad):
+                return None, *Reverse(program, leaves, ctx.kept, needed, not _keeps_graph()).run(grad)
+            with torch.enable_grad():
+                result = execute(program, program.steps, registers_of(program, leaves), library("torch"), None)
+            wanted = [tensor for tensor, is_needed in zip(leaves, needed) if is_needed]
+            found = iter(torch.autograd.grad(result, wanted, grad, create_graph=again))
+            return None, *(next(found) if is_needed else None for is_needed in needed)
+
+
+def _is_batched(grad: Tensor) -> bool:
+    """Whether many gradients come at a time: ``torch.autograd.grad(is_grads_batched=True)``, or `torch.func`."""
+    functorch = torch._C._functorch  # type: ignore[attr-defined]
+    return functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)
+
+
+def _is_functorch_active() -> bool:
+    return torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]
+
+
+def _keeps_graph() -> bool:
+    """Whether a second backward pass may follow, so that what is kept may not be written over."""
+    autograd: Any = torch._C._autograd  # type: ignore[attr-defined]
+    ask = getattr(autograd, "_get_current_graph_task_keep_graph", None)  # not in every version of torch
+    return ask is None or ask()

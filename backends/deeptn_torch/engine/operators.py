@@ -1,0 +1,80 @@
+"""Programs as torch operators: to `torch.compile` a contraction is one call, opaque, without a graph break."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deeptn.engine import Program
+
+from .autograd import gradients, run
+
+_PROGRAMS: list[Program] = []
+_NUMBERS: dict[Program, int] = {}
+
+
+def register(program: Program) -> int:
+    """Return the number by which the operators know a program in this process."""
+    if program not in _NUMBERS:
+        _NUMBERS[program] = len(_PROGRAMS)
+        _PROGRAMS.append(program)
+    return _NUMBERS[program]
+
+
+@torch.library.custom_op("deeptn::contract", mutates_args=())
+def contract(inputs: Sequence[Tensor], number: int) -> Tensor:
+    """Run a registered program.
+
+    Parameters
+    ----------
+    inputs : sequence of Tensor
+        In the order of ``program.inputs``; float32, float64 or complex.
+    number : int
+        See `register`.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> net = dtn.network("BrickWall", (8, 8))
+    >>> number = register(net.program("materialize", 1))
+    >>> contract(list(net.init(like="torch").values()), number).numel()
+    64
+    """
+    return run(_PROGRAMS[number], inputs).contiguous()
+
+
+@contract.register_fake
+def _(inputs: Sequence[Tensor], number: int) -> Tensor:
+    shape = [inputs[-1].shape[0] if size == -1 else size for size in _PROGRAMS[number].shape]
+    return inputs[0].new_empty(shape)
+
+
+@torch.library.custom_op("deeptn::contract_backward", mutates_args=())
+def contract_backward(grad: Tensor, inputs: Sequence[Tensor], number: int, needed: Sequence[bool]) -> list[Tensor]:
+    """Gradients of `contract` towards the inputs that are needed; nothing is kept between the two."""
+    return gradients(_PROGRAMS[number], inputs, needed, grad)
+
+
+@contract_backward.register_fake
+def _(grad: Tensor, inputs: Sequence[Tensor], number: int, needed: Sequence[bool]) -> list[Tensor]:
+    return [
+        torch.empty_like(x, memory_format=torch.contiguous_format) for x, is_needed in zip(inputs, needed) if is_needed
+    ]
+
+
+def _setup(ctx: Any, inputs: Any, output: Tensor) -> None:
+    tensors, ctx.number = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor | None], None]:
+    inputs = ctx.saved_tensors
+    needed = [x.requires_grad for x in inputs]
+    found = iter(contract_backward(grad, list(inputs), ctx.number, needed))
+    return [next(found) if is_needed else None for is_needed in needed], None
+
+
+contract.register_autograd(_backward, setup_context=_setup)

@@ -1,0 +1,231 @@
+"""The reverse pass of a program, written by hand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from deeptn.base import Array
+from deeptn.engine import (
+    Activate,
+    Contract,
+    Crop,
+    Join,
+    Pad,
+    Permute,
+    Pool,
+    Program,
+    View,
+    execute,
+    pieces,
+)
+from deeptn.spec import activations
+
+from .arrays import TORCH
+from .forward import Kept, registers_of
+
+
+class Reverse:
+    """One backward pass. Keys of the pool: a register for its value, its bitwise complement for its gradient."""
+
+    def __init__(
+        self, program: Program, leaves: Sequence[Tensor], kept: Kept, needed: Sequence[bool], last: bool = True
+    ):
+        self.program = program
+        self.leaves = leaves
+        self.lib = kept.library
+        self.tape = kept.tape if last else dict(kept.tape)
+        self.last = last
+        self.registers: list[Any] = []
+        if program.recompute:
+            self.registers = registers_of(program, leaves)
+            self.registers[program.first_step :] = kept.registers[program.first_step :]
+            if last:
+                kept.registers = []
+        self.pool = Pool(TORCH) if self.lib is TORCH else None
+        self.grads: list[Any] = [None] * (program.first_step + len(program.steps))
+        self.active = program.active(tuple(needed))
+
+    def run(self, grad: Tensor) -> list[Tensor | None]:
+        """Gradients towards the leaves, None for those that are not needed."""
+        program, grads = self.program, self.grads
+        # An expanded gradient, as that of a sum, has strides of zero, of which BLAS knows nothing.
+        grads[program.result] = self.lib.enter([grad.contiguous()])[0]
+        for segment, inner in zip(reversed(program.segments), reversed(program.inner)):
+            if program.recompute:
+                missing = [step for step in inner if self.registers[step.result] is None]
+                execute(program, missing, self.registers, TORCH, self.pool, program.operands)
+            for step in reversed(segment):
+                found = grads[step.result]
+                grads[step.result] = None
+                if found is None:
+                    continue
+                if type(step) is Contract:
+                    self.product(step, found)
+                elif type(step) is Activate:
+                    self.activation(step, found)
+                elif type(step) is Crop:
+                    self.add(step.register, self.lib.pad(found, step.axes))
+                elif type(step) is Pad:
+                    if self.active[step.register]:
+                        part = found.reshape(step.shape)
+                        self.add(step.register, part[(slice(None), *(slice(0, n) for n in step.axes[1:]))])
+                elif type(step) is Join:
+                    self.join(step, found)
+                else:
+                    assert type(step) is Permute
+                    if self.active[step.register]:
+                        self.add(step.register, self.permuted_back(found, step.axes, step.perm))
+                if self.pool is not None:
+                    self.pool.give(~step.result)
+        found = [grads[number] if self.active[number] else None for number in program.leaves]
+        return [
+            None if grad is None else self.lib.leave(grad.reshape(leaf.shape)) for grad, leaf in zip(found, self.leaves)
+        ]
+
+    def add(self, register: int, grad: Array) -> None:
+        held = self.grads[register]
+        self.grads[register] = grad if held is None else held.reshape(-1) + grad.reshape(-1)
+
+    def product(self, step: Contract, grad: Array) -> None:
+        near, far = step.left, step.right
+        if grad.shape != step.shape:
+            grad = grad.reshape(step.shape)
+        if not self.program.recompute:
+            x, y = self.tape.pop(step.result)
+        else:
+            x = self.lib.view(self.registers[near.register], near)
+            y = self.lib.view(self.registers[far.register], far)
+        # The gradient of the smaller operand reads the larger one, whose buffer the other gradient then takes.
+        if math.prod(x.shape) > math.prod(y.shape):
+            x, y, near, far = y, x, far, near
+        if self.active[near.register]:
+            self.place(near, self.operand(near, x.shape, y, grad, near is step.left))
+        shape = y.shape
+        self.release(step, far, y)
+        del y
+        if self.active[far.register]:
+            self.place(far, self.operand(far, shape, x, grad, far is step.left))
+        self.release(step, near, x)
+
+    def join(self, step: Join, grad: Array) -> None:
+        if not step.product:
+            if self.pool is not None:
+                self.pool.move(~step.result, ~step.left)
+            both = self.active[step.left] and self.active[step.right]
+            parts = grad, grad * 1 if both else grad  # each may be written into, here or by its parameter's optimizer
+        else:
+            if self.program.recompute:
+                x, y = self.registers[step.left], self.registers[step.right]
+            else:
+                x, y = self.tape.pop(step.result)
+            parts = grad * self.lib.conj(y).reshape(grad.shape), grad * self.lib.conj(x).reshape(grad.shape)
+        for register, part in zip((step.left, step.right), parts):
+            if self.active[register]:
+                self.add(register, part)
+
+    def operand(self, view: View, shape: Sequence[int], other: Array, grad: Array, is_left: bool) -> Array:
+        """Gradient of one operand of a product: ``grad @ otherᴴ`` of the left one, ``otherᴴ @ grad`` of the right."""
+        other = self.lib.adjoint(other)
+        first, second = (grad, other) if is_left else (other, grad)
+        if view.transposed and view.items is None:
+            first, second = second.swapaxes(-1, -2), first.swapaxes(-1, -2)
+            shape = (*shape[:-2], shape[-1], shape[-2])
+        if len(shape) < first.ndim:
+            return self.lib.sum_products(first, second)
+        if self.pool is None or view.items is not None:
+            return self.lib.matmul(first, second)
+        return self.lib.matmul(first, second, self.pool.take(~view.register, tuple(shape), grad))
+
+    def place(self, view: View, grad: Array) -> None:
+        """Add the gradient of an operand to that of its register."""
+        if view.items is None:
+            if view.perm is not None:
+                grad = self.permuted_back(grad, view.axes, view.perm)
+            self.add(view.register, grad)
+            return
+        # Every item of a stack is read once, so that its gradient is written once.
+        whole = self.grads[view.register]
+        if whole is None:
+            count, volume = self.program.stack_shapes[view.register]
+            whole = self.grads[view.register] = self.lib.empty(count * volume, grad).reshape(count, volume)
+        self.lib.write(whole, view, grad)
+
+    def permuted_back(self, array: Array, axes: tuple[int, ...] | None, perm: tuple[int, ...] | None) -> Array:
+        if perm is None:
+            return array
+        assert axes is not None
+        inverse = sorted(range(len(perm)), key=perm.__getitem__)
+        return self.lib.permute(array.reshape([axes[k] for k in perm]), inverse)
+
+    def activation(self, step: Activate, grad: Array) -> None:
+        """Gradient of ``f(s·x)``, 1/s being the root of the mean square of the n entries of x.
+
+        With g, that of f at s·x, it is ``s·g − x·s³·(x·g)/n``.
+        """
+        x, scale = self.tape.pop(step.result)
+        if self.active[step.register]:
+            x = self.lib.leave(x)
+            grad = self.lib.leave(grad).reshape(x.shape)
+            derivative = None if step.activation is None else _derivative(step.activation)
+            moved, out = False, None
+            if self.pool is not None:
+                moved = grad.is_contiguous() and self.pool.move(~step.result, ~step.register)
+                out = grad if moved else self.pool.take(~step.register, tuple(grad.shape), grad)
+            if out is None:
+                out = torch.empty_like(grad, memory_format=torch.contiguous_format)
+            inner: Any = 0.0
+            for value, g, target in pieces(x, grad, out):
+                found = g if derivative is None else derivative(g, value, scale)
+                if scale is not None:
+                    inner = inner + torch.vdot(value, found).real
+                    torch.mul(found, scale, out=target)
+                elif found is not target:
+                    target.copy_(found)
+            if scale is not None:
+                slope = inner * (-(scale**3) / x.numel())
+                for value, target in pieces(x, out):
+                    target.addcmul_(value, slope)
+            self.add(step.register, self.lib.enter([out])[0])
+        if step.register >= self.program.first_step:
+            if self.program.recompute:
+                self.registers[step.register] = None
+            if self.pool is not None and self.last:
+                self.pool.adopt(x)
+
+    def release(self, reader: Contract, view: View, operand: Array) -> None:
+        """Nobody reads this value again: its buffer may hold a gradient."""
+        if self.pool is None or view.items is not None or view.register < self.program.first_step:
+            return
+        if self.program.first_reads[view.register] != reader.result:
+            return
+        step = self.program.steps[view.register - self.program.first_step]
+        if type(step) is Activate and step.in_place:  # its derivative is still to be told
+            return
+        if self.program.recompute:
+            self.registers[view.register] = None
+        if not self.pool.give(view.register) and self.last:
+            self.pool.adopt(operand)
+
+
+def _derivative(activation: str) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+    """The gradient of an activation f at s·x, from that towards f(s·x), x and s."""
+    if activation == "relu":
+        return lambda grad, x, scale: torch.ops.aten.threshold_backward(grad, x, 0)
+    function = activations.resolve(activation)
+
+    def derivative(grad: Tensor, x: Tensor, scale: Tensor | None) -> Tensor:
+        with torch.enable_grad(), _autograd_on():
+            x = (x if scale is None else x * scale).detach().requires_grad_()
+            return torch.autograd.grad(function(x), x, grad)[0]
+
+    return derivative
+
+
+def _autograd_on() -> Any:
+    """Let autograd record inside a custom operator too, which runs below it."""
+    return torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)

@@ -1,0 +1,92 @@
+"""Export to ONNX: a small file with the generator in its graph, or a plain one with decoded weights."""
+
+from __future__ import annotations
+
+import copy
+import os
+import warnings
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+
+from deeptn.base import write_atomically
+from deeptn.errors import MissingBackendError, PlanError
+
+from .compress import fold_
+from .layers import TNLayer, TNWeight, generated
+
+
+def export_onnx(
+    model: nn.Module, args: tuple[Any, ...], path: str | os.PathLike[str], *, fold: bool = False, **options: Any
+) -> None:
+    """Write a model for onnxruntime and other ONNX runtimes.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it is; exported in eval mode.
+    args : tuple
+        Example inputs.
+    path : path
+        Replaced as a whole, or not at all.
+    fold : bool
+        False: the cores are in the file and the graph decodes them at every call, so that the file is as small as the
+        network. True: the decoded weights are in the file, and the graph is that of the dense model.
+    **options
+        As for `torch.onnx.export`: ``dynamic_shapes``, ``input_names``, …
+
+    Raises
+    ------
+    deeptn.PlanError
+        If the model has no generated layer, the file would be larger than the 2 GiB that ONNX allows, or an option is
+        one that this function sets itself (``f``, ``dynamo``, ``optimize``, ``verbose``).
+    deeptn.MissingBackendError
+        Without the packages onnx and onnxscript.
+
+    Examples
+    --------
+    >>> import os, tempfile, torch, deeptn as dtn
+    >>> from deeptn_torch import TNLinear
+    >>> model = torch.nn.Sequential(TNLinear(784, 256, dtn.BrickWall(layers=2)), torch.nn.ReLU())
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.onnx")
+    >>> export_onnx(model, (torch.ones(1, 784),), path)
+    >>> os.path.getsize(path) < 4 * 784 * 256 / 10
+    True
+    """
+    try:
+        import onnxscript  # noqa: F401 - torch's exporter needs it
+        from google.protobuf.message import EncodeError
+    except ImportError as error:
+        raise MissingBackendError("onnxscript", "onnx") from error
+    if not generated(model):
+        raise PlanError("the model has no generated layer; write torch.onnx.export")
+    if isinstance(model, TNWeight) and fold:
+        raise PlanError("a TNWeight alone has no dense layer to fold into; export the module that uses it")
+    for name in ("f", "dynamo", "optimize", "verbose"):
+        if name in options:
+            raise PlanError(f"export_onnx sets {name!r} itself; leave it out, or write torch.onnx.export")
+    model = copy.deepcopy(model).eval()
+    for layer in generated(model).values():  # the map of a constraint has no counterpart in ONNX
+        for name in layer.network.spec.param_shapes if parametrize.is_parametrized(layer.cores) else ():
+            if parametrize.is_parametrized(layer.cores, name):
+                parametrize.remove_parametrizations(layer.cores, name)
+    if fold and isinstance(model, TNLayer):
+        model = model.to_dense()
+    elif fold:
+        fold_(model)
+    with warnings.catch_warnings():
+        for category in (FutureWarning, DeprecationWarning):  # torch's exporter about itself
+            warnings.simplefilter("ignore", category)
+        # torch's optimizer would fold what the cores make into constants.
+        program: Any = torch.onnx.export(model, args, dynamo=True, verbose=False, optimize=fold, **options)
+    proto = program.model_proto
+    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):  # where each came from
+        del part.metadata_props[:]
+    try:
+        content = proto.SerializeToString()
+    except (ValueError, EncodeError) as error:
+        way = "; write fold=False" if fold else ""
+        raise PlanError(f"the model does not go into one ONNX file, which holds 2 GiB ({error}){way}") from error
+    write_atomically(path, lambda file: file.write_bytes(content))

@@ -1,0 +1,433 @@
+"""What all layers with a generated weight share."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from deeptn.constraints import isometric_nodes, scaled_isometry
+from deeptn.errors import SpecError, near_match
+from deeptn.fitting import grow
+from deeptn.init import NodeMatrix
+from deeptn.models import as_network
+from deeptn.network import Network, decode
+from deeptn.params import check_params
+from deeptn.spec import Layout, Node
+from deeptn.topologies import Topology, describe
+
+from ..engine import contract, register
+from ..fit import find_params
+
+Mode = Literal["auto", "materialize", "apply"]
+
+
+class Cores(nn.ParameterDict):
+    """The cores of a layer, by name; it notices when FSDP2 shards them, whose writing leaves no trace in a version."""
+
+    sharded = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(value, "full_tensor"):
+            self.__dict__["sharded"] = True
+        super().__setattr__(name, value)
+
+
+class TNLayer(nn.Module):
+    """What all layers with a generated weight share: the cores, the decoded weight and its cache.
+
+    The weight is decoded anew whenever a gradient may flow into the cores. While none can (under ``torch.no_grad``, or
+    with all cores frozen) the decoded weight is kept, and made anew when a core was replaced or written to in place.
+    Writing into ``core.data`` (as ``layer.cores.double()`` does), or a fused optimizer's step in eval mode, leaves no
+    trace that could be seen: call `clear_cache` after it.
+
+    Attributes
+    ----------
+    network : deeptn.Network
+        What generates the weight.
+    cores : nn.ParameterDict
+        The trainable tensors, by the names of ``network.spec.param_shapes``.
+    mode : {"auto", "materialize", "apply"}
+        How the weight meets the input.
+    recompute : bool or None
+        Whether the backward pass of a decode makes the states within a stage again; None: as the program has it.
+    """
+
+    #: The dense layer that this one replaces, and how files name it.
+    dense: ClassVar[Any]
+    kind: ClassVar[str]
+
+    network: Network
+    cores: Cores
+    bias: nn.Parameter | None
+    batch_hint: int | None = None
+    recompute: bool | None = None
+
+    def _make(self, net: Network, bias: bool, device: Any, dtype: Any, mode: str, fan_in: int, outputs: int) -> None:
+        if mode not in ("auto", "materialize", "apply"):
+            raise SpecError(f"mode = {mode!r}; {near_match(str(mode), ('auto', 'materialize', 'apply'))}")
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        self.mode = mode
+        self._hold(net, {name: torch.empty(s, device=device, dtype=dtype) for name, s in net.spec.param_shapes.items()})
+        self.register_parameter(
+            "bias", nn.Parameter(torch.empty(outputs, device=device, dtype=dtype)) if bias else None
+        )
+        self._fan_in = fan_in
+        self._register()
+        self.reset_parameters()
+
+    def _hold(self, net: Network, tensors: Mapping[str, Tensor]) -> None:
+        """Take a network and its cores."""
+        clash = [name for name in net.spec.param_shapes if hasattr(Cores, name)]
+        if clash:
+            raise SpecError(f"a parameter named {clash[0]!r} cannot be held by torch.nn.ParameterDict; rename the node")
+        self.network = net
+        self._names = tuple(net.spec.param_shapes)
+        self._forget()
+        self.cores = Cores()
+        for name in self._names:  # one by one: a dictionary would be sorted by name
+            self.cores[name] = nn.Parameter(tensors[name])
+
+    def constrain(self, nodes: Iterable[str] | None = None) -> None:
+        """Keep nodes isometric in training, up to a positive factor; see `deeptn.isometrize`.
+
+        Their cores become parametrized (`torch.nn.utils.parametrize`), so that ``state_dict`` holds the tensors before
+        the map as ``cores.parametrizations.NAME.original``; ``parametrize.remove_parametrizations`` ends it.
+
+        Parameters
+        ----------
+        nodes : iterable of str, optional
+            Names; by default the nodes that the topology marks.
+
+        Raises
+        ------
+        deeptn.SpecError
+            If no node is marked, a node that was named cannot be an isometry, or a core has not full rank.
+
+        Examples
+        --------
+        >>> import torch, deeptn as dtn
+        >>> from deeptn_torch import TNLinear
+        >>> layer = TNLinear(16, 16, dtn.Tree(rank=4))
+        >>> layer.constrain()
+        >>> A = layer.cores["L3_t0"].reshape(4, 4)
+        >>> bool(torch.allclose(A @ A.T, (A @ A.T)[0, 0] * torch.eye(4), atol=1e-6))
+        True
+        """
+        chosen = [
+            node
+            for node in isometric_nodes(self.network, nodes)
+            if node.param is not None and not parametrize.is_parametrized(self.cores, node.param)
+        ]
+        maps = {node.param: Isometry(node, tuple(self.cores[node.param].shape)) for node in chosen if node.param}
+        for name, isometry in maps.items():
+            values = torch.linalg.svdvals(isometry.view.matrix(self.cores[name].detach()).to(torch.complex128))
+            if values[-1] <= 1e-6 * values[0]:
+                raise SpecError(
+                    f"the core {name!r} has not full rank (as after growth), and its isometry is not determined; "
+                    "train or perturb it first"
+                )
+        self.clear_cache()
+        for name, isometry in maps.items():
+            parametrize.register_parametrization(self.cores, name, isometry)
+
+    def grow(self, size: int, noise: float | None = None) -> float:
+        """Enlarge the network to a size of its family, without changing the weight; see `deeptn.grow`.
+
+        The cores become new parameters: an optimizer has to be told of them. Frozen ones stay frozen; what is added is
+        frozen if all were.
+
+        Parameters
+        ----------
+        size : int
+            Layers of a brick wall, rank or terms of the others; at this size or above the layer stays as it is.
+        noise : float, optional
+            As for `deeptn.grow`; a seed for it comes from torch's generator.
+
+        Returns
+        -------
+        float
+            ``‖W_new - W_old‖ / ‖W_old‖``.
+        """
+        if parametrize.is_parametrized(self.cores):
+            raise SpecError("the cores are constrained, and what is added to them is not; remove the constraint first")
+        seed = int(torch.randint(2**62, ()).item())
+        net, params, error = grow(self.network, dict(self.cores.items()), size, noise, seed)
+        if net is not self.network:
+            flows = {name: core.requires_grad for name, core in self.cores.items()}
+            self._hold(net, params)
+            self._register()
+            for name, core in self.cores.items():
+                core.requires_grad_(flows.get(name, any(flows.values())))
+        return error
+
+    def _register(self) -> None:
+        """Make known what `torch.compile` meets: the programs, and by which number each is called."""
+        hint, net = self.batch_hint, self.network
+        applies = hint is not None and net.is_linear and self.mode != "materialize"
+        if hint is not None and self.mode == "auto":
+            applies = applies and self._choose(hint)
+        self._decode = register(net.program("materialize"))
+        self._apply_number = register(net.program("apply", hint or 1)) if applies else None
+        self._ways: dict[int, bool] = {}
+
+    def _choose(self, rows: int) -> bool:
+        """Whether applying the network to some rows is expected to be faster than decoding the weight."""
+        core = self.cores[self._names[0]]
+        return self.network.choose(rows, core if core.is_cuda else "torch").mode == "apply"
+
+    def _cores(self) -> tuple[Tensor, ...]:
+        """The cores in the order of the network's; one that was replaced is looked at."""
+        held: dict[str, Any] = self._modules["cores"]._parameters  # type: ignore[union-attr]
+        # nn.ParameterDict's own way, which is slow, follows parametrizations too.
+        cores = tuple(held.values()) if tuple(held) == self._names else tuple(self.cores[n] for n in self._names)
+        if not _same(cores, self._checked):
+            check_params(self.network.spec, dict(zip(self._names, cores)))
+            self._checked = cores if all(isinstance(core, nn.Parameter) for core in cores) else ()
+        return cores
+
+    def requires_grad_(self, requires_grad: bool = True, stages: Iterable[int] | None = None) -> Any:
+        """Freeze or free the parameters, or those of some stages only; see `torch.nn.Module.requires_grad_`.
+
+        Parameters
+        ----------
+        requires_grad : bool
+        stages : iterable of int, optional
+            Numbers of stages, the last being -1; a core that stands in several goes with each. By default all
+            parameters, the bias included.
+
+        Raises
+        ------
+        deeptn.SpecError
+            For a stage that is not there.
+
+        Examples
+        --------
+        >>> import deeptn as dtn
+        >>> from deeptn_torch import TNLinear
+        >>> layer = TNLinear(16, 8, dtn.BrickWall(layers=2)).requires_grad_(False, stages=[0])
+        >>> layer.cores["L1_g0"].requires_grad, layer.cores["L2_g0"].requires_grad
+        (False, True)
+        """
+        if stages is None:
+            return super().requires_grad_(requires_grad)
+        known = self.network.spec.stages
+        stages = list(stages)
+        for number in stages:
+            if not -len(known) <= number < len(known):
+                raise SpecError(f"stage {number} of {len(known)}")
+        for number in stages:
+            for node in known[number].nodes:
+                if node.param is None:
+                    continue
+                if parametrize.is_parametrized(self.cores, node.param):
+                    constrained: Any = self.cores.parametrizations
+                    constrained[node.param].original.requires_grad_(requires_grad)
+                else:
+                    self.cores[node.param].requires_grad_(requires_grad)
+        return self
+
+    def reset_parameters(self, scheme: str = "orthogonal", std: float | None = None) -> None:
+        """Draw the cores anew, with a seed from torch's generator; the bias as `torch.nn.Linear` does.
+
+        Parameters
+        ----------
+        scheme : {"orthogonal", "gaussian", "identity", "copy"}
+            See `deeptn.Network.init`.
+        std : float, optional
+            Root mean square of the weight, Kaiming's by default.
+        """
+        first = next(iter(self.cores.values()))
+        if first.is_meta:
+            return
+        seed = int(torch.randint(2**62, ()).item())
+        self.load_cores(self.network.init(seed, like=first, scheme=scheme, std=std))
+        if self.bias is not None:
+            bound = 1 / math.sqrt(self._fan_in)
+            nn.init.uniform_(self.bias, -bound, bound)
+
+    def load_cores(self, params: dict[str, Tensor]) -> None:
+        """Copy tensors into the cores of their names; `SpecError` for an unknown name or another shape."""
+        for name, tensor in params.items():
+            if name not in self.cores:
+                raise SpecError(f"unknown core {name!r}; {near_match(str(name), self.cores.keys())}")
+            shape = tuple(self.cores[name].shape)
+            if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
+                came = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+                raise SpecError(f"core {name!r}: expected a tensor of shape {shape}, got {came}")
+        with torch.no_grad():
+            for name, tensor in params.items():
+                core = self.cores[name]
+                if parametrize.is_parametrized(self.cores, name):
+                    constrained: Any = self.cores.parametrizations
+                    constrained[name].right_inverse(tensor.to(core))
+                else:
+                    core.copy_(tensor)
+
+    @property
+    def weight(self) -> Tensor:
+        """The decoded weight, of the shape that the dense layer has."""
+        if torch.compiler.is_compiling():
+            cores = [self.cores[name] for name in self._names]
+            exporting = torch.compiler.is_exporting()
+            return decode(self.network, cores) if exporting else contract_traced(cores, self._decode)
+        cached = self._cached_weight()
+        return self._decoded(self._cores()) if cached is None else cached
+
+    def _decoded(self, cores: tuple[Tensor, ...]) -> Tensor:
+        weight = decode(self.network, cores, self.recompute)
+        self._cached = None
+        if weight.requires_grad:
+            return weight
+        # A fused optimizer leaves no trace in the versions; where it may be about to step, nothing is kept.
+        unseen = self.cores.sharded or (self.training and any(core.grad is not None for core in cores))
+        if not unseen and all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores):
+            weight = weight.contiguous()  # without the padding
+            version = None if weight.is_inference() else weight._version
+            self._cached = (cores, len(cores), sum(map(_VERSION, cores)), weight, version)
+        return weight
+
+    def _cached_weight(self) -> Tensor | None:
+        """The weight that is kept, if it still is that of the cores and no gradient may flow into these."""
+        if self._cached is None:
+            return None
+        cores, count, versions, weight, version = self._cached
+        held = self._modules["cores"]._parameters  # type: ignore[union-attr]
+        # Calls are counted here: a small layer takes a few microseconds. A version only ever grows, so that their sum
+        # tells whether one has.
+        if len(held) != count or not all(map(_IS, held.values(), cores)) or sum(map(_VERSION, cores)) != versions:
+            return None
+        if torch.is_grad_enabled() and trainable(cores):
+            return None
+        if version is None:
+            return weight if torch.is_inference_mode_enabled() else None
+        return weight if weight._version == version else None  # one that was written into is decoded anew
+
+    def clear_cache(self) -> None:
+        """Forget the decoded weight."""
+        self._cached = None
+
+    def _forget(self) -> None:
+        self._cached: tuple[tuple[Tensor, ...], int, int, Tensor, int | None] | None = None
+        self._checked: tuple[Tensor, ...] = ()
+
+    def train(self, mode: bool = True):
+        self._cached = None
+        return super().train(mode)
+
+    def _apply(self, fn: Any, recurse: bool = True):
+        self._cached = None
+        self._ways = {}
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._cached = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_cached": None, "_checked": ()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._register()
+
+    @classmethod
+    def from_dense(
+        cls, dense: Any, topology: Topology | Network | str, fit: Any = "auto", layout: Layout | None = None
+    ) -> Any:
+        """Replace a trained layer; what was frozen stays frozen.
+
+        Parameters
+        ----------
+        dense : nn.Module
+            Of the class that this one stands for.
+        topology : deeptn.Topology, deeptn.Network or str
+        fit : {"auto"}, deeptn.Fit or None
+            How the cores are found; see `deeptn_torch.compress`.
+        layout : deeptn.Layout, optional
+
+        Returns
+        -------
+        TNLayer
+            With a copy of the bias, on the device and in the dtype of `dense`.
+        """
+        net = as_network(topology, tuple(dense.weight.shape), layout)
+        layer = cls.like(dense, net, dense.weight.device)
+        layer.load_cores(find_params(net, dense.weight.detach(), fit))
+        layer.cores.requires_grad_(dense.weight.requires_grad)
+        _copy_bias(layer, dense)
+        return layer.train(dense.training)
+
+    @classmethod
+    def like(cls, dense: Any, net: Network, device: Any) -> Any:
+        """Make a new layer with the arguments of a dense one, on a device of your own."""
+        raise NotImplementedError
+
+    def to_dense(self) -> Any:
+        """Return the dense layer that computes the same; what was frozen stays frozen."""
+        first = next(iter(self.cores.values()))
+        dense = self._make_dense(self.bias is not None, first.device, first.dtype)
+        with torch.no_grad():
+            dense.weight.copy_(self.weight)
+        dense.weight.requires_grad_(trainable(self.cores.values()))
+        _copy_bias(dense, self)
+        return dense.train(self.training)
+
+    def _make_dense(self, bias: bool, device: Any, dtype: Any) -> Any:
+        raise NotImplementedError
+
+    def _describe(self) -> str:
+        topology = describe(self.network.topology)
+        return f"bias={self.bias is not None}, topology={topology}, num_params={self.network.num_params}"
+
+
+_scaled_isometry: Any = torch.compiler.allow_in_graph(scaled_isometry)
+
+
+class Isometry(nn.Module):
+    """The map of `TNLayer.constrain` for one core; its gradient goes through the QR decomposition."""
+
+    def __init__(self, node: Node, shape: tuple[int, ...]):
+        super().__init__()
+        self.view = NodeMatrix(node, shape)
+
+    def forward(self, core: Tensor) -> Tensor:
+        half = core.dtype in (torch.float16, torch.bfloat16)
+        made = _scaled_isometry((core.float() if half else core).permute(self.view.order).reshape(self.view.sides))
+        return made.reshape(self.view.sizes).permute(self.view.back).to(core.dtype)
+
+    def right_inverse(self, core: Tensor) -> Tensor:
+        return core
+
+
+def contract_traced(arrays: list[Tensor], number: int) -> Tensor:
+    """A registered program as one operator; half precision is contracted in float32."""
+    dtype = arrays[0].dtype
+    if dtype not in (torch.float16, torch.bfloat16):
+        return contract(arrays, number)
+    return contract([array.float() for array in arrays], number).to(dtype)
+
+
+_IS = operator.is_
+_VERSION = operator.attrgetter("_version")
+
+
+def _same(some: Collection[Any], others: Collection[Any]) -> bool:
+    return len(some) == len(others) and all(map(_IS, some, others))
+
+
+def trainable(cores: Iterable[Tensor]) -> bool:
+    """Whether a gradient may flow into any of the cores."""
+    return any(core.requires_grad for core in cores)
+
+
+def _copy_bias(to: Any, source: Any) -> None:
+    if getattr(source, "bias", None) is not None:
+        with torch.no_grad():
+            to.bias.copy_(source.bias)
+        to.bias.requires_grad_(source.bias.requires_grad)

@@ -1,0 +1,225 @@
+"""Generated weights inside of modules that deeptn has no layer for: recurrent ones, attention, your own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from deeptn.errors import SpecError, near_match
+from deeptn.models import as_network
+from deeptn.network import Network
+from deeptn.spec import Layout
+from deeptn.topologies import Topology
+
+from ..fit import find_params
+from .base import TNLayer, trainable
+
+
+class TNWeight(TNLayer):
+    """A weight that a deep tensor network generates, and nothing around it; called without arguments it is decoded.
+
+    Parameters
+    ----------
+    shape : tuple of int
+    topology : deeptn.Topology, deeptn.Network or str
+    device, dtype : optional
+    layout : deeptn.Layout, optional
+        How the weight is cut into legs; by default the topology's own.
+
+    Examples
+    --------
+    >>> import torch, deeptn as dtn
+    >>> weight = TNWeight((64, 16), dtn.Tree(rank=2))
+    >>> weight().shape, weight.network.num_params
+    (torch.Size([64, 16]), 68)
+    """
+
+    kind = "weight"
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        topology: Topology | Network | str = "BrickWall",
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        layout: Layout | None = None,
+    ):
+        super().__init__()
+        net = as_network(topology, tuple(shape), layout)
+        self._make(net, False, device, dtype, "materialize", 0, 0)
+
+    def forward(self, original: Tensor | None = None) -> Tensor:
+        return self.weight
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """What `torch.nn.utils.parametrize` stores of an assigned weight: nothing. The cores are fitted to it."""
+        if tuple(weight.shape) != self.network.shape:
+            raise SpecError(f"the weight has shape {tuple(weight.shape)}, the network makes {self.network.shape}")
+        if getattr(self, "_ready", False):
+            self.load_cores(find_params(self.network, weight.detach(), "auto"))
+        self._ready = True
+        return weight.new_empty(0)
+
+    def extra_repr(self) -> str:
+        return f"{self.network.shape}, {self._describe()}"
+
+
+def parametrize_(
+    module: nn.Module,
+    name: str,
+    topology: Topology | Network | str,
+    fit: Any = "auto",
+    layout: Layout | None = None,
+) -> TNWeight:
+    """Let a deep tensor network generate a weight of a module, in place, whatever the module does with it.
+
+    Parameters
+    ----------
+    module : nn.Module
+        For example `torch.nn.LSTM` or `torch.nn.MultiheadAttention`.
+    name : str
+        Of the parameter: ``"weight_hh_l0"``, ``"in_proj_weight"``.
+    topology : deeptn.Topology, deeptn.Network or str
+    fit : {"auto"}, deeptn.Fit or None
+        How the cores are found; see `deeptn_torch.compress`.
+    layout : deeptn.Layout, optional
+
+    Returns
+    -------
+    TNWeight
+        Its cores are parameters of the module now, ``"parametrizations.NAME.0.cores.…"``.
+
+    Raises
+    ------
+    deeptn.SpecError
+        If the module has no parameter of that name with two axes at least, or it is parametrized already.
+
+    Notes
+    -----
+    By `torch.nn.utils.parametrize`; `fold_` puts the decoded weight back as a parameter. Within
+    ``parametrize.cached()`` the weight is decoded once. PyTorch pickles no parametrized modules; save them with
+    `deeptn_torch.save_model` or as a ``state_dict``.
+
+    Examples
+    --------
+    >>> import torch, deeptn as dtn
+    >>> lstm = torch.nn.LSTM(32, 64)
+    >>> weight = parametrize_(lstm, "weight_hh_l0", dtn.BrickWall(layers=2), fit=None)
+    >>> lstm(torch.ones(5, 3, 32))[0].shape, weight.network.num_params < 256 * 64 // 30
+    (torch.Size([5, 3, 64]), True)
+    """
+    if parametrize.is_parametrized(module, name):
+        raise SpecError(f"{name!r} of {type(module).__name__} is parametrized already")
+    old = module._parameters.get(name)
+    if old is None or old.ndim < 2:
+        known = [key for key, value in module._parameters.items() if value is not None and value.ndim > 1]
+        raise SpecError(f"{type(module).__name__} has no weight {name!r}; {near_match(name, known)}")
+    weight = TNWeight(tuple(old.shape), as_network(topology, tuple(old.shape), layout), old.device, old.dtype)
+    weight.load_cores(find_params(weight.network, old.detach(), fit))
+    register(module, name, weight, old.requires_grad)
+    return weight
+
+
+def register(module: nn.Module, name: str, weight: TNWeight, requires_grad: bool) -> None:
+    """Put a generated weight in the place of a parameter."""
+    _own_class(module)
+    parametrize.register_parametrization(module, name, weight, unsafe=True)  # the stored tensor has another shape
+    weight.cores.requires_grad_(requires_grad)
+    parametrizations: Any = module.parametrizations
+    parametrizations[name].original.requires_grad_(False)
+    weight.train(module.training)
+    if isinstance(module, nn.RNNBase) and _begin not in module._forward_pre_hooks.values():
+        module.register_forward_pre_hook(_begin)
+        module.register_forward_hook(_end, always_call=True)
+    own: Any = type(module)
+    if isinstance(module, nn.RNNBase):
+        own._apply = _apply
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        own.reset_parameters = _reset_parameters
+
+
+def _own_class(module: nn.Module) -> None:
+    """Copies of a parametrized module share its class, on which PyTorch sets and deletes properties."""
+    if parametrize.is_parametrized(module):
+        old = type(module)
+        names = {name: value for name, value in vars(old).items() if name not in ("__dict__", "__weakref__")}
+        own: Any = type(old.__name__, old.__bases__, names)
+        module.__class__ = own
+
+
+def _begin(module: Any, inputs: Any) -> None:
+    """A recurrent module asks for each weight several times: it is decoded once."""
+    module.__dict__.setdefault("_decoded_once", []).append(parametrize.cached())
+    module._decoded_once[-1].__enter__()
+
+
+def _end(module: Any, inputs: Any, output: Any) -> None:
+    module._decoded_once.pop().__exit__(None, None, None)
+    # It also holds on to them; a copy of the module could not take along what has a gradient.
+    module._flat_weights = [w if isinstance(w, nn.Parameter) else None for w in module._flat_weights]
+
+
+def _apply(module: Any, fn: Any, recurse: bool = True) -> Any:
+    """A recurrent module that is moved asks for its weights too."""
+    nn.RNNBase._apply(module, fn, recurse)
+    module._flat_weights = [w if isinstance(w, nn.Parameter) else None for w in module._flat_weights]
+    return module
+
+
+def _reset_parameters(module: Any, *args: Any, **kwargs: Any) -> None:
+    """A recurrent module draws all of its parameters alike, the cores too; these are to give weights of that size."""
+    # That of the class it was put into; subclasses made since then call this one.
+    found = [vars(base).get("reset_parameters") for base in type(module).__mro__]
+    last = max(number for number, method in enumerate(found) if method is _reset_parameters)
+    next(method for method in found[last + 1 :] if method is not None)(module, *args, **kwargs)
+    for name in generated_inside(module):
+        std = (3 * module.hidden_size) ** -0.5
+        module.parametrizations[name][0].reset_parameters(std=std)
+
+
+def unregister(module: nn.Module, name: str) -> None:
+    """Put the decoded weight in the place of a generated one."""
+    parametrizations: Any = module.parametrizations
+    trains = trainable(parametrizations[name][0].cores.values())
+    weight = parametrizations[name][0].weight.detach().clone()
+    _own_class(module)
+    parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+    setattr(module, name, nn.Parameter(weight, requires_grad=trains))  # recurrent modules take note of it
+    if not generated_inside(module):
+        for hooks in (module._forward_pre_hooks, module._forward_hooks):
+            for number in [number for number, hook in hooks.items() if hook in (_begin, _end)]:
+                del hooks[number]
+
+
+def generated(model: nn.Module, remove_duplicate: bool = True) -> dict[str, TNLayer]:
+    """The generated layers of a model; a weight inside of a module goes by its own name, ``"lstm.weight_hh_l0"``."""
+    found = {}
+    for name, module in model.named_modules(remove_duplicate=remove_duplicate):
+        if isinstance(module, TNWeight) and ".parametrizations." in f".{name}":
+            name = f".{name}".replace(".parametrizations.", ".").removesuffix(".0")[1:]
+        if isinstance(module, TNLayer):
+            found[name] = module
+    return found
+
+
+def generated_inside(module: nn.Module) -> list[str]:
+    """Names of the weights of a module that networks generate."""
+    if not parametrize.is_parametrized(module):
+        return []
+    parametrizations: Any = module.parametrizations
+    return [name for name, parts in parametrizations.items() if isinstance(parts[0], TNWeight)]
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    """The weights of a module that `compress` may let a network generate one by one: packed and recurrent ones."""
+    if isinstance(module, nn.MultiheadAttention):
+        names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
+    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        names = tuple(name for name in module._parameters if name.startswith("weight_"))
+    else:
+        names = ()
+    found = {name: module._parameters.get(name) for name in names}
+    return {name: weight for name, weight in found.items() if weight is not None}

@@ -1,0 +1,26 @@
+"""What a network can express and what its weights are like: ranks, spectra, comparisons of families, drawings."""
+
+from .comparison import Compared, Comparison, compare
+from .compressibility import Compressibility, Needed, compressibility
+from .cuts import Cut, light_cone, measure_cut, rank_bound
+from .drawing import draw, summary
+from .spectra import Analysis, Moments, analyze, inspect
+
+__all__ = [
+    "Analysis",
+    "Compared",
+    "Comparison",
+    "Compressibility",
+    "Cut",
+    "Moments",
+    "Needed",
+    "analyze",
+    "compare",
+    "compressibility",
+    "draw",
+    "inspect",
+    "light_cone",
+    "measure_cut",
+    "rank_bound",
+    "summary",
+]

@@ -1,0 +1,234 @@
+"""Families side by side: at one budget, and what each needs for a given accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..arrays import relative_error, to_numpy
+from ..base import Array, ParamsLike, optional, positive_int, text_table
+from ..budget import at_budget
+from ..engine import Cost
+from ..errors import LayoutError, SpecError
+from ..fitting import decompose, has_closed_form
+from ..network import Network
+from ..topologies import LowRank, TensorTrain, Topology, TTMatrix, Tucker, describe
+from ..topologies import topology as as_topology
+from .cuts import measure_cut, rank_bound
+
+#: From a network and a weight to parameters, for the families without a closed form.
+FitFunction = Callable[[Network, Array], ParamsLike]
+
+#: What is compared unless named.
+FAMILIES = (LowRank(), TensorTrain(), TTMatrix(), Tucker())
+
+
+@dataclass(frozen=True)
+class Compared:
+    """One family of a `Comparison`.
+
+    Attributes
+    ----------
+    label : str
+        The topology.
+    params : int or None
+        Trainable entries; None where the family has no network that small.
+    cost : Cost or None
+        Of decoding W once.
+    bound : int or None
+        The largest rank that W can have as a matrix rows | columns.
+    error : float or None
+        ``‖W - W'‖ / ‖W‖``; None without a closed form and a `fit`.
+    output_error : float or None
+        ``‖x Wᵀ - x W'ᵀ‖ / ‖x Wᵀ‖``, with inputs.
+    rank, effective_rank : float or None
+        Of the generated weight, rows | columns.
+    note : str
+        Why something is missing.
+
+    Examples
+    --------
+    >>> Compared("LowRank", note="no network so small").error is None
+    True
+    """
+
+    label: str
+    params: int | None = None
+    cost: Cost | None = None
+    bound: int | None = None
+    error: float | None = None
+    output_error: float | None = None
+    rank: int | None = None
+    effective_rank: float | None = None
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Families at one budget; prints as a table.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    budget : int
+    rows : tuple of Compared
+
+    Examples
+    --------
+    >>> import numpy as np, deeptn as dtn
+    >>> print(str(dtn.compare(np.eye(4), ["LowRank"], budget=16)).splitlines()[0])
+    weight of shape (4, 4), at most 16 parameters
+    """
+
+    shape: tuple[int, ...]
+    budget: int
+    rows: tuple[Compared, ...]
+
+    def __str__(self) -> str:
+        head = ("topology", "params", "error", "on outputs", "rank", "bound", "effective", "flops", "note")
+        cells = [
+            (
+                row.label,
+                _text(row.params),
+                _text(row.error),
+                _text(row.output_error),
+                _text(row.rank),
+                _text(row.bound),
+                _text(row.effective_rank),
+                _text(None if row.cost is None else row.cost.flops),
+                row.note,
+            )
+            for row in self.rows
+        ]
+        return f"weight of shape {self.shape}, at most {self.budget:,} parameters\n{text_table([head, *cells])}"
+
+    def plot(self) -> Any:
+        """Bars of the error, over a matplotlib figure of its own.
+
+        Returns
+        -------
+        matplotlib.figure.Figure
+        """
+        figure, ax = _axes()
+        rows = [row for row in self.rows if row.error is not None][::-1]
+        ax.barh(range(len(rows)), [row.error for row in rows], color="C0", label="of W")
+        if any(row.output_error is not None for row in rows):
+            values = [math.nan if row.output_error is None else row.output_error for row in rows]
+            ax.plot(values, range(len(rows)), "k|", markersize=14, label="of the outputs")
+            ax.legend()
+        ax.set_yticks(range(len(rows)), [f"{row.label.partition('(')[0]} ({row.params:,})" for row in rows])
+        ax.set_xlabel("relative error (Frobenius)")
+        ax.set_title(f"{' × '.join(map(str, self.shape))}, at most {self.budget:,} parameters")
+        return figure
+
+
+def compare(
+    weight: Array,
+    topologies: Iterable[Topology | str] = FAMILIES,
+    budget: int = 1000,
+    *,
+    inputs: Array | None = None,
+    fit: FitFunction | None = None,
+) -> Comparison:
+    """Bring families to the same number of parameters and compare what they make of a weight.
+
+    Parameters
+    ----------
+    weight : array
+        Of any library, two axes or more.
+    topologies : iterable of Topology or str
+        Families with the fields that shall stay; by default `LowRank`, `TensorTrain`, `TTMatrix`, `Tucker`.
+    budget : int
+        Parameters that each may have at most; see `at_budget`.
+    inputs : array of shape (N, prod(weight.shape[1:])), optional
+        Then the error is also measured on the outputs ``inputs @ W.T``.
+    fit : callable, optional
+        ``fit(net, weight)`` returns parameters, for families without a closed form; for example
+        ``lambda net, W: deeptn_torch.fit(net, W).params``.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    SpecError
+        If the inputs do not go with the weight.
+
+    Examples
+    --------
+    >>> import numpy as np, deeptn as dtn
+    >>> W = np.random.default_rng(0).normal(size=(16, 4)) @ np.ones((4, 16))
+    >>> rows = dtn.compare(W, ["LowRank", "TensorTrain", "BrickWall"], budget=100).rows
+    >>> [(row.params, row.note) for row in rows]
+    [(96, ''), (56, ''), (64, 'no closed form, and no fit was given')]
+    >>> rows[0].error < 1e-12
+    True
+    """
+    budget = positive_int(budget, "budget")
+    dense = _checked(weight, inputs)
+    rows = []
+    for family in _families(topologies):
+        try:
+            net = at_budget(family, dense.shape, budget)
+        except (SpecError, LayoutError) as error:
+            rows.append(Compared(type(family).__name__, note=str(error)))
+            continue
+        found, note = _generated(net, weight, fit)
+        row = {"label": describe(net.topology), "params": net.num_params, "cost": net.cost(), "note": note}
+        inside = [leg.name for leg in net.layout.legs if leg.axis == 0]
+        if 0 < len(inside) < len(net.layout.legs):
+            row["bound"] = min(rank_bound(net, inside), dense.shape[0], math.prod(dense.shape[1:]))
+        if found is not None:
+            cut = measure_cut(found.reshape(len(found), -1))
+            row |= {"rank": cut.rank, "effective_rank": cut.effective_rank, "error": relative_error(found, dense)}
+            row["output_error"] = None if inputs is None else _on_outputs(found, dense, to_numpy(inputs))
+        rows.append(Compared(**row))
+    return Comparison(dense.shape, budget, tuple(rows))
+
+
+def _families(topologies: Iterable[Topology | str]) -> list[Topology]:
+    if isinstance(topologies, (str, Topology)):
+        raise SpecError(f"topologies = {topologies!r:.60}; expected a list, for example ['LowRank', 'TTMatrix']")
+    return [as_topology(given) for given in topologies]
+
+
+def _checked(weight: Array, inputs: Array | None) -> np.ndarray:
+    dense = to_numpy(weight)
+    if dense.ndim < 2:
+        raise SpecError(f"weight of shape {dense.shape}; expected two axes at least")
+    columns = math.prod(dense.shape[1:])
+    shape = None if inputs is None else tuple(getattr(inputs, "shape", ()))
+    if shape is not None and (len(shape) != 2 or shape[1] != columns):
+        raise SpecError(f"inputs of shape {shape}; expected an array (N, {columns}) for a weight of {dense.shape}")
+    return dense
+
+
+def _generated(net: Network, weight: Array, fit: FitFunction | None) -> tuple[np.ndarray | None, str]:
+    """The weight that a family makes of another, or why there is none."""
+    assert net.topology is not None
+    if has_closed_form(net.topology):
+        return to_numpy(net.materialize(decompose(to_numpy(weight), net.topology, net.layout).params)), ""
+    if fit is None:
+        return None, "no closed form, and no fit was given"
+    return to_numpy(net.materialize(fit(net, weight))), ""
+
+
+def _on_outputs(found: np.ndarray, dense: np.ndarray, inputs: np.ndarray) -> float:
+    rows = len(dense)
+    return relative_error(inputs @ found.reshape(rows, -1).T, inputs @ dense.reshape(rows, -1).T)
+
+
+def _text(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
+
+
+def _axes() -> tuple[Any, Any]:
+    figure = optional("matplotlib.figure", "draw").Figure(layout="constrained")
+    return figure, figure.subplots()

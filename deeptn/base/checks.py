@@ -1,0 +1,47 @@
+"""Small checks of arguments that several modules make, each with the one message it owns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from ..errors import DeepTNError, SpecError
+
+
+def positive_int(value: Any, what: str, error: type[DeepTNError] = SpecError) -> int:
+    """Return `value` if it is an integer of at least one, else raise `error`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise error(f"{what} must be an integer of at least 1, got {value!r}")
+    number = int(value.__index__())
+    if number < 1:
+        raise error(f"{what} must be at least 1, got {value!r}")
+    return number
+
+
+def boolean(value: Any, what: str) -> None:
+    """Raise `SpecError` unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise SpecError(f"{what} must be True or False, got {value!r}")
+
+
+def positive_ints(values: Any, what: str, error: type[DeepTNError] = SpecError) -> tuple[int, ...]:
+    """Return `values` as a tuple of positive integers, else raise `error`."""
+    if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+        raise error(f"{what} must be a sequence of positive integers, got {values!r}")
+    return tuple(positive_int(value, f"{what}[{k}]", error) for k, value in enumerate(values))
+
+
+def ranks(rank: int | Sequence[int], count: int, what: str) -> tuple[int, ...]:
+    """Spread one rank over `count` bonds, or check that a tuple names each of them."""
+    if isinstance(rank, (tuple, list)):
+        if len(rank) != count:
+            raise SpecError(f"{what} has {len(rank)} entries, expected {count} (one per bond) or a single integer")
+        return positive_ints(rank, what)
+    return (positive_int(rank, what),) * count
+
+
+def rank_field(rank: Any, what: str) -> int | tuple[int, ...]:
+    """Check a rank before the number of bonds is known: an integer or a tuple of them."""
+    if isinstance(rank, (tuple, list)):
+        return positive_ints(rank, what)
+    return positive_int(rank, what)

@@ -1,0 +1,16 @@
+"""Packages that are imported on use."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from ..errors import MissingBackendError
+
+
+def optional(module: str, extra: str) -> Any:
+    """Import a package on use; `MissingBackendError` says how to get it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingBackendError(module.partition(".")[0], extra) from error

@@ -1,0 +1,116 @@
+"""Networks of quimb, there and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ..base import Params, ParamsLike
+from ..errors import SpecError
+from ..network import Network
+from ..params import check_params
+from ..spec import Layout
+from .tensors import import_tensors, stage_tensors
+
+
+def to_quimb(net: Network, params: ParamsLike) -> list[Any]:
+    """Return the network as quimb tensor networks, one per stage.
+
+    Parameters
+    ----------
+    net : Network
+    params : mapping of str to array
+        Of any library; they are not copied.
+
+    Returns
+    -------
+    list of quimb.tensor.TensorNetwork
+        Tensors carry the node's name and ``"STAGE{k}"`` as tags. The activated result of an earlier stage that enters
+        is one more tensor, tagged ``"STATE"``, or ``"FACTOR"`` where it is only multiplied element by element. The last
+        network has the legs as outer indices (a hyper-index has to be named in ``output_inds``). Where the last stage
+        adds others, W is the sum over ``net.spec.summands``.
+
+    Raises
+    ------
+    SpecError
+        If the parameters are not those of the network.
+
+    Examples
+    --------
+    >>> import numpy as np, deeptn as dtn
+    >>> net = dtn.network(dtn.BrickWall(layers=2), (4, 4))
+    >>> params = net.init(dtype="float64")
+    >>> *_, last = dtn.to_quimb(net, params)
+    >>> W = last.contract(output_inds=[leg.name for leg in net.layout.axis_legs]).data.reshape(4, 4)
+    >>> bool(np.allclose(W, net.materialize(params)))
+    True
+    """
+    import quimb.tensor as qtn
+
+    check_params(net.spec, params)
+    return [
+        qtn.TensorNetwork([qtn.Tensor(array, ix, tags=(name, f"STAGE{number}")) for name, ix, array in tensors])
+        for number, tensors in enumerate(stage_tensors(net.spec, params))
+    ]
+
+
+def from_quimb(
+    tn: Any,
+    output: Sequence[str] | None = None,
+    shape: Sequence[int] | None = None,
+    layout: Layout | None = None,
+    activation: str | None = None,
+    normalize: str | None = None,
+) -> tuple[Network, Params]:
+    """Make a network of any quimb tensor network, or of several, one per stage.
+
+    Parameters
+    ----------
+    tn : quimb.tensor.TensorNetwork, or a sequence of them
+        Hyper-indices are kept. Tensors become nodes ``T0, T1, …`` in the order of ``tn.tensors``. In a sequence, as
+        `to_quimb` returns it, the tensor tagged ``"STATE"`` stands for the result of the network before; a network
+        without one begins a new term. Terms are added up, but those for which a tensor tagged ``"FACTOR"`` stands.
+    output : sequence of str, optional
+        The open indices, in the order of the legs; ``tn.outer_inds()`` by default.
+    shape : sequence of int, optional
+        Shape of the weight: legs that follow one another make up an axis. By default one axis per open index.
+    layout : Layout, optional
+        Instead of `shape`, where the legs lie otherwise; its legs are the open indices, one by one.
+    activation, normalize : str, optional
+        What stands between the networks of a sequence.
+
+    Returns
+    -------
+    net : Network
+    params : dict of str to array
+        The tensors' own arrays.
+
+    Raises
+    ------
+    SpecError
+        If an open index is left out of `output`, or belongs to no tensor.
+    LayoutError
+        If the legs do not make up the shape.
+
+    Examples
+    --------
+    >>> import quimb.tensor as qtn, deeptn as dtn
+    >>> mps = qtn.MPS_rand_state(6, bond_dim=4, seed=1)
+    >>> net, params = dtn.from_quimb(mps, shape=(8, 8))
+    >>> net.materialize(params).shape, net.num_params
+    ((8, 8), 144)
+    """
+    networks = list(tn) if isinstance(tn, (list, tuple)) else [tn]
+    stages = []
+    for number, network in enumerate(networks):
+        if not hasattr(network, "tensors") or not hasattr(network, "outer_inds"):
+            raise SpecError(f"tn must be a quimb TensorNetwork or a list of them, got {type(network).__name__}")
+        names = ["STATE" if "STATE" in t.tags else "FACTOR" if "FACTOR" in t.tags else "" for t in network.tensors]
+        names = names if number else [""] * len(names)
+        tensors = [(tuple(t.inds), t.data) for name, t in zip(names, network.tensors) if not name]
+        if getattr(network, "exponent", 0.0):
+            tensors[0] = (tensors[0][0], tensors[0][1] * 10.0**network.exponent)
+        states = [tuple(t.inds) for name, t in zip(names, network.tensors) if name == "STATE"]
+        stages.append((tensors, states, names.count("FACTOR")))
+    last = tuple(networks[-1].outer_inds() if output is None else output)
+    return import_tensors(stages, last, shape, layout, activation, normalize)

@@ -1,0 +1,142 @@
+"""What an array library does on this machine: measured once, kept on disk, so that choices rest on figures."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib
+import json
+import math
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+from autoray import do
+
+from ..arrays import convert, target, to_numpy
+from ..base import cache_folder, write_atomically
+from ..spec import Leg, NetworkSpec, Node, Stage
+from .compiler import compile_network
+from .cost import TYPICAL, Cost, Machine
+from .runner import run
+
+#: Counts the changes of what is measured; part of the names of the files.
+VERSION = 2
+
+
+def machine(like: Any) -> Machine:
+    """Figures of a library on this machine and device, in float32.
+
+    Parameters
+    ----------
+    like : str or array
+        ``"numpy"``, ``"torch"``, ``"jax"``, or an array, whose device counts too.
+
+    Returns
+    -------
+    Machine
+        Measured within about a second at the first call; after that from a file in `deeptn.base.cache_folder`, one
+        for each library, version, device and number of threads. JAX is measured under ``jax.jit``. Where nothing can
+        be measured (under a tracer, with arrays that hold no data) typical figures, which are not kept.
+    """
+    library, _, device = target(like, "float32", None)
+    device = "cpu" if device is None and library == "torch" else device  # whatever torch's default is at the moment
+    threads = do("get_num_threads", like="torch") if library == "torch" else os.cpu_count()
+    try:
+        return _machine(library, None if device is None else str(device), threads)
+    except Exception:  # arrays without data (meta, fake, traced): each library has its own error for these
+        return TYPICAL
+
+
+@cache
+def _machine(library: str, device: str | None, threads: int | None) -> Machine:
+    version = importlib.import_module(library).__version__
+    key = [VERSION, library, version, device, threads, platform.machine(), platform.processor(), platform.node()]
+    folder = cache_folder()
+    if folder is None:
+        return measure(library, device)
+    file = folder / f"machine-{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
+    known = _read(file)
+    if known is not None:
+        return known
+    found = measure(library, device)
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, lambda new: new.write_text(json.dumps(found.to_dict())))
+    return found
+
+
+def _read(file: pathlib.Path) -> Machine | None:
+    """Figures from a file; None if it is not there, or holds none that are positive numbers."""
+    try:
+        figures = {name: float(value) for name, value in json.loads(file.read_text()).items()}
+        return Machine(**figures) if all(0.0 < value < math.inf for value in figures.values()) else None
+    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return None
+
+
+def measure(library: str, device: str | None = None) -> Machine:
+    """Time a program of many small steps, one of arithmetic, and permuted copies."""
+    seconds, cost = _decode_seconds(_chain(16), library, device)
+    step = seconds / cost.steps
+    seconds, cost = _decode_seconds(_product(1024, 512), library, device)
+    flop = max(seconds - step, 0.1 * seconds) / cost.flops
+    moved = []
+    for size in (16, 160):  # 4 MiB, and more than `deeptn.cost.FRESH` elements
+        array = np.ones((64, size, 1024), "float32")
+        seconds = _seconds(_permuted_copy, [array], library, device)
+        moved.append(max(seconds - 3 * step, 0.1 * seconds) / array.size)
+    return Machine(step, flop, *moved)
+
+
+def _permuted_copy(arrays: Sequence[Any]) -> Any:
+    return do("reshape", do("transpose", arrays[0], (1, 0, 2)), (-1,))
+
+
+def _decode_seconds(spec: NetworkSpec, library: str, device: str | None) -> tuple[float, Cost]:
+    """What it takes to decode a network, and what it costs."""
+    program = compile_network(spec, tuple(leg.name for leg in spec.legs))
+    generator = np.random.default_rng(0)
+    arrays = [generator.standard_normal(shape) for shape in spec.param_shapes.values()]
+    return _seconds(lambda some: run(program, some), arrays, library, device), program.cost
+
+
+def _seconds(
+    call: Callable[[Sequence[Any]], Any], arrays: Sequence[np.ndarray], library: str, device: str | None
+) -> float:
+    """Minimum over some calls: what else the machine does, it shall not be held against the library for good."""
+    inputs = [convert(array, library, "float32", device) for array in arrays]
+    if library == "jax":
+        call = importlib.import_module("jax").jit(call)
+    to_numpy(call(inputs).reshape(-1)[:1])  # fails where there are no data
+    times = []
+    begin = time.perf_counter()
+    while len(times) < 4 or (time.perf_counter() - begin < 0.1 and len(times) < 200):
+        start = time.perf_counter()
+        result = call(inputs)
+        if library == "jax" or device not in (None, "cpu"):
+            to_numpy(result.reshape(-1)[:1])  # until it is there
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _chain(length: int) -> NetworkSpec:
+    """A tensor train whose cores differ in shape, so that no two of its steps are one."""
+    legs = tuple(Leg(f"x{k}", 1 + k % 3, 0) for k in range(length))
+    bonds = tuple((f"b{k}", 2 + k % 5) for k in range(1, length))
+    nodes = tuple(
+        Node(f"G{k}", tuple(ix for ix in (f"b{k}", f"x{k}", f"b{k + 1}") if ix not in ("b0", f"b{length}")))
+        for k in range(length)
+    )
+    return NetworkSpec(legs, (Stage(nodes, tuple(leg.name for leg in legs)),), bonds)
+
+
+def _product(side: int, rank: int) -> NetworkSpec:
+    legs = (Leg("x", side, 0), Leg("y", side, 1))
+    nodes = (Node("A", ("x", "k")), Node("B", ("k", "y")))
+    return NetworkSpec(legs, (Stage(nodes, ("x", "y")),), (("k", rank),))

@@ -1,0 +1,198 @@
+"""The search for a contraction order: the only module that knows cotengra."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import pathlib
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import cotengra
+
+from ..base import cache_folder, write_atomically
+from .stacking import STEP, WRITE, Path, merge_alike, schedule
+
+#: Largest volume of the indices over which a block of small tensors is contracted with a large one. The product of a
+#: 2^5 x 2^5 block with the state takes as long as moving the state; wider blocks cost more than they save.
+BLOCK = 32
+
+#: Up to so many tensors a search is faster than a file.
+SMALL = 8
+
+#: Sizes of the subtrees that are reoptimised exactly, each size in a candidate of its own: none is always the best. The
+#: last takes long, and is left out beyond `MANY` tensors.
+SUBTREES, MANY = (6, 7, 8), 128
+
+#: How much a growing tensor is held against a pair, in searches for levels of equal pairs.
+GROWTHS = (0, 1, 4)
+
+#: Counts the changes of what is searched for; part of the names of the files in the cache.
+VERSION = 2
+
+
+def search(
+    inputs: tuple[tuple[str, ...], ...],
+    output: tuple[str, ...],
+    sizes: tuple[tuple[str, int], ...],
+    singles: int = 0,
+) -> Path:
+    """Find the order in which to contract some tensors pairwise. Deterministic, and cached in memory and on disk.
+
+    Parameters
+    ----------
+    inputs : tuple of tuple of str
+        Indices of each tensor.
+    output : tuple of str
+        Open indices.
+    sizes : tuple of (str, int)
+        Size of every index.
+    singles : int
+        So many of the first tensors are no parameters, and stand in no stack.
+
+    Returns
+    -------
+    tuple of tuple of (int, int)
+        ``len(inputs) - 1`` pairs in SSA form, in groups that look the same and can be one step (`deeptn.stacking`).
+
+    Notes
+    -----
+    Three kinds of candidates: a greedy tree (Gray & Kourtis, Quantum 5, 410 (2021)), its subtrees reoptimised exactly;
+    where one tensor is large and many small ones act on it, a path that absorbs blocks of them; and paths that contract
+    many equal pairs at a time. The cheapest by ``multiplications + WRITE · write + STEP · steps``
+    is taken. Files lie in `deeptn.base.cache_folder`; they are written to a temporary name and renamed, so that
+    processes may share the folder.
+
+    Examples
+    --------
+    >>> search((("a", "b"), ("b", "c"), ("c", "d")), ("a", "d"), (("a", 2), ("b", 2), ("c", 2), ("d", 9)))
+    (((0, 1),), ((2, 3),))
+    """
+    # Integer labels in order of appearance: the search must not see the order of hashed strings, and networks that
+    # differ by names alone share one result.
+    labels: dict[str, int] = {}
+    for indices in inputs:
+        for ix in indices:
+            labels.setdefault(ix, len(labels))
+    known = dict(sizes)
+    return _search(
+        tuple(tuple(labels[ix] for ix in indices) for indices in inputs),
+        tuple(labels[ix] for ix in output),
+        tuple(known[ix] for ix in labels),
+        singles,
+    )
+
+
+@lru_cache(maxsize=4096)
+def _search(inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...], singles: int) -> Path:
+    problem = (inputs, output, sizes, singles)
+    if len(inputs) < 3:
+        return (((0, 1),),) if len(inputs) == 2 else ()
+    folder = cache_folder() if len(inputs) > SMALL else None
+    if folder is None:
+        return _search_anew(*problem)
+    key = json.dumps([VERSION, cotengra.__version__, WRITE, STEP, BLOCK, *problem])
+    file = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+    path = _read(file, len(inputs))
+    if path is None:
+        path = _search_anew(*problem)
+        with contextlib.suppress(OSError):  # a folder that cannot be written costs the time of a search, no more
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(file, lambda new: new.write_text(json.dumps(path)))
+    return path
+
+
+def _read(file: pathlib.Path, count: int) -> Path | None:
+    """A path of `count` tensors from a file; None if it is not there, or no such path."""
+    try:
+        path = tuple(tuple((int(i), int(j)) for i, j in group) for group in json.loads(file.read_text()))
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError):
+        return None
+    made = count
+    used: set[int] = set()
+    for group in path:
+        for pair in group:
+            if not 0 <= pair[0] < pair[1] < made or not used.isdisjoint(pair):
+                return None
+            used.update(pair)
+        made += len(group)
+    return path if made == 2 * count - 1 else None
+
+
+def _search_anew(
+    inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...], singles: int
+) -> Path:
+    symbols = [cotengra.get_symbol(label) for label in range(len(sizes))]
+    terms = [tuple(symbols[ix] for ix in indices) for indices in inputs]
+    known = dict(zip(symbols, sizes))
+    candidates = [_absorb_in_blocks(inputs, output, sizes)]
+    for size in SUBTREES if len(inputs) <= MANY else SUBTREES[:-1]:
+        tree: Any = cotengra.array_contract_tree(terms, [symbols[ix] for ix in output], known, optimize="greedy")
+        tree.subtree_reconfigure_(minimize=f"combo-{WRITE}", subtree_size=size, seed=0)
+        candidates.append(tree.get_ssa_path())
+    candidates += [merge_alike(inputs, output, sizes, singles, growth) for growth in GROWTHS]
+    scheduled = [schedule(pairs, inputs, output, sizes, singles) for pairs in candidates if pairs is not None]
+    return min(scheduled, key=lambda found: found[0])[1]
+
+
+def _absorb_in_blocks(
+    inputs: Sequence[tuple[int, ...]], output: tuple[int, ...], sizes: Sequence[int]
+) -> list[tuple[int, int]] | None:
+    """A path for one large tensor on which many small ones act: fuse these into blocks, absorb block after block.
+
+    A block grows in the order of the data flow by the node that adds the least to the indices that the block shares
+    with the large tensor, up to a volume of `BLOCK`. Local improvements of a tree do not find this: on the way from
+    single nodes to a block each step looks worse. None where no tensor is large.
+    """
+    volumes = [_volume(indices, sizes) for indices in inputs]
+    top = max(range(len(inputs)), key=volumes.__getitem__)
+    rest = [k for k in range(len(inputs)) if k != top]
+    if volumes[top] < BLOCK**2 or volumes[top] < BLOCK * max(volumes[k] for k in rest):
+        return None
+    path: list[tuple[int, int]] = []
+    state = set(inputs[top])
+    number = len(inputs)
+    while rest:
+        block: list[int] = []
+        bound: set[int] = set()
+        made: set[int] = set()
+        while rest:
+            known = state | made
+            # The last block may be twice as large, so that no short rest is left over.
+            remaining = state.intersection(ix for k in rest for ix in inputs[k])
+            limit = 2 * BLOCK if _volume(bound | remaining, sizes) <= 2 * BLOCK else BLOCK
+            first: dict[int, int] = {}
+            for place, k in enumerate(rest):
+                for ix in inputs[k]:
+                    first.setdefault(ix, place)
+            options = []
+            for place, k in enumerate(rest):
+                # An index that neither the state nor the block has, but an earlier node: that one comes first.
+                if any(first[ix] < place and ix not in known for ix in inputs[k]):
+                    continue
+                volume = _volume(bound.union(ix for ix in inputs[k] if ix in state), sizes)
+                if volume <= limit or not block:
+                    options.append((volume, k))
+            if not options:
+                break
+            _, k = min(options)
+            bound |= state & set(inputs[k])
+            made |= set(inputs[k]) - state
+            block.append(k)
+            rest.remove(k)
+        fused = block[0]
+        for k in block[1:]:
+            path.append((fused, k))
+            fused, number = number, number + 1
+        path.append((top, fused))
+        top, number = number, number + 1
+        needed = set(output).union(*(inputs[k] for k in rest))
+        state = (state | made) & needed
+    return path
+
+
+def _volume(indices: Iterable[int], sizes: Sequence[int]) -> int:
+    return math.prod(map(sizes.__getitem__, indices))

@@ -1,0 +1,221 @@
+"""Files of models: generated layers with their networks, and all other tensors, in one safetensors file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..arrays import DTYPES, to_raw
+from ..base import Array, Params
+from ..errors import FormatError, PlanError
+from ..network import Network
+from .network_file import check_floats, cores_of, network_from_dict, network_to_dict
+from .tensors import read_tensors, write_tensors
+
+#: What the header says of such a file.
+MODEL = "deeptn.model"
+
+
+class StoredLayer(NamedTuple):
+    """A generated layer of a stored model.
+
+    Attributes
+    ----------
+    kind : str
+        Of the layer that it stands for, in PyTorch's conventions: ``"linear"``, ``"conv2d"``, ``"embedding"``, …
+    network : Network
+    params : dict of str to array
+        Its cores.
+    bias : array or None
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> net = dtn.network(dtn.LowRank(rank=2), (4, 6))
+    >>> layer = StoredLayer("linear", net, net.init(), None)
+    >>> layer.network.materialize(layer.params).shape
+    (4, 6)
+    """
+
+    kind: str
+    network: Network
+    params: Params
+    bias: Array | None
+
+
+class StoredModel(NamedTuple):
+    """What a file of a model holds.
+
+    Attributes
+    ----------
+    layers : dict of str to StoredLayer
+        By their names in the model.
+    tensors : dict of str to array
+        All others.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> net = dtn.network(dtn.LowRank(rank=2), (4, 6))
+    >>> model = StoredModel({"0": StoredLayer("linear", net, net.init(), None)}, {})
+    >>> list(model.state()), list(model.renamed({"0": "fc"}).layers)
+    (['0.cores.U', '0.cores.V'], ['fc'])
+    """
+
+    layers: dict[str, StoredLayer]
+    tensors: dict[str, Any]
+
+    def state(self) -> dict[str, Any]:
+        """All arrays by their names in the file, those of a ``state_dict``."""
+        state = dict(self.tensors)
+        for name, layer in self.layers.items():
+            state |= {f"{name}.cores.{core}": array for core, array in layer.params.items()}
+            state |= {} if layer.bias is None else {f"{name}.bias": layer.bias}
+        return state
+
+    def renamed(self, names: Mapping[str, str]) -> StoredModel:
+        """The same under other names of modules, for a model that is built otherwise: ``{"0": "layers.0"}``."""
+        return StoredModel(
+            {_renamed(name, names): layer for name, layer in self.layers.items()},
+            {_renamed(name, names): tensor for name, tensor in self.tensors.items()},
+        )
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    """A name with the longest of its beginnings replaced that `names` knows."""
+    parts = name.split(".")
+    for length in range(len(parts), 0, -1):
+        start = ".".join(parts[:length])
+        if start in names:
+            return ".".join([names[start], *parts[length:]])
+    return name
+
+
+def save_model(path: str | os.PathLike[str], model: StoredModel) -> None:
+    """Write a model with generated layers to one safetensors file, from arrays of any library.
+
+    The names are those of a ``state_dict``: ``"fc1.cores.L1_g0"``, ``"fc1.bias"``. A front-end for a library of your
+    own builds on this; those of PyTorch and JAX have a ``save_model`` that takes the model itself.
+
+    Parameters
+    ----------
+    path : path
+        Replaced as a whole, or not at all.
+    model : StoredModel
+        Arrays that share their memory are stored once.
+
+    Raises
+    ------
+    PlanError
+        If there is no generated layer, or one without a name.
+    SpecError
+        If parameters are not those of their network.
+
+    Examples
+    --------
+    >>> import deeptn as dtn, tempfile, os
+    >>> net = dtn.network(dtn.BrickWall(layers=1), (10, 64))
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> dtn.save_model(path, dtn.StoredModel({"fc": dtn.StoredLayer("linear", net, net.init(), None)}, {}))
+    >>> dtn.load_model(path).layers["fc"].network == net
+    True
+    """
+    if not model.layers:
+        raise PlanError("the model has no generated layer; compress it first, or save its tensors with safetensors")
+    if "" in model.layers:
+        raise PlanError("the model is a single generated layer; write deeptn.save(path, layer.network, its cores)")
+    for layer in model.layers.values():
+        check_floats(layer.network, layer.params)
+    tensors: dict[str, np.ndarray] = {}
+    aliases: dict[str, str] = {}
+    places: dict[tuple[object, ...], str] = {}
+    for name, array in model.state().items():
+        raw = to_raw(array)
+        place = (raw.ctypes.data, raw.shape, raw.strides, raw.dtype) if raw.size else (name,)
+        if places.setdefault(place, name) == name:
+            tensors[name] = raw
+        else:
+            aliases[name] = places[place]
+    layers = {name: {"kind": layer.kind} | network_to_dict(layer.network) for name, layer in model.layers.items()}
+    write_tensors(path, {"format": MODEL, "layers": layers, "aliases": aliases}, tensors)
+
+
+def _is_bias(array: np.ndarray, net: Network, kind: str) -> bool:
+    """One float per output; transposed convolutions have a group of these on the second axis of the weight."""
+    if array.ndim != 1 or array.dtype.name not in DTYPES:
+        return False
+    return array.size % net.shape[1] == 0 if kind.startswith("conv_transpose") else array.size == net.shape[0]
+
+
+def load_model(path: str | os.PathLike[str]) -> StoredModel:
+    """Read a model that any front-end wrote, as NumPy arrays.
+
+    Parameters
+    ----------
+    path : path
+
+    Returns
+    -------
+    StoredModel
+        Dtypes are those that were saved; bfloat16, which NumPy computes badly with, is that of the package ml_dtypes.
+
+    Raises
+    ------
+    FormatError
+        If the file is truncated, of another format, or inconsistent. Nothing in it is executed.
+
+    Examples
+    --------
+    >>> import deeptn as dtn, numpy as np, tempfile, os
+    >>> net = dtn.network(dtn.TTMatrix(rank=2), (10, 64))
+    >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
+    >>> layer = dtn.StoredLayer("linear", net, net.init(), np.zeros(10))
+    >>> dtn.save_model(path, dtn.StoredModel({"fc": layer}, {"head.weight": np.eye(10)}))
+    >>> fc = dtn.load_model(path).layers["fc"]
+    >>> (fc.network.apply(fc.params, np.ones((5, 64))) + fc.bias).shape
+    (5, 10)
+    """
+    header, tensors = read_tensors(path, MODEL)
+    entries, aliases = header.get("layers"), header.get("aliases")
+    if not isinstance(entries, dict) or not isinstance(aliases, dict):
+        raise FormatError("the header needs 'layers' and 'aliases'")
+    for name, source in aliases.items():
+        if not isinstance(source, str) or source not in tensors:
+            raise FormatError(f"the tensor {name!r} is an alias of {source!r:.60}, which the file does not hold")
+        tensors[name] = tensors[source]
+    layers = {}
+    for name, entry in entries.items():
+        if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
+            raise FormatError(f"layer {name!r} of the plan is no table with a kind")
+        net = network_from_dict({key: entry.get(key) for key in ("layout", "spec", "topology")})
+        cores = cores_of(net, tensors, f"{name}.cores.")
+        bias = tensors.pop(f"{name}.bias", None)
+        if bias is not None and not _is_bias(bias, net, entry["kind"]):
+            raise FormatError(f"layer {name!r}: a bias of {bias.dtype} {bias.shape} for a weight of shape {net.shape}")
+        layers[name] = StoredLayer(entry["kind"], net, cores, bias)
+        for core in cores:
+            del tensors[f"{name}.cores.{core}"]
+    return StoredModel(layers, tensors)
+
+
+def check_complete(model: StoredModel, generated: Iterable[str]) -> None:
+    """Raise `FormatError` unless a file has all layers, by name, that are generated in the model that reads it."""
+    missing = sorted(set(generated) - model.layers.keys())
+    if missing:
+        raise FormatError(f"the file has no generated layers {missing[:3]}, which the model has")
+
+
+def check_same(read: Mapping[str, Any], one: str, other: str) -> None:
+    """Raise `FormatError` unless a file has the same under two names that are one thing in the model that reads it."""
+
+    def content(found: Any) -> Any:
+        if isinstance(found, StoredLayer):
+            arrays = [*found.params.values(), *(() if found.bias is None else (found.bias,))]
+            return found.network, [content(array) for array in arrays]
+        return found.dtype, found.shape, found.tobytes()
+
+    if read[one] is not read[other] and content(read[one]) != content(read[other]):
+        raise FormatError(f"{one!r} and {other!r} are one in the model, and differ in the file")

@@ -1,0 +1,124 @@
+"""Plans: which layers of a model become which networks. Free of frameworks; layers are names and weight shapes."""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TypeAlias
+
+from ..errors import DeepTNError, PlanError, SpecError, near_match
+from ..network import Network, network
+from ..spec import Layout
+from ..topologies import Topology
+
+#: What a rule may ask for: a family, its name, or a finished network for this very shape.
+Target: TypeAlias = Topology | Network | str
+
+
+def matches(pattern: str, name: str) -> bool:
+    r"""Whether a pattern selects a layer: exactly, as a glob (``"classifier.*"``) or as ``"re:…"`` (full match).
+
+    Examples
+    --------
+    >>> [matches(p, "classifier.0") for p in ("classifier.0", "classifier.*", r"re:classifier\.\d+", "classifier")]
+    [True, True, True, False]
+    """
+    if pattern.startswith("re:"):
+        return re.fullmatch(pattern[3:], name) is not None
+    return pattern == name or fnmatch.fnmatchcase(name, pattern)
+
+
+def select(patterns: Iterable[str], names: Sequence[str], what: str) -> dict[str, list[str]]:
+    """For each pattern the names it selects.
+
+    Raises
+    ------
+    PlanError
+        If a pattern is no string, no regular expression, or selects nothing.
+    """
+    found: dict[str, list[str]] = {}
+    for pattern in patterns:
+        if not isinstance(pattern, str) or not pattern:
+            raise PlanError(f"{what}: a rule is a layer name, a glob or 're:…', got {pattern!r:.60}")
+        try:
+            found[pattern] = [name for name in names if matches(pattern, name)]
+        except re.error as error:
+            raise PlanError(f"{what}: {pattern!r} is no regular expression: {error}") from error
+        if not found[pattern]:
+            raise PlanError(
+                f"{what}: {pattern!r} matches none of the {len(names)} layers; {near_match(pattern, names)}"
+            )
+    return found
+
+
+def resolve(
+    shapes: Mapping[str, tuple[int, ...]], targets: Mapping[str, Target], ignore: Iterable[str] = ()
+) -> dict[str, Network]:
+    """Turn rules into a network for each layer they select.
+
+    Parameters
+    ----------
+    shapes : mapping of str to tuple of int
+        The weight shape of every layer that can be compressed.
+    targets : mapping of str to topology, network or name
+        Patterns (see `matches`). If several select a layer, an exact name wins, then the first.
+    ignore : iterable of str
+        Patterns of layers to leave alone.
+
+    Returns
+    -------
+    dict of str to Network
+        In the order of `shapes`.
+
+    Raises
+    ------
+    PlanError
+        If a pattern selects nothing, or everything selected is ignored.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> plan = resolve({"fc1": (120, 400), "fc2": (84, 120)}, {"fc*": "BrickWall", "fc2": dtn.LowRank(rank=2)})
+    >>> {name: net.num_params for name, net in plan.items()}
+    {'fc1': 384, 'fc2': 408}
+    """
+    if not isinstance(targets, Mapping) or not targets:
+        raise PlanError(
+            f"targets must map patterns to topologies, e.g. {{'fc*': BrickWall(layers=2)}}; got {targets!r:.60}"
+        )
+    if isinstance(ignore, str):
+        raise PlanError(f"ignore must be a list of patterns, got the string {ignore!r}; write [{ignore!r}]")
+    if not shapes:
+        raise PlanError("the model has no layer that can be compressed")
+    names = list(shapes)
+    ignored = {name for found in select(ignore, names, "ignore").values() for name in found}
+    chosen: dict[str, Target] = {}
+    for pattern, found in select(targets, names, "targets").items():
+        for name in found:
+            if name not in ignored and (name not in chosen or pattern == name):
+                chosen[name] = targets[pattern]
+    if not chosen:
+        raise PlanError("every layer that targets selects is also in ignore")
+    plan = {}
+    for name in names:
+        if name in chosen:
+            wanted = chosen[name]
+            if isinstance(wanted, Network) and wanted.shape != tuple(shapes[name]):
+                raise PlanError(
+                    f"layer {name!r} has a weight of shape {shapes[name]}, its network makes {wanted.shape}"
+                )
+            try:
+                plan[name] = wanted if isinstance(wanted, Network) else network(wanted, shapes[name])
+            except DeepTNError as error:
+                raise PlanError(f"layer {name!r}: {error}") from error
+    return plan
+
+
+def as_network(topology: Target, shape: tuple[int, ...], layout: Layout | None) -> Network:
+    """The network of a topology, or the one that was given, if it makes weights of this shape."""
+    if not isinstance(topology, Network):
+        return network(topology, shape, layout)
+    if topology.shape != shape or layout is not None:
+        raise SpecError(f"the network makes weights of shape {topology.shape}, the layer needs {shape} and no layout")
+    return topology

@@ -1,0 +1,20 @@
+"""What a network is, without arrays: legs and layout, nodes, stages, activations."""
+
+from .activations import register_activation
+from .layout import Layout, Leg, balanced_factors, pad_axes, prime_factors
+from .network_spec import NetworkSpec, stack
+from .nodes import Node, Stage, check_between
+
+__all__ = [
+    "Layout",
+    "Leg",
+    "NetworkSpec",
+    "Node",
+    "Stage",
+    "balanced_factors",
+    "check_between",
+    "pad_axes",
+    "prime_factors",
+    "register_activation",
+    "stack",
+]

@@ -1,0 +1,158 @@
+"""Element-wise activations between stages, one definition for NumPy, PyTorch and JAX.
+
+An activation is named by a string, so that a spec stays data. ``"leaky_relu:0.2"`` passes 0.2 as the parameter of
+``"leaky_relu"``; names without a parameter take PyTorch's default.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from autoray import compose, do
+
+from ..base import Array, Registry
+from ..errors import SpecError
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An element-wise function, the default of its parameter (None: it takes none), and whether it needs an order."""
+
+    function: Callable[..., Array]
+    default: float | None = None
+    real_only: bool = False
+
+
+_REGISTRY: Registry[Activation] = Registry("activation")
+
+
+def register_activation(
+    name: str, function: Callable[..., Array], default: float | None = None, *, real_only: bool = False
+) -> None:
+    """Make an element-wise function available to every topology under a name.
+
+    Parameters
+    ----------
+    name : str
+        The name that ``activation=`` takes.
+    function : callable
+        Takes an array of any of the libraries (and the parameter, if there is one) and returns one of the same
+        shape. Write it with `autoray.do` or with operators, and it serves NumPy, PyTorch and JAX.
+    default : float, optional
+        Default of the parameter, the second argument of the function; without it the function takes none.
+    real_only : bool
+        Whether the function has no meaning for complex numbers, as ReLU; networks with complex parameters refuse it.
+
+    Raises
+    ------
+    SpecError
+        If the name is taken by another function, or holds a colon.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> def square(x):
+    ...     return x * x
+    >>> dtn.register_activation("square", square)
+    >>> dtn.network(dtn.BrickWall(layers=2, activation="square"), (4, 4)).num_params
+    72
+    """
+    if not isinstance(name, str) or not name or ":" in name:
+        raise SpecError(f"an activation is named by a word without a colon, got {name!r}")
+    if not callable(function):
+        raise SpecError(f"the activation {name!r} must be a callable, got {function!r}")
+    _REGISTRY.add(name, Activation(function, default, real_only), source=function)
+    _resolve.cache_clear()
+
+
+def resolve(name: str) -> Callable[[Array], Array]:
+    """Return the function behind ``"name"`` or ``"name:parameter"``.
+
+    Raises
+    ------
+    SpecError
+        For an unknown name, or a parameter that is no finite number or that the function does not take.
+    """
+    if not isinstance(name, str):
+        raise SpecError(f"activation must be a string or None, got {name!r}")
+    return _resolve(name)
+
+
+def is_real_only(name: str) -> bool:
+    """Whether ``"name"`` or ``"name:parameter"`` has no meaning for complex numbers."""
+    return _REGISTRY[name.partition(":")[0]].real_only
+
+
+@cache
+def _resolve(name: str) -> Callable[[Array], Array]:
+    word, colon, text = name.partition(":")
+    entry = _REGISTRY[word]
+    if not colon:
+        return entry.function if entry.default is None else _with_parameter(entry.function, entry.default)
+    if entry.default is None:
+        raise SpecError(f"activation {name!r}: {word!r} takes no parameter; write {word!r}")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise SpecError(f"activation {name!r}: {text!r} is no number; write for example '{word}:{entry.default}'")
+    return _with_parameter(entry.function, value)
+
+
+def _with_parameter(function: Callable[..., Array], value: float) -> Callable[[Array], Array]:
+    return lambda x: function(x, value)
+
+
+@compose
+def deeptn_relu(x: Array) -> Array:
+    return do("where", x > 0, x, do("zeros_like", x))
+
+
+@deeptn_relu.register("torch")  # type: ignore[attr-defined]
+def _(x: Array) -> Array:
+    return x.relu()
+
+
+@compose
+def deeptn_leaky_relu(x: Array, slope: float) -> Array:
+    return do("where", x > 0, x, slope * x)
+
+
+@compose
+def deeptn_sigmoid(x: Array) -> Array:
+    return 0.5 * (1.0 + do("tanh", 0.5 * x))
+
+
+@compose
+def deeptn_silu(x: Array) -> Array:
+    return x * deeptn_sigmoid(x)
+
+
+@compose
+def deeptn_gelu(x: Array) -> Array:
+    # The tanh form (Hendrycks & Gimpel, arXiv:1606.08415, section 2): NumPy has no erf.
+    return 0.5 * x * (1.0 + do("tanh", math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
+
+
+def deeptn_tanh(x: Array) -> Array:
+    return do("tanh", x)
+
+
+def deeptn_sin(x: Array) -> Array:
+    return do("sin", x)
+
+
+for _name, _function, _default, _real_only in (
+    ("relu", deeptn_relu, None, True),
+    ("leaky_relu", deeptn_leaky_relu, 0.01, True),
+    ("tanh", deeptn_tanh, None, False),
+    ("sigmoid", deeptn_sigmoid, None, False),
+    ("silu", deeptn_silu, None, False),
+    ("gelu", deeptn_gelu, None, False),
+    ("sin", deeptn_sin, None, False),
+):
+    register_activation(_name, _function, _default, real_only=_real_only)

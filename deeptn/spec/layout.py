@@ -1,0 +1,318 @@
+"""Layouts: how the axes of a weight are cut into the legs of a network."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from autoray import do
+
+from ..base import Array, positive_int, positive_ints
+from ..errors import FormatError, LayoutError
+
+
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """An open index of the generated tensor.
+
+    Attributes
+    ----------
+    name : str
+        ``"a{axis}_{k}"``: the k-th leg of that weight axis, most significant first.
+    size : int
+        Dimension of the index.
+    axis : int
+        The weight axis that the leg is a part of.
+
+    Examples
+    --------
+    >>> Layout((6, 5)).legs
+    (Leg(name='a0_0', size=2, axis=0), Leg(name='a0_1', size=3, axis=0), Leg(name='a1_0', size=5, axis=1))
+    """
+
+    name: str
+    size: int
+    axis: int
+
+
+def prime_factors(n: int) -> tuple[int, ...]:
+    """Prime factors of `n` in ascending order; none for 1.
+
+    Examples
+    --------
+    >>> prime_factors(400)
+    (2, 2, 2, 2, 5, 5)
+    """
+    factors = []
+    divisor = 2
+    while divisor * divisor <= n:
+        while n % divisor == 0:
+            factors.append(divisor)
+            n //= divisor
+        divisor += 1
+    if n > 1:
+        factors.append(n)
+    return tuple(factors)
+
+
+def balanced_factors(n: int, count: int) -> tuple[int, ...]:
+    """Cut `n` into at most `count` exact factors of similar size.
+
+    Examples
+    --------
+    >>> balanced_factors(120, 2), balanced_factors(4096, 4), balanced_factors(7, 2)
+    ((12, 10), (8, 8, 8, 8), (7,))
+    """
+    factors = [1] * count
+    for prime in reversed(prime_factors(n)):
+        factors[factors.index(min(factors))] *= prime
+    return tuple(sorted((f for f in factors if f > 1), reverse=True))
+
+
+def _digits(n: int, base: int) -> tuple[int, ...]:
+    """Legs of size `base`, as few as hold `n` values."""
+    count = 0
+    while base**count < n:
+        count += 1
+    return (base,) * count
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a weight's shape maps to legs: factors per axis, padding and order.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the weight, any number of axes.
+    factors : tuple of tuple of int, optional
+        For each axis the sizes of its legs, most significant first. Their product is the axis size (exact) or
+        more (the axis is padded, and the surplus is cut off after decoding). By default the prime factors.
+    order : {"rows", "interleaved"} or tuple of int
+        ``"rows"``: all legs of axis 0, then those of axis 1, …  ``"interleaved"``: the first leg of every axis,
+        then the second of every axis, …  A tuple permutes the ``"rows"`` order: entry k names the leg at place k.
+
+    Raises
+    ------
+    LayoutError
+        If the factors of an axis cannot hold it, or the order is no permutation of the legs.
+
+    Examples
+    --------
+    >>> layout = Layout((120, 400), order="interleaved")
+    >>> layout.leg_sizes
+    (2, 2, 2, 2, 2, 2, 3, 2, 5, 5, 5)
+    >>> Layout.padded((120, 400)).padded_shape
+    (128, 512)
+    """
+
+    shape: tuple[int, ...]
+    factors: tuple[tuple[int, ...], ...] | None = None
+    order: str | tuple[int, ...] = "rows"
+
+    def __post_init__(self):
+        shape = positive_ints(self.shape, "shape", LayoutError)
+        if not shape:
+            raise LayoutError("shape is empty; a weight has at least one axis, for example (120, 400)")
+        if self.factors is None:
+            factors = tuple(prime_factors(n) for n in shape)
+        elif isinstance(self.factors, (tuple, list)):
+            factors = tuple(positive_ints(f, f"factors[{k}]", LayoutError) for k, f in enumerate(self.factors))
+        else:
+            raise LayoutError(f"factors must be one tuple of integers per axis, got {self.factors!r}")
+        if len(factors) != len(shape):
+            raise LayoutError(f"factors has {len(factors)} entries for a shape of {len(shape)} axes {shape}")
+        for axis, (n, axis_factors) in enumerate(zip(shape, factors)):
+            if math.prod(axis_factors) < n:
+                raise LayoutError(
+                    f"factors[{axis}] = {axis_factors} hold {math.prod(axis_factors)} values, axis {axis} has {n}"
+                )
+        count = sum(map(len, factors))
+        order = self.order
+        if isinstance(order, (tuple, list)):
+            order = tuple(int(k) if hasattr(k, "__index__") else k for k in order)
+            if not all(isinstance(k, int) for k in order) or sorted(order) != list(range(count)):
+                raise LayoutError(f"order = {order} is no permutation of the {count} legs 0..{count - 1}")
+        elif order not in ("rows", "interleaved"):
+            raise LayoutError(f"order = {order!r}; expected 'rows', 'interleaved' or a permutation of the legs")
+        for name, value in (("shape", shape), ("factors", factors), ("order", order)):
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def padded(cls, shape: Sequence[int], d: int = 2, order: str | tuple[int, ...] = "rows") -> Layout:
+        """Pad every axis to a power of `d`: legs of size `d` only (the layout of arXiv:2305.06058).
+
+        Examples
+        --------
+        >>> len(Layout.padded((512, 512, 3, 3)).legs)
+        22
+        """
+        if positive_int(d, "d", LayoutError) < 2:
+            raise LayoutError(f"d = {d!r}; legs of a padded layout need a size of at least 2")
+        shape = positive_ints(shape, "shape", LayoutError)
+        return cls(shape, tuple(_digits(n, d) for n in shape), order)
+
+    @classmethod
+    def balanced(
+        cls, shape: Sequence[int], near: int = 8, order: str | tuple[int, ...] = "rows", even: bool = False
+    ) -> Layout:
+        """Cut every axis exactly into factors of a size near `near`.
+
+        Parameters
+        ----------
+        shape : sequence of int
+            Shape of the weight.
+        near : int
+            The wanted size of a leg.
+        order : str or tuple of int
+            As for the class.
+        even : bool
+            Aim at the same number of legs for every axis (what an MPO needs).
+
+        Examples
+        --------
+        >>> Layout.balanced((120, 400)).factors
+        ((12, 10), (10, 8, 5))
+        """
+        shape = positive_ints(shape, "shape", LayoutError)
+        if positive_int(near, "near", LayoutError) < 2:
+            raise LayoutError(f"near = {near!r}; the size of a leg must be at least 2")
+        counts = [max(1, round(math.log(n, near))) for n in shape]
+        if even:
+            counts = [max(counts)] * len(counts)
+        return cls(shape, tuple(balanced_factors(n, count) for n, count in zip(shape, counts)), order)
+
+    @classmethod
+    def single(cls, shape: Sequence[int]) -> Layout:
+        """One leg per axis, so the tensor is the weight as it stands."""
+        shape = positive_ints(shape, "shape", LayoutError)
+        return cls(shape, tuple((n,) for n in shape))
+
+    @classmethod
+    def grouped(cls, shape: Sequence[int], sizes: Sequence[int]) -> Layout:
+        """Cut the axes into legs of given sizes: legs that follow one another make up an axis.
+
+        Examples
+        --------
+        >>> Layout.grouped((20, 6), (4, 5, 6)).factors
+        ((4, 5), (6,))
+        """
+        shape, rest = positive_ints(shape, "shape", LayoutError), positive_ints(sizes, "sizes", LayoutError)
+        factors = []
+        for n in shape[:-1]:
+            # The fewest legs that do it; an axis of size 1 takes a leg of size 1 if one is due.
+            end = next((k for k in range(n == 1 and rest[:1] == (1,), len(rest) + 1) if math.prod(rest[:k]) == n), -1)
+            if end < 0:
+                break
+            factors.append(rest[:end])
+            rest = rest[end:]
+        if len(factors) < len(shape) - 1 or math.prod(rest) != shape[-1]:
+            raise LayoutError(
+                f"legs of sizes {tuple(sizes)} do not make up the shape {shape}, axis by axis; pass layout= instead"
+            )
+        factors.append(rest)
+        return cls(shape, tuple(factors))
+
+    @cached_property
+    def axis_legs(self) -> tuple[Leg, ...]:
+        """The legs in axis-major order: the order in which a reshape gives the (padded) weight."""
+        assert self.factors is not None
+        return tuple(
+            Leg(f"a{axis}_{k}", size, axis) for axis, sizes in enumerate(self.factors) for k, size in enumerate(sizes)
+        )
+
+    @cached_property
+    def sides(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of the legs of axis 0 and of all other axes, in axis-major order."""
+        legs = self.axis_legs
+        return tuple(leg.name for leg in legs if not leg.axis), tuple(leg.name for leg in legs if leg.axis)
+
+    @cached_property
+    def permutation(self) -> tuple[int, ...]:
+        """Entry k is the place in `axis_legs` of the leg that stands at place k of `legs`."""
+        if isinstance(self.order, tuple):
+            return self.order
+        places = range(len(self.axis_legs))
+        if self.order == "rows":
+            return tuple(places)
+        within = [int(leg.name.rpartition("_")[2]) for leg in self.axis_legs]
+        return tuple(sorted(places, key=lambda p: (within[p], self.axis_legs[p].axis)))
+
+    @cached_property
+    def legs(self) -> tuple[Leg, ...]:
+        """The legs in the order in which a topology sees them."""
+        return tuple(self.axis_legs[p] for p in self.permutation)
+
+    @property
+    def leg_sizes(self) -> tuple[int, ...]:
+        """Sizes of `legs`."""
+        return tuple(leg.size for leg in self.legs)
+
+    @cached_property
+    def padded_shape(self) -> tuple[int, ...]:
+        """Shape before the surplus is cut off."""
+        assert self.factors is not None
+        return tuple(math.prod(f) for f in self.factors)
+
+    @property
+    def is_padded(self) -> bool:
+        """Whether the network generates more entries than the weight has."""
+        return self.padded_shape != self.shape
+
+    def to_legs(self, weight: Array) -> Array:
+        """View a weight of shape `shape` as a tensor with one axis per leg, padded with zeros.
+
+        Raises
+        ------
+        LayoutError
+            If the weight has another shape.
+        """
+        if tuple(weight.shape) != self.shape:
+            raise LayoutError(f"the weight has shape {tuple(weight.shape)}, the layout is for {self.shape}")
+        tensor = do("reshape", pad_axes(weight, self.padded_shape), tuple(leg.size for leg in self.axis_legs))
+        return do("transpose", tensor, self.permutation)
+
+    def from_legs(self, tensor: Array) -> Array:
+        """Inverse of `to_legs`: axes in the order of `legs` to the weight of shape `shape`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> layout, W = Layout((6, 5), order="interleaved"), np.arange(30.0).reshape(6, 5)
+        >>> bool((layout.from_legs(layout.to_legs(W)) == W).all())
+        True
+        """
+        if tuple(tensor.shape) != self.leg_sizes:
+            raise LayoutError(f"the tensor has shape {tuple(tensor.shape)}, the legs have {self.leg_sizes}")
+        inverse = sorted(range(len(self.permutation)), key=self.permutation.__getitem__)
+        return self.crop(do("transpose", tensor, tuple(inverse)))
+
+    def crop(self, tensor: Array) -> Array:
+        """Reshape a tensor whose axes are `axis_legs` to the padded shape and cut the surplus off."""
+        weight = do("reshape", tensor, self.padded_shape)
+        return weight[tuple(slice(0, n) for n in self.shape)] if self.is_padded else weight
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        order = list(self.order) if isinstance(self.order, tuple) else self.order
+        return {"shape": list(self.shape), "factors": [list(f) for f in self.factors or ()], "order": order}
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Layout:
+        """Inverse of `to_dict`; `FormatError` for data of another form."""
+        if not isinstance(data, dict) or set(data) != {"shape", "factors", "order"}:
+            raise FormatError(f"a layout needs the keys 'shape', 'factors' and 'order', got {data!r:.80}")
+        try:
+            return cls(data["shape"], data["factors"], data["order"])
+        except LayoutError as error:
+            raise FormatError(f"bad layout: {error}") from error
+
+
+def pad_axes(array: Array, shape: Sequence[int]) -> Array:
+    """Append zeros to the last ``len(shape)`` axes of `array` until they have the sizes `shape`."""
+    lead = len(array.shape) - len(shape)
+    widths = [(0, 0)] * lead + [(0, size - array.shape[lead + k]) for k, size in enumerate(shape)]
+    return do("pad", array, widths) if any(after for _, after in widths) else array

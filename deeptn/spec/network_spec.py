@@ -1,0 +1,314 @@
+"""The specification of a deep tensor network: stages of nodes, without arrays."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields, replace
+from functools import cached_property
+from typing import Any
+
+from ..base import positive_int
+from ..errors import FormatError, SpecError
+from .layout import Leg
+from .nodes import Node, Stage
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A deep tensor network without arrays: frozen, hashable, validated.
+
+    Parameters
+    ----------
+    legs : tuple of Leg
+        The open indices of the generated tensor, in order; the output of the last stage.
+    stages : tuple of Stage
+        Each takes the result of the one before (or those that it names); the last one's is the generated tensor.
+        Between two of them stands an activation, a normalisation or a sum.
+    sizes : mapping or tuple of pairs
+        Sizes of all indices that are no legs.
+
+    Raises
+    ------
+    SpecError
+        If an index is unknown, dangling, of two sizes or lost on its way; the message names node and index.
+
+    Examples
+    --------
+    >>> spec = NetworkSpec(
+    ...     legs=(Leg("a0_0", 2, 0), Leg("a1_0", 3, 1)),
+    ...     stages=(Stage((Node("U", ("a0_0", "b")), Node("V", ("b", "a1_0"))), ("a0_0", "a1_0")),),
+    ...     sizes={"b": 4},
+    ... )
+    >>> spec.num_params, spec.param_shapes
+    (20, {'U': (2, 4), 'V': (4, 3)})
+    """
+
+    legs: tuple[Leg, ...]
+    stages: tuple[Stage, ...]
+    sizes: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self):
+        pairs = self.sizes.items() if isinstance(self.sizes, Mapping) else self.sizes
+        pairs = tuple(sorted((name, positive_int(size, f"size of index {name!r}")) for name, size in pairs))
+        object.__setattr__(self, "legs", tuple(self.legs))
+        object.__setattr__(self, "stages", tuple(self.stages))
+        object.__setattr__(self, "sizes", pairs)
+        _validate(self)
+
+    def __hash__(self):
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.legs, self.stages, self.sizes))
+
+    @cached_property
+    def index_sizes(self) -> dict[str, int]:
+        """Size of every index, legs included."""
+        return dict(self.sizes) | {leg.name: leg.size for leg in self.legs}
+
+    @cached_property
+    def nodes(self) -> tuple[Node, ...]:
+        """All nodes, stage by stage."""
+        return tuple(node for stage in self.stages for node in stage.nodes)
+
+    def node_shape(self, node: Node) -> tuple[int, ...]:
+        """Sizes of a node's axes."""
+        return tuple(self.index_sizes[ix] for ix in node.indices)
+
+    @cached_property
+    def param_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every parameter, in the order in which the nodes first name them."""
+        return {node.param: self.node_shape(node) for node in self.nodes if node.param is not None}
+
+    @cached_property
+    def num_params(self) -> int:
+        """Number of trainable entries; a shared parameter counts once."""
+        return sum(math.prod(shape) for shape in self.param_shapes.values())
+
+    def sources(self, number: int) -> tuple[int, ...]:
+        """Numbers of the stages whose results are tensors of a stage."""
+        named = self.stages[number].sources
+        return named if named is not None else (number - 1,) * (number > 0)
+
+    @cached_property
+    def is_linear(self) -> bool:
+        """Whether W is one multilinear network, or a sum of such: it can be applied without being formed."""
+        return not any(
+            stage.activation or stage.normalize or stage.multiply or self.sources(number)
+            for number, stage in enumerate(self.stages)
+        )
+
+    @cached_property
+    def summands(self) -> tuple[int, ...]:
+        """Numbers of the stages whose sum W is: the last one, what it adds, and so on. Their outputs are the legs."""
+        found = [len(self.stages) - 1]
+        for number in found:
+            found += self.stages[number].add
+            if len(found) > len(self.stages):  # one of them along several ways, which is refused
+                break
+        return tuple(sorted(found))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return {
+            "legs": [[leg.name, leg.size, leg.axis] for leg in self.legs],
+            "sizes": [list(pair) for pair in self.sizes],
+            "stages": [
+                {
+                    "nodes": [
+                        {
+                            "name": node.name,
+                            "indices": list(node.indices),
+                            "inputs": list(node.inputs),
+                            "param": node.param,
+                            "constant": None if node.constant is None else list(node.constant),
+                            "isometric": node.isometric,
+                        }
+                        for node in stage.nodes
+                    ],
+                    "output": list(stage.output),
+                    "activation": stage.activation,
+                    "normalize": stage.normalize,
+                    "sources": None if stage.sources is None else list(stage.sources),
+                    "multiply": list(stage.multiply),
+                    "add": list(stage.add),
+                }
+                for stage in self.stages
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Any) -> NetworkSpec:
+        """Inverse of `to_dict`; `FormatError` for data of another form or a network that is not well formed."""
+        try:
+            stages = tuple(_stage(stage) for stage in data["stages"])
+            legs = tuple(Leg(str(name), positive_int(size, "leg size"), int(axis)) for name, size, axis in data["legs"])
+            return cls(legs, stages, tuple((str(name), size) for name, size in data["sizes"]))
+        except SpecError as error:
+            raise FormatError(f"bad network: {error}") from error
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise FormatError(f"bad network: {type(error).__name__}: {error}") from error
+
+
+def _stage(data: Any) -> Stage:
+    values: dict[str, Any] = dict(_fields(data, Stage))
+    values["nodes"] = tuple(Node(**_fields(node, Node)) for node in values["nodes"])
+    return Stage(**values)
+
+
+def _fields(data: Any, cls: type[Node] | type[Stage]) -> dict[str, Any]:
+    """The fields of a node or a stage; those that an older file does not have are left at their defaults."""
+    known = {field.name for field in fields(cls)}
+    needed = {field.name for field in fields(cls) if field.default is MISSING}
+    if not isinstance(data, dict) or not needed <= set(data) <= known:
+        raise SpecError(f"expected the keys {sorted(known)}, got {data!r:.80}")
+    return data
+
+
+def stack(
+    layers: Iterable[tuple[Sequence[Node], Sequence[str]]], activation: str | None, normalize: str | None
+) -> tuple[Stage, ...]:
+    """Make stages of layers `(nodes, open indices)`: with an activation one stage each, without it one for all.
+
+    Parameters
+    ----------
+    layers : iterable of (nodes, output)
+        In the order in which they act; each takes the open indices of the one before by name.
+    activation, normalize : str or None
+        Stand after every layer but the last. Without an activation the network is linear and never normalised.
+
+    Returns
+    -------
+    tuple of Stage
+
+    Examples
+    --------
+    >>> layers = [([Node("A", ("x", "y"))], ("x", "y")), ([Node("B", ("i", "x"))], ("i", "y"))]
+    >>> len(stack(layers, activation="relu", normalize="rms")), len(stack(layers, activation=None, normalize=None))
+    (2, 1)
+    """
+    layers = [(tuple(nodes), tuple(output)) for nodes, output in layers]
+    if activation is None:
+        return (Stage(tuple(node for nodes, _ in layers for node in nodes), layers[-1][1]),)
+    stages = [Stage(nodes, output, activation, normalize) for nodes, output in layers]
+    stages[-1] = replace(stages[-1], activation=None, normalize=None)
+    return tuple(stages)
+
+
+def _validate(spec: NetworkSpec) -> None:
+    legs = [leg.name for leg in spec.legs]
+    if len(set(legs)) != len(legs):
+        raise SpecError(f"the legs {legs} repeat a name")
+    if not spec.stages:
+        raise SpecError("a network needs at least one stage")
+    for name, _ in spec.sizes:
+        if name in legs:
+            raise SpecError(f"sizes names {name!r}, which is a leg and has its size from the layout; leave it out")
+    names: set[str] = set()
+    shapes: dict[str, tuple[int, ...]] = {}
+    for number, stage in enumerate(spec.stages):
+        where = f"stage {number}"
+        if not stage.nodes:
+            raise SpecError(f"{where} has no nodes")
+        for node in stage.nodes:
+            if node.name in names:
+                raise SpecError(f"two nodes are named {node.name!r}")
+            names.add(node.name)
+            _validate_node(spec, node, shapes)
+        _validate_joins(spec, number)
+        _validate_indices(stage, [(s, spec.stages[s].output) for s in spec.sources(number)], where)
+    if list(spec.stages[-1].output) != legs:
+        raise SpecError(f"the last stage has the output {spec.stages[-1].output}, the legs are {tuple(legs)}")
+    _validate_between(spec)
+    if not shapes:
+        raise SpecError("the network has no parameters: every node is constant")
+
+
+def _validate_joins(spec: NetworkSpec, number: int) -> None:
+    """A stage reads only earlier ones, and joins only results of its own sizes."""
+    stage = spec.stages[number]
+    for field, others in (("sources", spec.sources(number)), ("multiply", stage.multiply), ("add", stage.add)):
+        if len(set(others)) != len(others):
+            raise SpecError(f"stage {number} repeats a stage in {field} = {others}")
+        for other in others:
+            if not 0 <= other < number:
+                raise SpecError(
+                    f"stage {number} names stage {other} in {field}; a stage reads only earlier ones, never in a cycle"
+                )
+            sizes, own = ([spec.index_sizes.get(ix) for ix in s.output] for s in (spec.stages[other], stage))
+            if field != "sources" and sizes != own:
+                raise SpecError(f"stage {number} has the sizes {own}, stage {other}, named in {field}, has {sizes}")
+
+
+def _validate_between(spec: NetworkSpec) -> None:
+    """Every result but the last is read, and stages that would be one are one."""
+    last = len(spec.stages) - 1
+    joined = {other for stage in spec.stages for other in stage.multiply + stage.add}
+    read = Counter(source for number in range(last + 1) for source in spec.sources(number))
+    if spec.stages[last].activation or spec.stages[last].normalize:
+        raise SpecError(
+            f"stage {last} is the last one and has an activation or normalisation; these stand between stages"
+        )
+    for number, stage in enumerate(spec.stages[:-1]):
+        if not read[number] and number not in joined:
+            raise SpecError(f"the result of stage {number} is read by no other stage")
+        bare = not (stage.activation or stage.normalize or stage.multiply or stage.add)
+        if bare and read[number] == 1 and number not in joined:
+            raise SpecError(
+                f"stage {number} has neither activation nor normalisation; put its nodes into the next stage"
+            )
+    legs = tuple(leg.name for leg in spec.legs)
+    for number in spec.summands[:-1]:
+        stage, what = spec.stages[number], f"stage {number} is added to the weight itself"
+        if spec.summands.count(number) > 1:
+            raise SpecError(f"{what} along two ways; add it once")
+        if stage.activation or stage.normalize:
+            raise SpecError(
+                f"{what} and has an activation or normalisation: its scale could not be chosen; "
+                "add it to a stage before the last one"
+            )
+        if all(node.param is None for node in stage.nodes):
+            raise SpecError(f"{what} and has no parameter: its scale could not be chosen")
+        if stage.output != legs:
+            raise SpecError(f"{what}, so that its output must be the legs {legs}, in this order; got {stage.output}")
+
+
+def _validate_node(spec: NetworkSpec, node: Node, shapes: dict[str, tuple[int, ...]]) -> None:
+    for ix in node.indices:
+        if ix not in spec.index_sizes:
+            raise SpecError(f"node {node.name!r}: the index {ix!r} has no size and is no leg")
+    shape = spec.node_shape(node)
+    if node.constant is not None:
+        if len(node.constant) != math.prod(shape):
+            raise SpecError(f"node {node.name!r}: {len(node.constant)} constant entries for the shape {shape}")
+    elif node.param is not None and shapes.setdefault(node.param, shape) != shape:
+        raise SpecError(
+            f"node {node.name!r} shares the parameter {node.param!r} of shape {shapes[node.param]}, "
+            f"but its indices have sizes {shape}"
+        )
+
+
+def _validate_indices(stage: Stage, states: Sequence[tuple[int, tuple[str, ...]]], where: str) -> None:
+    holders: dict[str, str] = {}
+    count: Counter[str] = Counter()
+    for holder, indices in (
+        *((f"the result of stage {number}", indices) for number, indices in states),
+        *((f"node {node.name!r}", node.indices) for node in stage.nodes),
+    ):
+        count.update(indices)
+        for ix in indices:
+            holders.setdefault(ix, holder)
+    output = set(stage.output)
+    if len(output) != len(stage.output):
+        raise SpecError(f"{where} repeats an index in its output {stage.output}")
+    for ix in stage.output:
+        if not count[ix]:
+            raise SpecError(f"{where}: the output index {ix!r} belongs to no node")
+    for ix, times in count.items():
+        if times == 1 and ix not in output:
+            raise SpecError(
+                f"{where}: the index {ix!r} of {holders[ix]} dangles: join it to another node or add it to output"
+            )

@@ -1,0 +1,131 @@
+"""Nodes, and the stages that they make up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from ..errors import SpecError
+from . import activations
+
+
+@dataclass(frozen=True)
+class Node:
+    """A small tensor of a network.
+
+    Parameters
+    ----------
+    name : str
+        Unique in the network; a Python identifier (torch allows no dots in parameter names).
+    indices : tuple of str
+        One index per axis, no index twice.
+    inputs : tuple of str, optional
+        Those of `indices` that point towards the start of the network. As a matrix from inputs to outputs the
+        node is initialised: orthogonal, isometric, near the identity. By default all indices are outputs.
+    param : str, optional
+        Name of the parameter that fills the node; nodes that name the same one share it. By default `name`.
+    constant : tuple of float, optional
+        Fixed entries in C order. A constant node has no parameter.
+    isometric : bool
+        A mark: in the textbook's network the node is an isometry from inputs to outputs (with as many of both a
+        unitary, a disentangler). It changes nothing by itself.
+
+    Examples
+    --------
+    >>> Node("L1_g0", ("o0", "o1", "i0", "i1"), inputs=("i0", "i1")).outputs
+    ('o0', 'o1')
+    """
+
+    name: str
+    indices: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    param: str | None = None
+    constant: tuple[float, ...] | None = None
+    isometric: bool = False
+
+    def __post_init__(self):
+        if not isinstance(self.name, str) or not self.name.isidentifier():
+            raise SpecError(f"node name {self.name!r} is no identifier; write letters, digits and '_', e.g. 'L1_g3'")
+        for field in ("indices", "inputs"):
+            value = getattr(self, field)
+            if isinstance(value, str) or not all(isinstance(ix, str) and ix for ix in value):
+                raise SpecError(f"node {self.name!r}: {field} must be a tuple of index names, got {value!r}")
+            object.__setattr__(self, field, tuple(value))
+        repeated = [ix for ix, count in Counter(self.indices).items() if count > 1]
+        if repeated:
+            raise SpecError(f"node {self.name!r} repeats the index {repeated[0]!r}; take the diagonal beforehand")
+        alien = [ix for ix in self.inputs if ix not in self.indices]
+        if alien:
+            raise SpecError(f"node {self.name!r}: the input {alien[0]!r} is none of its indices {self.indices}")
+        if self.constant is not None:
+            if self.param is not None:
+                raise SpecError(f"node {self.name!r} is constant and names a parameter; drop one of the two")
+            object.__setattr__(self, "constant", tuple(float(x) for x in self.constant))
+        elif self.param is None:
+            object.__setattr__(self, "param", self.name)
+        elif not isinstance(self.param, str) or not self.param.isidentifier():
+            raise SpecError(f"node {self.name!r}: parameter name {self.param!r} is no identifier")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The indices that are no inputs."""
+        return tuple(ix for ix in self.indices if ix not in self.inputs)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One multilinear tensor network.
+
+    Parameters
+    ----------
+    nodes : tuple of Node
+        The tensors. The output of the stage before is one more tensor of the stage, with the indices that the
+        stage before names in `output`; an index it shares with no node passes through.
+    output : tuple of str
+        Open indices, in the order of the axes of the result. An index may stand in any number of tensors
+        (a hyper-index): it is summed over unless it is open.
+    activation : str, optional
+        Element-wise function applied to the result.
+    normalize : {"rms"}, optional
+        Divide the result by its root mean square, before the activation.
+    sources : tuple of int, optional
+        Numbers of the earlier stages whose results are tensors of this one, with the indices that these name in
+        `output`. By default the stage before; the first stage has none.
+    multiply, add : tuple of int
+        Numbers of earlier stages by whose results the contraction is multiplied, element by element, and which are
+        then added to it, before normalisation and activation. Axes correspond by their place in `output`.
+
+    Examples
+    --------
+    >>> Stage((Node("U", ("i", "b")), Node("V", ("b", "j"))), output=("i", "j"), activation="relu").nodes[1].name
+    'V'
+    """
+
+    nodes: tuple[Node, ...]
+    output: tuple[str, ...]
+    activation: str | None = None
+    normalize: str | None = None
+    sources: tuple[int, ...] | None = None
+    multiply: tuple[int, ...] = ()
+    add: tuple[int, ...] = ()
+
+    def __post_init__(self):
+        object.__setattr__(self, "nodes", tuple(self.nodes))
+        object.__setattr__(self, "output", tuple(self.output))
+        for field in ("sources", "multiply", "add"):
+            value = getattr(self, field)
+            if value is not None:
+                if isinstance(value, str) or not all(isinstance(number, int) for number in value):
+                    raise SpecError(f"{field} of a stage must be a tuple of stage numbers, got {value!r:.80}")
+                object.__setattr__(self, field, tuple(value))
+        if not all(isinstance(node, Node) for node in self.nodes):
+            raise SpecError(f"nodes of a stage must be deeptn.Node objects, got {self.nodes!r:.80}")
+        check_between(self.activation, self.normalize)
+
+
+def check_between(activation: str | None, normalize: str | None) -> None:
+    """Raise `SpecError` unless both may stand between two stages."""
+    if activation is not None:
+        activations.resolve(activation)
+    if normalize is not None and normalize != "rms":
+        raise SpecError(f"normalize = {normalize!r}; expected 'rms' or None")

@@ -1,0 +1,193 @@
+"""Laws that every network keeps."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from autoray import do
+
+from ..arrays import to_numpy
+from ..base import ParamsLike
+from ..budget import at_budget
+from ..files import load, save
+from ..init import target_std
+from ..network import Network, network
+from ..spec import Layout, NetworkSpec
+from ..topologies import Topology, topology_from_dict, topology_to_dict
+from .oracle import reference
+
+
+def check_laws(
+    given: Topology | Network | str,
+    shape: Sequence[int] = (12, 10),
+    layout: Layout | None = None,
+    libraries: Sequence[str] = ("numpy",),
+    seed: int = 0,
+) -> Network:
+    """Check what holds for every network.
+
+    Decoding is the einsum of the definition; `apply` is the product with W; parameters are as many as the spec says;
+    spec, layout and topology survive JSON, with their hash; the same seed gives the same numbers; `init` hits the
+    standard deviation; files are read as they were written; `at_budget` keeps to the budget; and with other libraries
+    the same values and gradients.
+
+    Parameters
+    ----------
+    given : Topology, Network or str
+    shape : sequence of int
+        Shape of the weight, if a topology is given.
+    layout : Layout, optional
+    libraries : sequence of str
+        Among ``"numpy"``, ``"torch"``, ``"jax"``.
+    seed : int
+
+    Returns
+    -------
+    Network
+        The one that was checked.
+
+    Raises
+    ------
+    AssertionError
+        With the name of the law, the network, and what was found.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> check_laws(dtn.MERA(rank=3), (6, 8)).num_params
+    137
+    """
+    net = given if isinstance(given, Network) else network(given, shape, layout)
+    params = net.init(seed=seed, dtype="float64")
+    weight = np.asarray(net.materialize(params))
+    laws: dict[str, Callable[[], None]] = {
+        "einsum": lambda: _near(weight, reference(net, params), 1e-10),
+        "apply": lambda: _check_apply(net, params, weight, seed),
+        "parameters": lambda: _check_parameters(net, params),
+        "json": lambda: _check_json(net),
+        "seed": lambda: _check_seed(net, params, seed),
+        "init": lambda: _check_init(net, weight),
+        "file": lambda: _check_file(net, params),
+        "budget": lambda: _check_budget(net),
+    }
+    for library in libraries:
+        if library != "numpy":
+            laws[library] = lambda library=library: _check_library(net, params, weight, library, seed)
+    for name, law in laws.items():
+        try:
+            law()
+        except AssertionError as error:
+            raise AssertionError(f"law {name!r} of {net!r}: {error}") from error
+    return net
+
+
+def _near(found: Any, expected: Any, tolerance: float) -> None:
+    found, expected = np.asarray(found), np.asarray(expected)
+    assert found.shape == expected.shape, f"shape {found.shape} instead of {expected.shape}"
+    assert np.isfinite(found).all(), "not finite"
+    difference = np.abs(found - expected).max(initial=0.0) / max(1e-30, np.abs(expected).max(initial=0.0))
+    assert difference <= tolerance, f"differs by {difference:.1e} of the largest entry"
+
+
+def _check_apply(net: Network, params: ParamsLike, weight: np.ndarray, seed: int) -> None:
+    if len(net.shape) > 1:
+        matrix = weight.reshape(net.shape[0], -1)
+        x = np.random.default_rng(seed).standard_normal((2, 3, matrix.shape[1]))
+        _near(net.apply(params, x), x @ matrix.T, 1e-9)
+
+
+def _check_parameters(net: Network, params: ParamsLike) -> None:
+    shapes = {name: tuple(array.shape) for name, array in params.items()}
+    assert shapes == net.spec.param_shapes, f"parameters {shapes} instead of {net.spec.param_shapes}"
+    assert net.num_params == sum(map(math.prod, shapes.values())) == net.cost().params, "num_params is wrong"
+
+
+def _check_json(net: Network) -> None:
+    spec = NetworkSpec.from_dict(json.loads(json.dumps(net.spec.to_dict())))
+    layout = Layout.from_dict(json.loads(json.dumps(net.layout.to_dict())))
+    assert (spec, layout) == (net.spec, net.layout), "comes back as another network"
+    assert hash(Network(spec, layout)) == hash(net), "comes back with another hash"
+    if net.topology is not None:
+        again = topology_from_dict(json.loads(json.dumps(topology_to_dict(net.topology))))
+        assert again == net.topology, f"the topology comes back as {again!r}"
+        assert again.build(net.layout.legs) == net.spec, "the topology builds another network the second time"
+
+
+def _check_seed(net: Network, params: ParamsLike, seed: int) -> None:
+    again, other = net.init(seed=seed, dtype="float64"), net.init(seed=seed + 1, dtype="float64")
+    assert all(np.array_equal(again[name], params[name]) for name in params), "other numbers from the same seed"
+    if net.num_params > 8:  # a few orthogonal entries may well be the same
+        assert any(not np.array_equal(other[name], params[name]) for name in params), "the same numbers from any seed"
+
+
+def _check_init(net: Network, weight: np.ndarray) -> None:
+    if net.size < 8:  # few entries may cancel, or all be zero behind an activation
+        return
+    found, goal = math.sqrt(float(np.mean(np.abs(weight) ** 2))), target_std(net.layout)
+    assert abs(found - goal) <= 1e-3 * goal, f"root mean square {found:.3g} instead of {goal:.3g}"
+
+
+def _check_file(net: Network, params: ParamsLike) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network.safetensors"
+        save(path, net, dict(params))
+        again, arrays = load(path)
+    assert (again, again.topology) == (net, net.topology), "another network is read than was written"
+    assert all(np.array_equal(arrays[name], params[name]) for name in params), (
+        "other numbers are read than were written"
+    )
+
+
+def _check_budget(net: Network) -> None:
+    if net.topology is not None:
+        found = at_budget(net.topology, net.shape, net.num_params, net.layout)
+        assert found.num_params <= net.num_params, f"at_budget({net.num_params}) has {found.num_params} parameters"
+
+
+def _check_library(net: Network, params: ParamsLike, weight: np.ndarray, library: str, seed: int) -> None:
+    """Values, and the derivative along a direction against a central difference in NumPy."""
+    arrays = {name: do("array", np.asarray(array, "float32"), like=library) for name, array in params.items()}
+    generator = np.random.default_rng(seed)
+    probe = generator.standard_normal(net.shape).astype("float32")
+    found, gradients = _decode_with_gradients(net, arrays, probe, library)
+    _near(found, weight, 1e-4)
+    step = {name: generator.standard_normal(array.shape) for name, array in params.items()}
+    size = 1e-6
+
+    def loss(sign: float) -> float:
+        moved = {name: array + sign * size * step[name] for name, array in params.items()}
+        return float((np.asarray(net.materialize(moved)) * probe).sum())
+
+    expected = (loss(1.0) - loss(-1.0)) / (2.0 * size)
+    found = sum(float((gradients[name] * step[name]).sum()) for name in step)
+    scale = sum(float(np.abs(gradients[name] * step[name]).sum()) for name in step)
+    assert abs(found - expected) <= 2e-3 * scale + 1e-6, f"derivative {found:.6g} instead of {expected:.6g}"
+
+
+def _decode_with_gradients(
+    net: Network, arrays: dict[str, Any], probe: np.ndarray, library: str
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    if library == "torch":
+        torch = importlib.import_module("torch")
+        leaves = {name: array.requires_grad_() for name, array in arrays.items()}
+        found = net.materialize(leaves)
+        (found * torch.from_numpy(probe)).sum().backward()
+        zeros = {name: np.zeros(leaf.shape) for name, leaf in leaves.items()}
+        return to_numpy(found), {
+            name: zeros[name] if leaf.grad is None else leaf.grad.numpy() for name, leaf in leaves.items()
+        }
+
+    def loss(some: Any) -> Any:
+        found = net.materialize(some)
+        return (found * probe).sum(), found
+
+    jax = importlib.import_module("jax")
+    (_, found), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(arrays)
+    return np.asarray(found), {name: np.asarray(array) for name, array in gradients.items()}

@@ -1,0 +1,107 @@
+"""Hypothesis strategies that draw networks."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from ..base import optional
+from ..errors import SpecError
+from ..network import Network, network
+from ..spec import Layout
+from ..topologies import Graph, Topology, topology, topology_names
+
+#: Networks that the strategies draw have at most so many entries and parameters, and take so many operations.
+ENTRIES, PARAMETERS, FLOPS = 2**12, 2**16, 2**24
+
+
+#: What the strategies try besides sizes, by the name of a field.
+_CHOICES: Mapping[str, Sequence[Any]] = {
+    "activation": (None, "relu", "leaky_relu:0.2", "tanh"),
+    "normalize": ("rms", None),
+    "arity": (2, 3, 4),
+    "balanced": (True, False),
+    "cyclic": (False, True),
+    "shared": (False, True),
+    "sites": (2, 3, 4),
+    "pattern": ("brick", "staircase"),
+    "bond": (None, 1, 2, 3),
+    "columns": (None, 1, 2, 5),
+    "levels": (None, 1, 2),
+}
+
+
+def networks(family: Topology | str) -> Any:
+    """Return a Hypothesis strategy of networks of a family.
+
+    Parameters
+    ----------
+    family : Topology or str
+        One of `families`. Its size is drawn between 1 and far above any useful one, its other fields among the
+        choices that are known for their names; legs have sizes of 1, primes and others, 1 to 14 of them, in one to
+        three axes, in any order, the weight padded or not.
+
+    Returns
+    -------
+    hypothesis.strategies.SearchStrategy of Network
+
+    Examples
+    --------
+    >>> from hypothesis import given
+    >>> @given(networks("MERA"))
+    ... def test_mera(net):
+    ...     check_laws(net)
+    """
+    optional("hypothesis", "dev")
+    st = importlib.import_module("hypothesis.strategies")
+    hypothesis = importlib.import_module("hypothesis")
+    cls = type(topology(family))
+    if cls.__name__ not in families():
+        raise SpecError(f"{cls.__name__} does not fit any legs by one integer; draw of {', '.join(families())}")
+
+    @st.composite
+    def draw(drawn: Callable[[Any], Any]) -> Network:
+        count = drawn(st.integers(1, 14))
+        some = (1, 2, 2, 3, 4, 5, 7) if count < 7 else (1, 2, 2, 2, 3)
+        sizes = drawn(st.lists(st.sampled_from(some), min_size=count, max_size=count))
+        while math.prod(sizes) > ENTRIES:
+            sizes.pop()
+        axes = drawn(st.integers(1, min(3, len(sizes))))
+        ends = [0, *sorted(drawn(st.permutations(range(1, len(sizes))))[: axes - 1]), len(sizes)]
+        factors = tuple(tuple(sizes[a:b]) for a, b in itertools.pairwise(ends))
+        shape = tuple(max(1, math.prod(part) - drawn(st.sampled_from((0, 0, 1, 2)))) for part in factors)
+        order = drawn(st.sampled_from(("rows", "interleaved", None)))
+        order = tuple(drawn(st.permutations(range(len(sizes))))) if order is None else order
+        values = {
+            field.name: drawn(st.sampled_from(_CHOICES[field.name])) for field in fields(cls) if field.name in _CHOICES
+        }
+        values[cls.size_field] = drawn(st.sampled_from((1, 2, 3, 50) if cls.size_field != "layers" else (1, 2, 3)))
+        try:
+            net = network(cls(**values), shape, Layout(shape, factors, order))
+        except SpecError:  # too few legs, or none on one side
+            hypothesis.reject()
+            raise
+        hypothesis.assume(net.num_params <= PARAMETERS and net.cost().flops <= FLOPS)
+        return net
+
+    return draw()
+
+
+def families() -> tuple[str, ...]:
+    """Names of the registered families that `networks` draws of: those that fit any legs, with an integer for a size.
+
+    Examples
+    --------
+    >>> "BrickWall" in families(), "Graph" in families(), "Sum" in families()
+    (True, False, False)
+    """
+    found = []
+    for name in topology_names():
+        family = topology(name)
+        if isinstance(getattr(family, family.size_field), int) and not isinstance(family, Graph):
+            found.append(name)
+    return tuple(found)

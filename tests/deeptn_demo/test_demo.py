@@ -1,0 +1,176 @@
+"""The main job, shortened, through the command line."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+from deeptn_demo import experiment
+from deeptn_demo.data import Images, load_images
+from deeptn_demo.experiment import SETTINGS, ConvNet, Result, methods, run_seed, summarize
+from deeptn_torch import load_model
+from deeptn_torch.train import accuracy, mean_loss, train
+
+import deeptn as dtn
+from deeptn import Recipe
+from deeptn.cli import main
+
+from .test_data import tiny
+
+command = importlib.import_module("deeptn_demo.command")
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """One epoch each."""
+    setting = replace(
+        SETTINGS["small"], train=Recipe(epochs=2, batch=128), heal=Recipe(epochs=1, batch=256), layers=(1, 2)
+    )
+    monkeypatch.setitem(experiment.SETTINGS, "small", setting)
+    return setting
+
+
+def test_the_demo_writes_what_it_says(short, tmp_path, capsys):
+    out = tmp_path / "demo"
+    assert main(["demo", "--out", str(out), "--seeds", "2"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("dense, trained on", "fixed random", "BrickWall M=1", "BrickWall M=2", "Tucker", "Tree", "LowRank"):
+        assert word in printed, word
+    assert {path.name for path in out.iterdir()} == {
+        "report.html",
+        "results.json",
+        "model.safetensors",
+        "compression.json",
+    }
+    numbers = json.loads((out / "results.json").read_text())
+    rows = {(row["label"], row["budget"]): row for row in numbers["summary"]}
+    wall = rows["BrickWall M=1", 264]
+    assert (wall["params"], wall["seeds"], wall["start"]) == (264, 2, "random")
+    assert wall["after_sd"] is not None
+    assert rows["LowRank", 264]["params"] is None
+    assert "580 parameters together, more than 264" in rows["LowRank", 264]["missing"]
+    assert all(
+        row["params"] is None or row["budget"] is None or row["params"] <= row["budget"] for row in rows.values()
+    )
+    assert numbers["environment"]["versions"]["torch"]
+    page = (out / "report.html").read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert page.count("<tr") == 1 + len(rows)
+    assert page.count("data:image/svg+xml;base64,") == 3
+
+    model = load_model(ConvNet("small"), out / "model.safetensors")
+    data = load_images()
+    best = min((r for r in numbers["results"] if r["start"]), key=lambda r: r["train_loss"])
+    assert accuracy(model, data.test_x, data.test_y) == pytest.approx(best["after"])
+    assert mean_loss(model, data.train_x, data.train_y) == pytest.approx(best["train_loss"], rel=1e-4)
+    compression = json.loads((out / "compression.json").read_text())
+    assert compression["params_after"] == best["params"]
+
+
+def test_lenet5_on_a_local_folder(tmp_path, monkeypatch, capsys):
+    tiny(tmp_path)
+    brief = Recipe(epochs=1, batch=4)
+    monkeypatch.setitem(
+        experiment.SETTINGS, "lenet5", replace(SETTINGS["lenet5"], train=brief, heal=brief, layers=(1,))
+    )
+    out = tmp_path / "out"
+    arguments = ["demo", "--data", "fashion-mnist", "--data-dir", str(tmp_path), "--model", "lenet5", "--out", str(out)]
+    assert main(arguments) == 0
+    assert "lenet5 on fashion-mnist: 58,080 weights compressed" in capsys.readouterr().out
+    assert "6 training and 3 test images" in (out / "report.html").read_text()
+
+
+WRONG = {
+    "command": (["dmo"], 2, "invalid choice"),
+    "no command": ([], 2, "required"),
+    "option": (["demo", "--epochs", "3"], 2, "unrecognized arguments"),
+    "data": (["demo", "--data", "imagenet"], 2, "invalid choice"),
+    "seeds text": (["demo", "--seeds", "many"], 2, "invalid int"),
+    "seeds 0": (["demo", "--seeds", "0"], 1, "--seeds must be at least 1"),
+    "digits folder": (["demo", "--data-dir", "/nowhere"], 1, "embedded in scikit-learn; leave the folder"),
+    "folder": (["demo", "--data", "mnist", "--data-dir", "/nowhere"], 1, "no file train-images-idx3-ubyte"),
+    "model": (["demo", "--model", "lenet5"], 1, "digits has 8 x 8; write --model small"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "status", "message"), WRONG.values(), ids=WRONG)
+def test_wrong_arguments(arguments, status, message, capsys):
+    try:
+        found = main(arguments)
+    except SystemExit as stop:
+        found = stop.code
+    assert found == status
+    assert message in capsys.readouterr().err
+
+
+def test_out_is_a_file(tmp_path, capsys):
+    (tmp_path / "file").write_text("mine")
+    assert main(["demo", "--out", str(tmp_path / "file")]) == 1
+    assert "is a file; name a folder" in capsys.readouterr().err
+    assert main(["demo", "--out", str(tmp_path / "file" / "below")]) == 1
+    assert "Not a directory" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out.startswith("deeptn 0.")
+
+
+def test_a_command_whose_package_is_missing(monkeypatch, capsys):
+    from importlib.metadata import EntryPoint
+
+    broken = EntryPoint("demo", "deeptn_nothing.demo:DEMO", "deeptn.commands")
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [broken])
+    assert main(["demo"]) == 1
+    assert "needs an optional package" in capsys.readouterr().err
+
+
+def test_lenet5_rows_are_at_most_as_large_as_brickwall():
+    shapes = {"fc1": (120, 400), "fc2": (84, 120)}
+    rows = methods(SETTINGS["lenet5"], shapes)
+    walls = [row.params for row in rows if row.family == "BrickWall"]
+    assert walls == [268, 716, 1612, 2956]
+    for row in rows:
+        assert row.params is None or row.budget is None or row.params <= row.budget
+        assert (row.params is None) == (row.missing is not None or row.family in ("dense", "fixed random"))
+
+
+def test_paired_seeds_and_controls(short):
+    data = load_images()
+    kept = []
+    rows = [run_seed(short, data, 3, keep=lambda r, m, p: kept.append((r, m)), skip=lambda m, s: m.family not in
+            ("dense", "fixed random")) for _ in range(2)]  # fmt: skip
+    for first, second in zip(*rows):
+        assert (first.before, first.after, first.train_loss) == (second.before, second.after, second.train_loss)
+    random_model = next(m for r, m in kept if r.family == "fixed random")
+    assert not random_model.fc1.weight.requires_grad
+    assert random_model.fc3.weight.requires_grad
+    dense = next(r for r, _ in kept if r.family == "dense")
+    assert (dense.params, dense.ratio) == (40_800, 1.0)
+
+
+def test_summary_takes_the_start_with_the_lower_training_loss():
+    def row(start, loss, after, seed):
+        return Result("Tree", "Tree rank 2", 100, seed, 90, start=start, train_loss=loss, before=1.0, after=after)
+
+    rows = [
+        row("weight", 0.5, 70.0, 0),
+        row("random", 0.4, 60.0, 0),
+        row("weight", 0.7, 80.0, 1),
+        row("random", 0.3, 64.0, 1),
+    ]
+    (summary,) = summarize(rows)
+    assert (summary["start"], summary["after"], summary["after_other"]) == ("random", 62.0, 75.0)
+    assert summary["after_sd"] == pytest.approx(2.8284, rel=1e-4)
+
+
+def test_training_that_diverges_is_reported():
+    x, y = torch.full((8, 1, 8, 8), torch.inf), torch.zeros(8, dtype=torch.int64)
+    with pytest.raises(dtn.DeepTNError, match="lower the learning rate"):
+        train(ConvNet("small"), Images("x", x, y, x, y), Recipe(epochs=1), seed=0)

@@ -1,0 +1,371 @@
+"""torch's runner: buffers, recomputation and hand-written gradients change no result."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from deeptn_torch import TNLinear
+from deeptn_torch.engine import arrays as libraries
+from deeptn_torch.engine import autograd as engine
+from deeptn_torch.engine import contract, register
+from torch._dynamo.testing import CompileCounterWithBackend
+from torch.autograd import forward_ad
+
+import deeptn as dtn
+from deeptn.engine import Program, compiler, run_plain, runner
+from deeptn.testing import reference
+
+from ..market import NETWORKS
+
+CASES = dict(NETWORKS) | {
+    "rms": dtn.network(dtn.BrickWall(layers=4, activation="leaky_relu:0.1"), (16, 32)),
+    "tanh": dtn.network(dtn.BrickWall(layers=3, activation="tanh"), (16, 16)),
+}
+
+
+@pytest.fixture(params=["small", "middle", "large"])
+def size(request, monkeypatch):
+    """With the limits at their values (NumPy does the work), and so low that every step uses buffers and pieces.
+
+    In the middle everything is kept for the gradient; what is large is made again stage by stage.
+    """
+    if request.param != "small":
+        monkeypatch.setattr(Program, "is_small", False)
+        monkeypatch.setattr(runner, "LARGE", 8)
+        monkeypatch.setattr(libraries, "LARGE", 8)
+    return request.param
+
+
+def program_of(net: dtn.Network, size: str) -> Program:
+    program = net.program("materialize", 1)
+    return dataclasses.replace(program, recompute=size == "large")
+
+
+def tensors(net: dtn.Network, dtype: str = "float64") -> list[torch.Tensor]:
+    return [tensor.requires_grad_() for tensor in net.init(seed=3, like="torch", dtype=dtype).values()]
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+def test_values_and_gradients_are_those_of_the_plain_steps(name, dtype, size):
+    net = CASES[name]
+    if dtype == "complex128" and not net.is_linear:
+        dtype = "float64"
+    program, inputs = program_of(net, size), tensors(net, dtype)
+    expected = run_plain(program, inputs)
+    grad = torch.randn(expected.shape, dtype=expected.dtype, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.allclose(engine.run(program, inputs), expected, rtol=1e-12, atol=1e-12)
+    found = engine.run(program, inputs)
+    assert type(found.grad_fn).__name__ == "_ContractionBackward"
+    ours = torch.autograd.grad(found, inputs, grad, retain_graph=True)
+    again = torch.autograd.grad(found, inputs, grad)
+    for mine, second, theirs in zip(ours, again, torch.autograd.grad(expected, inputs, grad)):
+        assert torch.allclose(mine, theirs, rtol=1e-9, atol=1e-10)
+        assert torch.equal(mine, second)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numpy_uses_buffers_and_changes_no_input(name, monkeypatch):
+    net = CASES[name]
+    params = net.init(seed=1, dtype="float64")
+    before = {key: array.copy() for key, array in params.items()}
+    expected = net.materialize(params)
+    monkeypatch.setattr(runner, "LARGE", 4)
+    first = net.materialize(params)
+    second = net.materialize(params)
+    assert np.allclose(first, expected, rtol=1e-12, atol=1e-12)
+    assert not np.shares_memory(first, second)
+    assert all(np.array_equal(before[key], array) for key, array in params.items())
+
+
+def test_frozen_cores_cost_no_gradient(size):
+    net = dtn.network(dtn.BrickWall(layers=3), (16, 16))
+    inputs = tensors(net)
+    for tensor in inputs[::2]:
+        tensor.requires_grad_(False)
+    wanted = inputs[1::2]
+    program = program_of(net, size)
+    theirs = torch.autograd.grad(run_plain(program, inputs).square().sum(), wanted)
+    mine = torch.autograd.grad(engine.run(program, inputs).square().sum(), wanted)
+    assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(mine, theirs))
+
+
+def test_gradcheck_twice(size):
+    net = dtn.network(dtn.BrickWall(layers=2, activation="tanh"), (4, 8))
+    inputs, program = tensors(net), program_of(net, size)
+    assert torch.autograd.gradcheck(lambda *t: engine.run(program, t), inputs)
+    assert torch.autograd.gradgradcheck(lambda *t: engine.run(program, t), inputs)
+
+
+def test_kept_operands_are_written_over_by_the_last_pass_only(size):
+    net = CASES["rms"]
+    inputs, program = tensors(net), program_of(net, size)
+    before = [tensor.detach().clone() for tensor in inputs]
+    found = engine.run(program, inputs)
+    weight, grad = found.detach().clone(), torch.randn_like(found)
+    given = grad.clone()
+    first = torch.autograd.grad(found, inputs, grad, retain_graph=True)
+    second = torch.autograd.grad(found, inputs, grad, retain_graph=True)
+    third = torch.autograd.grad(found, inputs, grad)
+    for a, b, c in zip(first, second, third):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+    assert torch.equal(found, weight)
+    assert torch.equal(grad, given)
+    assert all(torch.equal(a, b) for a, b in zip(inputs, before))
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(found, inputs, grad)
+
+
+def test_tensors_with_offsets_strides_and_expanded_gradients(size):
+    net = dtn.network(dtn.BrickWall(layers=2), (16, 32))
+    program = program_of(net, size)
+    plain = tensors(net)
+    odd = []
+    for tensor in plain:
+        room = torch.zeros((2, *tensor.shape[:-1], 2 * tensor.shape[-1]), dtype=tensor.dtype)
+        view = room[1, ..., ::2]
+        view.copy_(tensor.detach())
+        odd.append(view.requires_grad_())
+    theirs = torch.autograd.grad(run_plain(program, plain).sum(), plain)
+    ours = torch.autograd.grad(engine.run(program, odd).sum(), odd)
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(ours, theirs))
+
+
+def test_many_gradients_at_a_time(size):
+    net = dtn.network(dtn.BrickWall(layers=2), (4, 8))
+    inputs, program = tensors(net), program_of(net, size)
+    found = engine.run(program, inputs)
+    grads = torch.randn((3, *found.shape), dtype=found.dtype)
+    many = torch.autograd.grad(found, inputs, grads, is_grads_batched=True, retain_graph=True)
+    for k in range(3):
+        one = torch.autograd.grad(found, inputs, grads[k], retain_graph=True)
+        assert all(torch.allclose(a[k], b, rtol=1e-9, atol=1e-12) for a, b in zip(many, one))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_autocast_reaches_no_contraction(name, size):
+    net = CASES[name]
+    inputs, program = tensors(net, "float32"), program_of(net, size)
+    expected = engine.run(program, inputs)
+    theirs = torch.autograd.grad(expected.square().sum(), inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = engine.run(program, inputs)
+        assert found.dtype == torch.float32
+        ours = torch.autograd.grad(found.square().sum(), inputs)
+    assert torch.equal(found, expected)
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
+
+
+def test_a_state_that_is_normalised_and_not_activated(size):
+    stages = (
+        dtn.Stage((dtn.Node("A", ("s", "t")),), ("s", "t"), None, "rms"),
+        dtn.Stage((dtn.Node("C", ("a0_0", "s", "t")),), ("a0_0",)),
+    )
+    spec = dtn.NetworkSpec((dtn.Leg("a0_0", 2, 0),), stages, (("s", 2), ("t", 2)))
+    net = dtn.Network(spec, dtn.Layout((2,), ((2,),)))
+    inputs, program = tensors(net), program_of(net, size)
+    ours = torch.autograd.grad(engine.run(program, inputs).sum(), inputs)
+    theirs = torch.autograd.grad(run_plain(program, inputs).sum(), inputs)
+    assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(ours, theirs))
+
+
+def test_the_default_device_is_not_looked_at(size):
+    net = CASES["rms"]
+    inputs, program = tensors(net), program_of(net, size)
+    expected = engine.run(program, inputs)
+    with torch.device("meta"):
+        found = engine.run(program, inputs)
+        found.sum().backward()
+    assert torch.equal(found, expected)
+
+
+def test_lazily_conjugated_tensors(size):
+    net = dtn.network(dtn.BrickWall(layers=2, activation=None), (8, 8))
+    inputs = [tensor.detach() for tensor in tensors(net, "complex128")]
+    program = program_of(net, size)
+    lazy = [tensor.conj().requires_grad_() for tensor in inputs]
+    found = engine.run(program, lazy)
+    assert torch.allclose(found, engine.run(program, inputs).conj(), rtol=1e-10)
+    grad = torch.randn_like(found).conj()
+    ours = torch.autograd.grad(found, lazy, grad)
+    theirs = torch.autograd.grad(run_plain(program, lazy), lazy, grad)
+    assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(ours, theirs))
+
+
+def test_an_activation_that_gives_back_what_it_gets(size):
+    dtn.register_activation("as_it_is", as_it_is)
+    net = dtn.network(dtn.BrickWall(layers=3, activation="as_it_is", normalize=None), (16, 16))
+    inputs, program = tensors(net), program_of(net, size)
+    theirs = torch.autograd.grad(run_plain(program, inputs).square().sum(), inputs)
+    ours = torch.autograd.grad(engine.run(program, inputs).square().sum(), inputs)
+    assert all(torch.allclose(a, b, rtol=1e-9, atol=1e-12) for a, b in zip(ours, theirs))
+
+
+def as_it_is(x):
+    return x
+
+
+def test_inputs_changed_before_the_backward_pass(size):
+    """Noticed where they are needed; what was copied into a stack gives the gradients of the old values."""
+    net = dtn.network(dtn.BrickWall(layers=2), (16, 16))
+    inputs, program = tensors(net), program_of(net, size)
+    expected = torch.autograd.grad(engine.run(program, inputs).sum(), inputs)
+    noticed = 0
+    for tensor in inputs:
+        found = engine.run(program, inputs)
+        with torch.no_grad():
+            tensor.mul_(2.0)
+        message, grads = "", expected
+        try:
+            grads = torch.autograd.grad(found.sum(), inputs)
+        except RuntimeError as error:
+            message = str(error)
+            noticed += 1
+        assert not message or "modified by an inplace operation" in message
+        assert all(torch.equal(a, b) for a, b in zip(grads, expected))
+        with torch.no_grad():
+            tensor.div_(2.0)
+    assert noticed
+
+
+def test_the_weight_may_be_changed_in_place(size):
+    net = dtn.network(dtn.BrickWall(layers=2), (16, 16))
+    inputs = tensors(net)
+    weight = engine.run(program_of(net, size), inputs)
+    weight.mul_(2.0)
+    (grad,) = torch.autograd.grad(weight.sum(), inputs[:1])
+    (single,) = torch.autograd.grad(engine.run(program_of(net, size), inputs).sum(), inputs[:1])
+    assert torch.allclose(grad, 2 * single)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own, for its first jvp
+def test_transformations_take_the_plain_steps():
+    net = dtn.network(dtn.BrickWall(layers=2), (8, 8))
+    params = net.init(like="torch", dtype="float64")
+    tangents = {name: torch.ones_like(tensor) for name, tensor in params.items()}
+    forward = torch.func.jvp(net.materialize, (params,), (tangents,))[1]
+    with forward_ad.dual_level():
+        dual = {name: forward_ad.make_dual(params[name], tangents[name]) for name in params}
+        tangent = forward_ad.unpack_dual(net.materialize(dual)).tangent
+    assert tangent is not None
+    assert torch.allclose(tangent, forward)
+    jacobian = torch.func.jacrev(net.materialize)(params)
+    summed = sum((jacobian[name] * tangents[name]).flatten(2).sum(-1) for name in params)
+    assert torch.allclose(torch.as_tensor(summed), forward)
+
+
+def test_only_large_states_are_made_again():
+    for side, expected in ((64, False), (1024, False), (4096, True)):
+        program = dtn.network(dtn.BrickWall(layers=3), (side, side)).program("materialize", 1)
+        assert program.recompute is expected
+    assert compiler.RECOMPUTE > runner.LARGE
+
+
+COMPILED = {
+    "relu": dtn.BrickWall(layers=2),
+    "linear": dtn.BrickWall(layers=2, activation=None),
+    "train": dtn.TTMatrix(rank=2),
+}
+
+
+@pytest.mark.parametrize("name", COMPILED)
+@pytest.mark.parametrize("mode", ["auto", "materialize", "apply"])
+def test_compiled_layers_have_one_graph_for_all_batches(name, mode):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    layer = TNLinear(20, 12, COMPILED[name], mode=mode, batch_hint=64).double()
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    for shape in ((4, 20), (7, 20), (33, 20), (64, 20)):
+        x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+        ours = torch.autograd.grad(compiled(x).square().sum(), [x, *layer.parameters()])
+        theirs = torch.autograd.grad(layer(x).square().sum(), [x, *layer.parameters()])
+        assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(ours, theirs))
+    assert counter.frame_count <= 2  # one for the first batch, one for any other
+
+
+def test_compiled_layers_with_many_gates_are_those_of_eager_mode():
+    """Eleven gates in a layer: the names are not in the order of the alphabet."""
+    torch._dynamo.reset()
+    layer = TNLinear(64, 64, dtn.BrickWall(layers=2), dtype=torch.float64)
+    assert list(layer.cores) != sorted(layer.cores)
+    x = torch.randn(3, 64, dtype=torch.float64)
+    assert torch.allclose(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), layer(x), rtol=1e-9)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated")  # torch's own, inside inductor
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_compiled_by_inductor(dtype):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    layer = TNLinear(20, 12, dtn.TTMatrix(rank=2), dtype=dtype, mode="apply")
+    x = torch.randn(3, 5, 20, dtype=dtype)
+    with torch.no_grad():
+        found, expected = torch.compile(layer, fullgraph=True)(x), layer(x)
+    assert found.dtype == dtype
+    assert torch.allclose(found, expected, rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-2)
+
+
+def test_operators_pass_torchs_own_checks():
+    net = dtn.network(dtn.BrickWall(layers=2), (8, 8))
+    inputs = tensors(net)
+    torch.library.opcheck(contract, (inputs, register(net.program("materialize"))))
+
+
+def test_a_copied_layer_compiles():
+    torch._dynamo.reset()
+    layer = TNLinear(20, 12, dtn.BrickWall(layers=2))
+    twin = pickle.loads(pickle.dumps(layer))
+    x = torch.randn(2, 20)
+    assert torch.allclose(torch.compile(twin, backend="aot_eager", fullgraph=True)(x), layer(x), atol=1e-6)
+
+
+@pytest.mark.parametrize("hint", [0, -3, 1.5, "many"])
+def test_batch_hint_is_a_positive_number(hint):
+    with pytest.raises(dtn.SpecError, match="batch_hint"):
+        TNLinear(4, 4, batch_hint=hint)
+
+
+def test_a_stage_that_is_added_and_read_too():
+    """W = X + D relu(C X): X lies as the sum wants it, and the product with C reads it there."""
+    layout = dtn.Layout((128, 128), ((16, 8), (8, 16)))
+    a, b, c, d = (leg.name for leg in layout.legs)
+    stages = (
+        dtn.Stage((dtn.Node("A", (a, c, "k")), dtn.Node("B", ("k", b, d))), (a, b, c, d)),
+        dtn.Stage((dtn.Node("C", ("x", a)),), ("x", b, c, d), "relu", sources=(0,)),
+        dtn.Stage((dtn.Node("D", (a, "x")),), (a, b, c, d), sources=(1,), add=(0,)),
+    )
+    net = dtn.Network(dtn.NetworkSpec(layout.legs, stages, (("k", 2), ("x", 16))), layout)
+    params = net.init(seed=1, dtype="float64")
+    expected = reference(net, params)
+    assert np.isclose(np.sqrt(np.mean(expected**2)), np.sqrt(2 / 128))
+    cores = {name: torch.from_numpy(p).requires_grad_() for name, p in params.items()}
+    gradients = []
+    for recompute in (False, True):
+        program = dataclasses.replace(net.program("materialize"), recompute=recompute)
+        for small in (True, False):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(type(program), "is_small", small and not recompute)
+                patch.setattr(runner, "LARGE", 2**10)
+                found = engine.run(program, list(cores.values()))
+                with torch.no_grad():
+                    assert np.allclose(engine.run(program, list(cores.values())), expected, atol=1e-12)
+                assert np.allclose(found.detach(), expected, atol=1e-12)
+                gradients.append(torch.autograd.grad(found.sin().sum(), list(cores.values())))
+    for some in gradients[1:]:
+        assert all(torch.allclose(x, y, atol=1e-12) for x, y in zip(some, gradients[0]))
+
+
+def test_every_parameter_has_a_gradient_of_its_own():
+    layout = dtn.Layout((9,), ((9,),))
+    net = dtn.network(dtn.Sum(terms=(dtn.TensorTrain(), dtn.PEPS())), (9,), layout)
+    cores = {name: p.requires_grad_() for name, p in net.init(like="torch").items()}
+    for _ in range(2):
+        net.materialize(cores).sum().backward()
+    assert all(torch.equal(core.grad, torch.full_like(core, 2.0)) for core in cores.values())

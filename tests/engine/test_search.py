@@ -1,0 +1,110 @@
+"""The search for a path: deterministic, found again on disk, by several processes at a time."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import deeptn as dtn
+from deeptn.base import cache_folder
+from deeptn.engine import compile_network
+from deeptn.engine import search as contraction
+
+NET = dtn.network(dtn.BrickWall(layers=3, activation=None), (64, 64))
+
+SCRIPT = """
+import deeptn as dtn
+print(dtn.network(dtn.BrickWall(layers=3), (64, 64)).program("materialize").cost)
+"""
+
+
+def forget() -> None:
+    compile_network.cache_clear()
+    contraction._search.cache_clear()
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DEEPTN_CACHE", str(tmp_path / "paths"))
+    forget()
+    yield tmp_path / "paths"
+    forget()
+
+
+def test_a_path_is_searched_once(folder, monkeypatch):
+    program = NET.program("materialize")
+    files = list(folder.iterdir())
+    assert [file.suffix for file in files] == [".json"]
+    forget()
+    monkeypatch.setattr(contraction, "_search_anew", None)  # would raise
+    assert NET.program("materialize") == program
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[[[0, 1]]]", "[[0, 1]]", "null", '[[["a", 1]]]', "[[[0, 0]]]", "[[[1, 0]]]", "[" * 10000]
+)
+def test_a_damaged_file_is_searched_anew_and_replaced(folder, text):
+    program = NET.program("materialize")
+    (file,) = folder.iterdir()
+    good = file.read_text()
+    file.write_text(text)
+    forget()
+    assert NET.program("materialize") == program
+    assert file.read_text() == good
+
+
+def test_a_path_that_uses_a_tensor_twice_is_refused(folder):
+    NET.program("materialize")
+    (file,) = folder.iterdir()
+    groups = json.loads(file.read_text())
+    count = sum(len(group) for group in groups) + 1
+    assert contraction._read(file, count) is not None
+    groups[0][0] = groups[0][1]
+    file.write_text(json.dumps(groups))
+    assert contraction._read(file, count) is None
+
+
+def test_a_step_that_reads_what_it_makes_is_refused(folder):
+    NET.program("materialize")
+    (file,) = folder.iterdir()
+    groups = json.loads(file.read_text())
+    count = sum(len(group) for group in groups) + 1
+    file.write_text(json.dumps([[pair for group in groups for pair in group]]))
+    assert contraction._read(file, count) is None
+
+
+def test_a_folder_that_cannot_be_made_costs_nothing_but_time(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("DEEPTN_CACHE", str(tmp_path / "file"))
+    forget()
+    assert NET.program("materialize").cost.params == NET.num_params
+
+
+@pytest.mark.parametrize("value", ["off", ""])
+def test_the_cache_can_be_switched_off(monkeypatch, value):
+    monkeypatch.setenv("DEEPTN_CACHE", value)
+    assert cache_folder() is None
+
+
+def test_the_folder_is_that_of_the_system(monkeypatch, tmp_path):
+    monkeypatch.delenv("DEEPTN_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "deeptn"
+
+
+def test_processes_share_the_folder(folder):
+    commands = [subprocess.Popen([sys.executable, "-c", SCRIPT], stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    outputs = {command.communicate()[0] for command in commands}
+    assert len(outputs) == 1
+    assert "Cost(" in outputs.pop()
+    assert all(file.suffix == ".json" for file in folder.iterdir())
+    assert len(list(folder.iterdir())) == 2  # the first stage, and the two others
+
+
+def test_stages_that_differ_by_names_alone_share_a_search(folder):
+    net = dtn.network(dtn.BrickWall(layers=16), (4096, 4096))
+    net.program("materialize")
+    assert contraction._search.cache_info().misses == 2  # the first stage, and all others

@@ -1,0 +1,279 @@
+"""Budgets, decompositions, plans, reports."""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import deeptn as dtn
+from deeptn.fitting import closed_form, has_closed_form
+from deeptn.models import LayerReport, Report, resolve
+from deeptn.topologies import topology, topology_from_dict, topology_to_dict
+
+from ..conftest import close
+
+FAMILIES = ("BrickWall", "Tree", "TensorTrain", "TTMatrix", "Tucker", "LowRank")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("shape", [(120, 400), (84, 120), (16, 6, 5, 5)])
+def test_at_budget_is_the_largest(family, shape):
+    found = 0
+    for params in (144, 500, 1600, 5000):
+        smallest = replace(topology(family), **{topology(family).size_field: 1})
+        if dtn.network(smallest, shape).num_params > params:
+            with pytest.raises(dtn.SpecError, match=f"more than {params}"):
+                dtn.at_budget(family, shape, params)
+            continue
+        net = dtn.at_budget(family, shape, params)
+        found += 1
+        assert net.num_params <= params
+        assert net.topology is not None
+        bigger = replace(net.topology, **{net.topology.size_field: getattr(net.topology, net.topology.size_field) + 1})
+        larger = dtn.network(bigger, shape).num_params
+        assert larger > params or larger == net.num_params
+    assert found >= 2
+
+
+def test_at_budget_stops_where_ranks_are_full():
+    net = dtn.at_budget("TensorTrain", (8, 8), 10**9)
+    assert net.num_params == dtn.network(dtn.TensorTrain(rank=8), (8, 8)).num_params
+
+
+def test_at_budget_keeps_the_other_fields_and_the_layout():
+    layout = dtn.Layout((12, 10), order="interleaved")
+    net = dtn.at_budget(dtn.BrickWall(activation=None), (12, 10), 400, layout)
+    assert net.layout == layout
+    assert net.is_linear
+
+
+CLOSED = {
+    "lowrank": (dtn.LowRank, {}),
+    "train": (dtn.TensorTrain, {}),
+    "train-interleaved": (dtn.TensorTrain, {"order": "interleaved"}),
+    "ttmatrix": (dtn.TTMatrix, {}),
+    "tucker": (dtn.Tucker, {}),
+    "tree": (functools.partial(dtn.Tree, activation=None), {}),
+    "tree-of-three": (functools.partial(dtn.Tree, activation=None, arity=3), {"order": "interleaved"}),
+    "caterpillar": (functools.partial(dtn.Tree, activation=None, balanced=False), {}),
+    "hierarchical-tucker": (dtn.HierarchicalTucker, {}),
+}
+
+
+@pytest.mark.parametrize("case", CLOSED.values(), ids=CLOSED)
+@pytest.mark.parametrize("shape", [(12, 10), (6, 4, 3, 3)])
+def test_decompose_is_exact_at_full_rank_and_better_with_rank(case, shape):
+    family, options = case
+    weight = np.random.default_rng(0).standard_normal(shape)
+    layout = dtn.Layout(shape, **options) if options else None
+    full = dtn.decompose(weight, family(rank=10**6), layout)
+    assert full.error < 1e-12
+    assert close(full.net.materialize(full.params), weight, 1e-12)
+    errors = [dtn.decompose(weight, family(rank=rank), layout).error for rank in (1, 2, 4, 8)]
+    assert errors == sorted(errors, reverse=True)
+    assert all(0 <= error <= 1 for error in errors)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 16), (12, 18), (4,), (8,), (6, 5), (32,)])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_a_brick_wall_takes_over_a_tensor_train_of_rank_two(shape, layers):
+    layout = dtn.Layout(shape)
+    train = dtn.network(dtn.TensorTrain(rank=2), shape, layout)
+    weight = train.materialize(train.init(dtype="float64"))
+    wall = dtn.BrickWall(layers=layers, activation=None)
+    assert dtn.decompose(weight, wall, layout).error < 1e-12
+    padded = dtn.decompose(weight, wall)
+    assert padded.net.layout.is_padded == (layout.leg_sizes != padded.net.layout.leg_sizes)
+    assert padded.error < 1.0
+
+
+@pytest.mark.parametrize(("rank", "side"), [(2, 16), (3, 256)])
+def test_a_tree_takes_over_a_tensor_train_where_its_bonds_allow(rank, side):
+    train = dtn.network(dtn.TensorTrain(rank=rank), (side, side))
+    weight = train.materialize(train.init(dtype="float64"))
+    assert dtn.decompose(weight, dtn.Tree(rank=rank**2, activation=None), train.layout).error < 1e-12
+    assert dtn.decompose(weight, dtn.Tree(rank=rank**2 - 1, activation=None), train.layout).error > 1e-3
+
+
+def test_one_layer_of_a_brick_wall_is_the_best_train_of_its_bonds():
+    weight = np.random.default_rng(3).standard_normal((4, 4))
+    wall = dtn.decompose(weight, dtn.BrickWall(layers=1, activation=None))
+    left, right = (np.linalg.svd(weight.reshape(sides), compute_uv=False) for sides in ((2, 8), (8, 2)))
+    assert left.size == right.size == 2  # bonds of size 2 cut nothing off at the ends: legs 0 | 1 2 | 3
+    assert wall.error < 1e-12
+    larger = np.random.default_rng(3).standard_normal((8, 4))
+    values = np.linalg.svd(larger.reshape(8, 4), compute_uv=False)
+    assert dtn.decompose(larger, dtn.BrickWall(layers=1, activation=None)).error == pytest.approx(
+        np.linalg.norm(values[2:]) / np.linalg.norm(values), rel=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        dtn.Tree(rank=4),
+        dtn.BrickWall(),
+        dtn.BrickWall(activation=None, cyclic=True),
+        dtn.BrickWall(activation=None, sites=3),
+        dtn.MERA(activation=None),
+        dtn.TensorTrain(shared=True),
+    ],
+)
+def test_families_without_a_closed_form_say_so(family):
+    assert not has_closed_form(family)
+    with pytest.raises(dtn.SpecError, match=r"no closed-form decomposition; fit it by gradient"):
+        dtn.decompose(np.ones((16, 16)), family)
+
+
+def test_svd_error_is_eckart_young():
+    weight = np.random.default_rng(1).standard_normal((12, 10))
+    singular = np.linalg.svd(weight, compute_uv=False)
+    expected = math.sqrt((singular[3:] ** 2).sum() / (singular**2).sum())
+    assert np.isclose(dtn.decompose(weight, dtn.LowRank(rank=3)).error, expected)
+
+
+def test_decompose_of_a_padded_layout():
+    weight = np.random.default_rng(1).standard_normal((5, 7))
+    assert dtn.decompose(weight, dtn.TensorTrain(rank=8)).error < 1e-12
+
+
+def test_tucker_agrees_with_tensorly():
+    import tensorly
+    from tensorly.decomposition import tucker
+
+    weight = np.random.default_rng(2).standard_normal((6, 5))
+    layout = dtn.Layout((6, 5), ((2, 3), (5,)))
+    mine = dtn.decompose(weight, dtn.Tucker(rank=2), layout)
+    core, factors = tucker(weight.reshape(2, 3, 5), rank=[2, 2, 2], init="svd", n_iter_max=50, tol=1e-8)
+    theirs = tensorly.tucker_to_tensor((core, factors)).reshape(6, 5)
+    assert close(mine.net.materialize(mine.params), theirs, 1e-8)
+
+
+def test_decompose_keeps_library_and_dtype(library):
+    weight = dtn.network("LowRank", (6, 5)).init(like=library)["U"]
+    _, params, error = dtn.decompose(weight, dtn.TensorTrain(rank=2))
+    assert {type(p) for p in params.values()} == {type(weight)}
+    assert {str(p.dtype) for p in params.values()} == {str(weight.dtype)}
+    assert 0 < error < 1
+
+
+def test_decompose_zeros_and_half_precision():
+    assert dtn.decompose(np.zeros((4, 4)), dtn.LowRank(rank=1)).error == 0
+    weight = torch.randn(8, 8, generator=torch.Generator().manual_seed(0)).bfloat16()
+    result = dtn.decompose(weight, dtn.LowRank(rank=8))
+    assert result.params["U"].dtype == torch.bfloat16
+    assert 0 < result.error < 0.02
+
+
+def test_tucker_ranks_above_what_the_others_allow():
+    weight = np.random.default_rng(0).standard_normal((6, 4))
+    net, params, _ = dtn.decompose(weight, dtn.Tucker(rank=(6, 2)), dtn.Layout.single((6, 4)))
+    assert params["core"].shape == (6, 2)
+    best = dtn.decompose(weight, dtn.LowRank(rank=2))
+    assert close(net.materialize(params), best.net.materialize(best.params), 1e-6)
+
+
+def test_a_family_of_the_users_own_can_have_a_closed_form():
+    assert [has_closed_form(t) for t in (dtn.LowRank(), dtn.TTMatrix(), dtn.BrickWall(), dtn.Graph())] == [
+        True,
+        True,
+        False,
+        False,
+    ]
+    assert callable(closed_form.register)
+
+
+@pytest.mark.parametrize(
+    "family",
+    [
+        dtn.BrickWall(layers=3, activation="leaky_relu:0.2", normalize=None),
+        dtn.TensorTrain(rank=(2, 3)),
+        dtn.Graph(nodes={"A": "ax", "B": "xb"}, sizes={"x": 3}, output="ab"),
+    ],
+)
+def test_topologies_survive_json(family):
+    again = topology_from_dict(json.loads(json.dumps(topology_to_dict(family))))
+    assert again == family
+    assert hash(again) == hash(family)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"name": "Nope"}, "unknown topology"),
+        ({"layers": 2}, "needs a 'name'"),
+        ({"name": "Tree", "rnk": 2}, "did you mean 'rank'"),
+        ({"name": "Tree", "rank": 0}, "at least 1"),
+    ],
+)
+def test_bad_topology_json(data, message):
+    with pytest.raises(dtn.FormatError, match=message):
+        topology_from_dict(data)
+
+
+def test_decompose_with_a_rank_per_bond():
+    weight = np.random.default_rng(0).standard_normal((8, 8))
+    for rank in ((1, 4, 4, 4, 4), (2, 99, 99, 99, 1), (99,) * 5):
+        net, params, error = dtn.decompose(weight, dtn.TensorTrain(rank=rank))
+        found = np.linalg.norm(net.materialize(params) - weight) / np.linalg.norm(weight)
+        assert error == pytest.approx(found)
+        assert (error < 1e-12) == (rank == (99,) * 5)
+
+
+def test_numpy_integers_are_integers():
+    family = dtn.BrickWall(layers=np.int64(2))  # type: ignore[arg-type]
+    layout = dtn.Layout((4, 4), order=tuple(np.array([3, 1, 0, 2])))
+    assert json.dumps(topology_to_dict(family))
+    assert json.dumps(layout.to_dict())
+
+
+def test_activations_of_the_users_own():
+    def steps(x, alpha):
+        return alpha * x
+
+    for _ in range(2):  # as a notebook cell that is run twice
+        dtn.register_activation("test_scaled", steps, default=3.0)
+    one = dtn.network(dtn.BrickWall(layers=2, activation="test_scaled", normalize=None), (4, 4))
+    two = dtn.network(dtn.BrickWall(layers=2, activation="test_scaled:6", normalize=None), (4, 4))
+    params = one.init(dtype="float64")
+    assert close(two.materialize(params), 2 * one.materialize(params), 1e-12)
+    with pytest.raises(dtn.SpecError, match="already registered"):
+        dtn.register_activation("test_scaled", lambda x: x)
+
+
+def test_plan_rules():
+    shapes = {"conv": (8, 4, 3, 3), "fc.0": (12, 10), "fc.1": (12, 10), "head": (4, 12)}
+    plan = resolve(shapes, {r"re:fc\.\d": "Tree", "fc.1": dtn.LowRank(rank=1), "*": "BrickWall"}, ignore=["head"])
+    assert {name: type(net.topology).__name__ for name, net in plan.items()} == {
+        "conv": "BrickWall",
+        "fc.0": "Tree",
+        "fc.1": "LowRank",
+    }
+
+
+def test_report(tmp_path):
+    rows = (
+        LayerReport("a", (12, 10), "Tree(rank=4)", 120, 40, 0.5, 1000, 120, 200),
+        LayerReport("b", (4, 6), "Tree(rank=4)", 24, 8, 0.25, 100, 24, 40),
+    )
+    report = Report(rows, 200, 104)
+    assert (report.params_before, report.params_after, report.ratio) == (144, 48, 3.0)
+    report.to_json(tmp_path / "r.json")
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert data["layers"][0] | {"shape": [12, 10]} == data["layers"][0]
+    assert (data["ratio"], data["layers"][1]["ratio"], data["model_after"]) == (3.0, 3.0, 104)
+    assert "a: (12, 10) Tree(rank=4), 120 -> 40 (x3.0)" in str(report)
+    from rich.console import Console
+
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(report)
+    text = console.export_text()
+    assert "Tree(rank=4)" in text
+    assert "200 -> 104" in text

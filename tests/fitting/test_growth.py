@@ -1,0 +1,138 @@
+"""Larger networks for the same weight."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import deeptn as dtn
+from deeptn.arrays import to_numpy
+
+from ..conftest import close
+
+WALLS = {
+    "linear": (dtn.BrickWall(layers=1, activation=None), (12, 10)),
+    "linear deep": (dtn.BrickWall(layers=3, activation=None, cyclic=True), (8, 16)),
+    "relu": (dtn.BrickWall(layers=2), (12, 10)),
+    "relu odd": (dtn.BrickWall(layers=3), (8, 4)),
+    "relu plain": (dtn.BrickWall(layers=2, normalize=None), (16, 16)),
+    "three sites": (dtn.BrickWall(layers=2, sites=3), (16, 16)),
+    "staircase": (dtn.BrickWall(layers=2, pattern="staircase"), (16, 16)),
+    "lifted": (dtn.BrickWall(layers=2, bond=3), (8, 8)),
+}
+
+
+@pytest.mark.parametrize("wall", WALLS.values(), ids=WALLS)
+def test_a_deeper_wall_has_the_same_weight(wall, library):
+    net = dtn.network(*wall)
+    params = net.init(seed=1, like=library)
+    deeper = dtn.deepen(net, params)
+    assert deeper.error < 1e-6  # single precision
+    assert dtn.deepen(net, net.init(seed=1, dtype="float64")).error < 1e-12
+    assert deeper.net.topology == replace(wall[0], layers=wall[0].layers + 1)
+    assert {type(p) for p in deeper.params.values()} == {type(p) for p in params.values()}
+    assert close(deeper.net.materialize(deeper.params), net.materialize(params), 1e-5)
+    again = dtn.deepen(deeper.net, deeper.params)
+    assert close(again.net.materialize(again.params), net.materialize(params), 1e-5)
+
+
+def test_the_error_of_other_activations_is_stated():
+    errors = {}
+    for activation in ("leaky_relu:0.2", "tanh"):
+        net = dtn.network(dtn.BrickWall(layers=2, activation=activation), (16, 16))
+        params = net.init(seed=1, dtype="float64")
+        deeper = dtn.deepen(net, params)
+        before, after = net.materialize(params), deeper.net.materialize(deeper.params)
+        errors[activation] = deeper.error
+        assert np.isclose(deeper.error, np.linalg.norm(after - before) / np.linalg.norm(before))
+    assert 0.01 < errors["leaky_relu:0.2"] < 0.5
+    assert 0.01 < errors["tanh"] < 0.5
+    noisy = dtn.deepen(dtn.network(*WALLS["relu"]), dtn.network(*WALLS["relu"]).init(seed=0), noise=0.1)
+    assert 0.01 < noisy.error < 1.0
+
+
+FAMILIES = {
+    "train": (dtn.TensorTrain(rank=2), 5),
+    "ttmatrix": (dtn.TTMatrix(rank=2), 3),
+    "ring": (dtn.TensorRing(rank=2), 3),
+    "tucker": (dtn.Tucker(rank=2), 3),
+    "cp": (dtn.CP(rank=2), 5),
+    "block term": (dtn.BlockTerm(terms=2), 3),
+    "kronecker": (dtn.Kronecker(terms=2), 4),
+    "butterfly": (dtn.Butterfly(terms=2), 3),
+    "lowrank": (dtn.LowRank(rank=2), 6),
+    "peps": (dtn.PEPS(rank=2), 3),
+    "hierarchical tucker": (dtn.HierarchicalTucker(rank=2), 4),
+    "tree": (dtn.Tree(rank=2), 4),
+    "tree plain": (dtn.Tree(rank=2, normalize=None, activation="tanh"), 4),
+    "tree leaky": (dtn.Tree(rank=2, activation="leaky_relu:0.2"), 3),
+    "tree linear": (dtn.Tree(rank=2, activation=None), 4),
+    "augmented tree": (dtn.AugmentedTree(rank=2), 4),
+    "mera": (dtn.MERA(rank=2), 4),
+    "mera linear": (dtn.MERA(rank=2, activation=None, arity=3), 3),
+}
+
+
+@pytest.mark.parametrize("case", FAMILIES.values(), ids=FAMILIES)
+def test_a_wider_network_has_the_same_weight(case, library):
+    family, size = case
+    net = dtn.network(family, (24, 18))
+    params = net.init(seed=1, like=library)
+    wider = dtn.widen(net, params, size)
+    assert wider.net.num_params > net.num_params
+    assert wider.error < 1e-6  # single precision
+    assert dtn.widen(net, net.init(seed=1, dtype="float64"), size).error < 1e-12
+    assert close(wider.net.materialize(wider.params), net.materialize(params), 1e-5)
+
+
+@pytest.mark.parametrize("name", ["train", "tree", "mera", "cp", "tucker"])
+def test_the_new_entries_are_trained(name):
+    family, size = FAMILIES[name]
+    net = dtn.network(family, (16, 16))
+    wider = dtn.widen(net, net.init(seed=1, dtype="float64"), size)
+    cores = {key: torch.from_numpy(p).requires_grad_() for key, p in wider.params.items()}
+    probe = torch.randn(16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    (wider.net.materialize(cores) * probe).sum().backward()
+    grown = 0
+    for key, core in cores.items():
+        old = net.spec.param_shapes[key]
+        fresh = torch.ones(core.shape, dtype=torch.bool)
+        fresh[tuple(slice(n) for n in old)] = False
+        grown += int((core.grad[fresh] != 0).sum()) if core.grad is not None else 0
+    assert grown > 0
+
+
+def test_a_normalised_state_of_another_activation_changes_the_weight():
+    net = dtn.network(dtn.Tree(rank=2, activation="tanh"), (16, 16))
+    params = net.init(seed=1, dtype="float64")
+    wider = dtn.widen(net, params, 4)
+    before, after = net.materialize(params), wider.net.materialize(wider.params)
+    assert np.isclose(wider.error, np.linalg.norm(after - before) / np.linalg.norm(before))
+    assert 1e-4 < wider.error < 0.5
+
+
+def test_the_same_size_is_the_same_network():
+    net = dtn.network(dtn.MERA(rank=2), (16, 16))
+    params = net.init(seed=1, dtype="float64")
+    same = dtn.widen(net, params, 2)
+    assert same.net == net
+    assert all(np.allclose(to_numpy(same.params[name]), params[name]) for name in params)
+
+
+def test_what_cannot_grow():
+    wall, train = dtn.network(dtn.BrickWall(layers=1), (4, 4)), dtn.network(dtn.TensorTrain(rank=2), (4, 4))
+    with pytest.raises(dtn.SpecError, match="one layer, and no activation or wire behind which"):
+        dtn.deepen(wall, wall.init())
+    with pytest.raises(dtn.SpecError, match=r"deepen adds layers to a BrickWall, got TensorTrain\(rank=2\)"):
+        dtn.deepen(train, train.init())
+    with pytest.raises(dtn.SpecError, match=r"widen turns the rank or the terms of a topology, got BrickWall"):
+        dtn.widen(wall, wall.init(), 2)
+    with pytest.raises(dtn.SpecError, match=r"node 'core0' has the shape .* and cannot grow"):
+        dtn.widen(train, train.init(), 1)
+    with pytest.raises(dtn.SpecError, match="size must be at least 1, got 0"):
+        dtn.widen(train, train.init(), 0)
+    with pytest.raises(dtn.SpecError, match="params of another network"):
+        dtn.widen(train, wall.init(), 3)

@@ -1,0 +1,111 @@
+"""What holds for the code base as a whole."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import deeptn_jax
+import deeptn_torch
+import pytest
+
+import deeptn as dtn
+
+ROOT = Path(__file__).parents[2]
+
+
+def loaded_after(code: str) -> set[str]:
+    script = f"import sys; {code}; print(' '.join(sys.modules))"
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    return {name.partition(".")[0] for name in output.split()}
+
+
+def test_the_core_imports_no_framework():
+    modules = loaded_after("import deeptn")
+    assert "deeptn" in modules
+    heavy = {
+        "torch",
+        "jax",
+        "quimb",
+        "tensornetwork",
+        "matplotlib",
+        "tensorly",
+        "sklearn",
+        "networkx",
+        "numba",
+        "jinja2",
+    }
+    assert not heavy & modules
+
+
+def test_numpy_work_needs_no_framework():
+    code = "import deeptn as d; n = d.network('BrickWall', (8, 8)); n.materialize(n.init())"
+    assert not {"torch", "jax"} & loaded_after(code)
+
+
+def test_the_jax_front_end_needs_no_torch():
+    assert "torch" not in loaded_after("import deeptn_jax")
+
+
+def test_no_import_side_effects_on_numpy_torch_or_jax():
+    code = (
+        "import numpy, torch; a = (numpy.get_printoptions(), numpy.geterr(), torch.get_default_dtype(), "
+        "torch.get_num_threads(), torch.initial_seed()); import deeptn, deeptn_torch; "
+        "assert a == (numpy.get_printoptions(), numpy.geterr(), torch.get_default_dtype(), torch.get_num_threads(), "
+        "torch.initial_seed())"
+    )
+    loaded_after(code)
+
+
+@pytest.mark.parametrize("module", [dtn, deeptn_torch, deeptn_jax], ids=lambda m: m.__name__)
+def test_all_names_resolve_and_are_documented(module):
+    assert sorted(set(module.__all__)) == sorted(module.__all__)
+    for name in module.__all__:
+        thing = getattr(module, name)
+        assert inspect.getdoc(thing), name
+        if not (inspect.isclass(thing) and issubclass(thing, Exception)):
+            assert ">>>" in (inspect.getdoc(thing) or ""), f"{name} has no example"
+
+
+def test_topologies_are_frozen_data_with_defaults():
+    for name in dtn.topology_names():
+        cls = getattr(dtn, name, None)
+        if cls is None:  # registered by a test or a how-to
+            continue
+        one = cls()
+        assert hash(one) == hash(cls())
+        assert cls.size_field in {field.name for field in dataclasses.fields(cls)}
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(one, cls.size_field, 3)
+
+
+def test_nobody_imports_through_the_backends_folder():
+    for path in ROOT.rglob("*.py"):
+        if path != Path(__file__) and ".venv" not in path.parts:
+            assert "backends.deeptn" not in path.read_text(), path
+    assert not (ROOT / "backends" / "__init__.py").exists()
+
+
+def test_files_stay_small():
+    for folder in ("deeptn", "backends"):
+        for path in (ROOT / folder).rglob("*.py"):
+            assert len(path.read_text().splitlines()) <= 450, path
+
+
+def test_the_wheel_holds_what_it_should(tmp_path):
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    packages = {name.partition("/")[0] for name in names if "dist-info" not in name}
+    assert packages == {"deeptn", "deeptn_torch", "deeptn_jax", "deeptn_demo"}
+    assert "deeptn_demo/report.html.j2" in names
+    assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import deeptn as dtn
+from deeptn.spec import balanced_factors, pad_axes, prime_factors
+
+
+@given(st.integers(1, 10_000), st.integers(1, 6))
+def test_factors_multiply_to_the_number(n, count):
+    assert math.prod(prime_factors(n)) == n
+    assert math.prod(balanced_factors(n, count)) == n
+    assert len(balanced_factors(n, count)) <= count
+
+
+def test_balanced_factors_are_near_the_wish():
+    assert dtn.Layout.balanced((4096, 4096)).factors == ((8,) * 4,) * 2
+    assert dtn.Layout.balanced((7, 1)).factors == ((7,), ())
+    assert dtn.Layout.balanced((84, 120), even=True).factors == ((12, 7), (12, 10))
+
+
+LAYOUTS = [
+    dtn.Layout((6, 20)),
+    dtn.Layout((6, 20), order="interleaved"),
+    dtn.Layout((6, 4), order=(3, 1, 0, 2)),
+    dtn.Layout.padded((5, 7)),
+    dtn.Layout.padded((5, 7), 3, order="interleaved"),
+    dtn.Layout((4, 3, 2, 2), order="interleaved"),
+    dtn.Layout((1, 6)),
+    dtn.Layout((12,), ((3, 1, 4),)),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=repr)
+def test_legs_and_back(layout):
+    weight = np.random.default_rng(0).standard_normal(layout.shape)
+    tensor = layout.to_legs(weight)
+    assert tensor.shape == layout.leg_sizes
+    assert math.prod(tensor.shape) == math.prod(layout.padded_shape)
+    assert np.array_equal(layout.from_legs(tensor), weight)
+    assert np.isclose(np.linalg.norm(tensor), np.linalg.norm(weight))
+    assert torch.equal(layout.from_legs(layout.to_legs(torch.from_numpy(weight))), torch.from_numpy(weight))
+
+
+def test_most_significant_leg_first():
+    layout = dtn.Layout((6, 4), ((2, 3), (2, 2)), order="interleaved")
+    tensor = layout.to_legs(np.arange(24).reshape(6, 4))
+    assert [leg.name for leg in layout.legs] == ["a0_0", "a1_0", "a0_1", "a1_1"]
+    assert tensor[1, 0, 2, 1] == 4 * (1 * 3 + 2) + (0 * 2 + 1)
+
+
+def test_interleaved_with_unequal_numbers_of_legs():
+    assert [leg.name for leg in dtn.Layout((2, 8), order="interleaved").legs] == ["a0_0", "a1_0", "a1_1", "a1_2"]
+
+
+def test_pad_axes_leaves_leading_axes_alone():
+    padded = pad_axes(np.ones((2, 3, 5)), (4, 5))
+    assert padded.shape == (2, 4, 5)
+    assert padded.sum() == 30
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes", "factors"),
+    [
+        ((20, 6), (4, 5, 6), ((4, 5), (6,))),
+        ((2, 1), (2, 1), ((2,), (1,))),
+        ((1, 6), (6,), ((), (6,))),
+        ((1, 6), (1, 6), ((1,), (6,))),
+        ((2, 3), (2, 1, 3), ((2,), (1, 3))),
+    ],
+)
+def test_grouped(shape, sizes, factors):
+    assert dtn.Layout.grouped(shape, sizes).factors == factors
+
+
+def test_a_layout_is_hashable_and_survives_json():
+    for layout in LAYOUTS:
+        assert dtn.Layout.from_dict(layout.to_dict()) == layout
+        assert hash(dtn.Layout.from_dict(layout.to_dict())) == hash(layout)

@@ -1,0 +1,91 @@
+"""The laws that deeptn.testing ships, on networks that Hypothesis draws of every family, and on one of everything."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import ClassVar
+
+import hypothesis
+import jax
+import numpy as np
+import pytest
+
+import deeptn as dtn
+from deeptn.spec import Leg
+from deeptn.testing import check_laws, families, networks
+from deeptn.topologies import base
+
+from ..market import NETWORKS
+
+
+@pytest.fixture(autouse=True)
+def forget_compiled():
+    """Hundreds of compiled programs would fill the memory."""
+    yield
+    jax.clear_caches()
+
+
+def run(family: str, libraries: tuple[str, ...], examples: int) -> None:
+    @hypothesis.settings(
+        max_examples=examples,
+        suppress_health_check=[*hypothesis.HealthCheck],  # type: ignore[arg-type]
+    )
+    @hypothesis.given(networks(family))
+    def law(net: dtn.Network) -> None:
+        check_laws(net, libraries=libraries)
+
+    law()
+
+
+@pytest.mark.parametrize("family", families())
+def test_numpy(family):
+    run(family, ("numpy",), 50)
+
+
+@pytest.mark.parametrize("family", families())
+@pytest.mark.parametrize("library", ["torch", "jax"])
+def test_libraries(family, library):
+    run(family, (library,), 25)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("family", families())
+def test_thorough(family):
+    run(family, ("numpy",), 500)
+
+
+@pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)
+def test_one_of_everything(net):
+    check_laws(net, libraries=("torch", "jax"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wrong(dtn.Topology):
+    """A topology that is another one every second time."""
+
+    rank: int = 1
+    size_field: ClassVar[str] = "rank"
+    calls: ClassVar[list[int]] = []
+
+    def build(self, legs: tuple[Leg, ...]) -> dtn.NetworkSpec:
+        self.calls.append(1)
+        return dtn.TensorTrain(rank=self.rank + len(self.calls) % 2).build(legs)
+
+
+def test_a_broken_law_is_named(monkeypatch):
+    net = NETWORKS["train"]
+    monkeypatch.setattr(dtn.Network, "apply", lambda self, params, x: 2 * x @ self.materialize(params).T)
+    with pytest.raises(AssertionError, match=r"law 'apply' of Network\(TensorTrain.*differs by 1.0e\+00"):
+        check_laws(net)
+    monkeypatch.undo()
+    monkeypatch.setattr(dtn.Network, "materialize", lambda self, params: np.zeros(self.shape))
+    with pytest.raises(AssertionError, match="law 'einsum'"):
+        check_laws(net)
+
+
+def test_a_topology_that_changes_is_found(monkeypatch):
+    monkeypatch.setattr(base, "_REGISTRY", copy.deepcopy(base._REGISTRY))
+    dtn.register_topology(Wrong)
+    with pytest.raises(AssertionError, match=r"law 'json'.*another network the second time"):
+        check_laws(Wrong())
