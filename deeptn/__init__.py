@@ -62,6 +62,9 @@ from .topologies import (
     topology_names,
 )
 
+#: The one place of the version; the build reads it.
+__version__ = "0.1.0"
+
 __all__ = [
     "CP",
     "MERA",

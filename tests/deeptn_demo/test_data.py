@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from deeptn_demo import data as data_module
-from deeptn_demo.data import download, load_images, read_idx
+from deeptn_demo import idx as idx_module
+from deeptn_demo.data import load_images
+from deeptn_demo.idx import download, read_idx
 
 import deeptn as dtn
 
@@ -109,8 +110,8 @@ def test_download_into_the_cache(tmp_path, monkeypatch):
     served.mkdir()
     tiny(served)
     sums = tuple(hashlib.md5((served / f"{name}.gz").read_bytes()).hexdigest() for name in FILES)
-    source = data_module._Source(served.as_uri() + "/", sums)  # type: ignore[arg-type]
-    monkeypatch.setitem(data_module._SOURCES, "mnist", source)
+    source = idx_module.Source(served.as_uri() + "/", sums)  # type: ignore[arg-type]
+    monkeypatch.setitem(idx_module.SOURCES, "mnist", source)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     first = load_images("mnist")
     for path in served.iterdir():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -88,6 +91,52 @@ def test_nobody_imports_through_the_backends_folder():
         if path != Path(__file__) and ".venv" not in path.parts:
             assert "backends.deeptn" not in path.read_text(), path
     assert not (ROOT / "backends" / "__init__.py").exists()
+
+
+def packages_of(module: str) -> str:
+    """The package that a module belongs to; modules beside the packages stand for themselves."""
+    parts = module.split(".")
+    folder = ROOT if parts[0] == "deeptn" else ROOT / "backends"
+    depth = 2 if (folder / parts[0] / (parts[1] if len(parts) > 1 else "") / "__init__.py").exists() else 1
+    return ".".join(parts[: max(depth, 2 if parts[0] == "deeptn" else depth)])
+
+
+def imports():
+    """Every import of this project by itself: file, package that imports, module, names."""
+    for folder in ("deeptn", "backends"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            place = path.relative_to(ROOT if folder == "deeptn" else ROOT / "backends").with_suffix("")
+            here = list(place.parts[:-1]) if place.name == "__init__" else list(place.parts)
+            base = here if place.name == "__init__" else here[:-1]
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom):
+                    up = base[: len(base) - node.level + 1] if node.level else []
+                    module = ".".join([*up, *([node.module] if node.module else [])])
+                    if module.partition(".")[0].startswith("deeptn"):
+                        yield path, packages_of(".".join(here)), module, [alias.name for alias in node.names]
+
+
+def test_no_package_imports_what_is_private_to_another():
+    seen = 0
+    for path, here, module, names in imports():
+        seen += 1
+        if packages_of(module) != here:
+            private = [name for name in (*module.split("."), *names) if name.startswith("_") and name[:2] != "__"]
+            assert not private, f"{path.relative_to(ROOT)} imports {private} of {module}"
+    assert seen > 300
+
+
+def test_the_table_of_packages_is_that_of_import_linter():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    layers = settings["contracts"][0]["layers"]
+    rows = [line for line in (ROOT / "docs" / "design.md").read_text().splitlines() if line.startswith("| `deeptn.")]
+    assert [re.findall(r"`([^`]*)`", row.split("|")[1]) for row in rows] == [layer.split(" | ") for layer in layers]
+    modules = {
+        path.stem for path in (ROOT / "deeptn").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert {f"deeptn.{name}" for name in modules - {"__init__"}} == {
+        name for row in layers for name in row.split(" | ")
+    }
 
 
 def test_files_stay_small():

@@ -1,0 +1,134 @@
+"""The main job: train, compress by every family, heal, compare; a table, a page, the numbers and a model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from typing import Any
+
+from deeptn_torch.checkpoint import save_model
+from deeptn_torch.layers import TNLayer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from torch import nn
+
+from deeptn.base import write_atomically
+from deeptn.errors import PlanError
+from deeptn.models import Report
+from deeptn.network import Network
+
+from .command import SIDES
+from .data import load_images
+from .environment import environment
+from .experiment import SETTINGS, Result, run_seed, summarize
+from .page import HEADINGS, cells, render
+
+
+class _Bar:
+    """Progress of the experiment as a rich bar, a line per training."""
+
+    def __init__(self, bar: Progress, seeds: int):
+        self.bar, self.seeds, self.seed = bar, seeds, 0
+        self.task: Any = None
+
+    def begin(self, what: str, steps: int) -> None:
+        """Start a new training."""
+        if self.task is not None:
+            self.bar.remove_task(self.task)
+        where = f"seed {self.seed + 1}/{self.seeds}  " if self.seeds > 1 else ""
+        self.task = self.bar.add_task(f"{where}{what}", total=steps)
+
+    def step(self) -> None:
+        """Advance."""
+        self.bar.advance(self.task)
+
+
+class _Best:
+    """Keeps the compressed model with the lowest training loss."""
+
+    def __init__(self) -> None:
+        self.result: Result | None = None
+        self.model: nn.Module | None = None
+        self.report: Report | None = None
+
+    def __call__(self, result: Result, model: nn.Module, report: Report | None) -> None:
+        if report is None or result.train_loss is None:
+            return
+        if self.result is None or self.result.train_loss is None or result.train_loss < self.result.train_loss:
+            self.result, self.model, self.report = result, model, report
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the experiment; print the table, write the model, the numbers and the page."""
+    name = options.model or ("small" if options.data == "digits" else "lenet5")
+    setting = SETTINGS[name]
+    if options.seeds < 1:
+        raise PlanError(f"--seeds must be at least 1, got {options.seeds}")
+    if options.out.exists() and not options.out.is_dir():
+        raise PlanError(f"--out {str(options.out)!r} is a file; name a folder")
+    options.out.mkdir(parents=True, exist_ok=True)
+    data = load_images(options.data, options.data_dir)
+    side = data.train_x.shape[-1]
+    if side != SIDES[name]:
+        raise PlanError(
+            f"--model {name} takes images of {SIDES[name]} x {SIDES[name]}, {options.data} has {side} x {side}; "
+            f"write --model {'small' if side == SIDES['small'] else 'lenet5'}"
+        )
+    console = Console()
+    start = time.perf_counter()
+    best = _Best()
+    results: list[Result] = []
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        progress = _Bar(bar, options.seeds)
+        for seed in range(options.seeds):
+            progress.seed = seed
+            results += run_seed(setting, data, seed, progress, best)
+    summary = summarize(results)
+    title = f"{name} on {options.data}: {_weights(results):,} weights compressed"
+    console.print(_table(summary, title))
+    assert best.result is not None
+    assert best.model is not None
+    assert best.report is not None
+    row = next(r for r in summary if (r["label"], r["budget"]) == (best.result.label, best.result.budget))
+    minutes = (time.perf_counter() - start) / 60
+    about = environment()
+    facts = {
+        "saved model": f"{best.result.label}, {best.result.start} start, seed {best.result.seed}",
+        "data": f"{options.data}, {len(data.train_x):,} training and {len(data.test_x):,} test images",
+        "seeds": str(options.seeds),
+        "dense": f"{setting.train.epochs} epochs, batch {setting.train.batch}, Adam, one-cycle to {setting.train.lr:g}",
+        "healing": f"{setting.heal.epochs} epochs, batch {setting.heal.batch}, Adam, one-cycle to {setting.heal.lr:g}",
+        "machine": f"{about['cpu']}, {about['torch_threads']} threads, {about['date']}, {minutes:.1f} minutes",
+        "versions": ", ".join(f"{package} {version}" for package, version in about["versions"].items()),
+    }
+    nets: dict[str, Network] = {n: m.network for n, m in best.model.named_modules() if isinstance(m, TNLayer)}
+    page = render(title, summary, row, nets, facts)
+    numbers = {"title": title, "environment": about, "summary": summary, "results": [r.to_dict() for r in results]}
+    save_model(best.model, options.out / "model.safetensors")
+    best.report.to_json(options.out / "compression.json")
+    write_atomically(options.out / "results.json", lambda file: file.write_text(json.dumps(numbers, indent=1) + "\n"))
+    write_atomically(options.out / "report.html", lambda file: file.write_text(page, encoding="utf-8"))
+    console.print(best.report)
+    console.print(
+        f"{best.result.label} saved; see {options.out}/report.html, results.json, model.safetensors", soft_wrap=True
+    )
+    return 0
+
+
+def _weights(results: list[Result]) -> int:
+    return next(result.params or 0 for result in results if result.family == "dense")
+
+
+def _table(summary: list[dict[str, Any]], title: str) -> Table:
+    table = Table(title=title, box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)  # fits into 80 columns
+    for k, heading in enumerate(HEADINGS):
+        table.add_column(heading, justify="right" if k else "left", no_wrap=True)
+    for row in summary:
+        if row["family"] == "BrickWall":
+            table.add_section()
+        table.add_row(*cells(row))
+    return table
