@@ -1,6 +1,7 @@
 """What every other package stands on: checks, type names, registries, files replaced as a whole."""
 
-from .checks import boolean, positive_int, positive_ints, rank_field, ranks
+from .checks import boolean, is_object, positive_int, positive_ints, rank_field, ranks
+from .dispatch import compose, do, get_dtype_name, infer_backend
 from .files import cache_folder, write_atomically
 from .optional import optional
 from .registry import Registry
@@ -14,6 +15,11 @@ __all__ = [
     "Registry",
     "boolean",
     "cache_folder",
+    "compose",
+    "do",
+    "get_dtype_name",
+    "infer_backend",
+    "is_object",
     "optional",
     "positive_int",
     "positive_ints",

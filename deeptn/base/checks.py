@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 from ..errors import DeepTNError, SpecError
 
@@ -45,3 +45,8 @@ def rank_field(rank: Any, what: str) -> int | tuple[int, ...]:
     if isinstance(rank, (tuple, list)):
         return positive_ints(rank, what)
     return positive_int(rank, what)
+
+
+def is_object(data: Any) -> TypeGuard[dict[str, Any]]:
+    """Whether plain data of JSON is an object, a dict with names for keys."""
+    return isinstance(data, dict)

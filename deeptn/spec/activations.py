@@ -4,6 +4,8 @@ An activation is named by a string, so that a spec stays data. ``"leaky_relu:0.2
 ``"leaky_relu"``; names without a parameter take PyTorch's default.
 """
 
+# pyright: reportUnnecessaryIsInstance=false
+# Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
 import math
@@ -11,9 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
-from autoray import compose, do
-
-from ..base import Array, Registry
+from ..base import Array, Registry, compose, do
 from ..errors import SpecError
 
 

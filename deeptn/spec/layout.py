@@ -1,5 +1,7 @@
 """Layouts: how the axes of a weight are cut into the legs of a network."""
 
+# pyright: reportUnnecessaryIsInstance=false
+# Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
 import math
@@ -8,9 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from autoray import do
-
-from ..base import Array, positive_int, positive_ints
+from ..base import Array, do, is_object, positive_int, positive_ints
 from ..errors import FormatError, LayoutError
 
 
@@ -46,7 +46,7 @@ def prime_factors(n: int) -> tuple[int, ...]:
     >>> prime_factors(400)
     (2, 2, 2, 2, 5, 5)
     """
-    factors = []
+    factors: list[int] = []
     divisor = 2
     while divisor * divisor <= n:
         while n % divisor == 0:
@@ -201,7 +201,7 @@ class Layout:
         ((4, 5), (6,))
         """
         shape, rest = positive_ints(shape, "shape", LayoutError), positive_ints(sizes, "sizes", LayoutError)
-        factors = []
+        factors: list[tuple[int, ...]] = []
         for n in shape[:-1]:
             # The fewest legs that do it; an axis of size 1 takes a leg of size 1 if one is due.
             end = next((k for k in range(n == 1 and rest[:1] == (1,), len(rest) + 1) if math.prod(rest[:k]) == n), -1)
@@ -303,7 +303,7 @@ class Layout:
     @classmethod
     def from_dict(cls, data: Any) -> Layout:
         """Inverse of `to_dict`; `FormatError` for data of another form."""
-        if not isinstance(data, dict) or set(data) != {"shape", "factors", "order"}:
+        if not is_object(data) or set(data) != {"shape", "factors", "order"}:
             raise FormatError(f"a layout needs the keys 'shape', 'factors' and 'order', got {data!r:.80}")
         try:
             return cls(data["shape"], data["factors"], data["order"])

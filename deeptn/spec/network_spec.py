@@ -1,15 +1,17 @@
 """The specification of a deep tensor network: stages of nodes, without arrays."""
 
+# pyright: reportUnnecessaryIsInstance=false
+# Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
-from ..base import positive_int
+from ..base import is_object, positive_int
 from ..errors import FormatError, SpecError
 from .layout import Leg
 from .nodes import Node, Stage
@@ -50,8 +52,8 @@ class NetworkSpec:
     sizes: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self):
-        pairs = self.sizes.items() if isinstance(self.sizes, Mapping) else self.sizes
-        pairs = tuple(sorted((name, positive_int(size, f"size of index {name!r}")) for name, size in pairs))
+        sizes = dict(self.sizes)
+        pairs = tuple(sorted((name, positive_int(size, f"size of index {name!r}")) for name, size in sizes.items()))
         object.__setattr__(self, "legs", tuple(self.legs))
         object.__setattr__(self, "stages", tuple(self.stages))
         object.__setattr__(self, "sizes", pairs)
@@ -163,7 +165,7 @@ def _fields(data: Any, cls: type[Node] | type[Stage]) -> dict[str, Any]:
     """The fields of a node or a stage; those that an older file does not have are left at their defaults."""
     known = {field.name for field in fields(cls)}
     needed = {field.name for field in fields(cls) if field.default is MISSING}
-    if not isinstance(data, dict) or not needed <= set(data) <= known:
+    if not is_object(data) or not needed <= set(data) <= known:
         raise SpecError(f"expected the keys {sorted(known)}, got {data!r:.80}")
     return data
 

@@ -1,5 +1,7 @@
 """Nodes, and the stages that they make up."""
 
+# pyright: reportUnnecessaryIsInstance=false
+# Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
 from collections import Counter
