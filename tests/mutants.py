@@ -343,7 +343,9 @@ def main() -> int:
         for k in range(options.jobs):
             shutil.copytree(ROOT, Path(temporary) / str(k), ignore=ignored)
             folders.put(Path(temporary) / str(k))
-        noticed, said = run([sys.executable, "-c", "import deeptn; assert deeptn.__file__.startswith('/')"], folders.get(), 60)
+        noticed, said = run(
+            [sys.executable, "-c", "import deeptn; assert deeptn.__file__.startswith('/')"], folders.get(), 60
+        )
         assert not noticed, said
 
         def work(number: int) -> None:

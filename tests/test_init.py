@@ -30,7 +30,7 @@ FAMILIES = {
 }
 
 
-@grid(family=FAMILIES, scheme=SCHEMES)
+@grid(family=FAMILIES, scheme=list(SCHEMES))
 def test_moments_of_the_weight(family, scheme):
     net = dtn.network(family, (60, 50))
     weights = np.stack([net.materialize(net.init(seed=seed, dtype="float64", scheme=scheme)) for seed in range(16)])
