@@ -1,8 +1,13 @@
-"""One of everything: networks that every general law is tried on."""
+"""One of everything: families, and networks that every general law is tried on."""
 
 from __future__ import annotations
 
+import pytest
+
 import deeptn as dtn
+
+from .conftest import LIBRARIES
+from .tiers import choose, grid
 
 RING = dtn.Graph(nodes={"A": "xay", "B": "ybz", "C": "zcx"}, sizes={"a": 4, "b": 3, "c": 6}, output="abc", rank=3)
 #: CP: the bond r is a hyper-index of three nodes.
@@ -121,3 +126,44 @@ NETWORKS = {
     ),
 }
 LINEAR = {name: net for name, net in NETWORKS.items() if net.is_linear and len(net.shape) > 1}
+
+#: Those that differ most: a padded weight, ranks that are cut, copies, hyper-indices, joins, sums, shared parameters.
+FEW = ("brickwall-odd", "tree-wide", "mera-shared", "train-permuted", "cp", "residual", "sum-nested", "shared")
+
+nets = pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)
+linear_nets = pytest.mark.parametrize("net", LINEAR.values(), ids=LINEAR)
+#: Where a case takes seconds.
+few_nets = choose("net", NETWORKS, FEW)
+#: JAX compiles every step of every network, which takes as long as all the others do.
+nets_and_libraries = grid(lambda net, library: library != "jax" or net in FEW, net=NETWORKS, library=LIBRARIES)
+
+#: One of each, small; with activations where the family has them.
+FAMILIES = {
+    "brickwall": dtn.BrickWall(layers=2),
+    "brickwall-three-sites": dtn.BrickWall(layers=2, sites=3, activation="leaky_relu:0.2"),
+    "brickwall-cyclic": dtn.BrickWall(layers=2, cyclic=True, activation=None),
+    "brickwall-lifted": dtn.BrickWall(layers=2, bond=3),
+    "staircase": dtn.BrickWall(layers=2, pattern="staircase"),
+    "tree": dtn.Tree(rank=4),
+    "tree-ternary": dtn.Tree(rank=4, arity=3),
+    "augmented-tree": dtn.AugmentedTree(rank=4),
+    "mera": dtn.MERA(rank=4),
+    "mera-ternary": dtn.MERA(rank=3, arity=3, activation="leaky_relu:0.2"),
+    "mera-invariant": dtn.MERA(rank=4, shared=True),
+    "hierarchical-tucker": dtn.HierarchicalTucker(rank=4),
+    "train": dtn.TensorTrain(rank=4),
+    "train-uniform": dtn.TensorTrain(rank=4, shared=True),
+    "ttmatrix": dtn.TTMatrix(rank=3),
+    "ring": dtn.TensorRing(rank=3),
+    "tucker": dtn.Tucker(rank=3),
+    "block-term": dtn.BlockTerm(terms=3, rank=2),
+    "cp": dtn.CP(rank=6),
+    "kronecker": dtn.Kronecker(terms=4),
+    "butterfly": dtn.Butterfly(),
+    "monarch": dtn.Butterfly(levels=2),
+    "peps": dtn.PEPS(rank=2),
+    "lowrank": dtn.LowRank(rank=3),
+    "residual": dtn.Sum(terms=(dtn.LowRank(rank=1), dtn.BrickWall(layers=2))),
+    "sum": dtn.Sum(terms=(dtn.LowRank(rank=1), dtn.TTMatrix(rank=2))),
+    "product": dtn.Product(terms=(dtn.LowRank(rank=2), dtn.LowRank(rank=2))),
+}

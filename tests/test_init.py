@@ -10,6 +10,7 @@ from deeptn import init as init_module
 from deeptn.init import SCHEMES, root_mean_square, target_std
 
 from .market import LINEAR, NETWORKS
+from .tiers import grid
 
 FAMILIES = {
     **{f"brickwall-{depth}": dtn.BrickWall(layers=depth) for depth in (1, 2, 4, 8, 16)},
@@ -29,8 +30,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
-@pytest.mark.parametrize("scheme", SCHEMES)
+@grid(family=FAMILIES, scheme=list(SCHEMES))
 def test_moments_of_the_weight(family, scheme):
     net = dtn.network(family, (60, 50))
     weights = np.stack([net.materialize(net.init(seed=seed, dtype="float64", scheme=scheme)) for seed in range(16)])

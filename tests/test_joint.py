@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 import deeptn as dtn
 from deeptn.arrays import to_numpy
@@ -30,7 +29,7 @@ def test_the_weights_are_slices_with_their_own_scale(family, library):
     assert together.num_params == sum(p.size if library != "torch" else p.numel() for p in params.values())
 
 
-def test_two_layers_train_together():
+def test_two_layers_train_together(torch):
     together = dtn.joint(dtn.BrickWall(layers=4), [(32, 64), (10, 32)])
     cores = {name: p.requires_grad_() for name, p in together.init(seed=0, like="torch").items()}
     generator = torch.Generator().manual_seed(0)

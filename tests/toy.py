@@ -13,6 +13,7 @@ from deeptn_torch import TNLinear
 from torch import nn
 
 import deeptn as dtn
+from deeptn.constraints import isometric_nodes
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(96, 16))
@@ -42,3 +43,17 @@ def to_jax(net):
         "bias": jnp.asarray(layer.bias.detach().numpy()),
         "head": {name: jnp.asarray(p.detach().numpy()) for name, p in net[2].named_parameters()},
     }
+
+
+def deviation(layer) -> float:
+    """The largest distance of a marked node, scaled, from an isometry."""
+    worst = 0.0
+    for node in isometric_nodes(layer.network):
+        core = layer.cores[node.param].detach().numpy()
+        order = [node.indices.index(ix) for ix in (*node.outputs, *node.inputs)]
+        rows = int(np.prod([core.shape[k] for k in order[: len(node.outputs)]]))
+        matrix = core.transpose(order).reshape(rows, -1)
+        matrix = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
+        square = matrix.T @ matrix
+        worst = max(worst, abs(square / square[0, 0] - np.eye(len(square))).max())
+    return worst

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
-from deeptn_torch import Fit, fit
 
 import deeptn as dtn
 
@@ -13,7 +11,8 @@ INPUTS = RNG.normal(size=(50, 40))
 
 
 def by_gradient(net, weight):
-    found = fit(net, torch.as_tensor(weight, dtype=torch.float64), how=Fit(steps=60)).params
+    torch, deeptn_torch = pytest.importorskip("torch"), pytest.importorskip("deeptn_torch")
+    found = deeptn_torch.fit(net, torch.as_tensor(weight, dtype=torch.float64), how=dtn.Fit(steps=60)).params
     return {name: p.numpy() for name, p in found.items()}
 
 

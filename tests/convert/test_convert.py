@@ -1,23 +1,22 @@
+"""There and back: quimb and TensorNetwork contract to the same, and what they hold comes back."""
+
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import deeptn as dtn
 
 from ..conftest import close
-from ..market import NETWORKS
-
-nets = pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)
+from ..market import NETWORKS, nets, nets_and_libraries
 
 
 def legs_to_weight(net, array):
     return net.layout.from_legs(array)
 
 
-@nets
+@nets_and_libraries
 def test_quimb_contracts_to_the_same(net, library):
+    pytest.importorskip(library)
     params = net.init(seed=1, like=library)
     networks = dtn.to_quimb(net, params)
     assert len(networks) == len(net.spec.stages)
@@ -45,7 +44,7 @@ def test_tensornetwork_contracts_to_the_same(net):
     assert close(legs_to_weight(net, found), net.materialize(params), 1e-12)
 
 
-def test_tensornetwork_of_torch_arrays():
+def test_tensornetwork_of_torch_arrays(torch):
     import tensornetwork
 
     net = NETWORKS["brickwall-relu"]
@@ -111,106 +110,3 @@ def test_copy_nodes_become_hyper_indices():
     again, _ = dtn.from_tensornetwork(nodes, edges, net.shape)
     assert len(again.spec.nodes) == 3
     assert sum("b0" in node.indices for node in again.spec.nodes) == 3
-
-
-def test_quimb_builds_what_deeptn_imports():
-    import quimb.tensor as qtn
-
-    peps = qtn.PEPS.rand(3, 3, bond_dim=2, seed=1)
-    net, params = dtn.from_quimb(peps, shape=(8, 64))
-    assert close(net.materialize(params), peps.to_dense().reshape(8, 64), 1e-10)
-    mpo = qtn.MPO_rand(4, bond_dim=3, seed=2)
-    output = [*(mpo.upper_inds or ()), *(mpo.lower_inds or ())]
-    net, params = dtn.from_quimb(mpo, output=output, shape=(16, 16))
-    assert close(net.materialize(params), mpo.to_dense(), 1e-10)
-    assert close(net.apply(params, np.eye(16)), mpo.to_dense().T, 1e-10)
-
-
-def test_names_are_deterministic():
-    import quimb.tensor as qtn
-
-    specs = {dtn.from_quimb(qtn.MPS_rand_state(5, 3, seed=1))[0].spec for _ in range(3)}
-    assert len(specs) == 1
-    assert [node.name for node in specs.pop().nodes] == ["T0", "T1", "T2", "T3", "T4"]
-
-
-def test_stripped_exponent_is_kept():
-    import quimb.tensor as qtn
-
-    mps = qtn.MPS_rand_state(4, 2, seed=1)
-    dense = mps.to_dense().reshape(-1)
-    mps.equalize_norms_(1.0)
-    net, params = dtn.from_quimb(mps, shape=(16,))
-    assert close(net.materialize(params), dense, 1e-12)
-
-
-def test_open_indices_are_checked():
-    import quimb.tensor as qtn
-
-    mps = qtn.MPS_rand_state(4, 2, seed=1)
-    with pytest.raises(dtn.SpecError, match="dangles"):
-        dtn.from_quimb(mps, output=["k0", "k1"])
-    with pytest.raises(dtn.SpecError, match="open index 'q' belongs to no tensor"):
-        dtn.from_quimb(mps, output=["q"])
-    with pytest.raises(dtn.SpecError, match="repeats the index 'k0'"):
-        dtn.from_quimb(mps, output=["k0", "k0"])
-    with pytest.raises(dtn.SpecError, match="the layout has legs of sizes"):
-        dtn.from_quimb(mps, layout=dtn.Layout((4, 8)))
-    with pytest.raises(dtn.LayoutError, match="do not make up the shape"):
-        dtn.from_quimb(mps, shape=(3, 5))
-
-
-def nodes_drawn(figure):
-    """Centres of the nodes; hyper-indices are smaller dots without an edge."""
-    nodes = [c for c in figure.axes[0].collections if c.get_zorder() == 3]
-    return np.concatenate([np.asarray(c.get_offsets()) for c in nodes])
-
-
-@nets
-def test_nothing_is_cut_off_or_written_over(net):
-    figure = dtn.draw(net)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    (ax,) = figure.axes
-    renderer = canvas.get_renderer()
-    frame = figure.bbox
-    boxes = [t.get_window_extent(renderer) for t in (*ax.texts, ax.title, ax._left_title) if t.get_text()]
-    points = ax.transData.transform(nodes_drawn(figure))
-    for box in boxes:
-        assert frame.x0 - 1 <= box.x0, net
-        assert box.x1 <= frame.x1 + 1, net
-        assert frame.y0 - 1 <= box.y0, net
-        assert box.y1 <= frame.y1 + 1, net
-        assert not any(box.contains(*point) for point in points), net
-    assert all(frame.contains(*point) for point in points), net
-    for k, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[k + 1 :]), net
-
-
-@nets
-def test_drawing_and_summary(net):
-    import matplotlib.figure
-
-    figure = dtn.draw(net)
-    assert isinstance(figure, matplotlib.figure.Figure)
-    text = "".join(t.get_text() for t in figure.axes[0].texts)
-    assert all(leg.name in text for leg in net.layout.legs)
-    assert len(nodes_drawn(figure)) == len(net.spec.nodes)
-    lines = dtn.summary(net).splitlines()
-    assert len(lines) == 2 + len(net.spec.stages)
-    assert f"num_params={net.num_params}" in lines[0]
-
-
-def test_no_two_nodes_are_drawn_on_top_of_each_other():
-    for net in NETWORKS.values():
-        points = nodes_drawn(dtn.draw(net))
-        gaps = np.linalg.norm(points[:, None] - points[None], axis=-1) + 9 * np.eye(len(points))
-        assert gaps.min() > 0.5, net
-
-
-def test_draw_into_given_axes():
-    from matplotlib.figure import Figure
-
-    figure = Figure()
-    ax = figure.add_subplot()
-    assert dtn.draw(NETWORKS["train"], ax=ax) is figure

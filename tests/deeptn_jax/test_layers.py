@@ -16,6 +16,8 @@ from flax import nnx
 
 import deeptn as dtn
 
+from ..tiers import grid
+
 KEY = jax.random.key(0)
 LINEAR = {
     "wall": dtn.BrickWall(layers=2, activation=None),
@@ -23,16 +25,14 @@ LINEAR = {
     "train": dtn.TTMatrix(rank=2),
     "tucker": dtn.Tucker(rank=3),
 }
-families = pytest.mark.parametrize("family", LINEAR.values(), ids=LINEAR)
-modes = pytest.mark.parametrize("mode", ["auto", "materialize", "apply"])
+families_and_modes = grid(family=LINEAR, mode=["auto", "materialize", "apply"])
 
 
 def close(a, b, tolerance=1e-5) -> bool:
     return bool(np.allclose(np.asarray(a, "float64"), np.asarray(b, "float64"), atol=tolerance, rtol=tolerance))
 
 
-@families
-@modes
+@families_and_modes
 def test_equinox_linear(family, mode):
     layer = tne.TNLinear(20, 12, family, key=KEY, mode=mode, batch_hint=8)
     dense = layer.to_dense()
@@ -68,11 +68,18 @@ def test_equinox_conventions():
         tne.TNLinear(20, 12, dtn.network("LowRank", (4, 4)), key=KEY)
 
 
-@pytest.mark.parametrize(
-    ("make", "sizes"), [(tne.TNConv1d, (9,)), (tne.TNConv2d, (9, 8)), (tne.TNConv3d, (5, 6, 4))], ids=["1d", "2d", "3d"]
+SIZES = {"1d": (9,), "2d": (9, 8), "3d": (5, 6, 4)}
+#: Every number of axes once, with networks that are contracted with the input and one that is not.
+families_and_sizes = grid(
+    lambda family, sizes: (family, sizes) in {("train", "1d"), ("relu", "2d"), ("tucker", "3d")},
+    family=LINEAR,
+    sizes=SIZES,
 )
-@families
-def test_equinox_convolutions(make, sizes, family):
+
+
+@families_and_sizes
+def test_equinox_convolutions(family, sizes):
+    make: Any = {1: tne.TNConv1d, 2: tne.TNConv2d, 3: tne.TNConv3d}[len(sizes)]
     layer = make(4, 6, 3, family, stride=2, padding="SAME", groups=2, padding_mode="CIRCULAR", key=KEY)
     x = jax.random.normal(KEY, (5, 4, *sizes))
     assert layer.network.shape == (6, 2, *[3] * len(sizes))
@@ -82,8 +89,7 @@ def test_equinox_convolutions(make, sizes, family):
     assert again.dense.padding_mode == "CIRCULAR"
 
 
-@families
-@modes
+@families_and_modes
 def test_embeddings(family, mode):
     rows = jnp.array([[3, 29, 0], [5, -1, 3]])
     layer = tne.TNEmbedding(30, 8, family, key=KEY, mode=mode)
@@ -99,8 +105,7 @@ def test_embeddings(family, mode):
     assert all(close(gradient["cores"][name][...], by_table[name], 1e-4) for name in by_table)
 
 
-@families
-@modes
+@families_and_modes
 def test_nnx_linear(family, mode):
     layer = tnx.TNLinear(20, 12, family, rngs=nnx.Rngs(0), mode=mode)
     dense = layer.to_dense()
@@ -134,9 +139,8 @@ def test_nnx_conventions():
     assert layer.kernel.shape == (20, 12)
 
 
-@families
-@pytest.mark.parametrize("sizes", [(9,), (9, 8), (5, 6, 4)], ids=["1d", "2d", "3d"])
-def test_nnx_convolutions(sizes, family):
+@families_and_sizes
+def test_nnx_convolutions(family, sizes):
     layer: Any = tnx.TNConv(4, 6, [3] * len(sizes), family, 2, feature_group_count=2, rngs=nnx.Rngs(0))
     x = jax.random.normal(KEY, (5, *sizes, 4))
     assert layer.network.shape == (6, 2, *[3] * len(sizes))

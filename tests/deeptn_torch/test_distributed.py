@@ -89,35 +89,39 @@ def written(rank: int) -> dict[str, Tensor]:
         return {"before": before, "after": model(x)}
 
 
-def work(rank: int, folder: str, name: str) -> None:
-    """What one process does: join the others, run the function of that name, leave its result in a file."""
+def work(rank: int, folder: str) -> None:
+    """What one process does: join the others, and leave the results of all functions in a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
     try:
-        torch.save(globals()[name](rank), f"{folder}/{rank}.pt")
+        found = {function.__name__: function(rank) for function in (replicated, sharded, written)}
+        torch.save(found, f"{folder}/{rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-def run(folder: Path, name: str) -> list[dict[str, Tensor]]:
-    spawn(work, (str(folder), name), nprocs=PROCESSES)
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
+    """What each process found; they take long to start, and do so once."""
+    folder: Path = tmp_path_factory.mktemp("processes")
+    spawn(work, (str(folder),), nprocs=PROCESSES)
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
 @pytest.mark.parametrize("name", ["replicated", "sharded"])
-def test_two_processes_train_as_one(tmp_path, name):
+def test_two_processes_train_as_one(results, name):
     alone = make_model()
     start = {name: param.detach().clone() for name, param in alone.named_parameters()}
     descend(alone, *make_batch())
     expected = {name: param.detach() for name, param in alone.named_parameters()}
     assert not any(torch.allclose(start[name], param) for name, param in expected.items())
-    for found in run(tmp_path, name):
+    for found in (result[name] for result in results):
         assert found.keys() == expected.keys()
         for key, param in expected.items():
             torch.testing.assert_close(found[key], param, rtol=0.0, atol=1e-10)
 
 
-def test_a_layer_sees_what_is_written_into_its_shards(tmp_path):
+def test_a_layer_sees_what_is_written_into_its_shards(results):
     alone, (x, _) = make_model().eval(), make_batch()
     with torch.no_grad():
         expected = {"before": alone(x)}
@@ -125,6 +129,6 @@ def test_a_layer_sees_what_is_written_into_its_shards(tmp_path):
             param.mul_(1.1)
         expected["after"] = alone(x)
     assert not torch.allclose(expected["before"], expected["after"])
-    for found in run(tmp_path, "written"):
+    for found in (result["written"] for result in results):
         for key, y in expected.items():
             torch.testing.assert_close(found[key], y, rtol=0.0, atol=1e-10)

@@ -20,6 +20,7 @@ from deeptn.engine import Program, compiler, run_plain, runner
 from deeptn.testing import reference
 
 from ..market import NETWORKS
+from ..tiers import choose, grid
 
 CASES = dict(NETWORKS) | {
     "rms": dtn.network(dtn.BrickWall(layers=4, activation="leaky_relu:0.1"), (16, 32)),
@@ -49,12 +50,12 @@ def tensors(net: dtn.Network, dtype: str = "float64") -> list[torch.Tensor]:
     return [tensor.requires_grad_() for tensor in net.init(seed=3, like="torch", dtype=dtype).values()]
 
 
-@pytest.mark.parametrize("name", CASES)
-@pytest.mark.parametrize("dtype", ["float64", "complex128"])
+DTYPES = [(name, "float64") for name in CASES] + [(name, "complex128") for name, net in CASES.items() if net.is_linear]
+
+
+@pytest.mark.parametrize(("name", "dtype"), DTYPES)
 def test_values_and_gradients_are_those_of_the_plain_steps(name, dtype, size):
     net = CASES[name]
-    if dtype == "complex128" and not net.is_linear:
-        dtype = "float64"
     program, inputs = program_of(net, size), tensors(net, dtype)
     expected = run_plain(program, inputs)
     grad = torch.randn(expected.shape, dtype=expected.dtype, generator=torch.Generator().manual_seed(0))
@@ -274,8 +275,7 @@ COMPILED = {
 }
 
 
-@pytest.mark.parametrize("name", COMPILED)
-@pytest.mark.parametrize("mode", ["auto", "materialize", "apply"])
+@grid(name=list(COMPILED), mode=["auto", "materialize", "apply"])
 def test_compiled_layers_have_one_graph_for_all_batches(name, mode):
     torch._dynamo.reset()
     torch.manual_seed(0)
@@ -300,7 +300,7 @@ def test_compiled_layers_with_many_gates_are_those_of_eager_mode():
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated")  # torch's own, inside inductor
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@choose("dtype", {"bfloat16": torch.bfloat16, "float32": torch.float32}, ["bfloat16"])
 def test_compiled_by_inductor(dtype):
     torch._dynamo.reset()
     torch.manual_seed(0)

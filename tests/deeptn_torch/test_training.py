@@ -136,7 +136,7 @@ def test_training_goes_on_from_a_checkpoint(recipe, tmp_path):
         train(model(), data(), recipe, seed=3, checkpoint=file)
 
 
-@pytest.mark.parametrize("grow", [(), ((1, 3), (2, 4))])
+@pytest.mark.parametrize("grow", [(), pytest.param(((1, 3), (2, 4)), marks=pytest.mark.slow)], ids=["fixed", "grow"])
 def test_training_in_jax_goes_on_from_a_checkpoint(grow, tmp_path):
     recipe = Recipe(epochs=4, lr=0.01, batch=40, grow=grow)
     net = model(dtype=torch.float32)

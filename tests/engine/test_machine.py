@@ -5,10 +5,8 @@ from __future__ import annotations
 import importlib
 import json
 
-import jax
 import numpy as np
 import pytest
-import torch
 
 import deeptn as dtn
 from deeptn.engine import TYPICAL, Machine, seconds
@@ -49,7 +47,7 @@ def test_figures_are_measured_once(folder, monkeypatch):
 BAD = [json.dumps(QUICK.to_dict() | {"flop": value}) for value in (0.0, -1.0, float("nan"), 10**400)]
 
 
-def test_arrays_without_data_are_not_measured(folder):
+def test_arrays_without_data_are_not_measured(folder, torch, jax):
     with torch.device("meta"):
         found = machine.machine("torch")  # on the CPU all the same
     assert found.flop > 1e-14

@@ -10,7 +10,8 @@ import pytest
 import deeptn as dtn
 from deeptn.engine import blocks_of, walk
 
-from ..market import NETWORKS
+from ..market import FEW, NETWORKS
+from ..tiers import grid
 
 
 @pytest.mark.parametrize("sizes", [(5,), (2, 2, 2), (3, 4), (2, 3, 1, 2)])
@@ -26,10 +27,9 @@ def test_blocks_cover_any_range_in_order(sizes):
             assert len(found) <= 2 * len(sizes)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize("like", ["numpy", "torch"])
-def test_rows_are_those_of_the_weight(name, like):
-    net = NETWORKS[name]
+@grid(lambda net, like: like == "numpy" or net in FEW, net=NETWORKS, like=["numpy", "torch"])
+def test_rows_are_those_of_the_weight(net, like):
+    pytest.importorskip(like)
     params = net.init(seed=1, like=like, dtype="float64")
     weight = np.asarray(net.materialize(params))
     n = net.shape[0]
@@ -57,7 +57,7 @@ def test_blocks_make_up_the_weight(name):
         pytest.fail("a block of no bytes was promised")
 
 
-def test_gradients_flow_through_rows():
+def test_gradients_flow_through_rows(torch):
     net = dtn.network(dtn.BrickWall(layers=2, activation=None), (12, 10))
     params = {name: p.requires_grad_() for name, p in net.init(like="torch", dtype="float64").items()}
     net.materialize(params, rows=slice(3, 9)).square().sum().backward()

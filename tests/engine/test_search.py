@@ -13,7 +13,7 @@ from deeptn.base import cache_folder
 from deeptn.engine import compile_network
 from deeptn.engine import search as contraction
 
-NET = dtn.network(dtn.BrickWall(layers=3, activation=None), (64, 64))
+NET = dtn.network(dtn.BrickWall(layers=2, activation=None), (16, 16))
 
 SCRIPT = """
 import deeptn as dtn

@@ -6,7 +6,6 @@ import random
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,7 +134,7 @@ def test_a_stack_is_read_item_by_item_once(layers):
         assert len(items) == len(set(items))
 
 
-def test_nodes_that_share_a_parameter_are_stacked_with_it():
+def alike_with_a_shared_parameter() -> dtn.Network:
     layout = dtn.Layout((9, 9), ((3, 3), (3, 3)))
     legs = layout.legs
     nodes = tuple(dtn.Node(f"U{k}", (leg.name, f"s{k}"), param="U") for k, leg in enumerate(legs))
@@ -144,11 +143,19 @@ def test_nodes_that_share_a_parameter_are_stacked_with_it():
     sizes = tuple((f"s{k}", 2) for k in range(4)) + tuple((f"s{k}q", 2) for k in range(4))
     sizes += tuple((f"t{k}", 2) for k in range(4))
     spec = dtn.NetworkSpec(legs, (dtn.Stage(nodes + middle + last, tuple(leg.name for leg in legs)),), sizes)
-    net = dtn.Network(spec, layout)
-    program = net.program("materialize")
-    assert any(len(set(stack)) < len(stack) for stack in program.stacks)
+    return dtn.Network(spec, layout)
+
+
+def test_nodes_that_share_a_parameter_are_stacked_with_it():
+    net = alike_with_a_shared_parameter()
+    assert any(len(set(stack)) < len(stack) for stack in net.program("materialize").stacks)
     params = net.init(seed=1, dtype="float64")
     assert np.allclose(net.materialize(params), einsum(net, params), rtol=1e-10, atol=1e-12)
+
+
+def test_the_gradient_of_a_shared_parameter(torch):
+    net = alike_with_a_shared_parameter()
+    params = net.init(seed=1, dtype="float64")
     tensors = {name: torch.tensor(array, requires_grad=True) for name, array in params.items()}
     (grad,) = torch.autograd.grad(net.materialize(tensors).square().sum(), [tensors["U"]])
     step = 1e-6 * np.random.default_rng(0).standard_normal(grad.shape)

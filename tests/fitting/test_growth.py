@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 import deeptn as dtn
 from deeptn.arrays import to_numpy
 
-from ..conftest import close
+from ..conftest import LIBRARIES, close
+from ..tiers import grid
 
 WALLS = {
     "linear": (dtn.BrickWall(layers=1, activation=None), (12, 10)),
@@ -25,8 +25,9 @@ WALLS = {
 }
 
 
-@pytest.mark.parametrize("wall", WALLS.values(), ids=WALLS)
+@grid(lambda wall, library: library != "jax" or wall in ("linear", "relu odd"), wall=WALLS, library=LIBRARIES)
 def test_a_deeper_wall_has_the_same_weight(wall, library):
+    pytest.importorskip(library)
     net = dtn.network(*wall)
     params = net.init(seed=1, like=library)
     deeper = dtn.deepen(net, params)
@@ -76,8 +77,9 @@ FAMILIES = {
 }
 
 
-@pytest.mark.parametrize("case", FAMILIES.values(), ids=FAMILIES)
+@grid(lambda case, library: library != "jax" or case in ("train", "tree", "cp"), case=FAMILIES, library=LIBRARIES)
 def test_a_wider_network_has_the_same_weight(case, library):
+    pytest.importorskip(library)
     family, size = case
     net = dtn.network(family, (24, 18))
     params = net.init(seed=1, like=library)
@@ -89,7 +91,7 @@ def test_a_wider_network_has_the_same_weight(case, library):
 
 
 @pytest.mark.parametrize("name", ["train", "tree", "mera", "cp", "tucker"])
-def test_the_new_entries_are_trained(name):
+def test_the_new_entries_are_trained(name, torch):
     family, size = FAMILIES[name]
     net = dtn.network(family, (16, 16))
     wider = dtn.widen(net, net.init(seed=1, dtype="float64"), size)

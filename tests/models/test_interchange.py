@@ -19,6 +19,8 @@ from torch import nn
 import deeptn as dtn
 from deeptn.arrays import to_raw
 
+from ..tiers import grid
+
 FAMILIES = {"relu": dtn.BrickWall(layers=2), "train": dtn.TTMatrix(rank=2)}
 KEY = jax.random.key(3)
 ROWS = np.array([[3, 0, 19], [7, 7, 1]])
@@ -112,12 +114,9 @@ SIZES: dict[str, tuple[Any, ...]] = {"linear": (20, 12), "conv2d": (4, 6, (3, 3)
 FRONT_ENDS: dict[str, Any] = {"torch": Torch, "equinox": Equinox, "nnx": NNX}
 
 
-@pytest.mark.parametrize("kind", SIZES)
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
-@pytest.mark.parametrize("writer", FRONT_ENDS)
+@grid(2, writer=FRONT_ENDS, family=FAMILIES, dtype=["float32", "bfloat16"], kind=list(SIZES))
 def test_every_pair(writer, family, dtype, kind, tmp_path):
-    theirs = FRONT_ENDS[writer]
+    theirs = writer
     model = theirs.make(kind, family, dtype)
     theirs.save(model, tmp_path / "m")
     wanted = theirs.call(model, kind, dtype)

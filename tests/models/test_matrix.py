@@ -2,46 +2,51 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
 import pytest
 
+from ..tiers import covering
 from . import matrix
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "support.json"
 
 
-def cases(chosen):
-    found = []
-    for case in chosen:
+def few() -> set[matrix.Case]:
+    """Eager torch in full; of every other way of every framework every layer, network and dtype once."""
+    axes = [list(matrix.LAYERS), list(matrix.FAMILIES), list(matrix.DTYPES)]
+    found = set()
+    for framework, ways in matrix.WAYS.items():
+        for way in ways:
+            if (framework, way) == ("torch", "eager"):
+                places = [*itertools.product(*(range(len(axis)) for axis in axes))]
+            else:
+                places = covering([len(axis) for axis in axes], 1)
+            for place in places:
+                layer, family, dtype = (axis[k] for axis, k in zip(axes, place))
+                found.add((framework, layer, family, dtype, way))
+    return found
+
+
+def cases():
+    chosen, found = few(), []
+    for case in matrix.CASES:
         why = matrix.reason(case)
         marks = [] if why is None else [pytest.mark.xfail(reason=why, strict=True)]
+        marks += [] if case in chosen else [pytest.mark.slow]
         found.append(pytest.param(case, marks=marks, id="-".join(case).replace(" ", "_").replace(",", "")))
     return found
 
 
-def in_ci(case) -> bool:
-    """In every run: torch but for ONNX in full, the rest on two kinds of network in float32."""
-    framework, _, family, dtype, way = case
-    if framework == "torch" and way != "onnx":
-        return True
-    return family in ("brick wall, ReLU", "tensor train") and dtype == "float32"
-
-
-@pytest.mark.parametrize("case", cases(case for case in matrix.CASES if in_ci(case)))
+@pytest.mark.parametrize("case", cases())
 @pytest.mark.filterwarnings("ignore")
 def test_case(case):
     matrix.check(case)
 
 
-@pytest.mark.matrix
-@pytest.mark.parametrize("case", cases(case for case in matrix.CASES if not in_ci(case)))
-@pytest.mark.filterwarnings("ignore")
-def test_other_case(case):
-    matrix.check(case)
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize("family", matrix.FAMILIES)
 @pytest.mark.filterwarnings("ignore")
 def test_inductor(family):

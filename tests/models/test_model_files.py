@@ -20,6 +20,8 @@ from torch import nn
 import deeptn as dtn
 from deeptn.arrays import cast
 
+from ..tiers import choose
+
 KEY = jax.random.key(0)
 NET = dtn.network("LowRank", (4, 4))
 
@@ -33,7 +35,7 @@ def dense() -> Any:
     return eqx.nn.Linear(4, 4, key=KEY)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "uint32", "int8", "int32"])
+@choose("dtype", ["uint8", "uint32", "int8", "int32"], ["uint8"])
 def test_indices_of_any_integer_type(dtype):
     rows = jnp.array([3, 100], dtype)
     table: Any = tnx.TNEmbed(300, 4, dtn.TTMatrix(rank=2), rngs=nnx.Rngs(0), mode="apply")

@@ -8,7 +8,8 @@ import runpy
 from pathlib import Path
 
 import pytest
-import torch
+
+from ..tiers import choose
 
 ROOT = Path(__file__).parents[2]
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
@@ -20,7 +21,9 @@ def test_howto(path):
     runpy.run_path(str(path))
 
 
-@pytest.mark.parametrize("path", [p for p in PAGES if PYTHON.search(p.read_text())], ids=lambda p: p.name)
+@choose(
+    "path", {p.name: p for p in PAGES if PYTHON.search(p.read_text())}, ["models.md", "frontends.md", "topologies.md"]
+)
 def test_code_of_a_page(path, tmp_path, monkeypatch):
     """All Python blocks of a page, one after another in one namespace."""
     monkeypatch.chdir(tmp_path)
@@ -29,8 +32,10 @@ def test_code_of_a_page(path, tmp_path, monkeypatch):
         exec(compile(block, str(path), "exec"), namespace)
 
 
-@pytest.mark.parametrize("framework", ["torch", "equinox", "nnx"])
+@choose("framework", ["torch", "equinox", "nnx"], ["torch", "nnx"])
 def test_examples_train(framework):
+    import torch
+
     path = ROOT / "docs" / "examples" / f"digits_{framework}.py"
     torch.manual_seed(0)  # the draws of torch's example; those of JAX have keys
     # Over ten seeds: torch 0.877 ± 0.013, Equinox 0.878 ± 0.019, NNX 0.877 ± 0.018, the lowest of all 0.848.

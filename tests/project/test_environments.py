@@ -18,7 +18,7 @@ from torch import nn
 
 import deeptn as dtn
 
-pytestmark = pytest.mark.environments
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 SEED = 3

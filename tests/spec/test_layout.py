@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +44,12 @@ def test_legs_and_back(layout):
     assert math.prod(tensor.shape) == math.prod(layout.padded_shape)
     assert np.array_equal(layout.from_legs(tensor), weight)
     assert np.isclose(np.linalg.norm(tensor), np.linalg.norm(weight))
-    assert torch.equal(layout.from_legs(layout.to_legs(torch.from_numpy(weight))), torch.from_numpy(weight))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=repr)
+def test_legs_and_back_in_torch(layout, torch):
+    weight = torch.arange(math.prod(layout.shape)).reshape(layout.shape)
+    assert torch.equal(layout.from_legs(layout.to_legs(weight)), weight)
 
 
 def test_most_significant_leg_first():

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import hypothesis
-import jax
 import numpy as np
 import pytest
 
@@ -16,14 +15,7 @@ from deeptn.spec import Leg
 from deeptn.testing import check_laws, families, networks
 from deeptn.topologies import base
 
-from ..market import NETWORKS
-
-
-@pytest.fixture(autouse=True)
-def forget_compiled():
-    """Hundreds of compiled programs would fill the memory."""
-    yield
-    jax.clear_caches()
+from ..market import NETWORKS, few_nets, nets
 
 
 def run(family: str, libraries: tuple[str, ...], examples: int) -> None:
@@ -40,23 +32,29 @@ def run(family: str, libraries: tuple[str, ...], examples: int) -> None:
 
 @pytest.mark.parametrize("family", families())
 def test_numpy(family):
-    run(family, ("numpy",), 50)
+    run(family, ("numpy",), 10)
 
 
 @pytest.mark.parametrize("family", families())
-@pytest.mark.parametrize("library", ["torch", "jax"])
-def test_libraries(family, library):
-    run(family, (library,), 25)
+def test_torch(family, torch):
+    run(family, ("torch",), 5)
 
 
-@pytest.mark.thorough
+@pytest.mark.slow
+@pytest.mark.parametrize(("library", "examples"), [("numpy", 500), ("torch", 25), ("jax", 25)])
 @pytest.mark.parametrize("family", families())
-def test_thorough(family):
-    run(family, ("numpy",), 500)
+def test_thorough(family, library, examples):
+    pytest.importorskip(library)
+    run(family, (library,), examples)
 
 
-@pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)
+@nets
 def test_one_of_everything(net):
+    check_laws(net)
+
+
+@few_nets
+def test_one_of_everything_in_other_libraries(net, torch, jax):
     check_laws(net, libraries=("torch", "jax"))
 
 

@@ -13,9 +13,7 @@ import quimb.tensor as qtn
 
 import deeptn as dtn
 
-from ..market import NETWORKS
-
-nets = pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)
+from ..market import NETWORKS, nets
 
 
 @nets

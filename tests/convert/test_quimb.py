@@ -1,0 +1,100 @@
+"""Networks that quimb makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import quimb.tensor as qtn
+
+import deeptn as dtn
+
+from ..conftest import close
+
+
+def quimb_networks() -> dict[str, Any]:
+    builder: Any = qtn
+    cp = [
+        builder.Tensor(np.random.default_rng(0).standard_normal((n, 4)), (ix, "r")) for ix, n in zip("abc", (3, 4, 5))
+    ]
+    return {
+        "MPS": builder.MPS_rand_state(8, bond_dim=3, dtype="float64", seed=1),
+        "MPS cyclic": builder.MPS_rand_state(6, bond_dim=3, cyclic=True, dtype="float64", seed=1),
+        "MPO": builder.MPO_rand(4, bond_dim=3, dtype="float64", seed=1),
+        "TTN": builder.TN_rand_tree(9, 3, phys_dim=2, seed=2, dtype="float64"),
+        "MERA": builder.MERA.rand(8, max_bond=3, dtype="float64"),
+        "PEPS": builder.PEPS.rand(2, 4, 2, seed=3, dtype="float64"),
+        "regular 3": builder.TN_rand_reg(10, 3, 2, phys_dim=2, seed=4, dtype="float64"),
+        "regular 4": builder.TN_rand_reg(8, 4, 2, phys_dim=2, seed=5, dtype="float64"),
+        "hyper": builder.TensorNetwork(cp),
+    }
+
+
+@pytest.mark.parametrize("name", list(quimb_networks()))
+def test_networks_that_quimb_makes(name):
+    network = quimb_networks()[name]
+    output = network.outer_inds() if name != "hyper" else ("a", "b", "c")
+    net, params = dtn.from_quimb(network, output=output)
+    expected = network.contract(output_inds=output, optimize="greedy", preserve_tensor=True).data
+    assert close(net.materialize(params), expected, 1e-10)
+    (again,) = dtn.to_quimb(net, params)
+    assert again.num_tensors == network.num_tensors
+    assert again.contract(output_inds=[leg.name for leg in net.spec.legs], preserve_tensor=True).data.shape == net.shape
+
+
+def test_the_sizes_are_those_of_quimb():
+    pairs = (
+        (dtn.TensorTrain(rank=2), qtn.MPS_rand_state(8, bond_dim=2)),
+        (dtn.PEPS(rank=3, columns=4), qtn.PEPS.rand(2, 4, 3)),
+        (dtn.TensorRing(rank=3), qtn.MPS_rand_state(8, bond_dim=3, cyclic=True)),
+    )
+    for family, network in pairs:
+        assert dtn.network(family, (16, 16)).num_params == sum(t.size for t in network.tensors if t is not None)
+
+
+def test_quimb_builds_what_deeptn_imports():
+    import quimb.tensor as qtn
+
+    peps = qtn.PEPS.rand(3, 3, bond_dim=2, seed=1)
+    net, params = dtn.from_quimb(peps, shape=(8, 64))
+    assert close(net.materialize(params), peps.to_dense().reshape(8, 64), 1e-10)
+    mpo = qtn.MPO_rand(4, bond_dim=3, seed=2)
+    output = [*(mpo.upper_inds or ()), *(mpo.lower_inds or ())]
+    net, params = dtn.from_quimb(mpo, output=output, shape=(16, 16))
+    assert close(net.materialize(params), mpo.to_dense(), 1e-10)
+    assert close(net.apply(params, np.eye(16)), mpo.to_dense().T, 1e-10)
+
+
+def test_names_are_deterministic():
+    import quimb.tensor as qtn
+
+    specs = {dtn.from_quimb(qtn.MPS_rand_state(5, 3, seed=1))[0].spec for _ in range(3)}
+    assert len(specs) == 1
+    assert [node.name for node in specs.pop().nodes] == ["T0", "T1", "T2", "T3", "T4"]
+
+
+def test_stripped_exponent_is_kept():
+    import quimb.tensor as qtn
+
+    mps = qtn.MPS_rand_state(4, 2, seed=1)
+    dense = mps.to_dense().reshape(-1)
+    mps.equalize_norms_(1.0)
+    net, params = dtn.from_quimb(mps, shape=(16,))
+    assert close(net.materialize(params), dense, 1e-12)
+
+
+def test_open_indices_are_checked():
+    import quimb.tensor as qtn
+
+    mps = qtn.MPS_rand_state(4, 2, seed=1)
+    with pytest.raises(dtn.SpecError, match="dangles"):
+        dtn.from_quimb(mps, output=["k0", "k1"])
+    with pytest.raises(dtn.SpecError, match="open index 'q' belongs to no tensor"):
+        dtn.from_quimb(mps, output=["q"])
+    with pytest.raises(dtn.SpecError, match="repeats the index 'k0'"):
+        dtn.from_quimb(mps, output=["k0", "k0"])
+    with pytest.raises(dtn.SpecError, match="the layout has legs of sizes"):
+        dtn.from_quimb(mps, layout=dtn.Layout((4, 8)))
+    with pytest.raises(dtn.LayoutError, match="do not make up the shape"):
+        dtn.from_quimb(mps, shape=(3, 5))

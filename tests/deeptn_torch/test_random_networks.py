@@ -1,0 +1,50 @@
+"""Networks drawn at random: values and gradients against `numpy.einsum` and the plain steps."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import torch
+from deeptn_torch.engine import arrays as libraries
+from deeptn_torch.engine import autograd as engine
+
+from deeptn.engine import Program, run_plain, runner
+
+from ..drawn import STARTS, draw_any, parameters
+from ..oracle import einsum
+from ..tiers import grid
+
+#: With the limits at their values, and so low that everything uses buffers; operands kept, and made again.
+SIZES = ("small", "middle", "large")
+
+
+@grid(start=STARTS, size=SIZES)
+def test_values_and_gradients(start, size, monkeypatch):
+    if size != "small":
+        monkeypatch.setattr(Program, "is_small", False)
+        monkeypatch.setattr(runner, "LARGE", 4)
+        monkeypatch.setattr(libraries, "LARGE", 4)
+    for seed in range(start, start + 10):
+        net = draw_any(seed)
+        params = parameters(net, seed)
+        program = dataclasses.replace(net.program("materialize"), recompute=size == "large")
+        with np.errstate(invalid="ignore"):
+            expected = einsum(net, params)
+        if not np.isfinite(expected).all():  # the oracle divides by the mean square of nothing but zeros
+            continue
+        tensors = [torch.tensor(array, requires_grad=k % 5 != 3) for k, array in enumerate(params.values())]
+        found, plain = engine.run(program, tensors), run_plain(program, tensors)
+        assert np.allclose(found.detach(), expected, rtol=1e-8, atol=1e-10), seed
+        wanted = [tensor for tensor in tensors if tensor.requires_grad]
+        grad = torch.randn(found.shape, dtype=found.dtype, generator=torch.Generator().manual_seed(seed))
+        theirs = torch.autograd.grad(plain, wanted, grad, allow_unused=True)
+        first = torch.autograd.grad(found, wanted, grad, allow_unused=True, retain_graph=True)
+        for mine, again, other in zip(first, torch.autograd.grad(found, wanted, grad, allow_unused=True), theirs):
+            if other is None or mine is None:
+                assert mine is None or not mine.any(), seed
+                assert other is None or not other.any(), seed
+                continue
+            scale = 1.0 + float(other.abs().max())
+            assert torch.allclose(mine, other, rtol=1e-7, atol=1e-9 * scale), seed
+            assert torch.equal(mine, again), seed

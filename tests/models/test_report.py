@@ -1,0 +1,29 @@
+"""What a compression did, as data and in words."""
+
+from __future__ import annotations
+
+import io
+import json
+
+from deeptn.models import LayerReport, Report
+
+
+def test_report(tmp_path):
+    rows = (
+        LayerReport("a", (12, 10), "Tree(rank=4)", 120, 40, 0.5, 1000, 120, 200),
+        LayerReport("b", (4, 6), "Tree(rank=4)", 24, 8, 0.25, 100, 24, 40),
+    )
+    report = Report(rows, 200, 104)
+    assert (report.params_before, report.params_after, report.ratio) == (144, 48, 3.0)
+    report.to_json(tmp_path / "r.json")
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert data["layers"][0] | {"shape": [12, 10]} == data["layers"][0]
+    assert (data["ratio"], data["layers"][1]["ratio"], data["model_after"]) == (3.0, 3.0, 104)
+    assert "a: (12, 10) Tree(rank=4), 120 -> 40 (x3.0)" in str(report)
+    from rich.console import Console
+
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(report)
+    text = console.export_text()
+    assert "Tree(rank=4)" in text
+    assert "200 -> 104" in text

@@ -1,0 +1,45 @@
+"""The tests of the core run where no framework is installed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parents[1]
+FOLDERS = ("spec", "topologies", "engine", "fitting", "convert", "analysis", "files", "testing", "cli")
+
+#: pytest, where an import of a framework fails as if it were not installed.
+WITHOUT = """
+import sys
+sys.modules.update(dict.fromkeys(("torch", "jax", "jaxlib", "flax", "equinox", "optax")))
+import pytest
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+
+
+def run(*options: str) -> str:
+    """Run the tests of the core without frameworks; what pytest says at the end."""
+    paths = [*(TESTS / folder for folder in FOLDERS), *sorted(TESTS.glob("test_*.py"))]
+    command = [sys.executable, "-c", WITHOUT, "-q", "-p", "no:cacheprovider", *options, *map(str, paths)]
+    done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout.strip().splitlines()[-1]
+
+
+def test_the_core_is_collected_without_frameworks():
+    found = re.search(r"(\d+)/\d+ tests collected", run("--collect-only"))
+    assert found is not None
+    assert int(found[1]) > 1000
+
+
+@pytest.mark.slow
+def test_the_core_is_tested_without_frameworks():
+    said = run()
+    found = re.search(r"(\d+) passed, (\d+) skipped", said)
+    assert found is not None, said
+    passed, skipped = map(int, found.groups())
+    assert passed > 2 * skipped > 0, said
