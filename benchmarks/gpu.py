@@ -32,6 +32,7 @@ from deeptn_demo.environment import environment
 from gpu_networks import Case, check, jax_engine, large, small, torch_engine
 from gpu_times import Stopwatch, decode, gradient, said, training
 from peers import optional
+from rich.markup import escape
 from timing import console
 
 import deeptn
@@ -124,7 +125,7 @@ def section(name: str, run: Run) -> dict[str, Any]:
             found["rows"].append(row)
             show(row)
             if time.perf_counter() - start > seconds:
-                found["cut_short"] = f"after {len(found['rows'])} rows: over {seconds} s"
+                found["cut_short"] = f"no further row after {len(found['rows'])}: over {seconds} s"
                 break
     except LeftOut as reason:
         found["left_out"] = str(reason)
@@ -133,7 +134,7 @@ def section(name: str, run: Run) -> dict[str, Any]:
         found["error"] = said(error)
     for word in ("cut_short", "left_out", "error"):
         if word in found:
-            console.print(f"  [bold]{word.replace('_', ' ')}[/]: {found[word]}", markup=True)
+            console.print(f"  [bold]{word.replace('_', ' ')}[/]: {escape(found[word])}")
     return found | {"took_seconds": time.perf_counter() - start}
 
 
@@ -145,7 +146,9 @@ def show(row: dict[str, Any]) -> None:
         cells = [f"{name} {row[name]:.1e}" for name in ("value", "gradient", "apply") if row[name] is not None]
     else:
         cells = [row["error"]]
-    console.print(f"  {'[green]pass[/]' if row['passed'] else '[red]FAIL[/]'} {row['label']:40} ", "   ".join(cells))
+    console.print(
+        f"  {'[green]pass[/]' if row['passed'] else '[red]FAIL[/]'} {row['label']:40} ", escape("   ".join(cells))
+    )
 
 
 def shown(way: dict[str, Any]) -> str:
@@ -160,7 +163,8 @@ def about(device: torch.device) -> dict[str, Any]:
     """Where and with what."""
     found = environment()
     found["versions"].setdefault("deeptn", getattr(deeptn, "__version__", "not installed"))
-    found |= {"card": card(device), "cuda": torch.version.cuda, "driver": None, "matmul": "float32, no TF32"}
+    found |= {"card": card(device), "cuda": torch.version.cuda, "driver": None}
+    found["matmul_precision"] = torch.get_float32_matmul_precision()  # "highest": no TF32
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         found["memory_bytes"] = properties.total_memory
@@ -191,7 +195,7 @@ def measure(run: Run, folder: Path) -> bool:
     wrong = [row["label"] for found in data["sections"].values() for row in found["rows"] if not row["passed"]]
     failed = [name for name, found in data["sections"].items() if "error" in found]
     for label in (*failed, *wrong):
-        console.print(f"[red]FAIL[/] {label}")
+        console.print(f"[red]FAIL[/] {escape(label)}")
     console.print(f"wrote {out}")
     return not (wrong or failed)
 

@@ -92,7 +92,7 @@ def _drawn(name: str, random: np.random.Generator) -> dtn.Network | None:
     """A network of a family on legs of random sizes; None where the family cannot be built on them."""
 
     def one_of(some: Sequence[Any]) -> Any:
-        return some[random.integers(len(some))]
+        return some[int(random.integers(len(some)))]
 
     count = int(random.integers(4, 11))
     sizes = [one_of((2, 2, 3) if count > 7 else (2, 3, 4, 5)) for _ in range(count)]

@@ -117,7 +117,7 @@ def test_what_is_wrong_is_written_down_and_does_not_stop_the_others(script, monk
 
     def broken(run):
         yield {"label": "one row", "passed": True, "ways": {}}
-        raise RuntimeError("out of memory")
+        raise RuntimeError("out of memory [/on the card]")
 
     monkeypatch.setattr(script, "torch_engine", engine)
     monkeypatch.setattr(script.Run, "cases", lambda run, count: script.itertools.islice(script.small(0), 4))
@@ -132,9 +132,9 @@ def test_what_is_wrong_is_written_down_and_does_not_stop_the_others(script, monk
     assert rows[1]["gradient"] == pytest.approx(1e-3, rel=0.1)
     assert rows[2]["error"] == "ValueError: no such kernel"
     assert rows[2]["network"]["topology"].startswith("Tucker")
-    assert data["sections"]["broken"]["error"] == "RuntimeError: out of memory"
+    assert data["sections"]["broken"]["error"] == "RuntimeError: out of memory [/on the card]"
     assert len(data["sections"]["broken"]["rows"]) == 1
-    assert data["sections"]["slow"]["cut_short"].startswith("after 1 rows")
+    assert data["sections"]["slow"]["cut_short"] == "no further row after 1: over 0 s"
     assert {"torch", "deeptn", "python"} <= data["environment"]["versions"].keys()
 
 
@@ -159,7 +159,7 @@ def test_the_clock_of_a_device(script, monkeypatch):
         def __enter__(self):
             return self
 
-        def __exit__(self, *error):
+        def __exit__(self, kind, *error):
             pass
 
         def wait_stream(self, other):
