@@ -55,12 +55,14 @@ def brickwall(legs: int, layers: int, activation: str | None = "relu") -> dtn.Ne
     return dtn.network(dtn.BrickWall(layers=layers, activation=activation, normalize=None), (side, side))
 
 
-def gate_by_gate(params: Mapping[str, Tensor], legs: int, layers: int, relu: bool = True) -> Tensor:
+def gate_by_gate(
+    params: Mapping[str, Tensor], legs: int, layers: int, relu: bool = True, normalize: bool = False
+) -> Tensor:
     """Apply one gate after another to the whole state, left to right, each as a (4, 4) matrix product.
 
     Source: arXiv:2305.06058, whose code applies every gate to the full tensor.
     """
-    state = torch.zeros((2,) * legs)
+    state = next(iter(params.values())).new_zeros((2,) * legs)
     state[(0,) * legs] = 1.0
     for layer in range(1, layers + 1):
         gate = 0
@@ -72,6 +74,8 @@ def gate_by_gate(params: Mapping[str, Tensor], legs: int, layers: int, relu: boo
                     matrix = nn.functional.pad(matrix.reshape(4, 1), (0, 3))
                 before, after = 2**left, 2 ** (legs - left - 2)
                 state = torch.matmul(matrix.reshape(4, 4), state.reshape(before, 4, after))
+        if normalize and layer < layers:
+            state = state * state.square().mean().rsqrt()
         if relu and layer < layers:
             state = state.relu()
     return state

@@ -7,7 +7,6 @@ import importlib.util
 import math
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from autoray import do, get_dtype_name, infer_backend
 
@@ -105,7 +104,12 @@ def to_raw(array: Array) -> np.ndarray:
     if name != "bfloat16" and not name.startswith("float8"):
         return array.numpy()
     raw = array.reshape(-1).view(_module("torch").uint8).numpy()
-    return raw.view(np.dtype(getattr(ml_dtypes, name))).reshape(tuple(array.shape))
+    return raw.view(numpy_dtype(name)).reshape(tuple(array.shape))
+
+
+def numpy_dtype(name: str) -> np.dtype:
+    """The dtype of a name. NumPy knows bfloat16 and float8 once ml_dtypes is imported, which is done on use."""
+    return np.dtype(getattr(_module("ml_dtypes"), name) if name.startswith(("bfloat", "float8")) else name)
 
 
 #: What arrays of files can be converted to, and how much that holds.
@@ -127,7 +131,7 @@ def cast(array: np.ndarray, dtype: str, what: str) -> np.ndarray:
     fits = KINDS.get(array.dtype.name, 4) <= KINDS.get(dtype, -1)
     if fits:
         with np.errstate(all="ignore"):
-            result = array.astype(dtype)
+            result = array.astype(numpy_dtype(dtype))
             if KINDS[dtype] == 1:
                 fits = bool((result == array).all())
             elif KINDS[dtype] > 1:

@@ -4,9 +4,13 @@ Layers for Equinox and Flax NNX are in `deeptn_jax.equinox` and `deeptn_jax.nnx`
 """
 
 from deeptn import Fit, FitResult
+from deeptn.engine import register_runner
 
+from .engine import run
 from .fit import fit
 from .functional import apply, init, materialize
 from .train import Trained, train, weights
+
+register_runner("jax", run)
 
 __all__ = ["Fit", "FitResult", "Trained", "apply", "fit", "init", "materialize", "train", "weights"]

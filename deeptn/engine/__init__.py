@@ -4,7 +4,21 @@ from .compiler import compile_network
 from .cost import DECODED_ANYWAY, TYPICAL, Choice, Cost, CostMode, Machine, Mode, faster, seconds
 from .program import BATCH, INPUT, Activate, Contract, Crop, Join, Pad, Permute, Program, Step, View, reads
 from .rows import blocks_of, gather_rows, walk
-from .runner import LARGE, TINY, Library, Pool, activate, execute, library, pieces, run, run_plain, start
+from .runner import (
+    LARGE,
+    TINY,
+    Library,
+    Pool,
+    activate,
+    execute,
+    library,
+    pieces,
+    register_runner,
+    run,
+    run_plain,
+    runner_of,
+    start,
+)
 from .stacking import LIMIT, merge_alike, schedule
 
 __all__ = [
@@ -41,8 +55,10 @@ __all__ = [
     "merge_alike",
     "pieces",
     "reads",
+    "register_runner",
     "run",
     "run_plain",
+    "runner_of",
     "schedule",
     "seconds",
     "start",

@@ -6,7 +6,7 @@ import importlib.metadata
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeAlias
 
 from autoray import do, get_dtype_name, get_lib_fn, infer_backend
 
@@ -27,6 +27,11 @@ IMPOSSIBLE = 2**44
 
 #: Entry points of this group replace `run_plain` for the library that they are named after.
 GROUP = "deeptn.runners"
+
+Runner: TypeAlias = Callable[[Program, Sequence[Array]], Array]
+
+#: By library: what was registered, or found when it was first needed.
+_RUNNERS: dict[str, Runner] = {}
 
 #: Added to a mean square before the root, so that an all-zero state stays zero. Below float32's smallest useful square.
 TINY = 1e-36
@@ -61,13 +66,45 @@ def run(program: Program, inputs: Sequence[Array]) -> Array:
     backend = infer_backend(inputs[0])
     dtype = get_dtype_name(inputs[0])
     if dtype not in ("float16", "bfloat16"):
-        return _runner(backend)(program, inputs)
+        return runner_of(backend)(program, inputs)
     wide = [do("astype", array, "float32", like=backend) for array in inputs]
-    return do("astype", _runner(backend)(program, wide), dtype, like=backend)
+    return do("astype", runner_of(backend)(program, wide), dtype, like=backend)
 
 
-@cache
-def _runner(backend: str) -> Callable[[Program, Sequence[Array]], Array]:
+def runner_of(backend: str) -> Runner:
+    """What runs programs on arrays of a library: what was registered, else the entry point, else `run_plain`.
+
+    Examples
+    --------
+    >>> runner_of("numpy").__name__
+    'run_plain'
+    """
+    if backend not in _RUNNERS:
+        _RUNNERS[backend] = _entry_point(backend)
+    return _RUNNERS[backend]
+
+
+def register_runner(backend: str, run: Runner) -> None:
+    """Let programs on arrays of a library be run by a function of the library's front-end.
+
+    A front-end does this when it is imported, so that it works from a checkout too, where nothing is installed and no
+    entry point is there to be found.
+
+    Parameters
+    ----------
+    backend : str
+        As autoray names the library.
+    run : callable
+        Takes a program and its inputs, and returns the result, as `run_plain` does.
+
+    Examples
+    --------
+    >>> register_runner("numpy", run_plain)
+    """
+    _RUNNERS[backend] = run
+
+
+def _entry_point(backend: str) -> Runner:
     for entry in importlib.metadata.entry_points(group=GROUP, name=backend):
         try:
             return entry.load()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from ..arrays import to_raw
 from ..base import Array, write_atomically
@@ -82,7 +81,11 @@ class open_safetensors:
     def __init__(self, path: str | os.PathLike[str], framework: str):
         if not Path(path).is_file():
             raise FileNotFoundError(f"no file {str(path)!r}")
+        import ml_dtypes  # noqa: F401 - by which NumPy knows the bfloat16 that safetensors asks it for
+        from safetensors import SafetensorError, safe_open
+
         self.path = path
+        self.bad = SafetensorError, TypeError
         try:
             self.file = safe_open(path, framework=framework)
         except (SafetensorError, OSError, ValueError, TypeError) as error:
@@ -93,5 +96,5 @@ class open_safetensors:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         self.file.__exit__(kind, error, trace)
-        if isinstance(error, (SafetensorError, TypeError)):
+        if isinstance(error, self.bad):
             raise FormatError(f"{str(self.path)!r} cannot be read: {error}") from error

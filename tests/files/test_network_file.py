@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import os
 import struct
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -40,6 +43,20 @@ def test_dtypes_survive(dtype, library, tmp_path):
     for name, array in params.items():
         assert str(arrays[name].dtype) == str(array.dtype)
         assert np.array_equal(to_numpy(arrays[name]), to_numpy(array))
+
+
+def test_half_precision_is_read_in_a_process_that_has_not_met_it(tmp_path):
+    net = dtn.network(dtn.LowRank(rank=1), (4, 4))
+    dtn.save(tmp_path / "w", net, net.init(like="torch", dtype="bfloat16"))
+    old = Path(__file__).parents[1] / "data" / "network-1-bfloat16.safetensors"
+    code = """
+import sys, deeptn
+assert not {"safetensors", "ml_dtypes"} & sys.modules.keys()
+print(*(array.dtype for path in sys.argv[1:] for array in deeptn.load(path)[1].values()))
+"""
+    command = [sys.executable, "-c", code, str(tmp_path / "w"), str(old)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert set(said.split()) == {"float32"}
 
 
 def test_an_unregistered_topology_is_loaded_as_its_spec(tmp_path):

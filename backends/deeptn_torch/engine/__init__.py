@@ -1,9 +1,13 @@
 """PyTorch's way to run a program: buffers that are used again, gradients written by hand, an operator for tracing."""
 
+from deeptn.engine import register_runner
+
 from .arrays import HOST, TORCH
 from .autograd import gradients, run
 from .forward import autocasts
 from .operators import contract, register
+
+register_runner("torch", run)
 
 __all__ = [
     "HOST",
