@@ -6,7 +6,7 @@ import copy
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +16,6 @@ from deeptn_torch.train import accuracy, mean_loss, train
 from torch import nn
 
 from deeptn.errors import SpecError
-from deeptn.fitting import has_closed_form
 from deeptn.network import Network, network
 from deeptn.recipe import Recipe
 from deeptn.topologies import BrickWall, topology
@@ -122,7 +121,7 @@ def methods(setting: Setting, shapes: dict[str, tuple[int, ...]]) -> list[Method
 
 def _size(net: Network) -> Any:
     """Layers or rank of a network."""
-    return getattr(net.topology, type(net.topology).size_field) if net.topology is not None else None
+    return net.topology.size if net.topology is not None else None
 
 
 def share_budget(family: str, shapes: dict[str, tuple[int, ...]], budget: int) -> dict[str, Network]:
@@ -138,7 +137,7 @@ def share_budget(family: str, shapes: dict[str, tuple[int, ...]], budget: int) -
     base = topology(family)
 
     def build(sizes: dict[str, int]) -> dict[str, Network]:
-        return {n: network(replace(base, **{base.size_field: sizes[n]}), shape) for n, shape in shapes.items()}
+        return {n: network(base.resized(sizes[n]), shape) for n, shape in shapes.items()}
 
     def total(sizes: dict[str, int]) -> int:
         return sum(net.num_params for net in build(sizes).values())
@@ -285,7 +284,7 @@ def _starts(method: Method) -> tuple[str | None, ...]:
     if method.missing:
         return ()
     families = [net.topology for net in method.plan.values() if net.topology is not None]
-    return tuple(s for s in STARTS if s == "random" or has_closed_form(families[0])) if families else (None,)
+    return tuple(s for s in STARTS if s == "random" or families[0].closed_form_suffices) if families else (None,)
 
 
 def _fix_at_random(model: nn.Module, hidden: Sequence[str]) -> None:

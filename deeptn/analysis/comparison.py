@@ -14,17 +14,14 @@ from ..base import Array, ParamsLike, optional, positive_int, text_table
 from ..budget import at_budget
 from ..engine import Cost
 from ..errors import LayoutError, SpecError
-from ..fitting import decompose, has_closed_form
+from ..fitting import decompose
 from ..network import Network
-from ..topologies import LowRank, TensorTrain, Topology, TTMatrix, Tucker, describe
+from ..topologies import Topology, describe, topology_names
 from ..topologies import topology as as_topology
 from .cuts import measure_cut, rank_bound
 
 #: From a network and a weight to parameters, for the families without a closed form.
 FitFunction = Callable[[Network, Array], ParamsLike]
-
-#: What is compared unless named.
-FAMILIES = (LowRank(), TensorTrain(), TTMatrix(), Tucker())
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,7 @@ class Comparison:
 
 def compare(
     weight: Array,
-    topologies: Iterable[Topology | str] = FAMILIES,
+    topologies: Iterable[Topology | str] | None = None,
     budget: int = 1000,
     *,
     inputs: Array | None = None,
@@ -140,8 +137,9 @@ def compare(
     ----------
     weight : array
         Of any library, two axes or more.
-    topologies : iterable of Topology or str
-        Families with the fields that shall stay; by default `LowRank`, `TensorTrain`, `TTMatrix`, `Tucker`.
+    topologies : iterable of Topology or str, optional
+        Families with the fields that stay; by default all that are registered and need no fit: `LowRank`,
+        `TensorTrain`, `TTMatrix`, `Tucker`, `HierarchicalTucker` and your own (`Topology.closed_form_suffices`).
     budget : int
         Parameters that each may have at most; see `at_budget`.
     inputs : array of shape (N, prod(weight.shape[1:])), optional
@@ -191,7 +189,9 @@ def compare(
     return Comparison(dense.shape, budget, tuple(rows))
 
 
-def _families(topologies: Iterable[Topology | str]) -> list[Topology]:
+def _families(topologies: Iterable[Topology | str] | None) -> list[Topology]:
+    if topologies is None:
+        return [family for family in map(as_topology, topology_names()) if family.closed_form_suffices]
     if isinstance(topologies, (str, Topology)):
         raise SpecError(f"topologies = {topologies!r:.60}; expected a list, for example ['LowRank', 'TTMatrix']")
     return [as_topology(given) for given in topologies]
@@ -211,7 +211,7 @@ def _checked(weight: Array, inputs: Array | None) -> np.ndarray:
 def _generated(net: Network, weight: Array, fit: FitFunction | None) -> tuple[np.ndarray | None, str]:
     """The weight that a family makes of another, or why there is none."""
     assert net.topology is not None
-    if has_closed_form(net.topology):
+    if net.topology.closed_form_suffices:
         return to_numpy(net.materialize(decompose(to_numpy(weight), net.topology, net.layout).params)), ""
     if fit is None:
         return None, "no closed form, and no fit was given"

@@ -15,7 +15,7 @@ from ..budget import at_budget
 from ..errors import LayoutError, SpecError
 from ..network import Network, network
 from ..topologies import Topology, describe
-from .comparison import FAMILIES, FitFunction, _axes, _checked, _families, _generated, _on_outputs, _text
+from .comparison import FitFunction, _axes, _checked, _families, _generated, _on_outputs, _text
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Compressibility:
 def compressibility(
     weight: Array,
     decibels: Iterable[float] = (10.0, 20.0, 40.0),
-    topologies: Iterable[Topology | str] = FAMILIES,
+    topologies: Iterable[Topology | str] | None = None,
     *,
     inputs: Array | None = None,
     fit: FitFunction | None = None,
@@ -164,7 +164,7 @@ def compressibility(
     rows: list[Needed] = []
     for family in _families(topologies):
         try:
-            largest = at_budget(family, dense.shape, limit).topology
+            largest = at_budget(family, dense.shape, limit).topology or family
         except (SpecError, LayoutError) as error:
             rows += [Needed(type(family).__name__, level, None, note=str(error)) for level in levels]
             continue
@@ -176,8 +176,7 @@ def compressibility(
                 known[size] = net, *_generated(net, weight, fit)
             return known[size]
 
-        top = getattr(largest, family.size_field)
-        rows += [_needed(at, top, dense, level, inputs) for level in levels]
+        rows += [_needed(at, largest.size, dense, level, inputs) for level in levels]
     return Compressibility(dense.shape, dense.size, tuple(rows))
 
 

@@ -102,7 +102,7 @@ def draw(net: Network, ax: Any = None) -> Any:
         ax.plot([x, x], [0.0, tops[-1] - 1.6], color=_BAR, linewidth=1.0)
         sign, middle = "+" if last.add else "×", tops[-1] / 2 - 0.8
         ax.text(x + 0.15, middle, sign, fontsize=16, va="center", color=_TEXT)
-    name = "Graph" if net.topology is None else describe(net.topology)
+    name = describe(net.topology)
     title = f"{name if len(name) < 60 else type(net.topology).__name__}\n"
     ax.set_title(
         f"{title}{' × '.join(map(str, net.shape))} from {net.num_params:,} parameters",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import warnings
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -17,6 +19,9 @@ class Registry(Generic[T]):
     ----------
     kind : str
         What is registered, for messages.
+    group : str, optional
+        Group of entry points in which installed packages name what they register. They are imported when a name is
+        looked for in vain, or when all names are listed; one that fails is warned of and left out.
 
     Examples
     --------
@@ -29,8 +34,9 @@ class Registry(Generic[T]):
     deeptn.errors.SpecError: unknown colour 'rde'; expected one of 'Red'; did you mean 'Red'?
     """
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, group: str | None = None):
         self.kind = kind
+        self._group = group
         self._names: dict[str, str] = {}
         self._origins: dict[str, object] = {}
         self._entries: dict[str, T] = {}
@@ -50,16 +56,31 @@ class Registry(Generic[T]):
         return entry
 
     def __getitem__(self, name: object) -> T:
-        key = self._names.get(name.lower()) if isinstance(name, str) else None
-        if key is None:
+        if name not in self:
             raise SpecError(f"unknown {self.kind} {name!r}; {near_match(str(name), self._entries)}")
-        return self._entries[key]
+        return self._entries[self._names[str(name).lower()]]
 
     def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and name.lower() in self._names
+        if not isinstance(name, str):
+            return False
+        if name.lower() not in self._names:
+            self._import_group()
+        return name.lower() in self._names
 
     def __iter__(self) -> Iterator[str]:
+        self._import_group()
         return iter(self._entries)
+
+    def _import_group(self) -> None:
+        """Import what installed packages register, once."""
+        group, self._group = self._group, None
+        for entry in importlib.metadata.entry_points(group=group) if group else ():
+            try:
+                entry.load()
+            except Exception as error:  # whatever it is, it need not stop those who use other names
+                warnings.warn(
+                    f"the {self.kind} {entry.name!r} ({entry.value}) cannot be imported: {error}", stacklevel=3
+                )
 
 
 def _origin(source: object) -> object:

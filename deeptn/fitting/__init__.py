@@ -1,6 +1,6 @@
 """Parameters for a given weight: closed forms, fits by gradient, and networks that grow without changing it."""
 
-from .closed_forms import Decomposition, closed_form, decompose, has_closed_form
+from .closed_forms import Decomposition, decompose
 from .gradient import Fit, FitResult, check_goal, find_params, start_of_fit
 from .growth import Growth, deepen, grow, widen, with_scale
 
@@ -10,12 +10,10 @@ __all__ = [
     "FitResult",
     "Growth",
     "check_goal",
-    "closed_form",
     "decompose",
     "deepen",
     "find_params",
     "grow",
-    "has_closed_form",
     "start_of_fit",
     "widen",
     "with_scale",

@@ -12,7 +12,7 @@ from autoray import do, get_dtype_name, infer_backend
 from ..base import Array, Params
 from ..errors import SpecError, near_match
 from ..network import Network
-from .closed_forms import decompose, has_closed_form
+from .closed_forms import decompose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,7 +102,7 @@ def find_params(
     if how is not None and how != "auto" and not isinstance(how, Fit):
         raise SpecError(f"fit = {how!r}; expected 'auto', None or a deeptn.Fit")
     start = None
-    if how is not None and net.topology is not None and has_closed_form(net.topology):
+    if how is not None and net.topology is not None and net.topology.closed_form_suffices:
         start = decompose(weight, net.topology, net.layout).params
         if how == "auto":
             return start

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,8 +13,8 @@ from ..base import Params, ParamsLike, positive_int
 from ..errors import SpecError
 from ..network import Network, network
 from ..params import check_params
-from ..spec import NetworkSpec, Node
-from ..topologies import BrickWall, describe
+from ..spec import Node
+from ..topologies import Topology, describe
 
 
 class Growth(NamedTuple):
@@ -43,20 +42,24 @@ class Growth(NamedTuple):
     error: float
 
 
-def deepen(net: Network, params: ParamsLike, noise: float = 0.0, seed: int = 0) -> Growth:
-    """Add a layer to a brick wall, of identity gates, that leaves W as it is.
+def grow(net: Network, params: ParamsLike, size: int, noise: float | None = None, seed: int = 0) -> Growth:
+    """Enlarge a network to a size of its family without changing W: more layers, larger bonds, more terms.
 
-    A linear wall gets it behind its first layer. With ReLU it stands behind the first activation, where
-    σ(1·σ(x)) = σ(x); if the state is normalised, that only scales W, and a parameter of the last layer takes the factor
-    back. For other activations W changes, by the `error` that is returned.
+    The family says how the larger network takes the weight over (`Topology.grown`). Where a bond grows, new entries are
+    noise that zeros on the other side of the bond keep out of W; a new layer passes on what it gets. If the state is
+    normalised there, that only scales W for homogeneous activations (ReLU, leaky ReLU), and a parameter of the last
+    stage takes the factor back; for others W changes, by the `error` that is returned.
 
     Parameters
     ----------
     net : Network
-        Of a `BrickWall`; with an activation it has two layers at least.
+        Of a topology; of a `Sum` or `Product` the last term grows.
     params : mapping of str to array
-    noise : float
-        Standard deviation of normal noise on the entries of the new gates; W then changes.
+    size : int
+        Layers of a `BrickWall`, rank or terms of others. A network of this size or above stays as it is.
+    noise : float, optional
+        Standard deviation of the noise: where bonds grow in units of the root mean square of the node, by default 0.1;
+        on new layers as it is, by default 0, since W changes with it.
     seed : int
         For the noise.
 
@@ -67,7 +70,45 @@ def deepen(net: Network, params: ParamsLike, noise: float = 0.0, seed: int = 0) 
     Raises
     ------
     SpecError
-        For another topology; for a wall of one layer with an activation, behind which no layer could go unnoticed.
+        If the network has no topology, or its family cannot take the weight over: a brick wall of one layer with an
+        activation has nothing behind which a layer could go unnoticed, and nodes that share a parameter may stop to.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> net = dtn.network(dtn.BrickWall(layers=2), (8, 8))
+    >>> grown = dtn.grow(net, net.init(seed=0), 4)
+    >>> grown.net.topology.layers, grown.error < 1e-5
+    (4, True)
+    """
+    family, size = _family(net, "grow"), positive_int(size, "size")
+    check_params(net.spec, params)
+    if size <= family.size:
+        return Growth(net, {name: params[name] for name in net.spec.param_shapes}, 0.0)
+    return _take_over(net, params, _resized(net, size), noise, seed)
+
+
+def deepen(net: Network, params: ParamsLike, noise: float = 0.0, seed: int = 0) -> Growth:
+    """Add a layer without changing W; see `grow`.
+
+    Parameters
+    ----------
+    net : Network
+        Of a family whose size is a number of layers: a `BrickWall`, which with an activation has two layers at least.
+    params : mapping of str to array
+    noise : float
+        Standard deviation of normal noise on the entries of the new nodes; W then changes.
+    seed : int
+        For the noise.
+
+    Returns
+    -------
+    Growth
+
+    Raises
+    ------
+    SpecError
+        As `grow`; for a family that does not get new nodes.
 
     Examples
     --------
@@ -77,43 +118,24 @@ def deepen(net: Network, params: ParamsLike, noise: float = 0.0, seed: int = 0) 
     >>> deeper.net.topology.layers, deeper.error < 1e-6
     (3, True)
     """
-    family = net.topology
-    if not isinstance(family, BrickWall):
-        name = "a network without a topology" if family is None else describe(family)
-        raise SpecError(f"deepen adds layers to a BrickWall, got {name}; widen enlarges the bonds of others")
-    if family.layers == 1 and (family.activation is not None or family.bond is not None):
-        raise SpecError(
-            f"{describe(family)} has one layer, and no activation or wire behind which a layer could leave W as it is; "
-            "start with layers=2"
-        )
+    family = _family(net, "deepen")
     check_params(net.spec, params)
-    larger = network(replace(family, layers=family.layers + 1), net.shape, net.layout)
-    generator = np.random.default_rng(seed)
-    found = {}
-    for name, shape in larger.spec.param_shapes.items():
-        layer, gate = name.split("_")
-        number = int(layer[1:])
-        if number == 2:
-            side = math.prod(shape[: len(shape) // 2])
-            gates = np.eye(side).reshape(shape)
-            found[name] = gates + noise * generator.standard_normal(shape) if noise else gates
-        else:
-            found[name] = to_numpy(params[name if number == 1 else f"L{number - 1}_{gate}"])
-    return _finish(net, params, larger, found)
+    larger = _resized(net, family.size + 1)
+    if _nodes(larger) == _nodes(net):
+        raise SpecError(
+            f"deepen adds layers, and {describe(larger.topology)} has none that {describe(family)} lacks; "
+            "widen enlarges bonds"
+        )
+    return _take_over(net, params, larger, noise, seed)
 
 
 def widen(net: Network, params: ParamsLike, size: int, noise: float = 0.1, seed: int = 0) -> Growth:
-    """Enlarge the bonds of a network without changing W.
-
-    Where a bond grows, the node that reads it gets zeros in the new places and the one that makes it normal noise, so
-    that nothing is added to W and yet the zeros have gradients. This holds between two stages too. If the state is
-    normalised there, its old part changes by a factor, which only homogeneous activations (ReLU, leaky ReLU, none) pass
-    on to W, from where it is taken back; for others W changes, by the `error` that is returned.
+    """Enlarge the bonds of a network without changing W; see `grow`.
 
     Parameters
     ----------
     net : Network
-        With a topology whose size is a rank or a number of terms (`TensorTrain`, `Tree`, `MERA`, `Tucker`, `CP`, …).
+        Of a family whose size is a rank or a number of terms (`TensorTrain`, `Tree`, `MERA`, `Tucker`, `CP`, …).
     params : mapping of str to array
     size : int
         The new rank, no smaller than the old one.
@@ -129,7 +151,7 @@ def widen(net: Network, params: ParamsLike, size: int, noise: float = 0.1, seed:
     Raises
     ------
     SpecError
-        If the topology has no such size, or the new network has other nodes.
+        As `grow`; for a smaller size; if the new network has other nodes.
 
     Examples
     --------
@@ -139,79 +161,29 @@ def widen(net: Network, params: ParamsLike, size: int, noise: float = 0.1, seed:
     >>> net.num_params, wider.net.num_params, wider.error < 1e-6
     (52, 208, True)
     """
-    family = net.topology
-    if family is None or isinstance(family, BrickWall) or not isinstance(getattr(family, family.size_field), int):
-        name = "a network without a topology" if family is None else describe(family)
-        raise SpecError(f"widen turns the rank or the terms of a topology, got {name}")
+    family = _family(net, "widen")
     check_params(net.spec, params)
-    larger = network(family.resized(positive_int(size, "size")), net.shape, net.layout)
-    old, new = net.spec, larger.spec
-    names, grown_names = ([(node.name, node.param) for node in spec.nodes] for spec in (old, new))
-    if names != grown_names:
-        raise SpecError(f"{describe(larger.topology)} has other nodes than {describe(family)}; its bonds cannot grow")
-    zeros = _zero_holders(new)
-    generator = np.random.default_rng(seed)
-    found: dict[str, np.ndarray] = {}
-    for before, node in zip(old.nodes, new.nodes):
-        if node.param is None or node.param in found:
-            continue
-        array, shape = to_numpy(params[node.param]), new.node_shape(node)
-        if before.indices != node.indices or any(a > b for a, b in zip(array.shape, shape)):
-            raise SpecError(f"node {node.name!r} has the shape {array.shape}, and cannot grow to {shape}")
-        scale = noise * math.sqrt(float(np.mean(np.abs(array) ** 2)))
-        grown = scale * generator.standard_normal(shape).astype(array.dtype)
-        grown[tuple(slice(n) for n in array.shape)] = array
-        for axis, ix in enumerate(node.indices):
-            if zeros.get(ix) == node.name:
-                grown[(slice(None),) * axis + (slice(array.shape[axis], None),)] = 0.0
-        found[node.param] = grown
-    return _finish(net, params, larger, found)
+    larger = _resized(net, positive_int(size, "size"))
+    if _nodes(larger) != _nodes(net):
+        raise SpecError(
+            f"widen enlarges bonds, and {describe(larger.topology)} has other nodes than "
+            f"{describe(family)}; grow or deepen adds layers"
+        )
+    return _take_over(net, params, larger, noise, seed)
 
 
-def grow(net: Network, params: ParamsLike, size: int, noise: float | None = None, seed: int = 0) -> Growth:
-    """Enlarge a network to a size of its family: `deepen` a brick wall layer by layer, `widen` any other.
+def _family(net: Network, what: str) -> Topology:
+    if net.topology is None:
+        raise SpecError(f"{what} turns the size of a topology, got a network without one")
+    return net.topology
 
-    Parameters
-    ----------
-    net : Network
-    params : mapping of str to array
-    size : int
-        Layers of a `BrickWall`, rank or terms of the others. A network of this size or above stays as it is.
-    noise : float, optional
-        As for `deepen` and `widen`, with their defaults.
-    seed : int
-        For the noise.
 
-    Returns
-    -------
-    Growth
-        Its error is that of all steps together.
+def _resized(net: Network, size: int) -> Network:
+    return network(_family(net, "grow").resized(size), net.shape, net.layout)
 
-    Raises
-    ------
-    SpecError
-        As `deepen` and `widen`.
 
-    Examples
-    --------
-    >>> import deeptn as dtn
-    >>> net = dtn.network(dtn.BrickWall(layers=2), (8, 8))
-    >>> grown = dtn.grow(net, net.init(seed=0), 4)
-    >>> grown.net.topology.layers, grown.error < 1e-5
-    (4, True)
-    """
-    size = positive_int(size, "size")
-    how = {} if noise is None else {"noise": noise}
-    family = net.topology
-    now = getattr(family, family.size_field) if family is not None else None
-    if isinstance(now, int) and now >= size:
-        return Growth(net, {name: params[name] for name in net.spec.param_shapes}, 0.0)
-    if not isinstance(family, BrickWall):
-        return widen(net, params, size, seed=seed, **how)
-    before = _decoded(net, params)
-    for layer in range(family.layers, size):
-        net, params, _ = deepen(net, params, seed=seed + layer, **how)
-    return Growth(net, dict(params), relative_error(_decoded(net, params), before))
+def _nodes(net: Network) -> set[str]:
+    return {node.name for node in net.spec.nodes}
 
 
 def with_scale(net: Network) -> Network:
@@ -256,26 +228,39 @@ def with_scale(net: Network) -> Network:
     return Network(replace(spec, stages=tuple(stages)), net.layout)
 
 
-def _zero_holders(spec: NetworkSpec) -> dict[str, str]:
-    """For every bond the node that gets the zeros: the last that takes it as an input, else the last that has it."""
-    nodes = [node for node in spec.nodes if node.param is not None]
-    read = {ix for node in nodes for ix in node.inputs}
-    return {ix: node.name for node in nodes for ix in node.indices if ix in node.inputs or ix not in read}
-
-
-def _finish(net: Network, params: ParamsLike, larger: Network, found: dict[str, np.ndarray]) -> Growth:
-    """Take back a factor that normalisation brought in, measure the error, and go back to the library of `params`."""
-    sample = params[next(iter(net.spec.param_shapes))]
-    before, after = _decoded(net, params), _decoded(larger, found)
-    if not larger.is_linear and len(larger.spec.summands) == 1:
-        uses = Counter(node.param for node in larger.spec.nodes if node.param is not None)
-        own = [node.param for node in larger.spec.stages[-1].nodes if node.param is not None and uses[node.param] == 1]
-        size = float(np.vdot(after, after).real)
-        if own and size:
-            factor = np.vdot(after, before) / size
-            found[own[0]] = found[own[0]] * (factor if np.iscomplexobj(before) else factor.real)
-    made = convert_params(found, sample)
+def _take_over(net: Network, params: ParamsLike, larger: Network, noise: float | None, seed: int) -> Growth:
+    """Let the family fill the larger network, go back to the library of `params`, and measure the error."""
+    family, size = _family(net, "grow"), _family(larger, "grow").size
+    arrays = {name: to_numpy(params[name]) for name in net.spec.param_shapes}
+    before = _decoded(net, arrays)
+    found = family.grown(size, larger.spec, arrays, noise, np.random.default_rng(seed))
+    if not larger.is_linear:
+        found = _take_back_factors(larger, found, before)
+    made = convert_params(found, params[next(iter(arrays))])
     return Growth(larger, made, relative_error(_decoded(larger, made), before))
+
+
+def _take_back_factors(net: Network, params: dict[str, np.ndarray], goal: np.ndarray) -> dict[str, np.ndarray]:
+    """Multiply each of the stages that W is the sum of by a number, so that W is closest to the goal.
+
+    Normalisation may have brought in a factor. The number goes to a parameter that stands in that stage alone.
+    """
+    uses = Counter(node.param for node in net.spec.nodes if node.param is not None)
+    candidates = [
+        [n.param for n in net.spec.stages[k].nodes if n.param and uses[n.param] == 1] for k in net.spec.summands
+    ]
+    own = [names[0] for names in candidates if names]
+    if not own:
+        return params
+    off = {name: np.zeros_like(params[name]) for name in own}
+    rest = _decoded(net, params | off) if len(own) < len(candidates) else 0.0
+    parts = [_decoded(net, params | off | {name: params[name]}) - rest for name in own]
+    # Least squares for what is missing, of the smallest change of the factors where they are not determined.
+    lack = goal - rest - sum(parts)
+    gram = np.array([[np.vdot(a, b) for b in parts] for a in parts])
+    change = np.linalg.lstsq(gram, np.array([np.vdot(a, lack) for a in parts]))[0]
+    change = change if np.iscomplexobj(goal) else change.real
+    return params | {name: params[name] * (1.0 + number) for name, number in zip(own, change)}
 
 
 def _decoded(net: Network, params: ParamsLike) -> np.ndarray:

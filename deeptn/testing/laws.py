@@ -16,7 +16,9 @@ from autoray import do
 from ..arrays import to_numpy
 from ..base import ParamsLike
 from ..budget import at_budget
+from ..errors import SpecError
 from ..files import load, save
+from ..fitting import decompose, grow
 from ..init import target_std
 from ..network import Network, network
 from ..spec import Layout, NetworkSpec
@@ -35,8 +37,9 @@ def check_laws(
 
     Decoding is the einsum of the definition; `apply` is the product with W; parameters are as many as the spec says;
     spec, layout and topology survive JSON, with their hash; the same seed gives the same numbers; `init` hits the
-    standard deviation; files are read as they were written; `at_budget` keeps to the budget; and with other libraries
-    the same values and gradients.
+    standard deviation; files are read as they were written; `at_budget` keeps to the budget; a closed form that
+    suffices gives back a weight of the family (with no padding); a linear network that grows keeps its weight; and with
+    other libraries the same values and gradients.
 
     Parameters
     ----------
@@ -76,6 +79,8 @@ def check_laws(
         "init": lambda: _check_init(net, weight),
         "file": lambda: _check_file(net, params),
         "budget": lambda: _check_budget(net),
+        "closed form": lambda: _check_closed_form(net, weight),
+        "growth": lambda: _check_growth(net, params, weight),
     }
     for library in libraries:
         if library != "numpy":
@@ -149,6 +154,29 @@ def _check_budget(net: Network) -> None:
     if net.topology is not None:
         found = at_budget(net.topology, net.shape, net.num_params, net.layout)
         assert found.num_params <= net.num_params, f"at_budget({net.num_params}) has {found.num_params} parameters"
+
+
+def _check_closed_form(net: Network, weight: np.ndarray) -> None:
+    if net.topology is None or net.layout.is_padded:  # what was cut off is zero for the closed form
+        return
+    if net.topology.closed_form_suffices:
+        found = decompose(weight, net.topology, net.layout)
+        assert found.error <= 1e-7, f"a weight of the family is decomposed with an error of {found.error:.1e}"
+
+
+def _check_growth(net: Network, params: ParamsLike, weight: np.ndarray) -> None:
+    if net.topology is None:
+        return
+    size = net.topology.size
+    assert net.topology.resized(size).size == size, f"resized({size}) has the size {net.topology.resized(size).size}"
+    try:
+        found = grow(net, params, size + 1)
+    except SpecError:  # some cannot take the weight over, and say so
+        return
+    assert found.net.topology == net.topology.resized(size + 1), f"grows to {found.net!r}"
+    _check_parameters(found.net, found.params)
+    if net.is_linear:
+        _near(found.net.materialize(found.params), weight, 1e-9)
 
 
 def _check_library(net: Network, params: ParamsLike, weight: np.ndarray, library: str, seed: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
@@ -13,26 +13,13 @@ from ..base import optional
 from ..errors import SpecError
 from ..network import Network, network
 from ..spec import Layout
-from ..topologies import Graph, Topology, topology, topology_names
+from ..topologies import Topology, topology, topology_names
 
 #: Networks that the strategies draw have at most so many entries and parameters, and take so many operations.
 ENTRIES, PARAMETERS, FLOPS = 2**12, 2**16, 2**24
 
-
-#: What the strategies try besides sizes, by the name of a field.
-_CHOICES: Mapping[str, Sequence[Any]] = {
-    "activation": (None, "relu", "leaky_relu:0.2", "tanh"),
-    "normalize": ("rms", None),
-    "arity": (2, 3, 4),
-    "balanced": (True, False),
-    "cyclic": (False, True),
-    "shared": (False, True),
-    "sites": (2, 3, 4),
-    "pattern": ("brick", "staircase"),
-    "bond": (None, 1, 2, 3),
-    "columns": (None, 1, 2, 5),
-    "levels": (None, 1, 2),
-}
+#: Sizes that are tried unless the family names others: up to far above any useful rank.
+SIZES = (1, 2, 3, 50)
 
 
 def networks(family: Topology | str) -> Any:
@@ -41,9 +28,9 @@ def networks(family: Topology | str) -> Any:
     Parameters
     ----------
     family : Topology or str
-        One of `families`. Its size is drawn between 1 and far above any useful one, its other fields among the
-        choices that are known for their names; legs have sizes of 1, primes and others, 1 to 14 of them, in one to
-        three axes, in any order, the weight padded or not.
+        One of `families`. Its fields are drawn from `Topology.choices`, its size from 1 to far above any useful one
+        unless it is among these; legs have sizes of 1, primes and others, 1 to 14 of them, in one to three axes, in any
+        order, the weight padded or not.
 
     Returns
     -------
@@ -60,8 +47,9 @@ def networks(family: Topology | str) -> Any:
     st = importlib.import_module("hypothesis.strategies")
     hypothesis = importlib.import_module("hypothesis")
     cls = type(topology(family))
-    if cls.__name__ not in families():
-        raise SpecError(f"{cls.__name__} does not fit any legs by one integer; draw of {', '.join(families())}")
+    choices = cls.choices
+    if choices is None:
+        raise SpecError(f"{cls.__name__} names nothing to draw in its choices; draw of {', '.join(families())}")
 
     @st.composite
     def draw(drawn: Callable[[Any], Any]) -> Network:
@@ -76,10 +64,9 @@ def networks(family: Topology | str) -> Any:
         shape = tuple(max(1, math.prod(part) - drawn(st.sampled_from((0, 0, 1, 2)))) for part in factors)
         order = drawn(st.sampled_from(("rows", "interleaved", None)))
         order = tuple(drawn(st.permutations(range(len(sizes))))) if order is None else order
-        values = {
-            field.name: drawn(st.sampled_from(_CHOICES[field.name])) for field in fields(cls) if field.name in _CHOICES
-        }
-        values[cls.size_field] = drawn(st.sampled_from((1, 2, 3, 50) if cls.size_field != "layers" else (1, 2, 3)))
+        others = [field.name for field in fields(cls) if field.name in choices and field.name != cls.size_field]
+        values = {name: drawn(st.sampled_from(choices[name])) for name in others}
+        values[cls.size_field] = drawn(st.sampled_from(choices.get(cls.size_field, SIZES)))
         try:
             net = network(cls(**values), shape, Layout(shape, factors, order))
         except SpecError:  # too few legs, or none on one side
@@ -92,16 +79,11 @@ def networks(family: Topology | str) -> Any:
 
 
 def families() -> tuple[str, ...]:
-    """Names of the registered families that `networks` draws of: those that fit any legs, with an integer for a size.
+    """Names of the registered families that `networks` draws of: those that fit any legs (`Topology.choices`).
 
     Examples
     --------
     >>> "BrickWall" in families(), "Graph" in families(), "Sum" in families()
     (True, False, False)
     """
-    found = []
-    for name in topology_names():
-        family = topology(name)
-        if isinstance(getattr(family, family.size_field), int) and not isinstance(family, Graph):
-            found.append(name)
-    return tuple(found)
+    return tuple(name for name in topology_names() if topology(name).choices is not None)

@@ -1,32 +1,43 @@
-"""What a topology is: data plus one pure method."""
+"""What a family says of itself."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Self, TypeAlias
 
-from ..base import Registry
-from ..errors import FormatError, SpecError, near_match
+import numpy as np
+
 from ..spec import Layout, Leg, NetworkSpec
+from .growth import take_over
 
-_REGISTRY: Registry[type[Topology]] = Registry("topology")
-T = TypeVar("T", bound="type[Topology]")
+#: For fields by their names some values to try; None where nothing can be drawn.
+Choices: TypeAlias = Mapping[str, Sequence[Any]] | None
+
+#: What may stand between two stages.
+BETWEEN: dict[str, Sequence[Any]] = {
+    "activation": (None, "relu", "leaky_relu:0.2", "tanh"),
+    "normalize": ("rms", None),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Topology(ABC):
     """A family of networks: a frozen keyword-only dataclass, every field with a usable default.
 
-    A subclass writes `build`, names its `size_field`, and is registered with `register_topology`; JSON, hashing,
-    budget search and the layers of both frameworks follow.
+    A subclass writes `build`, names its `size_field`, and is registered with `register_topology`; JSON, hashing, files,
+    budgets, growth, fits, drawings, laws and the layers of all front-ends follow. What else a family knows about itself
+    it says by overriding the other methods and class attributes.
 
     Attributes
     ----------
     size_field : str
-        Name of the integer field that `at_budget` turns up; the number of parameters never falls with it (where nodes
-        share parameters, almost never).
+        Name of the field that holds the size: layers, rank, terms. `at_budget` and `grow` turn it up; the number of
+        parameters never falls with it (where nodes share parameters, almost never).
+    choices : mapping of str to sequence, or None
+        What `deeptn.testing.networks` tries for the fields, by name; the size is tried at 1, 2, 3 and 50 unless it is
+        named here too. None for a family that is not drawn: it does not fit any legs, or is made of others.
     equation, formula : str
         For the gallery, if given: the weight in LaTeX, and the number of parameters on `Q` legs of size `d` as a Python
         expression of these and the fields (also ``rows`` and ``columns``, the sides of the matrix, and ``bond(k)``,
@@ -52,6 +63,7 @@ class Topology(ABC):
     """
 
     size_field: ClassVar[str]
+    choices: ClassVar[Choices] = {}
     equation: ClassVar[str] = ""
     formula: ClassVar[str] = ""
 
@@ -63,118 +75,88 @@ class Topology(ABC):
         """Return the layout to use when the caller names none: binary legs, padded."""
         return Layout.padded(shape)
 
-    def resized(self, size: int) -> Topology:
-        """Return the same topology with another size, for `at_budget`."""
+    @property
+    def size(self) -> int:
+        """The size: the least `n` for which ``resized(n)`` is no smaller than this; the largest of several ranks.
+
+        Examples
+        --------
+        >>> import deeptn as dtn
+        >>> dtn.BrickWall(layers=3).size, dtn.TensorTrain(rank=(2, 4, 3)).size
+        (3, 4)
+        >>> dtn.Sum(terms=(dtn.LowRank(rank=5), dtn.BrickWall(layers=2))).size
+        2
+        """
+        value = getattr(self, self.size_field)
+        return max(value, default=1) if isinstance(value, tuple) else value
+
+    def resized(self, size: int) -> Self:
+        """Return the same topology with another size.
+
+        Examples
+        --------
+        >>> import deeptn as dtn
+        >>> dtn.TTMatrix(rank=8).resized(3)
+        TTMatrix(rank=3, shared=False)
+        """
         return replace(self, **{self.size_field: size})
 
+    def grown(
+        self,
+        size: int,
+        spec: NetworkSpec,
+        params: Mapping[str, np.ndarray],
+        noise: float | None,
+        generator: np.random.Generator,
+    ) -> dict[str, np.ndarray]:
+        """Return parameters with which the network of a larger size generates the weight that this one does.
 
-def sides(legs: Sequence[Leg], what: str) -> tuple[list[Leg], list[Leg]]:
-    """The legs of axis 0 (rows of the matrix) and all others (columns); `SpecError` where either has none."""
-    rows, columns = [leg for leg in legs if leg.axis == 0], [leg for leg in legs if leg.axis != 0]
-    if not rows or not columns:
-        raise SpecError(
-            f"a {what} needs row legs (axis 0) and column legs (other axes), got {len(rows)} and {len(columns)}"
-        )
-    return rows, columns
+        By default every parameter goes to the one of the same name, and a node that is new passes its input on (see
+        `take_over`). A family whose names shift when it grows moves the parameters to their new names first.
 
+        Parameters
+        ----------
+        size : int
+            The larger size.
+        spec : NetworkSpec
+            The network of ``resized(size)``.
+        params : mapping of str to array
+            Parameters of this topology's network.
+        noise : float or None
+            Of what is new, as for `take_over`.
+        generator : numpy.random.Generator
+            For the noise.
 
-def matched(rows: Sequence[Leg], columns: Sequence[Leg]) -> list[tuple[tuple[Leg, ...], tuple[Leg, ...]]]:
-    """The k-th row leg beside the k-th column leg; the longer side goes on alone."""
-    return [(tuple(rows[k : k + 1]), tuple(columns[k : k + 1])) for k in range(max(len(rows), len(columns)))]
+        Raises
+        ------
+        SpecError
+            If the larger network cannot take the weight over.
+        """
+        return take_over(spec, params, noise, generator)
 
+    def closed_form(self, spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray] | None:
+        """Return parameters for a given weight without a search, or None where the family has no such form.
 
-def register_topology(cls: T) -> T:
-    """Class decorator: make a topology known by its class name.
+        Parameters
+        ----------
+        spec : NetworkSpec
+            The network of this topology.
+        tensor : array
+            The weight, an axis for each leg.
+        """
+        return None
 
-    Examples
-    --------
-    >>> topology("lowrank")
-    LowRank(rank=8)
-    """
-    if not (isinstance(cls, type) and issubclass(cls, Topology) and "__dataclass_fields__" in vars(cls)):
-        raise SpecError(f"{cls!r} is no topology: derive from deeptn.Topology and decorate as a frozen dataclass")
-    if getattr(cls, "size_field", None) not in {field.name for field in fields(cls)}:
-        raise SpecError(
-            f"{cls.__name__}.size_field must name one of its fields, got {getattr(cls, 'size_field', None)!r}"
-        )
-    return _REGISTRY.add(cls.__name__, cls)
+    @property
+    def closed_form_suffices(self) -> bool:
+        """Whether `closed_form` is about the best that the family can do, so that no fit by gradient is needed.
 
+        The family is then one of those that `compare` shows by default. A law holds it to that: a weight that the
+        family can generate comes back exactly (with no padding).
 
-def topology(given: Topology | str) -> Topology:
-    """Return a topology as it is, or make one with its defaults from its name."""
-    if isinstance(given, Topology):
-        return given
-    if isinstance(given, type) and issubclass(given, Topology):
-        raise SpecError(f"got the class {given.__name__}; write {given.__name__}()")
-    if not isinstance(given, str):
-        raise SpecError(
-            f"a topology is expected, for example deeptn.BrickWall(layers=2) or 'BrickWall'; got {given!r:.80}"
-        )
-    return _REGISTRY[given]()
-
-
-def describe(given: Topology | None) -> str:
-    """Name a topology with its size and what differs from its defaults; ``"Graph"`` for None.
-
-    Examples
-    --------
-    >>> from deeptn import BrickWall
-    >>> describe(BrickWall(layers=2)), describe(BrickWall(layers=4, activation=None))
-    ('BrickWall(layers=2)', 'BrickWall(layers=4, activation=None)')
-    """
-    if given is None:
-        return "Graph"
-    shown = [f for f in fields(given) if f.name == given.size_field or getattr(given, f.name) != f.default]
-    return f"{type(given).__name__}({', '.join(f'{f.name}={_described(getattr(given, f.name))}' for f in shown)})"
-
-
-def _described(value: Any) -> str:
-    if isinstance(value, Topology):
-        return describe(value)
-    if isinstance(value, tuple):
-        return f"({', '.join(map(_described, value))}{',' * (len(value) == 1)})"
-    return repr(value)
-
-
-def topology_names() -> tuple[str, ...]:
-    """Names of the registered topologies.
-
-    Examples
-    --------
-    >>> topology_names()[:3]
-    ('BrickWall', 'LowRank', 'Tucker')
-    """
-    return tuple(_REGISTRY)
-
-
-def topology_to_dict(given: Topology) -> dict[str, Any]:
-    """Plain data for JSON: the class name and the fields."""
-    return {"name": type(given).__name__} | {f.name: _plain(getattr(given, f.name)) for f in fields(given)}
-
-
-def topology_from_dict(data: Any) -> Topology:
-    """Inverse of `topology_to_dict` (lists become tuples); `FormatError` for data of another form."""
-    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
-        raise FormatError(f"a topology needs a 'name', got {data!r:.80}")
-    values = {key: _tuples(value) for key, value in data.items() if key != "name"}
-    try:
-        cls = _REGISTRY[data["name"]]
-        known = {field.name for field in fields(cls)}
-        for key in values:
-            if key not in known:
-                raise SpecError(f"{cls.__name__} has no field {key!r}; {near_match(key, known)}")
-        return cls(**values)
-    except (SpecError, TypeError, RecursionError) as error:
-        raise FormatError(f"bad topology: {error}") from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return tuple(_plain(item) for item in value)
-    return topology_to_dict(value) if isinstance(value, Topology) else value
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    return topology_from_dict(value) if isinstance(value, dict) else value
+        Examples
+        --------
+        >>> import deeptn as dtn
+        >>> dtn.TensorTrain().closed_form_suffices, dtn.BrickWall().closed_form_suffices
+        (True, False)
+        """
+        return False

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+import numpy as np
+
 from ..base import boolean, positive_int
 from ..errors import SpecError, near_match
-from ..spec import Layout, Leg, NetworkSpec, check_between
-from .base import Topology, register_topology
+from ..spec import Layout, Leg, NetworkSpec, check_between, pad_axes
+from .base import BETWEEN, Choices, Topology
+from .chain import train
+from .legs import need_legs
+from .registry import describe, register_topology
 from .wires import Wires
 
 PATTERNS = ("brick", "staircase")
@@ -86,6 +92,13 @@ class BrickWall(Topology):
     bond: int | None = None
     residual: bool = False
     size_field: ClassVar[str] = "layers"
+    choices: ClassVar[Choices] = BETWEEN | {
+        "layers": (1, 2, 3),
+        "sites": (2, 3, 4),
+        "cyclic": (False, True),
+        "pattern": ("brick", "staircase"),
+        "bond": (None, 1, 2, 3),
+    }
     equation: ClassVar[str] = r"W = L_M\,\sigma(L_{M-1}\,\sigma(\cdots\sigma(L_1\,v^{\otimes Q})))"
     formula: ClassVar[str] = "Q//2 * d**2 + (Q-1)//2 * d**4 + (layers-1) * (Q-1) * d**4"
 
@@ -110,8 +123,7 @@ class BrickWall(Topology):
 
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
         count = len(legs)
-        if count < 2:
-            raise SpecError(f"a BrickWall needs at least 2 legs, got {count}; choose a layout with smaller factors")
+        need_legs(legs, 2, "BrickWall")
         halves = self._halves(count)
         uses = Counter(site for half in halves for window in half for site in window)
         net = Wires(legs)
@@ -131,7 +143,7 @@ class BrickWall(Topology):
                         name = f"L{layer}_{chr(ord('a') + touched[site])}{site}"
                         outputs.append((name, legs[site].size if last else self._size(legs[site])))
                         touched[site] += 1
-                    for site, wire in zip(window, net.act(f"L{layer}_g{gate}", inputs, outputs)):
+                    for site, wire in zip(window, net.act(_name(layer, gate), inputs, outputs)):
                         wires[site] = wire
                     gate += 1
             net.close([wire for wire in wires if wire is not None])
@@ -161,3 +173,68 @@ class BrickWall(Topology):
         if self.cyclic and not any({0, count - 1} <= set(window) for half in halves for window in half):
             halves.append([(count - 1, 0)])
         return [half for half in halves if half]
+
+    def grown(
+        self,
+        size: int,
+        spec: NetworkSpec,
+        params: Mapping[str, np.ndarray],
+        noise: float | None,
+        generator: np.random.Generator,
+    ) -> dict[str, np.ndarray]:
+        """Put the new layers behind the first: of identities, by `Topology.grown`.
+
+        With ReLU they stand behind its first activation, where σ(1·σ(x)) = σ(x).
+        """
+        if self.layers == 1 and (self.activation is not None or self.bond is not None):
+            raise SpecError(
+                f"{describe(self)} has one layer, and no activation or wire behind which a layer could leave W as it "
+                "is; start with layers=2"
+            )
+        gates = len(params) // self.layers
+        names = {
+            _name(layer, gate): _name(layer if layer == 1 else layer + size - self.layers, gate)
+            for layer in range(1, self.layers + 1)
+            for gate in range(gates)
+        }
+        return super().grown(size, spec, {names[old]: array for old, array in params.items()}, noise, generator)
+
+    @property
+    def _is_chain(self) -> bool:
+        """Whether the first layer is a tensor train of merged legs."""
+        plain = self.activation is None and not self.cyclic
+        return plain and (self.sites, self.pattern, self.bond) == (2, "brick", None)
+
+    def closed_form(self, spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray] | None:
+        """A tensor train of the legs (0), (1, 2), (3, 4), …, whose bonds are the wires between the two half-layers.
+
+        The gates in the middle of the first half-layer, and all further layers, pass them on.
+        """
+        if not self._is_chain:
+            return None
+        sizes, params, count = tensor.shape, {}, tensor.ndim
+        groups = [(0,), *(tuple(range(k, min(k + 2, count))) for k in range(1, count, 2))]
+        cores = train(tensor, groups, [min(sizes[group[-1] : group[-1] + 2]) for group in groups[:-1]])
+        half = count // 2
+        gates = len(spec.param_shapes) // self.layers
+        for place, (name, shape) in enumerate(spec.param_shapes.items()):
+            layer, gate = divmod(place, gates)
+            if layer:
+                params[name] = np.eye(math.prod(shape[:2])).reshape(shape)
+            elif gate == 0:
+                params[name] = pad_axes(cores[0][0], shape) if count > 2 else tensor
+            elif gate < half:
+                last = 2 * gate + 1 == count - 1
+                params[name] = pad_axes(cores[-1][..., 0], shape) if last else np.eye(shape[0], shape[1])
+            else:  # axes: two legs, the wires on their left and on their right
+                params[name] = pad_axes(np.moveaxis(cores[gate - half + 1], 0, 2), shape)
+        return params
+
+    @property
+    def closed_form_suffices(self) -> bool:
+        """For one layer: further ones would pass on what the first has found, and a fit by gradient is better."""
+        return self._is_chain and self.layers == 1
+
+
+def _name(layer: int, gate: int) -> str:
+    return f"L{layer}_g{gate}"

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 from ..base import positive_int
 from ..errors import LayoutError, SpecError
 from ..spec import Layout, Leg, NetworkSpec, Node, Stage, check_between
-from .base import Topology, register_topology
+from .base import Choices, Topology
+from .registry import register_topology
 
 _EXAMPLE = "nodes={'A': 'abx', …}, sizes={'x': 3, …} and output='ab…' (with several stages: lists of them)"
 
@@ -68,6 +69,7 @@ class Graph(Topology):
     activation: Any = "relu"
     normalize: str | None = "rms"
     size_field: ClassVar[str] = "rank"
+    choices: ClassVar[Choices] = None
 
     def __post_init__(self):
         object.__setattr__(self, "rank", positive_int(self.rank, "Graph.rank"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import deeptn as dtn
-from deeptn.fitting import closed_form, has_closed_form
+from deeptn.topologies import topology, topology_names
 
 from ..conftest import close
 
@@ -86,7 +86,7 @@ def test_one_layer_of_a_brick_wall_is_the_best_train_of_its_bonds():
     ],
 )
 def test_families_without_a_closed_form_say_so(family):
-    assert not has_closed_form(family)
+    assert not family.closed_form_suffices
     with pytest.raises(dtn.SpecError, match=r"no closed-form decomposition; fit it by gradient"):
         dtn.decompose(np.ones((16, 16)), family)
 
@@ -115,6 +115,11 @@ def test_tucker_agrees_with_tensorly():
     assert close(mine.net.materialize(mine.params), theirs, 1e-8)
 
 
+@pytest.mark.parametrize("rank", [1, 3, 9])
+def test_tucker_of_a_single_leg(rank):
+    assert dtn.decompose(np.arange(1.0, 6.0), dtn.Tucker(rank=rank), dtn.Layout.single((5,))).error < 1e-14
+
+
 def test_decompose_keeps_library_and_dtype(library):
     weight = dtn.network("LowRank", (6, 5)).init(like=library)["U"]
     _, params, error = dtn.decompose(weight, dtn.TensorTrain(rank=2))
@@ -139,14 +144,12 @@ def test_tucker_ranks_above_what_the_others_allow():
     assert close(net.materialize(params), best.net.materialize(best.params), 1e-6)
 
 
-def test_a_family_of_the_users_own_can_have_a_closed_form():
-    assert [has_closed_form(t) for t in (dtn.LowRank(), dtn.TTMatrix(), dtn.BrickWall(), dtn.Graph())] == [
-        True,
-        True,
-        False,
-        False,
-    ]
-    assert callable(closed_form.register)
+def test_which_closed_forms_are_enough():
+    enough = {name for name in topology_names() if hasattr(dtn, name) and topology(name).closed_form_suffices}
+    assert enough == {"HierarchicalTucker", "LowRank", "TTMatrix", "TensorTrain", "Tucker"}
+    assert dtn.Tree(activation=None).closed_form_suffices
+    wall = dtn.BrickWall(layers=1, activation=None)
+    assert (wall.closed_form_suffices, wall.resized(2).closed_form_suffices) == (True, False)
 
 
 def test_decompose_with_a_rank_per_bond():

@@ -128,9 +128,9 @@ def test_what_cannot_grow():
     wall, train = dtn.network(dtn.BrickWall(layers=1), (4, 4)), dtn.network(dtn.TensorTrain(rank=2), (4, 4))
     with pytest.raises(dtn.SpecError, match="one layer, and no activation or wire behind which"):
         dtn.deepen(wall, wall.init())
-    with pytest.raises(dtn.SpecError, match=r"deepen adds layers to a BrickWall, got TensorTrain\(rank=2\)"):
+    with pytest.raises(dtn.SpecError, match=r"deepen adds layers, and TensorTrain\(rank=3\) has none that TensorTrain"):
         dtn.deepen(train, train.init())
-    with pytest.raises(dtn.SpecError, match=r"widen turns the rank or the terms of a topology, got BrickWall"):
+    with pytest.raises(dtn.SpecError, match=r"widen enlarges bonds, and BrickWall\(layers=2\) has other nodes than"):
         dtn.widen(wall, wall.init(), 2)
     with pytest.raises(dtn.SpecError, match=r"node 'core0' has the shape .* and cannot grow"):
         dtn.widen(train, train.init(), 1)
@@ -138,3 +138,45 @@ def test_what_cannot_grow():
         dtn.widen(train, train.init(), 0)
     with pytest.raises(dtn.SpecError, match="params of another network"):
         dtn.widen(train, wall.init(), 3)
+    bare = dtn.Network(train.spec, train.layout)
+    for what in (lambda: dtn.grow(bare, bare.init(), 3), lambda: dtn.deepen(bare, bare.init())):
+        with pytest.raises(dtn.SpecError, match=r"turns the size of a topology, got a network without one"):
+            what()
+    uniform = dtn.network(dtn.TensorTrain(rank=2, shared=True), (4, 4))
+    with pytest.raises(dtn.SpecError, match="the larger network has no parameter 'core__2_2_2' to take over"):
+        dtn.grow(uniform, uniform.init(), 3)
+
+
+def test_growth_to_the_same_size_or_a_smaller_one_changes_nothing():
+    net = dtn.network(dtn.TensorTrain(rank=(2, 4, 2)), (4, 4))
+    params = net.init()
+    for size in (1, 4):
+        same = dtn.grow(net, params, size)
+        assert same.net is net
+        assert all(same.params[name] is params[name] for name in params)
+
+
+COMBINED = {
+    "sum": (dtn.Sum(terms=(dtn.LowRank(rank=1), dtn.BrickWall(layers=2))), 4),
+    "sum of two walls": (dtn.Sum(terms=(dtn.BrickWall(layers=3), dtn.BrickWall(layers=2))), 3),
+    "sum linear": (dtn.Sum(terms=(dtn.LowRank(rank=1), dtn.TensorTrain(rank=2))), 4),
+    "product": (dtn.Product(terms=(dtn.LowRank(rank=2), dtn.Tree(rank=2))), 4),
+    "sum in a product": (
+        dtn.Product(terms=(dtn.Sum(terms=(dtn.LowRank(rank=2), dtn.CP(rank=2))), dtn.BrickWall(layers=2))),
+        3,
+    ),
+}
+
+
+@pytest.mark.parametrize("case", COMBINED.values(), ids=COMBINED)
+def test_the_last_term_of_a_sum_or_product_grows(case):
+    family, size = case
+    net = dtn.network(family, (16, 16))
+    params = net.init(seed=1, dtype="float64")
+    larger = dtn.grow(net, params, size)
+    assert larger.net.topology == family.resized(size)
+    assert family.resized(size).terms == (*family.terms[:-1], family.terms[-1].resized(size))
+    assert family.resized(size).size == size
+    assert larger.net.num_params > net.num_params
+    assert larger.error < 1e-12
+    assert close(larger.net.materialize(larger.params), net.materialize(params), 1e-12)

@@ -290,7 +290,7 @@ CASES = {
         "has size 5, others of the same index 3",
     ),
     "networkx float": (lambda: dtn.from_networkx(hubs(one={"legs": 3.0})), SpecError, "legs of node 'one'"),
-    "strategy of a sum": (lambda: networks("Sum"), SpecError, "Sum does not fit any legs by one integer"),
+    "strategy of a sum": (lambda: networks("Sum"), SpecError, "Sum names nothing to draw in its choices"),
     "graph nodes": (lambda: dtn.Graph(nodes=3), SpecError, "a Graph needs nodes"),
     "graph leg count": (lambda: dtn.network(dtn.Graph(), (4, 4), dtn.Layout((4, 4))), SpecError, "2 open indices"),
     "graph size clash": (

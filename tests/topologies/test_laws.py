@@ -13,7 +13,7 @@ import pytest
 import deeptn as dtn
 from deeptn.spec import Leg
 from deeptn.testing import check_laws, families, networks
-from deeptn.topologies import base
+from deeptn.topologies import registry
 
 from ..market import NETWORKS, few_nets, nets
 
@@ -83,7 +83,7 @@ def test_a_broken_law_is_named(monkeypatch):
 
 
 def test_a_topology_that_changes_is_found(monkeypatch):
-    monkeypatch.setattr(base, "_REGISTRY", copy.deepcopy(base._REGISTRY))
+    monkeypatch.setattr(registry, "_REGISTRY", copy.deepcopy(registry._REGISTRY))
     dtn.register_topology(Wrong)
     with pytest.raises(AssertionError, match=r"law 'json'.*another network the second time"):
         check_laws(Wrong())

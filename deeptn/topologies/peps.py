@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..base import positive_int
-from ..errors import SpecError
 from ..spec import Leg, NetworkSpec, Node, Stage
-from .base import Topology, register_topology
+from .base import Choices, Topology
+from .legs import names, need_legs
+from .registry import register_topology
 
 
 @register_topology
@@ -48,6 +49,7 @@ class PEPS(Topology):
     rank: int = 2
     columns: int | None = None
     size_field: ClassVar[str] = "rank"
+    choices: ClassVar[Choices] = {"columns": (None, 1, 2, 5)}
     equation: ClassVar[str] = r"W_{x_1\ldots x_Q} = \sum_{\text{bonds}} \prod_{ij} A_{ij}[x_{ij};\,l,r,u,d]"
     formula: ClassVar[str] = (
         "d * (4 * rank**2 + 2 * (C-2 + R-2) * rank**3 + (C-2) * (R-2) * rank**4)  # R full rows of C columns, 2 or more"
@@ -59,8 +61,7 @@ class PEPS(Topology):
             object.__setattr__(self, "columns", positive_int(self.columns, "PEPS.columns"))
 
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
-        if not legs:
-            raise SpecError("a PEPS needs at least 1 leg, got none; a weight of one entry has none")
+        need_legs(legs, 1, "PEPS")
         count = len(legs)
         columns = math.ceil(math.sqrt(count)) if self.columns is None else self.columns
         sizes: dict[str, int] = {}
@@ -73,4 +74,4 @@ class PEPS(Topology):
             below = [f"v{row + 1}_{column}"] if k + columns < count else []
             sizes |= dict.fromkeys(right + below, self.rank)
             nodes.append(Node(f"core{row}_{column}", (*left, *above, leg.name, *right, *below), (*left, *above)))
-        return NetworkSpec(legs, (Stage(tuple(nodes), tuple(leg.name for leg in legs)),), tuple(sizes.items()))
+        return NetworkSpec(legs, (Stage(tuple(nodes), names(legs)),), tuple(sizes.items()))

@@ -1,0 +1,74 @@
+"""Chains of cores: how trains are written down, and how they are found from a tensor."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..base import ranks
+from ..spec import Leg, NetworkSpec, Node, Stage
+from .legs import names
+
+
+def chain(
+    legs: tuple[Leg, ...], groups: Sequence[tuple[Leg, ...]], rank: int | tuple[int, ...], shared: bool, what: str
+) -> NetworkSpec:
+    """Cores on a line, core k with the legs of group k; a bond is no larger than what stands on either side of it.
+
+    With `shared` cores of one shape have one parameter.
+    """
+    volumes = [math.prod(leg.size for leg in group) for group in groups]
+    bonds = list(ranks(rank, len(groups) - 1, what))
+    for k in range(len(bonds)):
+        bonds[k] = min(bonds[k], volumes[k] * (bonds[k - 1] if k else 1))
+    for k in reversed(range(len(bonds))):
+        bonds[k] = min(bonds[k], volumes[k + 1] * (bonds[k + 1] if k + 1 < len(bonds) else 1))
+    sizes = {f"b{k}": bond for k, bond in enumerate(bonds)}
+    nodes = []
+    for k, group in enumerate(groups):
+        left = (f"b{k - 1}",) if k else ()
+        right = (f"b{k}",) if k < len(bonds) else ()
+        shape = [*(sizes[b] for b in left), *(leg.size for leg in group), *(sizes[b] for b in right)]
+        # Those at the two ends may be alike, but differ in what they are: a first core is no last one.
+        param = "_".join(["core", "end" * (not left), *map(str, shape)]) if shared else None
+        nodes.append(Node(f"core{k}", (*left, *names(group), *right), left, param))
+    stage = Stage(tuple(nodes), names(legs))
+    return NetworkSpec(legs, (stage,), tuple(sizes.items()))
+
+
+def chain_cores(spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray]:
+    """Parameters of a `chain` whose cores share none, from a tensor with an axis per leg (TT-SVD)."""
+    places = {leg.name: k for k, leg in enumerate(spec.legs)}
+    groups = [[places[ix] for ix in node.indices if ix in places] for node in spec.nodes]
+    bonds = [spec.node_shape(node)[-1] for node in spec.nodes[:-1]]
+    cores = train(tensor, groups, bonds)
+    return {node.name: core.reshape(spec.node_shape(node)) for node, core in zip(spec.nodes, cores)}
+
+
+def train(tensor: np.ndarray, groups: Sequence[Sequence[int]], bonds: Sequence[int]) -> list[np.ndarray]:
+    """Split a tensor into a train of cores by one SVD after another, the singular values going to the right.
+
+    Parameters
+    ----------
+    tensor : array
+    groups : sequence of sequence of int
+        The axes of the tensor that each core holds; all of them, each once.
+    bonds : sequence of int
+        Largest sizes of the bonds, one fewer than the groups.
+
+    Returns
+    -------
+    list of array
+        Of shapes (left bond, *axes of the group, right bond); the outer bonds have size 1.
+    """
+    sizes = [tuple(tensor.shape[axis] for axis in group) for group in groups]
+    rest = tensor.transpose([axis for group in groups for axis in group]).reshape(1, -1)
+    cores = []
+    for size, bond in zip(sizes, bonds):
+        left = len(rest)
+        u, s, v = np.linalg.svd(rest.reshape(left * math.prod(size), -1), full_matrices=False)
+        cores.append(u[:, :bond].reshape(left, *size, -1))
+        rest = s[:bond, None] * v[:bond]
+    return [*cores, rest.reshape(len(rest), *sizes[-1], 1)]

@@ -1,0 +1,111 @@
+"""Families by name: registered, described, and as plain data."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, TypeVar
+
+from ..base import Registry
+from ..errors import FormatError, SpecError, near_match
+from .base import Topology
+
+#: Installed packages name their families in this group of entry points; they are imported when one is looked for.
+_REGISTRY: Registry[type[Topology]] = Registry("topology", group="deeptn.topologies")
+T = TypeVar("T", bound="type[Topology]")
+
+
+def register_topology(cls: T) -> T:
+    """Class decorator: make a topology known by its class name.
+
+    Examples
+    --------
+    >>> topology("lowrank")
+    LowRank(rank=8)
+    """
+    if not (isinstance(cls, type) and issubclass(cls, Topology) and "__dataclass_fields__" in vars(cls)):
+        raise SpecError(f"{cls!r} is no topology: derive from deeptn.Topology and decorate as a frozen dataclass")
+    if getattr(cls, "size_field", None) not in {field.name for field in fields(cls)}:
+        raise SpecError(
+            f"{cls.__name__}.size_field must name one of its fields, got {getattr(cls, 'size_field', None)!r}"
+        )
+    return _REGISTRY.add(cls.__name__, cls)
+
+
+def topology(given: Topology | str) -> Topology:
+    """Return a topology as it is, or make one with its defaults from its name."""
+    if isinstance(given, Topology):
+        return given
+    if isinstance(given, type) and issubclass(given, Topology):
+        raise SpecError(f"got the class {given.__name__}; write {given.__name__}()")
+    if not isinstance(given, str):
+        raise SpecError(
+            f"a topology is expected, for example deeptn.BrickWall(layers=2) or 'BrickWall'; got {given!r:.80}"
+        )
+    return _REGISTRY[given]()
+
+
+def describe(given: Topology | None) -> str:
+    """Name a topology with its size and what differs from its defaults; ``"Graph"`` for None.
+
+    Examples
+    --------
+    >>> from deeptn import BrickWall
+    >>> describe(BrickWall(layers=2)), describe(BrickWall(layers=4, activation=None))
+    ('BrickWall(layers=2)', 'BrickWall(layers=4, activation=None)')
+    """
+    if given is None:
+        return "Graph"
+    shown = [f for f in fields(given) if f.name == given.size_field or getattr(given, f.name) != f.default]
+    return f"{type(given).__name__}({', '.join(f'{f.name}={_described(getattr(given, f.name))}' for f in shown)})"
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Topology):
+        return describe(value)
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_described, value))}{',' * (len(value) == 1)})"
+    return repr(value)
+
+
+def topology_names() -> tuple[str, ...]:
+    """Names of the registered topologies, those of installed packages included.
+
+    Examples
+    --------
+    >>> topology_names()[:3]
+    ('AugmentedTree', 'BlockTerm', 'BrickWall')
+    """
+    return tuple(sorted(_REGISTRY, key=str.lower))
+
+
+def topology_to_dict(given: Topology) -> dict[str, Any]:
+    """Plain data for JSON: the class name and the fields."""
+    return {"name": type(given).__name__} | {f.name: _plain(getattr(given, f.name)) for f in fields(given)}
+
+
+def topology_from_dict(data: Any) -> Topology:
+    """Inverse of `topology_to_dict` (lists become tuples); `FormatError` for data of another form."""
+    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+        raise FormatError(f"a topology needs a 'name', got {data!r:.80}")
+    values = {key: _tuples(value) for key, value in data.items() if key != "name"}
+    try:
+        cls = _REGISTRY[data["name"]]
+        known = {field.name for field in fields(cls)}
+        for key in values:
+            if key not in known:
+                raise SpecError(f"{cls.__name__} has no field {key!r}; {near_match(key, known)}")
+        return cls(**values)
+    except (SpecError, TypeError, RecursionError) as error:
+        raise FormatError(f"bad topology: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return tuple(_plain(item) for item in value)
+    return topology_to_dict(value) if isinstance(value, Topology) else value
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_tuples(item) for item in value)
+    return topology_from_dict(value) if isinstance(value, dict) else value
