@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from deeptn_torch.checkpoint import save_model
 from deeptn_torch.layers import TNLayer
+from deeptn_torch.models import save_model
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
