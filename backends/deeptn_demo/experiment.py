@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
-from deeptn_torch.compress import compress
 from deeptn_torch.layers import TNLayer
+from deeptn_torch.models import compress
 from deeptn_torch.train import accuracy, mean_loss, train
 from torch import nn
 

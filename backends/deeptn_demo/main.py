@@ -7,8 +7,8 @@ import json
 import time
 from typing import Any
 
-from deeptn_torch.checkpoint import save_model
 from deeptn_torch.layers import TNLayer
+from deeptn_torch.models import save_model
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

@@ -13,6 +13,8 @@ from deeptn.fitting import Fit, FitResult, check_goal, start_of_fit
 from deeptn.fitting import gradient as fitting
 from deeptn.network import Network
 
+from .models import seed_of
+
 
 def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = None) -> FitResult:
     """Find parameters whose generated weight is close to a given one in the Frobenius norm.
@@ -93,6 +95,6 @@ def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = N
     return FitResult(found, relative_error(net.materialize(found), weight), jnp.sqrt(losses).tolist())
 
 
-def find_params(net: Network, weight: jax.Array, how: Any, seed: int) -> dict[str, jax.Array]:
-    """Carry out the ``fit=`` argument of ``compress``; random starts by `seed`."""
-    return fitting.find_params(net, weight, how, fit, lambda: seed)
+def find_params(net: Network, weight: jax.Array, how: Any, key: Any) -> dict[str, jax.Array]:
+    """Carry out the ``fit=`` argument of ``from_dense``; random cores by a key, see `seed_of`."""
+    return fitting.find_params(net, weight, how, fit, lambda: seed_of(key))

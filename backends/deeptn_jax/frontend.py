@@ -58,7 +58,7 @@ class JaxFrontEnd:
         return layer._replace(params=cores)
 
     def save(self, layer: Any, path: str | os.PathLike[str]) -> None:
-        deeptn.save_model(path, StoredModel({LAYER: layer}, {}))
+        deeptn.save_model(StoredModel({LAYER: layer}, {}), path)
 
     def load(self, path: str | os.PathLike[str]) -> Any:
         stored = deeptn.load_model(path).layers[LAYER]

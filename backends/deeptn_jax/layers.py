@@ -8,32 +8,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
-from deeptn.arrays import cast, from_raw
 from deeptn.base import positive_int
 from deeptn.engine import seconds
 from deeptn.engine.machine import machine
-from deeptn.errors import PlanError, SpecError, near_match
-from deeptn.models import LayerReport, layer_report
+from deeptn.errors import SpecError, near_match
 from deeptn.network import Network
-
-from .fit import find_params
 
 MODES = ("auto", "materialize", "apply")
 Cores = Mapping[str, jax.Array]
-
-
-def read(array: np.ndarray, like: Any, what: str) -> Any:
-    """An array of a file with the dtype of `like`; a NumPy array if that is one."""
-    made = cast(array, like.dtype.name, what)
-    return made if isinstance(like, (np.ndarray, np.generic)) else from_raw(made, "jax")
-
-
-def check_data(model: Any) -> None:
-    """Refuse a pytree of shapes."""
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(model)):
-        raise PlanError("the model has shapes, but no data (eval_shape); load_model fills it, or draw its arrays")
 
 
 def applies(net: Network, mode: str, batch: int) -> bool:
@@ -82,15 +65,3 @@ def bias_like(net: Network, bias: Any, key: Any) -> jax.Array:
     """Uniform entries, as those of dense layers, of the shape and dtype of `bias`."""
     bound = 1 / math.sqrt(math.prod(net.shape[1:]))
     return jax.random.uniform(key, bias.shape, bias.dtype, -bound, bound)
-
-
-def fitted(
-    plan: Mapping[str, Network], weights: Mapping[str, jax.Array], fit: Any, seed: int
-) -> tuple[dict[str, tuple[Network, dict[str, jax.Array]]], list[LayerReport]]:
-    """Networks and cores for the layers of a plan, from their dense weights, and a row for each."""
-    made, rows = {}, []
-    for number, (name, net) in enumerate(plan.items()):
-        cores = find_params(net, weights[name], fit, seed + number)
-        made[name] = net, cores
-        rows.append(layer_report(name, net, weights[name], net.materialize(cores)))
-    return made, rows

@@ -1,11 +1,10 @@
-"""PyTorch front-end: layers, compression of models, fitting, checkpoints."""
+"""PyTorch front-end: layers, compression and files of models, fits, training."""
 
 from deeptn import Fit, FitResult
 
-from .checkpoint import load_model, save_model
-from .compress import compress, compress_, fold_
 from .export import export_onnx
 from .fit import fit
+from .kinds import register_layer
 from .layers import (
     TNConv1d,
     TNConv2d,
@@ -18,6 +17,7 @@ from .layers import (
     TNWeight,
     parametrize_,
 )
+from .models import compress, compress_, fold_, load_model, save_model
 from .train import core_groups, shrink, train
 
 __all__ = [
@@ -40,6 +40,7 @@ __all__ = [
     "fold_",
     "load_model",
     "parametrize_",
+    "register_layer",
     "save_model",
     "shrink",
     "train",

@@ -14,8 +14,8 @@ from torch.nn.utils import parametrize
 from deeptn.base import write_atomically
 from deeptn.errors import MissingBackendError, PlanError
 
-from .compress import fold_
 from .layers import TNLayer, TNWeight, generated
+from .models import fold_
 
 
 def export_onnx(

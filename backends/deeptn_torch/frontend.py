@@ -13,8 +13,8 @@ from deeptn.arrays import from_raw, to_raw
 from deeptn.network import Network
 from deeptn.testing import LAYER
 
-from .checkpoint import load_model, save_model
 from .layers import TNLinear
+from .models import load_model, save_model
 
 
 class TorchFrontEnd:

@@ -1,6 +1,6 @@
 """Files of networks and of models: safetensors with a header of JSON, nothing in them is executed."""
 
-from .model_file import StoredLayer, StoredModel, check_complete, check_same, load_model, save_model
+from .model_file import StoredLayer, StoredModel, load_model, save_model
 from .network_file import fingerprint, load, network_from_dict, network_to_dict, save
 from .tensors import HEADER, VERSION, open_safetensors, read_tensors, write_tensors
 
@@ -9,8 +9,6 @@ __all__ = [
     "VERSION",
     "StoredLayer",
     "StoredModel",
-    "check_complete",
-    "check_same",
     "fingerprint",
     "load",
     "load_model",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import DTYPES, to_raw
 from ..base import Array, Params
-from ..errors import FormatError, PlanError
+from ..errors import FormatError, PlanError, SpecError
 from ..network import Network
 from .network_file import check_floats, cores_of, network_from_dict, network_to_dict
 from .tensors import read_tensors, write_tensors
@@ -94,7 +94,7 @@ def _renamed(name: str, names: Mapping[str, str]) -> str:
     return name
 
 
-def save_model(path: str | os.PathLike[str], model: StoredModel) -> None:
+def save_model(model: StoredModel, path: str | os.PathLike[str]) -> None:
     """Write a model with generated layers to one safetensors file, from arrays of any library.
 
     The names are those of a ``state_dict``: ``"fc1.cores.L1_g0"``, ``"fc1.bias"``. A front-end for a library of your
@@ -102,27 +102,32 @@ def save_model(path: str | os.PathLike[str], model: StoredModel) -> None:
 
     Parameters
     ----------
-    path : path
-        Replaced as a whole, or not at all.
     model : StoredModel
         Arrays that share their memory are stored once.
+    path : path
+        Replaced as a whole, or not at all.
 
     Raises
     ------
     PlanError
         If there is no generated layer, or one without a name.
     SpecError
-        If parameters are not those of their network.
+        If parameters are not those of their network, or `model` is no `StoredModel`.
 
     Examples
     --------
     >>> import deeptn as dtn, tempfile, os
     >>> net = dtn.network(dtn.BrickWall(layers=1), (10, 64))
     >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
-    >>> dtn.save_model(path, dtn.StoredModel({"fc": dtn.StoredLayer("linear", net, net.init(), None)}, {}))
+    >>> dtn.save_model(dtn.StoredModel({"fc": dtn.StoredLayer("linear", net, net.init(), None)}, {}), path)
     >>> dtn.load_model(path).layers["fc"].network == net
     True
     """
+    if not isinstance(model, StoredModel):
+        raise SpecError(
+            f"save_model(model, path): the model must be a deeptn.StoredModel, got {type(model).__name__}; models of "
+            "PyTorch and JAX have the save_model of their front-end"
+        )
     if not model.layers:
         raise PlanError("the model has no generated layer; compress it first, or save its tensors with safetensors")
     if "" in model.layers:
@@ -173,7 +178,7 @@ def load_model(path: str | os.PathLike[str]) -> StoredModel:
     >>> net = dtn.network(dtn.TTMatrix(rank=2), (10, 64))
     >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
     >>> layer = dtn.StoredLayer("linear", net, net.init(), np.zeros(10))
-    >>> dtn.save_model(path, dtn.StoredModel({"fc": layer}, {"head.weight": np.eye(10)}))
+    >>> dtn.save_model(dtn.StoredModel({"fc": layer}, {"head.weight": np.eye(10)}), path)
     >>> fc = dtn.load_model(path).layers["fc"]
     >>> (fc.network.apply(fc.params, np.ones((5, 64))) + fc.bias).shape
     (5, 10)
@@ -189,7 +194,7 @@ def load_model(path: str | os.PathLike[str]) -> StoredModel:
     layers = {}
     for name, entry in entries.items():
         if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
-            raise FormatError(f"layer {name!r} of the plan is no table with a kind")
+            raise FormatError(f"layer {name!r} of the file is no table with a kind")
         net = network_from_dict({key: entry.get(key) for key in ("layout", "spec", "topology")})
         cores = cores_of(net, tensors, f"{name}.cores.")
         bias = tensors.pop(f"{name}.bias", None)
@@ -199,23 +204,3 @@ def load_model(path: str | os.PathLike[str]) -> StoredModel:
         for core in cores:
             del tensors[f"{name}.cores.{core}"]
     return StoredModel(layers, tensors)
-
-
-def check_complete(model: StoredModel, generated: Iterable[str]) -> None:
-    """Raise `FormatError` unless a file has all layers, by name, that are generated in the model that reads it."""
-    missing = sorted(set(generated) - model.layers.keys())
-    if missing:
-        raise FormatError(f"the file has no generated layers {missing[:3]}, which the model has")
-
-
-def check_same(read: Mapping[str, Any], one: str, other: str) -> None:
-    """Raise `FormatError` unless a file has the same under two names that are one thing in the model that reads it."""
-
-    def content(found: Any) -> Any:
-        if isinstance(found, StoredLayer):
-            arrays = [*found.params.values(), *(() if found.bias is None else (found.bias,))]
-            return found.network, [content(array) for array in arrays]
-        return found.dtype, found.shape, found.tobytes()
-
-    if read[one] is not read[other] and content(read[one]) != content(read[other]):
-        raise FormatError(f"{one!r} and {other!r} are one in the model, and differ in the file")

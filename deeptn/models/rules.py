@@ -1,4 +1,4 @@
-"""Plans: which layers of a model become which networks. Free of frameworks; layers are names and weight shapes."""
+"""Rules: which layers of a model become which networks. Free of frameworks; layers are names and weight shapes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,32 @@ def matches(pattern: str, name: str) -> bool:
     return pattern == name or fnmatch.fnmatchcase(name, pattern)
 
 
-def select(patterns: Iterable[str], names: Sequence[str], what: str) -> dict[str, list[str]]:
+def select(
+    patterns: Iterable[str], names: Sequence[str], what: str, generated: Sequence[str] = ()
+) -> dict[str, list[str]]:
     """For each pattern the names it selects.
+
+    Parameters
+    ----------
+    patterns : iterable of str
+    names : sequence of str
+    what : str
+        The argument that the patterns come from, for messages.
+    generated : sequence of str
+        Names of layers that are generated already, for the message.
 
     Raises
     ------
     PlanError
         If a pattern is no string, no regular expression, or selects nothing.
+
+    Examples
+    --------
+    >>> select(["fc*", "head"], ["fc1", "fc2", "head"], "targets")
+    {'fc*': ['fc1', 'fc2'], 'head': ['head']}
     """
+    if isinstance(patterns, str):
+        raise PlanError(f"{what} must be a list of patterns, got the string {patterns!r}; write [{patterns!r}]")
     found: dict[str, list[str]] = {}
     for pattern in patterns:
         if not isinstance(pattern, str) or not pattern:
@@ -45,6 +63,11 @@ def select(patterns: Iterable[str], names: Sequence[str], what: str) -> dict[str
             found[pattern] = [name for name in names if matches(pattern, name)]
         except re.error as error:
             raise PlanError(f"{what}: {pattern!r} is no regular expression: {error}") from error
+        done = [name for name in generated if matches(pattern, name)]
+        if done and not found[pattern]:
+            raise PlanError(
+                f"{what}: {pattern!r} selects {done[0]!r}, which is generated already; fold it first, or drop the rule"
+            )
         if not found[pattern]:
             raise PlanError(
                 f"{what}: {pattern!r} matches none of the {len(names)} layers; {near_match(pattern, names)}"
@@ -53,7 +76,10 @@ def select(patterns: Iterable[str], names: Sequence[str], what: str) -> dict[str
 
 
 def resolve(
-    shapes: Mapping[str, tuple[int, ...]], targets: Mapping[str, Target], ignore: Iterable[str] = ()
+    shapes: Mapping[str, tuple[int, ...]],
+    targets: Mapping[str, Target],
+    ignore: Iterable[str] = (),
+    generated: Sequence[str] = (),
 ) -> dict[str, Network]:
     """Turn rules into a network for each layer they select.
 
@@ -65,6 +91,8 @@ def resolve(
         Patterns (see `matches`). If several select a layer, an exact name wins, then the first.
     ignore : iterable of str
         Patterns of layers to leave alone.
+    generated : sequence of str
+        Names of layers that are generated already: a rule that selects these alone is an error that says so.
 
     Returns
     -------
@@ -79,28 +107,26 @@ def resolve(
     Examples
     --------
     >>> import deeptn as dtn
-    >>> plan = resolve({"fc1": (120, 400), "fc2": (84, 120)}, {"fc*": "BrickWall", "fc2": dtn.LowRank(rank=2)})
-    >>> {name: net.num_params for name, net in plan.items()}
+    >>> networks = resolve({"fc1": (120, 400), "fc2": (84, 120)}, {"fc*": "BrickWall", "fc2": dtn.LowRank(rank=2)})
+    >>> {name: net.num_params for name, net in networks.items()}
     {'fc1': 384, 'fc2': 408}
     """
     if not isinstance(targets, Mapping) or not targets:
         raise PlanError(
             f"targets must map patterns to topologies, e.g. {{'fc*': BrickWall(layers=2)}}; got {targets!r:.60}"
         )
-    if isinstance(ignore, str):
-        raise PlanError(f"ignore must be a list of patterns, got the string {ignore!r}; write [{ignore!r}]")
-    if not shapes:
+    if not shapes and not generated:
         raise PlanError("the model has no layer that can be compressed")
     names = list(shapes)
-    ignored = {name for found in select(ignore, names, "ignore").values() for name in found}
+    ignored = {name for found in select(ignore, [*names, *generated], "ignore").values() for name in found}
     chosen: dict[str, Target] = {}
-    for pattern, found in select(targets, names, "targets").items():
+    for pattern, found in select(targets, names, "targets", generated).items():
         for name in found:
             if name not in ignored and (name not in chosen or pattern == name):
                 chosen[name] = targets[pattern]
     if not chosen:
         raise PlanError("every layer that targets selects is also in ignore")
-    plan = {}
+    networks = {}
     for name in names:
         if name in chosen:
             wanted = chosen[name]
@@ -109,10 +135,10 @@ def resolve(
                     f"layer {name!r} has a weight of shape {shapes[name]}, its network makes {wanted.shape}"
                 )
             try:
-                plan[name] = wanted if isinstance(wanted, Network) else network(wanted, shapes[name])
+                networks[name] = wanted if isinstance(wanted, Network) else network(wanted, shapes[name])
             except DeepTNError as error:
                 raise PlanError(f"layer {name!r}: {error}") from error
-    return plan
+    return networks
 
 
 def as_network(topology: Target, shape: tuple[int, ...], layout: Layout | None) -> Network:

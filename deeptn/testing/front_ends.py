@@ -302,7 +302,7 @@ def _check_file(case: _Case) -> None:
     stored = StoredLayer("linear", case.network, params, bias)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        save_model(path, StoredModel({LAYER: stored}, {}))
+        save_model(StoredModel({LAYER: stored}, {}), path)
         layer = case.front_end.load(path)
     _check_read(case, layer, stored)
 

@@ -195,7 +195,7 @@ for name in ("float32", "complex128"):
     dtn.save("again", *dtn.load(files / f"{name}.safetensors"))
     assert Path("again").read_bytes() == (files / f"{name}.safetensors").read_bytes(), name
 for name in ("model", "half"):  # bfloat16 too
-    dtn.save_model("again", dtn.load_model(files / f"{name}.safetensors"))
+    dtn.save_model(dtn.load_model(files / f"{name}.safetensors"), "again")
     assert Path("again").read_bytes() == (files / f"{name}.safetensors").read_bytes(), name
 """
     env.python(PRELUDE + code, files, cwd=tmp_path)

@@ -57,7 +57,7 @@ class CuPyFrontEnd:
 
     def save(self, layer: TNLinear, path: str | os.PathLike[str]) -> None:
         stored = dtn.StoredLayer("linear", layer.network, layer.cores, layer.bias)
-        dtn.save_model(path, dtn.StoredModel({"layer": stored}, {}))
+        dtn.save_model(dtn.StoredModel({"layer": stored}, {}), path)
 
     def load(self, path: str | os.PathLike[str]) -> TNLinear:
         stored = dtn.load_model(path).layers["layer"]

@@ -14,8 +14,9 @@ from deeptn.network import Network, multiply
 from deeptn.spec import Layout
 from deeptn.topologies import Topology
 
+from ..fit import find_params
 from ..functional import init
-from ..layers import applies, bias_like, entry, fitted, look_up, looks_up
+from ..layers import applies, bias_like, entry, look_up, looks_up
 
 Mode = Literal["auto", "materialize", "apply"]
 
@@ -68,7 +69,12 @@ class TNLayer(eqx.Module):
 
     @classmethod
     def from_dense(
-        cls, dense: Any, topology: Topology | Network | str, fit: Any = "auto", layout: Layout | None = None
+        cls,
+        dense: Any,
+        topology: Topology | Network | str,
+        fit: Any = "auto",
+        layout: Layout | None = None,
+        key: Any = None,
     ) -> Any:
         """Replace a trained layer.
 
@@ -80,10 +86,11 @@ class TNLayer(eqx.Module):
         fit : {"auto"}, deeptn.Fit or None
             How the cores are found; see `compress`.
         layout : deeptn.Layout, optional
+        key : jax.Array or int, optional
+            For random cores, as for `compress`.
         """
         net = as_network(topology, tuple(dense.weight.shape), layout)
-        (made,) = fitted({"layer": net}, {"layer": dense.weight}, fit, 0)[0].values()
-        return cls._of(dense, *made)
+        return cls._of(dense, net, find_params(net, dense.weight, fit, key))
 
     @classmethod
     def _of(cls, dense: Any, net: Network, cores: Mapping[str, jax.Array]) -> Any:

@@ -15,8 +15,9 @@ from deeptn.network import Network
 from deeptn.spec import Layout
 from deeptn.topologies import Topology
 
+from ..fit import find_params
 from ..functional import init
-from ..layers import applies, entry, fitted, look_up, looks_up, wide
+from ..layers import applies, entry, look_up, looks_up, wide
 
 Mode = Literal["auto", "materialize", "apply"]
 
@@ -117,7 +118,12 @@ class TNLayer(nnx.Module):
 
     @classmethod
     def from_dense(
-        cls, dense: Any, topology: Topology | Network | str, fit: Any = "auto", layout: Layout | None = None
+        cls,
+        dense: Any,
+        topology: Topology | Network | str,
+        fit: Any = "auto",
+        layout: Layout | None = None,
+        key: Any = None,
     ) -> Any:
         """Replace a trained layer.
 
@@ -129,11 +135,12 @@ class TNLayer(nnx.Module):
         fit : {"auto"}, deeptn.Fit or None
             How the cores are found; see `compress`.
         layout : deeptn.Layout, optional
+        key : jax.Array or int, optional
+            For random cores, as for `compress`.
         """
         weight = weight_of(dense)
         net = as_network(topology, tuple(weight.shape), layout)
-        (made,) = fitted({"layer": net}, {"layer": weight}, fit, 0)[0].values()
-        return cls._of(dense, *made)
+        return cls._of(dense, net, find_params(net, weight, fit, key))
 
     @classmethod
     def _of(cls, dense: Any, net: Network, cores: Mapping[str, jax.Array]) -> Any:

@@ -1,12 +1,25 @@
 """Modules whose weights are generated, and generated weights inside of any module."""
 
-from .base import TNLayer
+from .base import TNLayer, copy_bias
 from .conv import TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
 from .embedding import TNEmbedding
 from .linear import TNLinear
 from .weight import TNWeight, generated, generated_inside, parametrize_, register, unregister, weights_of
 
+#: Those that stand for layers of PyTorch.
+STANDARD: tuple[type[TNLayer], ...] = (
+    TNLinear,
+    TNConv1d,
+    TNConv2d,
+    TNConv3d,
+    TNConvTranspose1d,
+    TNConvTranspose2d,
+    TNConvTranspose3d,
+    TNEmbedding,
+)
+
 __all__ = [
+    "STANDARD",
     "TNConv1d",
     "TNConv2d",
     "TNConv3d",
@@ -17,6 +30,7 @@ __all__ = [
     "TNLayer",
     "TNLinear",
     "TNWeight",
+    "copy_bias",
     "generated",
     "generated_inside",
     "parametrize_",

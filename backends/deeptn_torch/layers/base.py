@@ -360,7 +360,7 @@ class TNLayer(nn.Module):
         layer = cls.like(dense, net, dense.weight.device)
         layer.load_cores(find_params(net, dense.weight.detach(), fit))
         layer.cores.requires_grad_(dense.weight.requires_grad)
-        _copy_bias(layer, dense)
+        copy_bias(layer, dense)
         return layer.train(dense.training)
 
     @classmethod
@@ -375,7 +375,7 @@ class TNLayer(nn.Module):
         with torch.no_grad():
             dense.weight.copy_(self.weight)
         dense.weight.requires_grad_(trainable(self.cores.values()))
-        _copy_bias(dense, self)
+        copy_bias(dense, self)
         return dense.train(self.training)
 
     def _make_dense(self, bias: bool, device: Any, dtype: Any) -> Any:
@@ -426,7 +426,8 @@ def trainable(cores: Iterable[Tensor]) -> bool:
     return any(core.requires_grad for core in cores)
 
 
-def _copy_bias(to: Any, source: Any) -> None:
+def copy_bias(to: Any, source: Any) -> None:
+    """Give a layer the bias of another, if that has one; frozen if it is."""
     if getattr(source, "bias", None) is not None:
         with torch.no_grad():
             to.bias.copy_(source.bias)

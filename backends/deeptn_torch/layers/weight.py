@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -27,6 +28,8 @@ class TNWeight(TNLayer):
     device, dtype : optional
     layout : deeptn.Layout, optional
         How the weight is cut into legs; by default the topology's own.
+    axes : tuple of int, optional
+        Where the axes of the network's weight stand in what a call returns.
 
     Examples
     --------
@@ -46,16 +49,19 @@ class TNWeight(TNLayer):
         dtype: Any = None,
         *,
         layout: Layout | None = None,
+        axes: tuple[int, ...] | None = None,
     ):
         super().__init__()
+        self.axes = tuple(range(len(shape))) if axes is None else axes
         net = as_network(topology, tuple(shape), layout)
         self._make(net, False, device, dtype, "materialize", 0, 0)
 
     def forward(self, original: Tensor | None = None) -> Tensor:
-        return self.weight
+        return self.weight.permute([self.axes.index(axis) for axis in range(len(self.axes))])
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """What `torch.nn.utils.parametrize` stores of an assigned weight: nothing. The cores are fitted to it."""
+        weight = weight.permute(self.axes)
         if tuple(weight.shape) != self.network.shape:
             raise SpecError(f"the weight has shape {tuple(weight.shape)}, the network makes {self.network.shape}")
         if getattr(self, "_ready", False):
@@ -184,7 +190,7 @@ def unregister(module: nn.Module, name: str) -> None:
     """Put the decoded weight in the place of a generated one."""
     parametrizations: Any = module.parametrizations
     trains = trainable(parametrizations[name][0].cores.values())
-    weight = parametrizations[name][0].weight.detach().clone()
+    weight = parametrizations[name][0]().detach().clone(memory_format=torch.contiguous_format)
     _own_class(module)
     parametrize.remove_parametrizations(module, name, leave_parametrized=False)
     setattr(module, name, nn.Parameter(weight, requires_grad=trains))  # recurrent modules take note of it

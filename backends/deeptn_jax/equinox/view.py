@@ -1,0 +1,123 @@
+"""Equinox models as deeptn sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deeptn.errors import PlanError
+from deeptn.models import Entry, Generated, Weight, kind_of, own_method, path_of, refuse
+
+from ..fit import fit
+from ..models import KEY, TURNED, array_like, checked, is_array, is_key, jax_arrays, seed_of
+from .kinds import KINDS, Kind
+from .layers import TNLayer
+
+
+class EquinoxModel:
+    """A pytree of Equinox modules as a `deeptn.models.ModelView`; changes make another one of it.
+
+    Examples
+    --------
+    >>> mlp = eqx.nn.MLP(6, 4, 8, 1, key=jax.random.key(0))
+    >>> [(weight.name, weight.shape) for weight in EquinoxModel(mlp).weights()]
+    [('layers.0', (8, 6)), ('layers.1', (4, 8))]
+    """
+
+    fit, seed = staticmethod(fit), staticmethod(seed_of)
+
+    def __init__(self, model: Any):
+        self.model = model
+
+    def _layers(self) -> dict[str, tuple[Any, Kind | None]]:
+        """Layers that are generated, without a kind, and those that can be; equinox.nn.Shared leaves holes in some."""
+        found = {name: (part, kind_of(KINDS, part)) for name, part in _parts(self.model, (TNLayer, *KINDS)).items()}
+        made = {name: place for name, place in found.items() if isinstance(place[0], TNLayer)}
+        return {
+            name: place for name, place in found.items() if name in made or (place[1] and is_array(place[0].weight))
+        }
+
+    def weights(self) -> list[Weight]:
+        return [self._weight(name, layer, kind) for name, (layer, kind) in self._layers().items()]
+
+    def _weight(self, name: str, layer: Any, kind: Kind | None) -> Weight:
+        bias = getattr(layer, "bias", None) is not None
+        if kind is None:
+            dtype = next(iter(layer.cores.values())).dtype.name
+            read: Any = lambda: checked(layer).weight  # noqa: E731
+            return Weight((name,), layer.kind, layer.network.shape, dtype, read, "weight", bias, layer.network)
+        shape, refused = tuple(layer.weight.shape), None
+        if kind.base is not None:
+            refused = own_method(layer, kind.base, "__call__")
+            if len(shape) != 2 + getattr(layer, "num_spatial_dims", 0):
+                refused = f"holds a stack of weights, {shape}, as filter_vmap makes them; compress single layers"
+        read = partial(checked, layer.weight)
+        return Weight((name,), kind.name, shape, layer.weight.dtype.name, read, "weight", bias, None, refused)
+
+    def _slots(self) -> dict[str, tuple[str, Any]]:
+        """Names of entries to paths and arrays; what a generated layer keeps of the dense one goes by its own name."""
+        dense = {f"{path_of(name, 'dense')}.": name for name, place in self._layers().items() if place[1] is None}
+        found = {}
+        for path, leaf in _parts(self.model).items():
+            start = next((start for start in dense if path.startswith(start)), None)
+            if is_array(leaf):
+                found[path if start is None else path_of(dense[start], path.removeprefix(start))] = path, leaf
+        return found
+
+    def entries(self) -> dict[str, Entry]:
+        transposed = _parts(self.model, (eqx.nn.ConvTranspose,)).items()
+        turned = tuple(path_of(name, "") + "." for name, part in transposed if isinstance(part, eqx.nn.ConvTranspose))
+        found = {}
+        for name, (path, leaf) in self._slots().items():
+            refused = KEY if is_key(leaf) else TURNED if path.startswith(turned) else None
+            shape = (leaf.size,) if path.endswith("bias") and leaf.ndim > 1 else tuple(leaf.shape)  # of a convolution
+            read = partial(refuse, name, refused) if refused else partial(_read, leaf, shape)
+            trained = bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
+            found[name] = Entry(shape, leaf.dtype.name, name, read, trained, refused)
+        return found
+
+    def replace(self, changes: Mapping[str, Generated | None]) -> None:
+        places, swaps = self._layers(), {}
+        for name, change in changes.items():
+            layer, kind = places[name]
+            if change is None:
+                swaps[name] = checked(layer).to_dense()
+            else:
+                assert kind is not None
+                swaps[name] = kind.make(layer, change.network, jax_arrays(change.params))
+        self.model = _swapped(self.model, swaps, (TNLayer, *KINDS))
+
+    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        slots = {name: place for name, place in self._slots().items() if name in arrays}
+        new = {path: array_like(arrays[name].reshape(like.shape), like) for name, (path, like) in slots.items()}
+        self.model = _swapped(self.model, new)
+
+
+def _read(leaf: Any, shape: tuple[int, ...]) -> Any:
+    return checked(leaf).reshape(shape)
+
+
+def _parts(model: Any, kinds: tuple[type, ...] = ()) -> dict[str, Any]:
+    """Leaves by their paths, modules of some classes being leaves."""
+    found: dict[str, Any] = {}
+    for path, part in jax.tree_util.tree_leaves_with_path(model, is_leaf=lambda part: isinstance(part, kinds)):
+        if _name(path) in found:
+            raise PlanError(f"two parts of the model have the path {_name(path)!r}; rename a key")
+        found[_name(path)] = part
+    return found
+
+
+def _swapped(model: Any, swaps: Mapping[str, Any], kinds: tuple[type, ...] = ()) -> Any:
+    """A model with other parts at some paths; those of some classes as a whole."""
+    is_leaf = lambda part: isinstance(part, kinds)  # noqa: E731
+    return jax.tree_util.tree_map_with_path(lambda path, part: swaps.get(_name(path), part), model, is_leaf=is_leaf)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -1,0 +1,50 @@
+"""What the views of models of all JAX libraries share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deeptn.arrays import from_raw
+from deeptn.errors import PlanError
+
+KEY = "is a key of jax.random; store jax.random.key_data of it"
+TURNED = "belongs to a transposed convolution, whose kernel PyTorch has in another form"
+
+
+def seed_of(key: Any) -> int:
+    """A seed of a key of `jax.random` or an integer; a fresh one of None."""
+    if key is None:
+        return int(np.random.default_rng().integers(2**62))
+    return key if isinstance(key, int) else int(jax.random.bits(key, (), "uint32"))
+
+
+def checked(tree: Any) -> Any:
+    """A pytree, if it has data."""
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree)):
+        raise PlanError("the model has shapes, but no data (eval_shape); load_model fills it, or draw its arrays")
+    return tree
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array, or the shape of one."""
+    return isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct, np.ndarray, np.generic))
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether an array is a key of `jax.random`."""
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def array_like(array: np.ndarray, like: Any) -> Any:
+    """A NumPy array where there was one, else one of JAX."""
+    return array if isinstance(like, (np.ndarray, np.generic)) else from_raw(array, "jax")
+
+
+def jax_arrays(params: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """Cores from NumPy or JAX."""
+    return {name: from_raw(core, "jax") if isinstance(core, np.ndarray) else core for name, core in params.items()}

@@ -1,0 +1,177 @@
+"""Flax NNX models as deeptn sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from flax.nnx.training.metrics import MetricState
+
+from deeptn.models import Entry, Generated, Weight, kind_of, own_method, path_of, refuse, tied
+
+from ..fit import fit
+from ..models import TURNED, array_like, checked, is_array, is_key, jax_arrays, seed_of
+from .graph import parts
+from .kinds import KINDS, Kind
+from .layers import TNLayer, to_kernel, to_weight
+
+#: Variables that are no part of a trained model.
+PASSING = (nnx.RngState, nnx.Cache, nnx.Intermediate, nnx.OptState, MetricState)
+#: PyTorch's names for the variables of modules.
+NAMES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+ABSTRACT = "has a shape, but no data, and no file holds it"
+
+
+class NNXModel:
+    """A Flax NNX model as a `deeptn.models.ModelView`, changed in place.
+
+    Parameters
+    ----------
+    model : nnx.Module
+    order : tuple of str
+        Paths whose names come first, where a module has several.
+
+    Examples
+    --------
+    >>> model = nnx.Sequential(nnx.Linear(6, 4, rngs=nnx.Rngs(0)), nnx.relu)
+    >>> [(weight.name, weight.shape) for weight in NNXModel(model).weights()]
+    [('layers.0', (4, 6))]
+    """
+
+    fit, seed = staticmethod(fit), staticmethod(seed_of)
+
+    def __init__(self, model: Any, order: tuple[str, ...] = ()):
+        self.model, self.order = model, order
+
+    @classmethod
+    def of_copy(cls, model: Any) -> NNXModel:
+        """Of a copy, which has forgotten in which order the parts of the model were set."""
+        return cls(nnx.clone(model), tuple(parts(model, nnx.Module, once=True)))
+
+    def _places(self) -> dict[str, tuple[Any, tuple[str, ...]]]:
+        """Layers, generated or not, and all of their names, by the first."""
+        everywhere = parts(self.model, (TNLayer, *KINDS))
+        names: dict[int, list[str]] = {}
+        for name in dict.fromkeys((*self.order, *everywhere)):
+            if name in everywhere:
+                names.setdefault(id(everywhere[name]), []).append(name)
+        return {own[0]: (everywhere[own[0]], tuple(own)) for own in names.values()}
+
+    def weights(self) -> list[Weight]:
+        places = self._places().values()
+        users: dict[int, list[str]] = {}
+        for path, value in parts(self.model, nnx.Variable).items():
+            users.setdefault(id(value), []).append(path)
+        above = parts(self.model, nnx.Pytree, once=True).values()
+        held = {id(self.model)} | {id(child) for parent in above for child in vars(parent).values()}
+        return [self._weight(layer, names, users, held) for layer, names in places]
+
+    def _weight(self, layer: Any, names: tuple[str, ...], users: Mapping[int, list[str]], held: set[int]) -> Weight:
+        refused = None if id(layer) in held else "stands in a plain container; use nnx.List or nnx.Dict"
+        bias = getattr(layer, "bias", None) is not None
+        kind: Kind | None = kind_of(KINDS, layer)
+        if kind is None:
+            dtype = _raw(next(iter(layer.cores.values()))).dtype.name
+            read: Any = lambda: layer.network.materialize(checked(layer.arrays))  # noqa: E731
+            return Weight(names, layer.kind, layer.network.shape, dtype, read, "weight", bias, layer.network, refused)
+        own = {key: value for key, value in vars(layer).items() if isinstance(value, nnx.Variable)}
+        variable = own[kind.attribute]
+        if kind.base is not None:
+            more = next((key for key in own if key not in (kind.attribute, "bias")), None)
+            refused = own_method(layer, kind.base, "__call__") or refused
+            refused = refused or (more and f"has {more!r} beside its weight and bias, which would be lost")
+        for what in (kind.attribute, "bias"):
+            places = {path_of(name, what) for name in names}
+            for path in users.get(id(own.get(what)), ()):
+                refused = refused if path in places else tied(what, path)
+        shape = _shape(kind.attribute, _raw(variable))
+        read = partial(_read, kind.attribute, variable)
+        name, dtype = kind.name.format(len(shape) - 2), _raw(variable).dtype.name
+        return Weight(names, name, shape, dtype, read, NAMES.get(kind.attribute, kind.attribute), bias, None, refused)
+
+    def _slots(self) -> dict[str, tuple[str, Any, str | None]]:
+        """Names of entries to NNX's own, variables, and why files hold none of them."""
+        turned = tuple(f"{name}." for name in parts(self.model, nnx.ConvTranspose, once=True))
+        held = [
+            (path, value) for path, value in parts(self.model, nnx.Variable).items() if not isinstance(value, PASSING)
+        ]
+        held.sort(
+            key=lambda item: not isinstance(item[1], (nnx.Param, nnx.BatchStat))
+        )  # these have PyTorch's names first
+        found: dict[str, tuple[str, Any, str | None]] = {}
+        for path, value in held:
+            raw = value.get_raw_value()
+            if raw is None:
+                continue
+            module, _, own = path.rpartition(".")
+            place, refused = path_of(module, NAMES.get(own, own)), None
+            if place in found and not isinstance(value, (nnx.Param, nnx.BatchStat)):
+                place = path
+            if place in found:
+                place, refused = path, f"and another would both be stored as {place!r}; rename {own!r}"
+            elif not isinstance(raw, (bool, int, float, complex)) and (not is_array(raw) or is_key(raw)):
+                refused = f"is a {type(value).__name__} of type {type(raw).__name__}; files hold arrays and numbers"
+            elif path.startswith(turned):
+                refused = TURNED
+            found[place] = own, value, refused
+        return found
+
+    def entries(self) -> dict[str, Entry]:
+        found, slots = {}, self._slots()
+        for name, (own, value, refused) in slots.items():
+            raw = _raw(value)
+            read = partial(refuse, name, refused) if refused else partial(_read, own, value)
+            shape, dtype = ((0,), None) if refused else (_shape(own, raw), raw.dtype.name)
+            found[name] = Entry(shape, dtype, id(value), read, isinstance(value, nnx.Param), refused)
+        held = {id(value) for _, value, _ in slots.values()}
+        for path, value in parts(self.model, nnx.Variable, once=True).items():
+            if id(value) not in held and isinstance(value.get_raw_value(), jax.ShapeDtypeStruct):
+                found[path] = Entry((0,), None, id(value), partial(refuse, path, ABSTRACT), False, ABSTRACT)
+        return found
+
+    def replace(self, changes: Mapping[str, Generated | None]) -> None:
+        places, swaps = self._places(), {}
+        for name, change in changes.items():
+            layer = places[name][0]
+            if change is None:
+                checked(layer.arrays)
+                swaps[id(layer)] = layer.to_dense()
+            else:
+                kind = kind_of(KINDS, layer)
+                assert kind is not None
+                swaps[id(layer)] = kind.make(layer, change.network, jax_arrays(change.params))
+        for parent in parts(self.model, nnx.Pytree, once=True).values():
+            for name, child in list(vars(parent).items()):
+                if id(child) in swaps:
+                    setattr(parent, name, swaps[id(child)])
+
+    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        slots = self._slots()
+        for name, array in arrays.items():
+            own, value, _ = slots[name]
+            raw = value.get_raw_value()
+            made = array_like(array, _raw(value))
+            made = to_kernel(made) if own == "kernel" and made.ndim > 1 else made
+            number = isinstance(raw, (bool, int, float, complex)) and not isinstance(raw, np.generic)
+            value.set_raw_value(type(raw)(made.item()) if number else made)  # past the hooks that it may have
+
+
+def _raw(value: Any) -> Any:
+    """The array of a variable, of its own library."""
+    raw = value.get_raw_value()
+    return np.asarray(raw) if isinstance(raw, (bool, int, float, complex)) else raw
+
+
+def _shape(own: str, raw: Any) -> tuple[int, ...]:
+    """In PyTorch's order of axes."""
+    shape = tuple(raw.shape)
+    return (shape[-1], shape[-2], *shape[:-2]) if own == "kernel" and len(shape) > 1 else shape
+
+
+def _read(own: str, value: Any) -> Any:
+    raw = checked(_raw(value))
+    return to_weight(raw) if own == "kernel" and raw.ndim > 1 else raw

@@ -1,0 +1,157 @@
+"""Whole models: their layers compressed and folded, their files."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from deeptn import models
+from deeptn.models import Report, Target
+
+from .view import TorchModel
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def compress(
+    model: M,
+    targets: Mapping[str, Target],
+    ignore: Iterable[str] = (),
+    fit: Any = "auto",
+    seed: int | torch.Generator | None = None,
+) -> tuple[M, Report]:
+    """Return a copy of a model in which chosen layers have generated weights, and a report.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Left as it is.
+    targets : mapping of str to deeptn.Topology, deeptn.Network or str
+        Which layers (`nn.Linear`, `nn.Embedding`, convolutions, those of `register_layer`) and single weights (of
+        recurrent modules and `nn.MultiheadAttention`: ``"attn.in_proj_weight"``) become what; for the patterns see
+        `deeptn.models.compress`.
+    ignore : iterable of str
+        Patterns of layers to leave alone.
+    fit : {"auto"}, deeptn.Fit or None
+        The closed form where there is one, else by gradient; by gradient; random cores (`deeptn.models.compress`).
+    seed : int or torch.Generator, optional
+        Of random cores; by default from torch's generator.
+
+    Returns
+    -------
+    model : nn.Module
+    report : deeptn.models.Report
+
+    Raises
+    ------
+    deeptn.PlanError
+        If a pattern matches no layer, or only generated ones; or if a layer that is chosen has a forward of its own,
+        hooks or a parametrization, or shares its weight or bias with another module.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> model = nn.Sequential(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 10))
+    >>> small, report = compress(model, {"0": dtn.TensorTrain(rank=4)})
+    >>> report.params_before, report.params_after
+    (48000, 424)
+    """
+    return models.compress(TorchModel(copy.deepcopy(model)), targets, ignore, fit, seed)
+
+
+def compress_(
+    model: nn.Module,
+    targets: Mapping[str, Target],
+    ignore: Iterable[str] = (),
+    fit: Any = "auto",
+    seed: int | torch.Generator | None = None,
+) -> Report:
+    """Compress a model in place; see `compress`. Nothing is replaced unless all layers can be.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> model = nn.Sequential(nn.Linear(400, 120), nn.ReLU(), nn.Linear(120, 10))
+    >>> report = compress_(model, {"0": dtn.BrickWall(layers=1)}, fit=None)
+    >>> type(model[0]).__name__, report.params_after
+    ('TNLinear', 144)
+    """
+    return models.compress(TorchModel(model), targets, ignore, fit, seed)[1]
+
+
+def fold_(model: nn.Module, targets: Iterable[str] | None = None) -> list[str]:
+    """Put dense layers with the decoded weights back, in place; return the names of the layers.
+
+    Parameters
+    ----------
+    model : nn.Module
+    targets : iterable of str, optional
+        Patterns as for `compress`; all generated layers by default.
+
+    Raises
+    ------
+    deeptn.PlanError
+        If the model has no generated layer, a pattern matches none, or a layer has hooks.
+
+    Examples
+    --------
+    >>> from deeptn_torch import TNLinear
+    >>> model = nn.Sequential(TNLinear(400, 120), nn.ReLU(), nn.Linear(120, 10))
+    >>> fold_(model), type(model[0]).__name__
+    (['0'], 'Linear')
+    """
+    return models.fold(TorchModel(model), targets)[1]
+
+
+def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Write a model with generated layers: its ``state_dict``, and in the header the network of every such layer.
+
+    Tensors that several names share are stored once. Constrained cores are stored as they are used; the constraint
+    itself is not, `TNLayer.constrain` sets it again. Errors as for `deeptn.models.save_model`.
+
+    Examples
+    --------
+    >>> import tempfile, os
+    >>> from deeptn_torch import TNLinear
+    >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
+    >>> save_model(nn.Sequential(TNLinear(400, 120), nn.ReLU(), nn.Linear(120, 10)), path)
+    >>> os.path.getsize(path) < 4 * 400 * 120 / 4
+    True
+    """
+    models.save_model(TorchModel(model), path)
+
+
+def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str, str] | None = None) -> M:
+    """Return a copy of a model, filled with what any front-end wrote.
+
+    Parameters
+    ----------
+    dense_model : nn.Module
+        Of the architecture before compression, or with the same generated layers, trained or not; left as it is. Dtypes
+        and devices are its own, whatever the file has.
+    path : path
+    names : mapping of str to str, optional
+        Names of modules in the file to their names here, where they differ: ``{"layers.0": "0"}``.
+
+    Raises
+    ------
+    deeptn.FormatError
+        If the file is damaged or does not fit the model.
+    deeptn.PlanError
+        If a layer that is replaced cannot be; see `compress`.
+
+    Examples
+    --------
+    >>> import tempfile, os
+    >>> from deeptn_torch import TNLinear
+    >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
+    >>> save_model(nn.Sequential(TNLinear(400, 120), nn.ReLU()), path)
+    >>> load_model(nn.Sequential(nn.Linear(400, 120), nn.ReLU()), path)[0].network.num_params
+    384
+    """
+    return models.load_model(TorchModel(copy.deepcopy(dense_model)), path, names)

@@ -1,0 +1,208 @@
+"""PyTorch models as deeptn sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from autoray import get_dtype_name
+from torch import Tensor, nn
+from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.utils import parametrize
+
+from deeptn.arrays import from_raw
+from deeptn.models import Entry, Generated, Weight, kind_of, own_method, path_of, refuse, tied
+
+from .fit import fit
+from .kinds import KINDS, SINGLE, Kind
+from .layers import TNLayer, TNWeight, copy_bias, generated_inside, register, unregister, weights_of
+
+META = "is on the meta device, without memory; write model.to_empty(device='cpu') first"
+LAZY = "is lazy, without data yet; call the model once"
+SHARDED = "is sharded; gather it first, with torch.distributed.checkpoint.state_dict"
+CONSTRAINED = "is constrained, what a file holds need not be; load into a model without, then write layer.constrain()"
+
+
+class Place(NamedTuple):
+    """Where a weight is: its module, the names of that, its own name there, and the kind of what a network replaces."""
+
+    module: Any
+    owners: tuple[str, ...]
+    key: str
+    kind: Kind
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(path_of(owner, self.key) for owner in self.owners) if self.kind is SINGLE else self.owners
+
+    @property
+    def made(self) -> Any:
+        """The generated layer, if it is one."""
+        if isinstance(self.module, TNLayer):
+            return self.module
+        return self.module.parametrizations[self.key][0] if self.key in generated_inside(self.module) else None
+
+    def generate(self, change: Generated) -> TNLayer:
+        """A generated layer for this place; nothing is drawn."""
+        module, old = self.module, self.module._parameters[self.key]
+        if self.kind.made is None:
+            made: Any = TNWeight(change.network.shape, change.network, "meta", old.dtype, axes=self.kind.axes)
+        else:
+            made = self.kind.made.like(module, change.network, "meta")
+        made = made.to_empty(device=old.device).train(module.training)
+        made.load_cores({n: from_raw(a, "torch") if isinstance(a, np.ndarray) else a for n, a in change.params.items()})
+        made.cores.requires_grad_(old.requires_grad)
+        if self.kind.made is not None:
+            copy_bias(made, module)
+        return made
+
+
+class TorchModel:
+    """A PyTorch model as a `deeptn.models.ModelView`, changed in place.
+
+    Examples
+    --------
+    >>> [weight.name for weight in TorchModel(nn.Sequential(nn.Linear(6, 4), nn.LSTM(4, 4))).weights()]
+    ['0', '1.weight_ih_l0', '1.weight_hh_l0']
+    """
+
+    fit = staticmethod(fit)
+
+    def __init__(self, model: nn.Module):
+        self.model = model
+
+    def seed(self, given: int | torch.Generator | None) -> int:
+        return given if isinstance(given, int) else int(torch.randint(2**62, (), generator=given).item())
+
+    def _places(self) -> dict[str, Place]:
+        owners: dict[nn.Module, list[str]] = {}
+        for name, module in self.model.named_modules(remove_duplicate=False):
+            if ".parametrizations." not in f".{name}":
+                owners.setdefault(module, []).append(name)
+        found: list[Place] = []
+        for module, names in owners.items():
+            keys = dict.fromkeys((*weights_of(module), *generated_inside(module)), SINGLE)
+            kind = Kind(module.kind, type(module)) if isinstance(module, TNLayer) else kind_of(KINDS, module)
+            if kind is not None and not isinstance(module._parameters.get("weight"), UninitializedTensorMixin):
+                keys["weight"] = kind
+            found += [Place(module, tuple(names), key, kind) for key, kind in keys.items()]
+        return {place.names[0]: place for place in found}
+
+    def weights(self) -> list[Weight]:
+        users: dict[Any, list[tuple[nn.Module, str, str]]] = {}
+        for name, module in self.model.named_modules():
+            for key, tensor in module._parameters.items():
+                users.setdefault(tensor, []).append((module, key, path_of(name, key)))
+        return [self._weight(place, users) for place in self._places().values()]
+
+    def _weight(self, place: Place, users: Mapping[Any, Iterable[tuple[nn.Module, str, str]]]) -> Weight:
+        module, _, key, kind = place
+        own, bias = ("", False) if kind is SINGLE else (key, getattr(module, "bias", None) is not None)
+        layer = place.made
+        if layer is not None:
+            refused = _hooks(layer)
+            if module is layer and isinstance(layer, TNWeight):
+                refused = "is a TNWeight in a module of your own, where no weight can take its place"
+            elif module is not layer and key not in vars(type(module)):  # where PyTorch looks for it
+                refused = "is in a module of another class since (fully_shard does that); fold it before"
+            dtype, net = _dtype(next(iter(layer.cores.values()))), layer.network
+            return Weight(
+                place.names, kind.name, net.shape, dtype, lambda: layer.weight.detach(), own, bias, net, refused
+            )
+        weight = getattr(module, key).detach()
+        weight = weight if kind.axes is None else weight.permute(kind.axes)
+        refused = META if weight.is_meta else _replaceable(module, kind.made) if kind.made else None
+        if parametrize.is_parametrized(module, None if kind.made else key):
+            refused = "is parametrized, which would be lost; remove the parametrization first"
+        for what in ("weight", "bias") if kind.made else (key,):
+            for user, name, path in users[module._parameters[what]] if module._parameters.get(what) is not None else ():
+                if user is not module or name != what:
+                    refused = tied(what, path)
+        return Weight(
+            place.names, kind.name, tuple(weight.shape), _dtype(weight), lambda: weight, own, bias, None, refused
+        )
+
+    def _slots(self) -> dict[str, tuple[str, Any, bool]]:
+        """Names of entries to those of the ``state_dict``, tensors, and whether these are constrained."""
+        gone: list[str] = []
+        cores: dict[str, tuple[str, Any, bool]] = {}
+        for place in self._places().values():
+            layer = place.made
+            if layer is None:
+                continue
+            used = {core: layer.cores[core] for core in layer.network.spec.param_shapes}
+            constrained = parametrize.is_parametrized(layer.cores)
+            for owner, name in zip(place.owners, place.names):
+                inside = "" if layer is place.module else path_of("parametrizations", place.key)
+                gone.append(path_of(owner, inside or "cores") + ".")
+                where = path_of(owner, inside, "0" if inside else "", "cores")
+                cores |= {path_of(name, "cores", c): (path_of(where, c), t, constrained) for c, t in used.items()}
+        state = self.model.state_dict(keep_vars=True)
+        return {k: (k, value, False) for k, value in state.items() if not k.startswith(tuple(gone))} | cores
+
+    def entries(self) -> dict[str, Entry]:
+        params = {id(param) for param in self.model.parameters()}
+        found = {}
+        for name, (_, value, constrained) in self._slots().items():
+            if not isinstance(value, Tensor) or isinstance(value, UninitializedTensorMixin):
+                why = LAZY if isinstance(value, Tensor) else f"is no tensor but a {type(value).__name__}"
+                found[name] = Entry((0,), None, name, partial(refuse, name, why), False, why)
+                continue
+            whole = hasattr(value, "full_tensor")
+            tie = (
+                value.device,
+                id(value) if whole else value.data_ptr() or name,
+                value.shape,
+                value.stride(),
+                value.dtype,
+            )
+            why = META if value.is_meta else SHARDED if whole else None
+            read = partial(refuse, name, why) if why else value.detach
+            trained = constrained or id(value) in params
+            why = CONSTRAINED if constrained else why
+            found[name] = Entry(
+                tuple(value.shape), _dtype(value), (*tie, value.is_conj(), value.is_neg()), read, trained, why
+            )
+        return found
+
+    def replace(self, changes: Mapping[str, Generated | None]) -> None:
+        places = self._places()
+        made = {name: places[name].generate(change) for name, change in changes.items() if change is not None}
+        folded = [places[name] for name, change in changes.items() if change is None]
+        swaps = {place.module: place.module.to_dense() for place in folded if place.made is place.module}
+        swaps |= {places[name].module: layer for name, layer in made.items() if not isinstance(layer, TNWeight)}
+        for name, layer in made.items():
+            if isinstance(layer, TNWeight):
+                module, key = places[name].module, places[name].key
+                register(module, key, layer, module._parameters[key].requires_grad)
+        for place in folded:
+            if place.made is not place.module:
+                unregister(place.module, place.key)
+        for parent in list(self.model.modules()):
+            for name, child in list(parent._modules.items()):
+                if child in swaps:
+                    setattr(parent, name, swaps[child])
+
+    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        slots = self._slots()
+        self.model.load_state_dict({slots[name][0]: from_raw(a, "torch") for name, a in arrays.items()}, strict=False)
+
+
+def _dtype(tensor: Tensor) -> str | None:
+    name = get_dtype_name(tensor)
+    return None if name.startswith("float8") else name  # `load_state_dict` rounds to it
+
+
+def _replaceable(module: nn.Module, made: type[TNLayer]) -> str | None:
+    """Why a layer cannot be replaced: it computes something else, holds more, or others listen to it."""
+    parts = [key for key in (*module._parameters, *module._buffers, *module._modules) if key not in ("weight", "bias")]
+    more = f"has {parts[0]!r} beside its weight and bias, which would be lost; untie it" if parts else None
+    return own_method(module, made.dense, "forward") or more or _hooks(module)
+
+
+def _hooks(module: nn.Module) -> str | None:
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return "has hooks, which would be lost; remove them first" if any(hooks) else None

@@ -1,0 +1,206 @@
+"""Models of any framework in files: what is stored of them, and how they are filled."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import files
+from ..arrays import cast, to_raw
+from ..errors import FormatError
+from ..files import StoredLayer, StoredModel
+from .compress import check_free
+from .view import Entry, Generated, ModelView, Weight
+
+#: What PyTorch counts and others do not: it may be missing in a file or in a model.
+COUNTER = ".num_batches_tracked"
+
+
+def save_model(view: ModelView, path: str | os.PathLike[str]) -> None:
+    """Write a model with generated layers, to a file that every front-end reads (see `deeptn.save_model`).
+
+    Parameters
+    ----------
+    view : ModelView
+        What several names share is stored once.
+    path : path
+        Replaced as a whole, or not at all.
+
+    Raises
+    ------
+    PlanError
+        If the model has no generated layer, or holds something that a file cannot.
+
+    Examples
+    --------
+    >>> import os, tempfile, deeptn as dtn
+    >>> from torch import nn
+    >>> from deeptn_torch import TNLinear
+    >>> from deeptn_torch.view import TorchModel
+    >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
+    >>> save_model(TorchModel(nn.Sequential(TNLinear(16, 8), nn.ReLU())), path)
+    >>> dtn.load_model(path).layers["0"].kind
+    'linear'
+    """
+    files.save_model(to_stored(view), path)
+
+
+def load_model(view: ModelView, path: str | os.PathLike[str], names: Mapping[str, str] | None = None) -> Any:
+    """Fill a model with what any front-end wrote. Nothing is changed unless the file fits.
+
+    Parameters
+    ----------
+    view : ModelView
+        Of the architecture before compression, or with the same generated layers; dtypes are its own.
+    path : path
+    names : mapping of str to str, optional
+        Names of modules in the file to their names here, where they differ: ``{"layers.0": "0"}``.
+
+    Returns
+    -------
+    object
+        The model of the view.
+
+    Raises
+    ------
+    FormatError
+        If the file is damaged or does not fit the model.
+    PlanError
+        If a layer that would be replaced cannot be; see `compress`.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from torch import nn
+    >>> from deeptn_torch import TNLinear
+    >>> from deeptn_torch.view import TorchModel
+    >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
+    >>> save_model(TorchModel(nn.Sequential(TNLinear(16, 8), nn.ReLU())), path)
+    >>> load_model(TorchModel(nn.Sequential(nn.Linear(16, 8), nn.ReLU())), path)[0].network.num_params
+    156
+    """
+    from_stored(view, files.load_model(path).renamed(names or {}))
+    return view.model
+
+
+def to_stored(view: ModelView) -> StoredModel:
+    """What a file holds of a model, as NumPy arrays; what several names share is one array."""
+    weights = [weight for weight in view.weights() if weight.network is not None]
+    entries = view.entries()
+    arrays: dict[Hashable, np.ndarray] = {}
+
+    def read(name: str) -> np.ndarray:
+        tie = entries[name].tie
+        if tie not in arrays:
+            arrays[tie] = to_raw(entries[name].read())
+        return arrays[tie]
+
+    layers: dict[str, StoredLayer] = {}
+    for weight in weights:
+        assert weight.network is not None
+        cores = {core: read(name) for core, name in weight.cores.items()}
+        layer = StoredLayer(weight.kind, weight.network, cores, read(weight.entry("bias")) if weight.bias else None)
+        layers |= dict.fromkeys(weight.names, layer)
+    owned = set().union(*(weight.owned for weight in weights))
+    return StoredModel(layers, {name: read(name) for name in entries if name not in owned})
+
+
+def from_stored(view: ModelView, source: StoredModel) -> None:
+    """Put in what a file holds: everything, or nothing."""
+    entries, weights = view.entries(), view.weights()
+    for name, entry in entries.items():
+        if entry.refused:
+            raise FormatError(f"the file does not fit the model, whose {name!r} {entry.refused}")
+    found = _layers(source, weights)
+    arrays = found.arrays | _rest(source, entries, set().union(*(weight.owned for weight in found.taken)))
+    for name, array in arrays.items():
+        shape, dtype = entries[name].shape, entries[name].dtype
+        if shape != array.shape:
+            raise FormatError(
+                f"the tensors of the file do not fit the model: {name!r} has shape {array.shape}, the model's {shape}"
+            )
+        arrays[name] = _as(dtype, array, name)
+    view.replace(found.changes)
+    view.write(arrays)
+
+
+class _Layers(NamedTuple):
+    """What the generated layers of a file change in a model, and the arrays that are written then."""
+
+    taken: list[Weight]
+    changes: dict[str, Generated]
+    arrays: dict[str, np.ndarray]
+
+
+def _layers(source: StoredModel, weights: Sequence[Weight]) -> _Layers:
+    found = _Layers([], {}, {})
+    places = {name: weight for weight in weights for name in weight.names}
+    first: dict[str, str] = {}
+    for name, layer in source.layers.items():
+        weight = _place(name, layer, places.get(name))
+        if first.setdefault(weight.name, name) != name:  # a module of two names
+            _check_same(source.layers, first[weight.name], name)
+            continue
+        found.taken.append(weight)
+        if weight.network is None:
+            check_free(weight)
+            cores = {core: _as(weight.dtype, a, f"{name}.cores.{core}") for core, a in layer.params.items()}
+            found.changes[weight.name] = Generated(layer.network, cores)
+        else:
+            found.arrays.update({weight.cores[core]: array for core, array in layer.params.items()})
+        if layer.bias is not None:
+            found.arrays[weight.entry("bias")] = layer.bias
+    missing = [weight.name for weight in weights if weight.network is not None and weight.name not in first]
+    if missing:
+        raise FormatError(f"the file has no generated layers {missing[:3]}, which the model has")
+    return found
+
+
+def _place(name: str, layer: StoredLayer, weight: Weight | None) -> Weight:
+    """The weight of a model that a layer of a file is for."""
+    net = layer.network
+    fits = weight is not None and (layer.kind, net.shape) == (weight.kind, weight.shape)
+    if weight is None or not fits or weight.network not in (None, net):
+        came = "none" if weight is None else f"a {weight.kind!r} layer of shape {weight.shape}"
+        came += " of another network" * fits
+        raise FormatError(
+            f"the file has a {layer.kind!r:.20} layer {name!r} of shape {net.shape}; the model has {came} there"
+        )
+    if (layer.bias is not None) != weight.bias:
+        here, there = ("a bias", "none") if weight.bias else ("no bias", "one")
+        raise FormatError(f"the layer {name!r} of the model has {here}, the file has {there}")
+    return weight
+
+
+def _rest(source: StoredModel, entries: Mapping[str, Entry], owned: set[str]) -> dict[str, np.ndarray]:
+    """The tensors of a file by the entries that they are for, those of its layers left out."""
+    mine, theirs = entries.keys() - owned, source.tensors.keys() - owned
+    both = [name for name in entries if name in mine & theirs]
+    first: dict[Hashable, str] = {}
+    for name in both:
+        _check_same(source.tensors, first.setdefault(entries[name].tie, name), name)
+    missing = sorted(name for name in mine - theirs if entries[name].tie not in first and not name.endswith(COUNTER))
+    surplus = sorted(name for name in theirs - mine if not name.endswith(COUNTER))
+    if missing or surplus:
+        raise FormatError(f"the tensors of the file do not fit the model: missing {missing[:3]}, surplus {surplus[:3]}")
+    return {name: source.tensors[name] for name in both}
+
+
+def _as(dtype: str | None, array: np.ndarray, what: str) -> np.ndarray:
+    return array if dtype is None else cast(array, dtype, what)
+
+
+def _check_same(read: Mapping[str, Any], one: str, other: str) -> None:
+    """Raise `FormatError` unless a file has the same under two names that are one thing in the model."""
+
+    def content(found: Any) -> Any:
+        if isinstance(found, StoredLayer):
+            arrays = [*found.params.values(), *(() if found.bias is None else (found.bias,))]
+            return found.network, [content(array) for array in arrays]
+        return found.dtype, found.shape, found.tobytes()
+
+    if read[one] is not read[other] and content(read[one]) != content(read[other]):
+        raise FormatError(f"{one!r} and {other!r} are one in the model, and differ in the file")
