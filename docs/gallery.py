@@ -51,9 +51,9 @@ def write(folder: Path) -> None:
 
 
 def example(cls: type[dtn.Topology]) -> dtn.Network:
-    """The default of a family on some legs."""
-    net = dtn.network(cls(), (16, 16))
-    return net if len(net.layout.legs) > 3 or cls is dtn.LowRank else dtn.network(cls(), (64, 512))
+    """The default of a family on a small weight; on a larger one where that has few legs and the larger one more."""
+    small, large = (dtn.network(cls(), shape) for shape in ((16, 16), (64, 512)))
+    return large if len(small.layout.legs) <= 3 < len(large.layout.legs) else small
 
 
 def entry(cls: type[dtn.Topology], net: dtn.Network) -> str:
