@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from deeptn_jax import train as jax_train
 
 import deeptn as dtn
 from deeptn import Recipe
 
+from ..tiers import choose
 from ..toy import X, Y, deviation, forward, model, to_jax
 
 
-@pytest.mark.parametrize("family", [dtn.Tree(rank=3), dtn.MERA(rank=3)])
+@choose("family", {"tree": dtn.Tree(rank=3), "mera": dtn.MERA(rank=3)}, ["mera"])
 def test_isometries_stay_isometries_in_jax(family):
     net = model(family, dtype=torch.float32)
     found = jax_train(

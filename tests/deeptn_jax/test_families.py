@@ -17,8 +17,8 @@ from ..tiers import choose
 
 DIGITS: Any = load_digits()
 
-#: Of each kind one in every run: with an activation, with copies, with a sum.
-FEW = ("brickwall", "mera", "ttmatrix", "residual")
+#: In every run: one that is contracted with the input, and one with an activation and a sum.
+FEW = ("ttmatrix", "residual")
 
 
 @choose("family", FAMILIES, FEW)

@@ -14,10 +14,15 @@ import deeptn as dtn
 from deeptn import Recipe
 from deeptn.constraints import isometric_nodes
 
+from ..tiers import choose
 from ..toy import data, deviation, model
 
 
-@pytest.mark.parametrize("family", [dtn.Tree(rank=4), dtn.MERA(rank=3, activation=None), dtn.AugmentedTree(rank=3)])
+@choose(
+    "family",
+    {"tree": dtn.Tree(rank=4), "mera": dtn.MERA(rank=3, activation=None), "augmented": dtn.AugmentedTree(rank=3)},
+    ["tree"],
+)
 def test_isometries_stay_isometries(family):
     net = model(family)
     layer = net[0]

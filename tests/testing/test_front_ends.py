@@ -9,22 +9,29 @@ import pytest
 
 import deeptn as dtn
 from deeptn.arrays import to_numpy, to_raw
-from deeptn.testing import LAWS, check_front_end, front_ends
+from deeptn.testing import LAWS, check_front_end, default_networks, front_ends
 
 from .. import standin
 from ..standin.frontend import CuPyFrontEnd
+from ..tiers import grid
 
 SQUARE = dtn.network(dtn.TTMatrix(rank=2), (8, 8))
 
 
-@pytest.mark.parametrize(
-    ("name", "package"), [("torch", "torch"), ("jax", "jax"), ("equinox", "equinox"), ("nnx", "flax")]
-)
-def test_the_front_ends_keep_the_laws(name, package):
-    pytest.importorskip(package)
+PACKAGES = {"torch": "torch", "jax": "jax", "equinox": "equinox", "nnx": "flax"}
+
+
+@grid(lambda name, number: name == "torch" or number in "03", name=list(PACKAGES), number=range(6))
+def test_the_front_ends_keep_the_laws(name, number):
+    """JAX compiles anew for every network: in every run it has a padded brick wall, and a MERA with copies."""
+    pytest.importorskip(PACKAGES[name])
     front_end = front_ends()[name]
     assert front_end.name == name
-    check_front_end(front_end)
+    check_front_end(front_end, [default_networks()[number]])
+
+
+def test_all_default_networks_are_tried():
+    assert len(default_networks()) == 6
 
 
 @pytest.mark.parametrize("name", dtn.topology_names())
