@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,6 +10,8 @@ import numpy as np
 
 from deeptn.arrays import from_raw
 from deeptn.errors import PlanError
+from deeptn.models import Generated
+from deeptn.params import check_params
 
 KEY = "is a key of jax.random; store jax.random.key_data of it"
 TURNED = "belongs to a transposed convolution, whose kernel PyTorch has in another form"
@@ -45,6 +46,7 @@ def array_like(array: np.ndarray, like: Any) -> Any:
     return array if isinstance(like, (np.ndarray, np.generic)) else from_raw(array, "jax")
 
 
-def jax_arrays(params: Mapping[str, Any]) -> dict[str, jax.Array]:
-    """Cores from NumPy or JAX."""
-    return {name: from_raw(core, "jax") if isinstance(core, np.ndarray) else core for name, core in params.items()}
+def cores_of(change: Generated) -> dict[str, jax.Array]:
+    """Checked cores, from NumPy or JAX."""
+    check_params(change.network.spec, change.params)
+    return {n: from_raw(core, "jax") if isinstance(core, np.ndarray) else core for n, core in change.params.items()}

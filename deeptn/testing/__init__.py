@@ -1,16 +1,19 @@
-"""Laws that every network and every front-end keeps, for the tests of your own ones."""
+"""Laws that every network, every front-end and every view of models keeps, for the tests of your own ones."""
 
 from .front_ends import LAWS, LAYER, FrontEnd, check_front_end, default_networks, front_ends
 from .laws import check_laws
+from .model_views import MODEL_LAWS, check_model_view
 from .oracle import reference
 from .strategies import families, networks
 
 __all__ = [
     "LAWS",
     "LAYER",
+    "MODEL_LAWS",
     "FrontEnd",
     "check_front_end",
     "check_laws",
+    "check_model_view",
     "default_networks",
     "families",
     "front_ends",

@@ -15,7 +15,7 @@ from deeptn.errors import PlanError
 from deeptn.models import Entry, Generated, Weight, kind_of, own_method, path_of, refuse
 
 from ..fit import fit
-from ..models import KEY, TURNED, array_like, checked, is_array, is_key, jax_arrays, seed_of
+from ..models import KEY, TURNED, array_like, checked, cores_of, is_array, is_key, seed_of
 from .kinds import KINDS, Kind
 from .layers import TNLayer
 
@@ -90,7 +90,7 @@ class EquinoxModel:
                 swaps[name] = checked(layer).to_dense()
             else:
                 assert kind is not None
-                swaps[name] = kind.make(layer, change.network, jax_arrays(change.params))
+                swaps[name] = kind.make(layer, change.network, cores_of(change))
         self.model = _swapped(self.model, swaps, (TNLayer, *KINDS))
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:

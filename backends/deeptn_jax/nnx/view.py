@@ -14,7 +14,7 @@ from flax.nnx.training.metrics import MetricState
 from deeptn.models import Entry, Generated, Weight, kind_of, own_method, path_of, refuse, tied
 
 from ..fit import fit
-from ..models import TURNED, array_like, checked, is_array, is_key, jax_arrays, seed_of
+from ..models import TURNED, array_like, checked, cores_of, is_array, is_key, seed_of
 from .graph import parts
 from .kinds import KINDS, Kind
 from .layers import TNLayer, to_kernel, to_weight
@@ -76,7 +76,7 @@ class NNXModel:
         kind: Kind | None = kind_of(KINDS, layer)
         if kind is None:
             dtype = _raw(next(iter(layer.cores.values()))).dtype.name
-            read: Any = lambda: layer.network.materialize(checked(layer.arrays))  # noqa: E731
+            read: Any = lambda: layer.network.materialize(_cores(layer))  # noqa: E731
             return Weight(names, layer.kind, layer.network.shape, dtype, read, "weight", bias, layer.network, refused)
         own = {key: value for key, value in vars(layer).items() if isinstance(value, nnx.Variable)}
         variable = own[kind.attribute]
@@ -138,12 +138,12 @@ class NNXModel:
         for name, change in changes.items():
             layer = places[name][0]
             if change is None:
-                checked(layer.arrays)
+                _cores(layer)
                 swaps[id(layer)] = layer.to_dense()
             else:
                 kind = kind_of(KINDS, layer)
                 assert kind is not None
-                swaps[id(layer)] = kind.make(layer, change.network, jax_arrays(change.params))
+                swaps[id(layer)] = kind.make(layer, change.network, cores_of(change))
         for parent in parts(self.model, nnx.Pytree, once=True).values():
             for name, child in list(vars(parent).items()):
                 if id(child) in swaps:
@@ -164,6 +164,11 @@ def _raw(value: Any) -> Any:
     """The array of a variable, of its own library."""
     raw = value.get_raw_value()
     return np.asarray(raw) if isinstance(raw, (bool, int, float, complex)) else raw
+
+
+def _cores(layer: TNLayer) -> dict[str, jax.Array]:
+    checked([_raw(core) for core in layer.cores.values()])
+    return layer.arrays
 
 
 def _shape(own: str, raw: Any) -> tuple[int, ...]:
