@@ -1,6 +1,6 @@
 """What every other package stands on: checks, type names, registries, files replaced as a whole."""
 
-from .checks import boolean, is_object, positive_int, positive_ints, rank_field, ranks
+from .checks import boolean, is_list, is_object, positive_int, positive_ints, rank_field, ranks
 from .dispatch import compose, do, get_dtype_name, infer_backend
 from .files import cache_folder, write_atomically
 from .optional import optional
@@ -19,6 +19,7 @@ __all__ = [
     "do",
     "get_dtype_name",
     "infer_backend",
+    "is_list",
     "is_object",
     "optional",
     "positive_int",

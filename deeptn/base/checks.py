@@ -47,6 +47,11 @@ def rank_field(rank: Any, what: str) -> int | tuple[int, ...]:
     return positive_int(rank, what)
 
 
+def is_list(data: Any) -> TypeGuard[list[Any] | tuple[Any, ...]]:
+    """Whether plain data is a list, of JSON, or a tuple."""
+    return isinstance(data, (list, tuple))
+
+
 def is_object(data: Any) -> TypeGuard[dict[str, Any]]:
     """Whether plain data of JSON is an object, a dict with names for keys."""
     return isinstance(data, dict)

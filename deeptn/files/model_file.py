@@ -1,5 +1,7 @@
 """Files of models: generated layers with their networks, and all other tensors, in one safetensors file."""
 
+# pyright: reportUnnecessaryIsInstance=false
+# Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
 import os
@@ -9,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import DTYPES, to_raw
-from ..base import Array, Params
+from ..base import Array, Params, is_object
 from ..errors import FormatError, PlanError, SpecError
 from ..network import Network
 from .network_file import check_floats, cores_of, network_from_dict, network_to_dict
@@ -185,15 +187,15 @@ def load_model(path: str | os.PathLike[str]) -> StoredModel:
     """
     header, tensors = read_tensors(path, MODEL)
     entries, aliases = header.get("layers"), header.get("aliases")
-    if not isinstance(entries, dict) or not isinstance(aliases, dict):
+    if not is_object(entries) or not is_object(aliases):
         raise FormatError("the header needs 'layers' and 'aliases'")
     for name, source in aliases.items():
         if not isinstance(source, str) or source not in tensors:
             raise FormatError(f"the tensor {name!r} is an alias of {source!r:.60}, which the file does not hold")
         tensors[name] = tensors[source]
-    layers = {}
+    layers: dict[str, StoredLayer] = {}
     for name, entry in entries.items():
-        if not isinstance(entry, dict) or not isinstance(entry.get("kind"), str):
+        if not is_object(entry) or not isinstance(entry.get("kind"), str):
             raise FormatError(f"layer {name!r} of the file is no table with a kind")
         net = network_from_dict({key: entry.get(key) for key in ("layout", "spec", "topology")})
         cores = cores_of(net, tensors, f"{name}.cores.")

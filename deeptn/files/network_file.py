@@ -10,10 +10,9 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from autoray import get_dtype_name, infer_backend
 
 from ..arrays import DTYPES, convert, target
-from ..base import Params, ParamsLike
+from ..base import Params, ParamsLike, get_dtype_name, infer_backend, is_list, is_object
 from ..errors import FormatError, SpecError
 from ..network import Network
 from ..params import check_params
@@ -44,12 +43,12 @@ def network_from_dict(data: Any) -> Network:
     FormatError
         For data of another form.
     """
-    if not isinstance(data, dict) or set(data) != {"layout", "spec", "topology"}:
+    if not is_object(data) or set(data) != {"layout", "spec", "topology"}:
         raise FormatError(f"a network needs the keys 'layout', 'spec' and 'topology', got {data!r:.80}")
     layout, spec = Layout.from_dict(data["layout"]), NetworkSpec.from_dict(data["spec"])
     family = data["topology"]
     topology = None
-    if isinstance(family, dict) and family.get("name") in topology_names():
+    if is_object(family) and family.get("name") in topology_names():
         topology = topology_from_dict(family)
         try:
             # Building takes time in proportion to the size, which nothing in a hostile file limits.
@@ -79,8 +78,10 @@ def fingerprint(net: Network) -> str:
 
 def _numbers(data: Any) -> Iterator[int]:
     """All integers in plain data."""
-    if isinstance(data, (dict, list, tuple)):
-        for value in data.values() if isinstance(data, dict) else data:
+    if is_object(data):
+        data = list(data.values())
+    if is_list(data):
+        for value in data:
             yield from _numbers(value)
     elif isinstance(data, int):
         yield data
@@ -150,11 +151,11 @@ def load(path: str | os.PathLike[str], like: Any = "numpy", device: Any = None) 
     header, tensors = read_tensors(path, NETWORK)
     net = network_from_dict({key: header.get(key) for key in ("layout", "spec", "topology")})
     dtypes = header.get("dtypes")
-    if not isinstance(dtypes, dict) or dtypes.keys() != tensors.keys() or not set(dtypes.values()) <= set(DTYPES):
+    if not is_object(dtypes) or dtypes.keys() != tensors.keys() or not set(dtypes.values()) <= set(DTYPES):
         raise FormatError("the header's dtypes do not name the parameters of the network one by one")
     library = like if isinstance(like, str) else infer_backend(like)
     target(library, None, device)
-    params = {}
+    params: Params = {}
     for name, array in cores_of(net, tensors, "").items():
         dtype = "float32" if dtypes[name] == "bfloat16" and library == "numpy" else dtypes[name]
         params[name] = convert(array, library, dtype, device)

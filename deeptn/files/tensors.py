@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import to_raw
-from ..base import Array, write_atomically
+from ..base import Array, is_object, write_atomically
 from ..errors import FormatError, SpecError
 
 #: Key of deeptn's JSON in the metadata of a safetensors header.
@@ -27,11 +28,11 @@ def parse_header(metadata: dict[str, str] | None, form: str) -> dict[str, Any]:
     if text is None:
         raise FormatError(f"the file has no {HEADER!r} entry in its header; it was not written by deeptn")
     try:
-        header = json.loads(text)
+        header: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise FormatError(f"the {HEADER!r} entry of the header is no JSON: {error}") from error
-    if not isinstance(header, dict) or header.get("format") != form:
-        came = header.get("format") if isinstance(header, dict) else header
+    if not is_object(header) or header.get("format") != form:
+        came: Any = header.get("format") if is_object(header) else header
         raise FormatError(f"expected a file of the format {form!r}, got {came!r:.60}")
     version = header.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
@@ -41,12 +42,12 @@ def parse_header(metadata: dict[str, str] | None, form: str) -> dict[str, Any]:
 
 def write_tensors(path: str | os.PathLike[str], header: dict[str, Any], tensors: Mapping[str, Array]) -> None:
     """Arrays of any library with their dtypes in the header."""
-    from safetensors.numpy import save_file
-
-    stored, dtypes = {}, {}
+    save_file = importlib.import_module("safetensors.numpy").save_file
+    stored: dict[str, np.ndarray] = {}
+    dtypes: dict[str, str] = {}
     for name, array in tensors.items():
         raw = to_raw(array)
-        dtypes[name] = raw.dtype.name
+        dtypes[name] = str(raw.dtype.name)
         if dtypes[name].startswith("float8"):
             raise SpecError(f"{name!r} is of {dtypes[name]}, which files of deeptn do not hold; convert it first")
         if raw.dtype.kind == "c":
@@ -62,7 +63,7 @@ def read_tensors(path: str | os.PathLike[str], form: str) -> tuple[dict[str, Any
         header = parse_header(file.metadata(), form)
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     dtypes = header.get("dtypes", {})
-    if not isinstance(dtypes, dict) or not all(isinstance(dtype, str) for dtype in dtypes.values()):
+    if not is_object(dtypes) or not all(isinstance(dtype, str) for dtype in dtypes.values()):
         raise FormatError(f"the header's dtypes must name a dtype for every tensor, got {dtypes!r:.60}")
     for name, dtype in dtypes.items():
         array = tensors.get(name)
@@ -81,13 +82,13 @@ class open_safetensors:
     def __init__(self, path: str | os.PathLike[str], framework: str):
         if not Path(path).is_file():
             raise FileNotFoundError(f"no file {str(path)!r}")
-        import ml_dtypes  # noqa: F401 - by which NumPy knows the bfloat16 that safetensors asks it for
+        importlib.import_module("ml_dtypes")  # by which NumPy knows the bfloat16 that safetensors asks it for
         from safetensors import SafetensorError, safe_open
 
         self.path = path
         self.bad = SafetensorError, TypeError
         try:
-            self.file = safe_open(path, framework=framework)
+            self.file: Any = safe_open(path, framework=framework)
         except (SafetensorError, OSError, ValueError, TypeError) as error:
             raise FormatError(f"{str(path)!r} is no safetensors file: {error}") from error
 

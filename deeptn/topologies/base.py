@@ -87,7 +87,7 @@ class Topology(ABC):
         >>> dtn.Sum(terms=(dtn.LowRank(rank=5), dtn.BrickWall(layers=2))).size
         2
         """
-        value = getattr(self, self.size_field)
+        value: int | tuple[int, ...] = getattr(self, self.size_field)
         return max(value, default=1) if isinstance(value, tuple) else value
 
     def resized(self, size: int) -> Self:

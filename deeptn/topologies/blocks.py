@@ -63,7 +63,10 @@ class Widening(Wires):
     def split(self, kind: str, shared: bool = False) -> None:
         """Split every block that has several legs, by one isometry each."""
         self.number += 1
-        blocks, wires, parents, node = [], [], [], 0
+        blocks: list[Block] = []
+        wires: list[str] = []
+        parents: list[Block] = []
+        node = 0
         self.new: list[bool] = []
         for k, block in enumerate(self.blocks):
             parts = split_block(block, self.arity, self.balanced) if block[1] - block[0] > 1 else [block]
@@ -116,7 +119,7 @@ def tree_nodes(spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray]:
     A node's inputs are the one bond above it; the root has none.
     """
     axes = [leg.name for leg in spec.legs]
-    params = {}
+    params: dict[str, np.ndarray] = {}
     makers = {ix: node for node in spec.nodes for ix in node.outputs}
 
     def depth(node: Node) -> int:

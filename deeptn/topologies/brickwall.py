@@ -133,7 +133,8 @@ class BrickWall(Topology):
             gate = 0
             for number, half in enumerate(halves):
                 for window in half:
-                    inputs, outputs = [], []
+                    inputs: list[str] = []
+                    outputs: list[tuple[str, int]] = []
                     for site in window:
                         wire = wires[site]
                         if wire is None and number and self.pattern == "brick":
@@ -212,7 +213,8 @@ class BrickWall(Topology):
         """
         if not self._is_chain:
             return None
-        sizes, params, count = tensor.shape, {}, tensor.ndim
+        sizes, count = tensor.shape, tensor.ndim
+        params: dict[str, np.ndarray] = {}
         groups = [(0,), *(tuple(range(k, min(k + 2, count))) for k in range(1, count, 2))]
         cores = train(tensor, groups, [min(sizes[group[-1] : group[-1] + 2]) for group in groups[:-1]])
         half = count // 2

@@ -26,7 +26,7 @@ def chain(
     for k in reversed(range(len(bonds))):
         bonds[k] = min(bonds[k], volumes[k + 1] * (bonds[k + 1] if k + 1 < len(bonds) else 1))
     sizes = {f"b{k}": bond for k, bond in enumerate(bonds)}
-    nodes = []
+    nodes: list[Node] = []
     for k, group in enumerate(groups):
         left = (f"b{k - 1}",) if k else ()
         right = (f"b{k}",) if k < len(bonds) else ()
@@ -65,7 +65,7 @@ def train(tensor: np.ndarray, groups: Sequence[Sequence[int]], bonds: Sequence[i
     """
     sizes = [tuple(tensor.shape[axis] for axis in group) for group in groups]
     rest = tensor.transpose([axis for group in groups for axis in group]).reshape(1, -1)
-    cores = []
+    cores: list[np.ndarray] = []
     for size, bond in zip(sizes, bonds):
         left = len(rest)
         u, s, v = np.linalg.svd(rest.reshape(left * math.prod(size), -1), full_matrices=False)

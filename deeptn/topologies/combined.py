@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
@@ -76,7 +76,7 @@ def parallel(
         def own(name: str, k: int = k) -> str:
             return name if name in names else _prefix(k) + name
 
-        def node(given: Node, k: int = k, own: Any = own) -> Node:
+        def node(given: Node, k: int = k, own: Callable[[str], str] = own) -> Node:
             param = None if given.param is None else _prefix(k) + given.param
             indices, inputs = (tuple(map(own, part)) for part in (given.indices, given.inputs))
             return replace(given, name=_prefix(k) + given.name, indices=indices, inputs=inputs, param=param)

@@ -1,11 +1,13 @@
 """The user's own network: graphs written down as index strings, one per stage."""
 
+# pyright: reportUnnecessaryIsInstance=false
+# Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from ..base import positive_int
 from ..errors import LayoutError, SpecError
@@ -73,13 +75,13 @@ class Graph(Topology):
 
     def __post_init__(self):
         object.__setattr__(self, "rank", positive_int(self.rank, "Graph.rank"))
-        sizes = self.sizes.items() if isinstance(self.sizes, Mapping) else self.sizes
         try:
             stages = [_pairs(nodes) for nodes in (self.nodes if _is_deep(self.nodes) else (self.nodes,))]
             outputs = [tuple(output) for output in (self.output if _is_deep(self.nodes) else (self.output,))]
-            sizes = tuple(sorted((ix, positive_int(n, f"sizes[{ix!r}]")) for ix, n in sizes))
-            between = self.activation
-            between = between if isinstance(between, str) or between is None else tuple(between)
+            given: dict[str, Any] = dict(self.sizes)
+            sizes = tuple(sorted((ix, positive_int(n, f"sizes[{ix!r}]")) for ix, n in given.items()))
+            words: Any = self.activation
+            between: tuple[str, ...] | str | None = words if isinstance(words, str | None) else tuple(words)
             hash((tuple(stages), tuple(outputs), sizes, between))
         except SpecError:
             raise
@@ -157,7 +159,7 @@ class Graph(Topology):
                     )
         legs = [f"o{k}" for k in range(count) if rows[k][k]]
         bonds = {frozenset((j, k)): f"b{j}_{k}" for j in range(count) for k in range(j + 1, count) if rows[j][k] > 1}
-        nodes = {}
+        nodes: dict[str, list[str]] = {}
         for k, name in enumerate(_node_names(count)):
             own = [f"o{k}"] if rows[k][k] else []
             nodes[name] = own + [bond for ends, bond in bonds.items() if k in ends]
@@ -169,11 +171,12 @@ class Graph(Topology):
     def _between(self) -> tuple[str | None, ...]:
         """The activation of every gap."""
         gaps = len(self.nodes) - 1
-        if not isinstance(self.activation, tuple):
-            return (self.activation,) * gaps
-        if len(self.activation) != gaps:
-            raise SpecError(f"activation has {len(self.activation)} entries, expected {gaps} (one per gap) or one word")
-        return self.activation
+        words: tuple[str | None, ...] | str | None = self.activation
+        if not isinstance(words, tuple):
+            return (words,) * gaps
+        if len(words) != gaps:
+            raise SpecError(f"activation has {len(words)} entries, expected {gaps} (one per gap) or one word")
+        return words
 
     def default_layout(self, shape: Sequence[int]) -> Layout:
         """Legs that follow one another make up an axis: by `sizes`, or one leg per axis."""
@@ -186,7 +189,7 @@ class Graph(Topology):
         return Layout.grouped(shape, [sizes[ix] for ix in output])
 
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
-        output = self.output[-1]
+        output: tuple[str, ...] = self.output[-1]
         if len(legs) != len(output):
             raise SpecError(f"the Graph has {len(output)} open indices {output}, the layout {len(legs)} legs")
         repeated = [ix for ix, count in Counter(output).items() if count > 1]
@@ -209,7 +212,8 @@ class Graph(Topology):
         def renamed(indices: Sequence[str]) -> tuple[str, ...]:
             return tuple(str(names.get(ix, ix)) for ix in indices)
 
-        stages, before = [], ()
+        stages: list[Stage] = []
+        before: tuple[str, ...] = ()
         for number, (nodes, indices) in enumerate(zip(self.nodes, self.output)):
             last = number == len(self.nodes) - 1
             made = tuple(Node(name, renamed(held), _inputs(renamed(held), before)) for name, held in nodes)
@@ -223,12 +227,16 @@ def _is_deep(nodes: Any) -> bool:
     """Whether nodes are given stage by stage, instead of as a mapping or as pairs of a name and indices."""
     if isinstance(nodes, Mapping) or not isinstance(nodes, Sequence) or not nodes:
         return False
-    first = nodes[0]
-    return isinstance(first, Mapping) or (isinstance(first, Sequence) and bool(first) and not isinstance(first[0], str))
+    first = cast("Sequence[Any]", nodes)[0]
+    return isinstance(first, Mapping) or (
+        isinstance(first, Sequence) and not isinstance(next(iter(cast("Sequence[Any]", first)), ""), str)
+    )
 
 
 def _pairs(nodes: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    pairs: Iterable[Any] = nodes.items() if isinstance(nodes, Mapping) else nodes
+    pairs: Iterable[tuple[str, Iterable[str]]] = list(
+        cast("Any", nodes).items() if isinstance(nodes, Mapping) else nodes
+    )
     return tuple((name, tuple(indices)) for name, indices in pairs)
 
 

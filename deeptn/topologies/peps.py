@@ -65,7 +65,7 @@ class PEPS(Topology):
         count = len(legs)
         columns = math.ceil(math.sqrt(count)) if self.columns is None else self.columns
         sizes: dict[str, int] = {}
-        nodes = []
+        nodes: list[Node] = []
         for k, leg in enumerate(legs):
             row, column = divmod(k, columns)
             left = [f"h{row}_{column}"] if column else []

@@ -1,11 +1,13 @@
 """Families by name: registered, described, and as plain data."""
 
+# pyright: reportUnnecessaryIsInstance=false
+# Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from ..base import Registry
+from ..base import Registry, is_list, is_object
 from ..errors import FormatError, SpecError, near_match
 from .base import Topology
 
@@ -62,7 +64,7 @@ def describe(given: Topology | None) -> str:
 def _described(value: Any) -> str:
     if isinstance(value, Topology):
         return describe(value)
-    if isinstance(value, tuple):
+    if is_list(value):
         return f"({', '.join(map(_described, value))}{',' * (len(value) == 1)})"
     return repr(value)
 
@@ -85,7 +87,7 @@ def topology_to_dict(given: Topology) -> dict[str, Any]:
 
 def topology_from_dict(data: Any) -> Topology:
     """Inverse of `topology_to_dict` (lists become tuples); `FormatError` for data of another form."""
-    if not isinstance(data, dict) or not isinstance(data.get("name"), str):
+    if not is_object(data) or not isinstance(data.get("name"), str):
         raise FormatError(f"a topology needs a 'name', got {data!r:.80}")
     values = {key: _tuples(value) for key, value in data.items() if key != "name"}
     try:
@@ -100,12 +102,12 @@ def topology_from_dict(data: Any) -> Topology:
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, tuple):
+    if is_list(value):
         return tuple(_plain(item) for item in value)
     return topology_to_dict(value) if isinstance(value, Topology) else value
 
 
 def _tuples(value: Any) -> Any:
-    if isinstance(value, list):
+    if is_list(value):
         return tuple(_tuples(item) for item in value)
-    return topology_from_dict(value) if isinstance(value, dict) else value
+    return topology_from_dict(value) if is_object(value) else value

@@ -61,7 +61,7 @@ class TensorRing(Topology):
             return TensorTrain(rank=1).build(legs)
         count = len(legs)
         sizes = {f"b{k}": rank for k, rank in enumerate(ranks(self.rank, count, "TensorRing.rank"))}
-        nodes = []
+        nodes: list[Node] = []
         for k, leg in enumerate(legs):
             left, right = f"b{(k - 1) % count}", f"b{k}"
             param = f"core_{sizes[left]}_{leg.size}_{sizes[right]}" if self.shared else None

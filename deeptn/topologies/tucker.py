@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,20 +65,18 @@ class Tucker(Topology):
         return tucker_network(legs, bonds, 1)
 
     def closed_form(self, spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray]:
-        import tensorly
-        from tensorly.decomposition import tucker
-
+        tensorly, tucker = map(importlib.import_module, ("tensorly", "tensorly.decomposition"))
         shapes = spec.param_shapes
         spare = (1,) * (tensor.ndim == 1)  # TensorLy needs two axes
-        with tensorly.backend.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():  # type: ignore[attr-defined]
+        with tensorly.backend.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
             # Where a rank is above what the others allow, TensorLy says so and returns fewer columns, filled up below.
             warnings.simplefilter("ignore", UserWarning)
-            core, factors = tucker(
+            core, factors = tucker.tucker(
                 tensor.reshape(*tensor.shape, *spare), [*shapes["core"], *spare], init="svd", n_iter_max=50, tol=1e-8
             )
         if spare:
             core = core[:, 0] * factors.pop()[0, 0]
-        found = {"core": core} | {f"U{k}": factor for k, factor in enumerate(factors)}
+        found: dict[str, np.ndarray] = {"core": core} | {f"U{k}": factor for k, factor in enumerate(factors)}
         return {name: pad_axes(np.asarray(array), shapes[name]) for name, array in found.items()}
 
     @property
