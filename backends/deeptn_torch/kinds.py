@@ -46,6 +46,6 @@ def register_layer(cls: type[nn.Module], kind: str = "linear", axes: tuple[int, 
     >>> register_layer(Doubled)
     >>> small, report = compress(nn.Sequential(Doubled(12, 8)), {"0": dtn.TTMatrix(rank=2)})
     >>> type(small[0]).forward is Doubled.forward, report.params_after
-    (True, 52)
+    (True, 96)
     """
     KINDS[cls] = Kind(kind, None, axes)

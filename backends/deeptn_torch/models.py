@@ -31,27 +31,12 @@ def compress(
     ----------
     model : nn.Module
         Left as it is.
-    targets : mapping of str to deeptn.Topology, deeptn.Network or str
-        Which layers (`nn.Linear`, `nn.Embedding`, convolutions, those of `register_layer`) and single weights (of
-        recurrent modules and `nn.MultiheadAttention`: ``"attn.in_proj_weight"``) become what; for the patterns see
-        `deeptn.models.compress`.
-    ignore : iterable of str
-        Patterns of layers to leave alone.
-    fit : {"auto"}, deeptn.Fit or None
-        The closed form where there is one, else by gradient; by gradient; random cores (`deeptn.models.compress`).
+    targets, ignore, fit
+        As for `deeptn.models.compress`, with its errors. Names are those of layers (`nn.Linear`, `nn.Embedding`,
+        convolutions, those of `register_layer`) and of single weights in recurrent modules and `nn.MultiheadAttention`:
+        ``"attn.in_proj_weight"``.
     seed : int or torch.Generator, optional
         Of random cores; by default from torch's generator.
-
-    Returns
-    -------
-    model : nn.Module
-    report : deeptn.models.Report
-
-    Raises
-    ------
-    deeptn.PlanError
-        If a pattern matches no layer, or only generated ones; or if a layer that is chosen has a forward of its own,
-        hooks or a parametrization, or shares its weight or bias with another module.
 
     Examples
     --------
@@ -85,18 +70,7 @@ def compress_(
 
 
 def fold_(model: nn.Module, targets: Iterable[str] | None = None) -> list[str]:
-    """Put dense layers with the decoded weights back, in place; return the names of the layers.
-
-    Parameters
-    ----------
-    model : nn.Module
-    targets : iterable of str, optional
-        Patterns as for `compress`; all generated layers by default.
-
-    Raises
-    ------
-    deeptn.PlanError
-        If the model has no generated layer, a pattern matches none, or a layer has hooks.
+    """Put dense layers with the decoded weights back, in place, and return their names; see `deeptn.models.fold`.
 
     Examples
     --------
@@ -127,23 +101,9 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str, str] | None = None) -> M:
-    """Return a copy of a model, filled with what any front-end wrote.
+    """Return a copy of a model, dense or generated, filled with what any front-end wrote.
 
-    Parameters
-    ----------
-    dense_model : nn.Module
-        Of the architecture before compression, or with the same generated layers, trained or not; left as it is. Dtypes
-        and devices are its own, whatever the file has.
-    path : path
-    names : mapping of str to str, optional
-        Names of modules in the file to their names here, where they differ: ``{"layers.0": "0"}``.
-
-    Raises
-    ------
-    deeptn.FormatError
-        If the file is damaged or does not fit the model.
-    deeptn.PlanError
-        If a layer that is replaced cannot be; see `compress`.
+    Dtypes and devices are its own, whatever the file has. For `names` and errors see `deeptn.models.load_model`.
 
     Examples
     --------

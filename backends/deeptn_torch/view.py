@@ -100,8 +100,8 @@ class TorchModel:
 
     def _weight(self, place: Place, users: Mapping[Any, Iterable[tuple[nn.Module, str, str]]]) -> Weight:
         module, _, key, kind = place
+        names, layer = place.names, place.made
         own, bias = ("", False) if kind is SINGLE else (key, getattr(module, "bias", None) is not None)
-        layer = place.made
         if layer is not None:
             refused = _hooks(layer)
             if module is layer and isinstance(layer, TNWeight):
@@ -109,9 +109,8 @@ class TorchModel:
             elif module is not layer and key not in vars(type(module)):  # where PyTorch looks for it
                 refused = "is in a module of another class since (fully_shard does that); fold it before"
             dtype, net = _dtype(next(iter(layer.cores.values()))), layer.network
-            return Weight(
-                place.names, kind.name, net.shape, dtype, lambda: layer.weight.detach(), own, bias, net, refused
-            )
+            read = lambda: layer.weight.detach()  # noqa: E731
+            return Weight(names, kind.name, net.shape, dtype, read, own, bias, net, refused)
         weight = getattr(module, key).detach()
         weight = weight if kind.axes is None else weight.permute(kind.axes)
         refused = META if weight.is_meta else _replaceable(module, kind.made) if kind.made else None
@@ -121,17 +120,15 @@ class TorchModel:
             for user, name, path in users[module._parameters[what]] if module._parameters.get(what) is not None else ():
                 if user is not module or name != what:
                     refused = tied(what, path)
-        return Weight(
-            place.names, kind.name, tuple(weight.shape), _dtype(weight), lambda: weight, own, bias, None, refused
-        )
+        shape = tuple(weight.shape)
+        return Weight(names, kind.name, shape, _dtype(weight), lambda: weight, own, bias, None, refused)
 
     def _slots(self) -> dict[str, tuple[str, Any, bool]]:
         """Names of entries to those of the ``state_dict``, tensors, and whether these are constrained."""
         gone: list[str] = []
         cores: dict[str, tuple[str, Any, bool]] = {}
         for place in self._places().values():
-            layer = place.made
-            if layer is None:
+            if (layer := place.made) is None:
                 continue
             used = {core: layer.cores[core] for core in layer.network.spec.param_shapes}
             constrained = parametrize.is_parametrized(layer.cores)
@@ -152,20 +149,12 @@ class TorchModel:
                 found[name] = Entry((0,), None, name, partial(refuse, name, why), False, why)
                 continue
             whole = hasattr(value, "full_tensor")
-            tie = (
-                value.device,
-                id(value) if whole else value.data_ptr() or name,
-                value.shape,
-                value.stride(),
-                value.dtype,
-            )
+            place = id(value) if whole else value.data_ptr() or name
+            tie = (value.device, place, value.shape, value.stride(), value.dtype, value.is_conj(), value.is_neg())
             why = META if value.is_meta else SHARDED if whole else None
             read = partial(refuse, name, why) if why else value.detach
-            trained = constrained or id(value) in params
-            why = CONSTRAINED if constrained else why
-            found[name] = Entry(
-                tuple(value.shape), _dtype(value), (*tie, value.is_conj(), value.is_neg()), read, trained, why
-            )
+            shape, trained = tuple(value.shape), constrained or id(value) in params
+            found[name] = Entry(shape, _dtype(value), tie, read, trained, CONSTRAINED if constrained else why)
         return found
 
     def replace(self, changes: Mapping[str, Generated | None]) -> None:
@@ -199,7 +188,7 @@ def _dtype(tensor: Tensor) -> str | None:
 def _replaceable(module: nn.Module, made: type[TNLayer]) -> str | None:
     """Why a layer cannot be replaced: it computes something else, holds more, or others listen to it."""
     parts = [key for key in (*module._parameters, *module._buffers, *module._modules) if key not in ("weight", "bias")]
-    more = f"has {parts[0]!r} beside its weight and bias, which would be lost; untie it" if parts else None
+    more = f"has {parts[0]!r} beside its weight and bias, which would be lost; register its class" if parts else None
     return own_method(module, made.dense, "forward") or more or _hooks(module)
 
 

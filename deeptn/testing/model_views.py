@@ -62,9 +62,11 @@ def check_model_view(make: Make) -> None:
 
     Examples
     --------
+    >>> import copy
     >>> from torch import nn
     >>> from deeptn_torch.view import TorchModel
-    >>> check_model_view(lambda: TorchModel(nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 6))))
+    >>> model = nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4), nn.Linear(4, 6))
+    >>> check_model_view(lambda: TorchModel(copy.deepcopy(model)))
     """
     for name, law in MODEL_LAWS.items():
         where = f"law {name!r} of the model view {type(make()).__name__}"
@@ -185,7 +187,7 @@ def _check_replace(make: Make) -> None:
 def _check_back(make: Make) -> None:
     for weight in _free(make()):
         view = make()
-        shown, dense = _shown(view), to_numpy(weight.read())
+        shown, dense = _shown(view), to_numpy(_weights(view)[weight.name].read())
         compress(view, {weight.name: LowRank(rank=max(weight.shape))})
         fold(view, [weight.name])
         _equal(_shown(view), shown, f"{weight.name!r} there and back")

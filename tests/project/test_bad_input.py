@@ -512,8 +512,17 @@ CASES = {
         PlanError,
         "no layer that can be compressed",
     ),
-    "a layer itself": (lambda: dtt.compress(nn.Linear(8, 6), {"*": "Tree"}), PlanError, "a single layer; write from_dense"),
+    "a layer itself": (
+        lambda: dtt.compress(nn.Linear(8, 6), {"*": "Tree"}),
+        PlanError,
+        "a single layer; write from_dense",
+    ),
     "decompress dense": (lambda: dtt.fold_(model()), PlanError, "has no generated layer"),
+    "save arguments": (
+        lambda: dtn.save_model("x", dtn.StoredModel({}, {})),  # type: ignore[arg-type]
+        SpecError,
+        r"save_model\(model, path\): the model must be a deeptn.StoredModel, got str",
+    ),
     "save dense": (lambda: dtt.save_model(model(), "x.safetensors"), PlanError, "no generated layer"),
     # JAX
     "jax dtype": (
@@ -575,7 +584,7 @@ def test_a_shared_weight_is_refused():
     shared = model()
     shared.add_module("tied", nn.Linear(8, 6))
     shared.get_submodule("tied").weight = shared.get_submodule("0").weight
-    with pytest.raises(PlanError, match="shares its weight with 'tied.weight'"):
+    with pytest.raises(PlanError, match=r"shares its weight with 'tied.weight'"):
         dtt.compress(shared, {"0": "Tree"})
 
 

@@ -61,6 +61,6 @@ def register_layer(cls: type, kind: str = "linear") -> None:
     >>> register_layer(Doubled)
     >>> small, report = compress({"fc": Doubled(12, 8, key=jax.random.key(0))}, {"fc": dtn.TTMatrix(rank=2)})
     >>> small["fc"](jax.numpy.ones(12)).shape, report.params_after
-    ((8,), 52)
+    ((8,), 96)
     """
     KINDS[cls] = Kind(kind, partial(TNRegistered, kind=kind))

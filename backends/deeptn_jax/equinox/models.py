@@ -19,13 +19,9 @@ def compress(
 ) -> tuple[M, Report]:
     """Return a model in which chosen layers have generated weights, and a report; see `deeptn.models.compress`.
 
-    Parameters
-    ----------
-    model : equinox.Module or any pytree of them
-    targets, ignore, fit
-        By paths, ``"layers.0"``: of `equinox.nn.Linear`, convolutions, embeddings, and layers of `register_layer`.
-    key : jax.Array or int, optional
-        Of `jax.random`, for random cores; by default a fresh one.
+    The model is any pytree of modules; names are paths, ``"layers.0"``, of `equinox.nn.Linear`, convolutions,
+    embeddings and layers of `register_layer`. Random cores are drawn by `key`, one of `jax.random` or an integer; by
+    default a fresh one.
 
     Examples
     --------
@@ -73,14 +69,7 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
 def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str, str] | None = None) -> M:
     """Return a model, filled with what any front-end wrote; see `deeptn.models.load_model`.
 
-    Parameters
-    ----------
-    dense_model : equinox.Module or any pytree of them
-        Of the architecture before compression, or with the same generated layers. The dtypes are its own, whatever the
-        file has. One of `equinox.filter_eval_shape` will do.
-    path : path
-    names : mapping of str to str, optional
-        Names of modules in the file to their names here, where they differ: ``{"0": "layers.0"}``.
+    The dtypes are its own, whatever the file has. One of `equinox.filter_eval_shape` will do.
 
     Examples
     --------

@@ -74,6 +74,6 @@ def register_layer(cls: type[nnx.Module], kind: str = "linear", attribute: str =
     >>> model = nnx.Sequential(Doubled(12, 8, rngs=nnx.Rngs(0)))
     >>> small, report = compress(model, {"layers.0": dtn.TTMatrix(rank=2)})
     >>> small(jax.numpy.ones((3, 12))).shape, report.params_after
-    ((3, 8), 52)
+    ((3, 8), 96)
     """
     KINDS[cls] = Kind(kind, attribute, partial(TNRegistered, kind=kind, attribute=attribute))

@@ -42,14 +42,6 @@ def weight_of(dense: Any) -> jax.Array:
     return dense.embedding[...] if isinstance(dense, nnx.Embed) else to_weight(dense.kernel[...])
 
 
-def shape_of(dense: Any) -> tuple[int, ...]:
-    """The shape of `weight_of`, without looking at the data."""
-    if isinstance(dense, nnx.Embed):
-        return tuple(dense.embedding.shape)
-    sizes = dense.kernel.shape
-    return (sizes[-1], sizes[-2], *sizes[:-2])
-
-
 class TNLayer(nnx.Module):
     """What the layers share: the cores, the network, and the dense layer that they stand for, its kernel left out.
 

@@ -21,17 +21,9 @@ def compress(
 ) -> tuple[M, Report]:
     """Return a copy of a model in which chosen weights are generated, and a report; see `deeptn.models.compress`.
 
-    Parameters
-    ----------
-    model : nnx.Module
-        Left as it is.
-    targets, ignore, fit
-        By paths, ``"encoder.layers.0"``: of `flax.nnx.Linear`, `Conv`, `Embed`, and layers of `register_layer`.
-    key : jax.Array or int, optional
-        Of `jax.random`, for random cores: ``rngs.params()``; by default a fresh one.
+    Names are paths, ``"encoder.layers.0"``, of `flax.nnx.Linear`, `Conv`, `Embed` and layers of `register_layer`.
+    Random cores are drawn by `key`, one of `jax.random` (``rngs.params()``) or an integer; by default a fresh one.
 
-    Notes
-    -----
     Cores are variables of the class that the kernel has, `nnx.Param` if that one has a constructor of its own. Metadata
     of the kernel, such as its sharding, fits none of them and is left behind.
 
@@ -67,11 +59,6 @@ def save_model(model: nnx.Module, path: str | os.PathLike[str]) -> None:
     random generators, of metrics and of optimizers are not, nor are caches, intermediates, and arrays that stand in no
     variable. A module of several names is stored once, under all of them.
 
-    Raises
-    ------
-    deeptn.PlanError
-        If the model has no generated layer, a variable is no array or number, or two would have one name.
-
     Examples
     --------
     >>> import os, tempfile, deeptn as dtn
@@ -87,14 +74,7 @@ def save_model(model: nnx.Module, path: str | os.PathLike[str]) -> None:
 def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str, str] | None = None) -> M:
     """Return a copy of a model, filled with what any front-end wrote; see `deeptn.models.load_model`.
 
-    Parameters
-    ----------
-    dense_model : nnx.Module
-        Of the architecture before compression, or with the same generated layers; left as it is. The dtypes are its
-        own, whatever the file has. One of `flax.nnx.eval_shape` will do, if the file has all of its arrays.
-    path : path
-    names : mapping of str to str, optional
-        Names of modules in the file to their names here, where they differ: ``{"0": "layers.0"}``.
+    The dtypes are its own, whatever the file has. One of `flax.nnx.eval_shape` will do, if the file has all arrays.
 
     Examples
     --------

@@ -61,11 +61,11 @@ class TNWeight(TNLayer):
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """What `torch.nn.utils.parametrize` stores of an assigned weight: nothing. The cores are fitted to it."""
-        weight = weight.permute(self.axes)
-        if tuple(weight.shape) != self.network.shape:
+        sizes = dict(zip(self.axes, self.network.shape))
+        if tuple(weight.shape) != tuple(sizes[axis] for axis in sorted(sizes)):
             raise SpecError(f"the weight has shape {tuple(weight.shape)}, the network makes {self.network.shape}")
         if getattr(self, "_ready", False):
-            self.load_cores(find_params(self.network, weight.detach(), "auto"))
+            self.load_cores(find_params(self.network, weight.detach().permute(self.axes), "auto"))
         self._ready = True
         return weight.new_empty(0)
 
