@@ -9,12 +9,12 @@ import random
 import numpy as np
 import pytest
 import torch
-from deeptn_torch.engine import arrays as libraries
 from deeptn_torch.engine import autograd as engine
 
 import deeptn as dtn
-from deeptn.engine import Program, run, run_plain, runner
+from deeptn.engine import run, run_plain
 
+from .. import tables
 from ..oracle import einsum
 
 #: With the limits at their values, and so low that everything uses buffers; operands kept, and made again.
@@ -125,9 +125,7 @@ def drawn_joined(seed: int) -> dtn.Network:
 @pytest.mark.parametrize("start", [*range(0, 120, 10), *range(1000, 1120, 10)])
 def test_values_and_gradients(start, size, monkeypatch):
     if size != "small":
-        monkeypatch.setattr(Program, "is_small", False)
-        monkeypatch.setattr(runner, "LARGE", 4)
-        monkeypatch.setattr(libraries, "LARGE", 4)
+        tables.use(monkeypatch, tables.BUFFERED)
     for seed in range(start, start + 10):
         net = draw(seed) if seed < 1000 else drawn_joined(seed)
         generator = np.random.default_rng(seed)
