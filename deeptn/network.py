@@ -375,8 +375,6 @@ class Network:
     def program(self, mode: Mode, batch: int = 1, recompute: bool | None = None, tuning: Tuning = CPU) -> Program:
         """Return the compiled steps of `materialize`, or of `apply` (linear networks only) for `batch` rows.
 
-        `tuning` has the numbers for the device on which they will run, by default a CPU.
-
         Examples
         --------
         >>> import deeptn as dtn

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -123,7 +123,7 @@ class _Compiler:
             self.elements.append(self.volume(entry))
         self.constants: list[tuple[tuple[int, ...], tuple[float, ...]]] = []
         self.stacks: list[tuple[int, ...]] = []
-        self.steps: list[Step] = []
+        self.steps: list[Any] = []
         self.flops = 0
         self.write = 0
 
@@ -206,10 +206,10 @@ class _Compiler:
     def volume(self, indices: Any) -> int:
         return math.prod(map(self.sizes.__getitem__, indices))
 
-    def add(self, step_type: type[Step], elements: int, **fields: Any) -> int:
+    def add(self, make: Callable[..., Step], elements: int, **fields: Any) -> int:
         """Append a step whose result has so many elements, and count its work."""
         number = len(self.elements)
-        step = step_type(result=number, **fields)
+        step = make(result=number, **fields)
         self.steps.append(step)
         self.elements.append(elements)
         flops, copied = step.work(self.elements)

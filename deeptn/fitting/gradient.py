@@ -77,9 +77,9 @@ class FitResult(NamedTuple):
 def check_goal(net: Network, weight: Any, library: str) -> None:
     """Raise `SpecError` unless a weight can be fitted: right library and shape, real, finite."""
     shape = getattr(weight, "shape", None)
-    foreign = shape is None or library_of(weight).name != library
+    foreign = library_of(weight).name != library
     if shape is None or foreign or tuple(shape) != net.shape:
-        came = type(weight).__name__ if foreign else tuple(shape)
+        came = type(weight).__name__ if shape is None or foreign else tuple(shape)
         raise SpecError(f"weight must be a {library} array of shape {net.shape}, got {came}")
     if "float" not in dtype_of(weight):
         raise SpecError(f"weight must be real and floating-point, got {weight.dtype}")

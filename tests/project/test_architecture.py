@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 import subprocess
 import sys
 import zipfile
@@ -88,6 +89,19 @@ def test_nobody_imports_through_the_backends_folder():
         if path != Path(__file__) and ".venv" not in path.parts:
             assert "backends.deeptn" not in path.read_text(), path
     assert not (ROOT / "backends" / "__init__.py").exists()
+
+
+def test_only_the_classes_of_array_libraries_tell_these_apart():
+    """Elsewhere no name of a library is asked for or compared: what differs is a method or an attribute."""
+    compared = re.compile(
+        r"""infer_backend|([=!]=|\bin) \(?["'](numpy|torch|jax)["']|["'](numpy|torch|jax)["'] [=!]="""
+    )
+    for text in ('if name == "torch":', "infer_backend(x) != library", "if name in ('numpy', 'torch'):"):
+        assert compared.search(text)
+    for folder in ("deeptn", "backends"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.parent != ROOT / "deeptn" / "arrays":
+                assert not compared.search(path.read_text()), path
 
 
 def test_files_stay_small():
