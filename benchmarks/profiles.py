@@ -15,7 +15,7 @@ from deeptn_torch.engine.reverse import Reverse
 #: An operation with an array of at least so many entries is one on the state.
 STATE = 2**14
 
-#: Operations of `HostLibrary` by what they are for.
+#: Operations of `HOST` by what they are for.
 KINDS = {
     "products": ("matmul", "sum_products"),
     "views and moves": ("view", "write", "permute"),
@@ -68,7 +68,7 @@ def _clocks() -> Iterator[tuple[dict[str, float], Counter[str]]]:
         return call
 
     reverse = Reverse
-    own, before = reverse.activation, dict(HOST.__dict__)
+    own, before = reverse.activation, dict(vars(HOST))
     try:
         for kind, names in KINDS.items():
             for name in names:
@@ -77,5 +77,5 @@ def _clocks() -> Iterator[tuple[dict[str, float], Counter[str]]]:
         yield seconds, counts
     finally:
         reverse.activation = own  # type: ignore[method-assign]
-        HOST.__dict__.clear()
-        HOST.__dict__.update(before)
+        vars(HOST).clear()
+        vars(HOST).update(before)

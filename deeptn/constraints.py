@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from autoray import do, get_dtype_name
+from autoray import do
 
+from .arrays import dtype_of
 from .base import Array, Params, ParamsLike
 from .errors import SpecError, near_match
 from .init import NodeMatrix, isometric
@@ -98,7 +99,7 @@ def isometrize(net: Network, params: ParamsLike, nodes: Iterable[str] | None = N
 
 def isometry(node: Node, array: Array) -> Array:
     """The tensor of a node as an isometry times a positive factor."""
-    name = get_dtype_name(array)
+    name = dtype_of(array)
     if name in ("float16", "bfloat16"):  # no library decomposes these
         return do("astype", isometry(node, do("astype", array, "float32")), name)
     view = NodeMatrix(node, array.shape)

@@ -12,8 +12,9 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cache
 
 import numpy as np
-from autoray import do, infer_backend
+from autoray import do
 
+from .arrays import library_of
 from .base import Array, Params
 from .engine import activate, compile_network, run, seconds
 from .errors import SpecError, near_match
@@ -167,7 +168,7 @@ def initialize(
     if not spec.is_linear:
         params = _revive(spec, params)
     shares, elsewhere = _shares(spec)
-    if len(shares) > MANY and infer_backend(next(iter(params.values()))) == "numpy":
+    if len(shares) > MANY and library_of(next(iter(params.values()))).is_eager:
         params = _into_range(spec, layout, params, shares)
     return _calibrate(spec, layout, params, shares, goal, passes=12 if elsewhere else 1)
 
@@ -247,6 +248,7 @@ def _revive(spec: NetworkSpec, params: Params) -> Params:
 
     A small state may be negative throughout; after ReLU it is zero, and so are all gradients from there on.
     """
+    tuning = library_of(next(iter(params.values()))).tuning
     one = do("ones_like", do("reshape", next(iter(params.values())), (-1,))[0])
     results: list[Array] = []
     for number, stage in enumerate(spec.stages[:-1]):
@@ -256,7 +258,7 @@ def _revive(spec: NetworkSpec, params: Params) -> Params:
         arrays |= {f"{_STATE}{k}": state for k, state in enumerate([results[source] for source in sources] or [one])}
         uses = Counter(node.param for node in stage.nodes)
         odd = [name for name, count in uses.items() if name is not None and count % 2]
-        program = compile_network(alone, stage.output)
+        program = compile_network(alone, stage.output, tuning=tuning)
         contracted = run(program, [arrays[name] for name in program.inputs])
         after = _join_and_activate(stage, contracted, results)
         if odd and stage.activation:
@@ -314,9 +316,10 @@ def root_mean_square(spec: NetworkSpec, layout: Layout, params: Mapping[str, Arr
     """
     kept = math.prod(layout.shape)
     crop = (layout.padded_shape, layout.shape)
-    decode = compile_network(spec, tuple(leg.name for leg in layout.axis_legs), crop=crop)
+    tuning = library_of(next(iter(params.values()))).tuning
+    decode = compile_network(spec, tuple(leg.name for leg in layout.axis_legs), crop=crop, tuning=tuning)
     if len(spec.stages) == 1 and math.prod(layout.padded_shape) > DECODE_LIMIT:
-        norm = compile_network(_norm_network(spec, layout), ())
+        norm = compile_network(_norm_network(spec, layout), (), tuning=tuning)
         if seconds(norm.cost) < seconds(decode.cost):
             conjugated = {f"{name}{_CONJ}": do("conj", array) for name, array in params.items()}
             both = {**params, **conjugated}

@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from autoray import do
 
-from .arrays import convert_params, target
+from .arrays import CPU, Tuning, convert_params, library_of, target
 from .base import Array, Params, ParamsLike, positive_int, positive_ints
 from .engine import DECODED_ANYWAY, Choice, Cost, CostMode, Mode, Program, compile_network, faster, run, seconds
 from .engine import rows as slicing
@@ -302,7 +302,7 @@ class Network:
         check_runs(self.spec, params)
         return multiply(self, [params[name] for name in self.spec.param_shapes], x)
 
-    def cost(self, mode: CostMode = "materialize", batch: int = 1) -> Cost:
+    def cost(self, mode: CostMode = "materialize", batch: int = 1, tuning: Tuning = CPU) -> Cost:
         """Count what one call costs, without running it.
 
         Parameters
@@ -311,6 +311,8 @@ class Network:
             The last two include the decoding for a network with activations.
         batch : int
             Rows of the input for ``"apply"``, of the weight for ``"gather"`` (rounded up to a power of two).
+        tuning : deeptn.arrays.Tuning
+            The numbers for the device on which it would run, by default those of a CPU.
 
         Returns
         -------
@@ -328,10 +330,10 @@ class Network:
             raise SpecError(f"mode = {mode!r}; {near_match(str(mode), get_args(CostMode))}")
         batch = positive_int(batch, "batch")
         if mode == "gather" and self.is_linear:
-            return slicing.gather_program(self.spec, self.layout, 1 << (batch - 1).bit_length()).cost
+            return slicing.gather_program(self.spec, self.layout, 1 << (batch - 1).bit_length(), tuning).cost
         if mode == "apply" and self.is_linear and len(self.shape) > 1:
-            return self.program(mode, batch).cost
-        decode = self.program("materialize", 1).cost
+            return self.program(mode, batch, tuning=tuning).cost
+        decode = self.program("materialize", tuning=tuning).cost
         return decode.with_product(self.shape, batch) if mode == "apply" else decode
 
     def choose(self, batch: int, like: Any = "numpy") -> Choice:
@@ -362,14 +364,15 @@ class Network:
         >>> dtn.network(dtn.TTMatrix(rank=2), (4096, 4096)).choose(batch=8).mode
         'apply'
         """
-        decode = self.cost().with_product(self.shape, positive_int(batch, "batch"))
+        tuning = CPU if isinstance(like, str) else library_of(like).tuning
+        decode = self.cost(tuning=tuning).with_product(self.shape, positive_int(batch, "batch"))
         if not self.is_linear:
             return Choice("materialize", {"materialize": seconds(decode)}, DECODED_ANYWAY)
-        apply = self.cost("apply", batch)
+        apply = self.cost("apply", batch, tuning)
         apply = replace(apply, steps=apply.steps + AROUND)
         return faster(decode, apply, batch, machine(like))
 
-    def program(self, mode: Mode, batch: int = 1, recompute: bool | None = None) -> Program:
+    def program(self, mode: Mode, batch: int = 1, recompute: bool | None = None, tuning: Tuning = CPU) -> Program:
         """Return the compiled steps of `materialize`, or of `apply` (linear networks only) for `batch` rows.
 
         Examples
@@ -382,14 +385,14 @@ class Network:
         padded, shape = self.layout.padded_shape, self.layout.shape
         if mode == "apply":
             crop, pad = (padded[:1], shape[:1]), (shape[1:], padded[1:])
-            return compile_network(self.spec, rows, columns, batch, recompute, crop, pad)
+            return compile_network(self.spec, rows, columns, batch, recompute, crop, pad, tuning)
         crop = (padded, shape)
-        return compile_network(self.spec, rows + columns, recompute=recompute, crop=crop)
+        return compile_network(self.spec, rows + columns, recompute=recompute, crop=crop, tuning=tuning)
 
 
 def decode(net: Network, inputs: Sequence[Array], recompute: bool | None = None) -> Array:
     """`Network.materialize` without a look at the parameters, which come in the order of ``spec.param_shapes``."""
-    return run(net.program("materialize", recompute=recompute), inputs)
+    return run(net.program("materialize", recompute=recompute, tuning=library_of(inputs[0]).tuning), inputs)
 
 
 def multiply(net: Network, inputs: Sequence[Array], x: Array, batch: int | None = None) -> Array:
@@ -399,7 +402,7 @@ def multiply(net: Network, inputs: Sequence[Array], x: Array, batch: int | None 
     """
     lead = x.shape[:-1]
     batch = math.prod(lead) if batch is None else batch
-    program = net.program("apply", 1 << (batch - 1).bit_length())
+    program = net.program("apply", 1 << (batch - 1).bit_length(), tuning=library_of(inputs[0]).tuning)
     return do("reshape", run(program, [*inputs, x]), (*lead, net.shape[0]))
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from autoray import get_dtype_name
-
-from .arrays import DTYPES
+from .arrays import DTYPES, dtype_of
 from .base import ParamsLike
 from .errors import SpecError, near_match
 from .spec import NetworkSpec, activations
@@ -30,7 +28,7 @@ def check_params(spec: NetworkSpec, params: ParamsLike) -> None:
             came = "no array" if found is None else f"shape {tuple(found)}"
             raise SpecError(f"parameter {name!r}: expected an array of shape {shape}, got {came}")
     first = next(iter(shapes))
-    dtype = get_dtype_name(params[first])
+    dtype = dtype_of(params[first])
     if dtype not in DTYPES:
         raise SpecError(f"parameter {first!r} has the dtype {dtype}; {near_match('', DTYPES)}")
 
@@ -40,7 +38,7 @@ def check_runs(spec: NetworkSpec, params: ParamsLike) -> None:
     check_params(spec, params)
     if any(stage.activation for stage in spec.stages):
         for array in {params[name].dtype: params[name] for name in spec.param_shapes}.values():  # one of each dtype
-            check_activations(spec, get_dtype_name(array))
+            check_activations(spec, dtype_of(array))
 
 
 def check_activations(spec: NetworkSpec, dtype: str) -> None:

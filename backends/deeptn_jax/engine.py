@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import jax
 
-from deeptn.engine import Activate, Program, execute, library, run_plain, start
+from deeptn.arrays import library_of
+from deeptn.engine import Program, Run, execute, run_plain, start
 
 
 def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
@@ -34,7 +35,7 @@ def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
     """
     if not program.recompute or program.crossing:
         return run_plain(program, inputs)
-    jnp = library("jax")
+    lib = library_of(inputs[0])
     state = held = None
     for number, segment in enumerate(program.segments):
         last = number + 1 == len(program.segments)
@@ -42,10 +43,10 @@ def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
 
         @jax.checkpoint
         def stage(state, inputs, held=held, segment=segment, following=following):
-            registers = start(program, inputs, jnp)
+            registers = start(program, inputs, lib)
             if held is not None:
                 registers[held] = state
-            result = execute(program, segment, registers, jnp, None, {following})
+            result = execute(program, segment, Run(registers, lib), {following})
             return registers[following] if result is None else result
 
         state, held = stage(state, list(inputs)), following
@@ -55,6 +56,5 @@ def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
 
 def _entry(program: Program, number: int) -> int:
     """Register that enters the activation at the head of a segment."""
-    step = program.segments[number][0]
-    assert type(step) is Activate
-    return step.register
+    (register,) = program.segments[number][0].reads
+    return register

@@ -8,12 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from deeptn.arrays import library_of
 from deeptn.errors import SpecError
 from deeptn.init import check_scheme, initialize
 from deeptn.network import Network
-
-#: With more cores than this, XLA takes longer for all of `init` than for its operations one by one.
-COMPILED = 256
 
 
 def init(
@@ -58,7 +56,7 @@ def init(
     if dtype.itemsize == 8 and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
         raise SpecError("dtype = float64: first switch it on with jax.config.update('jax_enable_x64', True)")
     check_scheme(scheme, std)
-    draw = _init_compiled if len(net.spec.param_shapes) <= COMPILED else _init
+    draw = _init_compiled if len(net.spec.param_shapes) <= library_of(key).tuning.compiled else _init
     return draw(net, key, dtype, scheme, std)
 
 

@@ -8,12 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from autoray import get_dtype_name
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedTensorMixin
 from torch.nn.utils import parametrize
 
-from deeptn.arrays import from_raw
+from deeptn.arrays import dtype_of, from_raw
 from deeptn.models import Entry, Generated, Weight, kind_of, own_method, path_of, refuse, tied
 
 from .fit import fit
@@ -181,7 +180,7 @@ class TorchModel:
 
 
 def _dtype(tensor: Tensor) -> str | None:
-    name = get_dtype_name(tensor)
+    name = dtype_of(tensor)
     return None if name.startswith("float8") else name  # `load_state_dict` rounds to it
 
 

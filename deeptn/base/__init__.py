@@ -1,7 +1,7 @@
 """What every other package stands on: checks, type names, registries, files replaced as a whole."""
 
 from .checks import boolean, is_list, is_object, positive_int, positive_ints, rank_field, ranks
-from .dispatch import compose, do, get_dtype_name, infer_backend
+from .dispatch import compose, do
 from .files import cache_folder, write_atomically
 from .optional import optional
 from .registry import Registry
@@ -17,8 +17,6 @@ __all__ = [
     "cache_folder",
     "compose",
     "do",
-    "get_dtype_name",
-    "infer_backend",
     "is_list",
     "is_object",
     "optional",

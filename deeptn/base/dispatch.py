@@ -11,5 +11,3 @@ import autoray
 do: Callable[..., Any] = autoray.do
 #: Decorator of a function written with `do`: a library may register its own version.
 compose: Callable[..., Any] = autoray.compose
-infer_backend: Callable[[Any], str] = autoray.infer_backend
-get_dtype_name: Callable[[Any], str] = autoray.get_dtype_name

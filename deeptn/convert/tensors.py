@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
 
-from autoray import do, infer_backend
+from autoray import do
 
-from ..arrays import constant
+from ..arrays import constant, library_of
 from ..base import Array, Params, ParamsLike
 from ..engine import activate
 from ..errors import SpecError
@@ -48,7 +48,8 @@ def stage_tensors(spec: NetworkSpec, params: ParamsLike) -> list[_Tensors]:
 def _connect(
     tn: Any, tensors: list[tuple[str, tuple[str, ...], Array]], output: Sequence[str], sizes: dict[str, int]
 ) -> tuple[list[Any], list[Any]]:
-    backend = {"torch": "pytorch"}.get(infer_backend(tensors[0][2]), infer_backend(tensors[0][2]))
+    name = library_of(tensors[0][2]).name
+    backend = {"torch": "pytorch"}.get(name, name)
     nodes = [tn.Node(array, name=name, axis_names=list(indices), backend=backend) for name, indices, array in tensors]
     ends: dict[str, list[Any]] = {}
     for node, (_, indices, _) in zip(nodes, tensors):

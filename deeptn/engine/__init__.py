@@ -2,32 +2,17 @@
 
 from .compiler import compile_network
 from .cost import DECODED_ANYWAY, TYPICAL, Choice, Cost, CostMode, Machine, Mode, faster, seconds
-from .program import BATCH, INPUT, Activate, Contract, Crop, Join, Pad, Permute, Program, Step, View, reads
+from .pool import Pool
+from .program import BATCH, INPUT, Program
 from .rows import blocks_of, gather_rows, walk
-from .runner import (
-    LARGE,
-    TINY,
-    Library,
-    Pool,
-    activate,
-    execute,
-    library,
-    pieces,
-    register_runner,
-    run,
-    run_plain,
-    runner_of,
-    start,
-)
-from .stacking import LIMIT, merge_alike, schedule
+from .runner import activate, execute, register_runner, run, run_plain, runner_of, start
+from .stacking import merge_alike, schedule
+from .steps import Activate, Contract, Crop, Join, Pad, Permute, Run, Step
 
 __all__ = [
     "BATCH",
     "DECODED_ANYWAY",
     "INPUT",
-    "LARGE",
-    "LIMIT",
-    "TINY",
     "TYPICAL",
     "Activate",
     "Choice",
@@ -36,25 +21,21 @@ __all__ = [
     "CostMode",
     "Crop",
     "Join",
-    "Library",
     "Machine",
     "Mode",
     "Pad",
     "Permute",
     "Pool",
     "Program",
+    "Run",
     "Step",
-    "View",
     "activate",
     "blocks_of",
     "compile_network",
     "execute",
     "faster",
     "gather_rows",
-    "library",
     "merge_alike",
-    "pieces",
-    "reads",
     "register_runner",
     "run",
     "run_plain",

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+from ..arrays import CPU, Tuning, View
 from ..errors import ProgramError
 from ..spec import NetworkSpec, Node, Stage
 from .cost import Cost
 from .placement import Order, Pairing, apart, by_rank, monotone, pairings, wishes_of
-from .program import BATCH, INPUT, Activate, Contract, Crop, Join, Pad, Permute, Program, Step, View, reads
+from .program import BATCH, INPUT, Program
 from .search import search
 from .stacking import Path
-
-#: From so many elements of intermediate results on, a gradient makes them again instead of keeping them: a buffer that
-#: the system has to provide anew costs more time than the product that fills it, and memory besides.
-RECOMPUTE = 2**24
-
-#: So few elements are not permuted for the step that follows, only for their own: a permuted copy costs a step.
-FEW = 2**14
-
-#: Matrices of at least so many columns are multiplied where they lie, however many rows they have.
-BEHIND = 32
+from .steps import Activate, Contract, Crop, Join, Pad, Permute, Step
 
 
 @lru_cache(maxsize=4096)
@@ -36,6 +28,7 @@ def compile_network(
     recompute: bool | None = None,
     crop: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
     pad: tuple[tuple[int, ...], tuple[int, ...]] | None = None,
+    tuning: Tuning = CPU,
 ) -> Program:
     """Compile a network.
 
@@ -51,11 +44,14 @@ def compile_network(
         Rows of the input. The search runs for the next power of two; the steps run for any number, the cost is for
         this one.
     recompute : bool, optional
-        Whether a gradient makes the states within a stage again; by default where they have `RECOMPUTE` elements.
+        Whether a gradient makes the states within a stage again; by default where they have
+        ``tuning.recompute`` elements.
     crop : (tuple of int, tuple of int), optional
         Axes as which the result is seen in the end, and how many of their first entries are kept; behind the batch.
     pad : (tuple of int, tuple of int), optional
         Axes of the input behind the batch, and to how many entries zeros are appended before it is contracted.
+    tuning : Tuning
+        The numbers for the device on which the arrays lie.
 
     Raises
     ------
@@ -64,7 +60,7 @@ def compile_network(
     """
     if columns is not None and not spec.is_linear:
         raise ProgramError("a network with activations has to be decoded to be applied; write materialize")
-    compiler = _Compiler(spec, None if columns is None else (BATCH, *columns), batch)
+    compiler = _Compiler(spec, None if columns is None else (BATCH, *columns), batch, tuning)
     if columns is not None:
         output = (BATCH, *output)
     results: list[_Tensor] = []
@@ -110,10 +106,11 @@ class _Plan:
 class _Compiler:
     """Collects registers and steps. Indices are placed so that big tensors are multiplied as they lie in memory."""
 
-    def __init__(self, spec: NetworkSpec, entry: Order | None, batch: int):
+    def __init__(self, spec: NetworkSpec, entry: Order | None, batch: int, tuning: Tuning):
         if BATCH in spec.index_sizes:
             raise ProgramError(f"the network has an index named {BATCH!r}, which is reserved; rename it")
         self.spec = spec
+        self.tuning = tuning
         self.sizes = spec.index_sizes | {BATCH: batch}
         self.searched = self.sizes | {BATCH: 1 << (batch - 1).bit_length()}
         self.inputs = list(spec.param_shapes)
@@ -144,7 +141,7 @@ class _Compiler:
             wanted = output if ordered else stage.output
             used = sorted({ix for order in orders for ix in order})
             sizes = tuple((ix, self.searched[ix]) for ix in used)
-            path = search(orders, wanted, sizes, len(orders) - len(tensors))
+            path = search(orders, wanted, sizes, len(orders) - len(tensors), self.tuning)
             plans.append(_Plan(stage, tensors, orders, wanted, path, ordered))
         stacks: dict[tuple[int, ...], list[int]] = {}
         stacked: dict[tuple[int, int], tuple[tuple[int, ...], int]] = {}
@@ -184,7 +181,7 @@ class _Compiler:
         assert self.entry is not None
         rows, register = self.sizes[BATCH], self.entry.register
         self.elements[register] = rows * math.prod(axes)
-        padded = self.add(Pad, rows * math.prod(shape), register=register, axes=(-1, *axes), shape=(-1, *shape))
+        padded = self.add(Pad, rows * math.prod(shape), operand=register, axes=(-1, *axes), shape=(-1, *shape))
         self.entry = replace(self.entry, register=padded)
 
     def join(self, number: int, result: _Tensor, other: int, joined: _Tensor, product: bool) -> _Tensor:
@@ -194,8 +191,7 @@ class _Compiler:
         register = joined.register
         if order != result.order:
             axes, perm = self.permutation(order, result.order)
-            register = self.add(Permute, self.volume(order), register=register, axes=axes, perm=perm)
-        self.flops += self.volume(order)
+            register = self.add(Permute, self.volume(order), operand=register, axes=axes, perm=perm)
         left = result.register
         return _Tensor(self.add(Join, self.volume(order), left=left, right=register, product=product), result.order)
 
@@ -210,12 +206,15 @@ class _Compiler:
     def volume(self, indices: Any) -> int:
         return math.prod(map(self.sizes.__getitem__, indices))
 
-    def add(self, step_type: type, elements: int, copies: int = 0, **fields: Any) -> int:
-        """Append a step; `copies` are elements written besides the result."""
+    def add(self, make: Callable[..., Step], elements: int, **fields: Any) -> int:
+        """Append a step whose result has so many elements, and count its work."""
         number = len(self.elements)
-        self.steps.append(step_type(result=number, **fields))
+        step = make(result=number, **fields)
+        self.steps.append(step)
         self.elements.append(elements)
-        self.write += elements + copies
+        flops, copied = step.work(self.elements)
+        self.flops += flops
+        self.write += elements + copied
         return number
 
     def stage(self, plan: _Plan, entries: Sequence[_Tensor]) -> _Tensor:
@@ -239,11 +238,11 @@ class _Compiler:
         result = tensors[-1]
         if plan.ordered and result.order != plan.output:
             axes, perm = self.permutation(result.order, plan.output)
-            number = self.add(Permute, self.volume(plan.output), register=result.register, axes=axes, perm=perm)
+            number = self.add(Permute, self.volume(plan.output), operand=result.register, axes=axes, perm=perm)
             result = _Tensor(number, plan.output)
         if plan.ordered and not flat:  # a copy: what is returned is never a view of a parameter
             axes = self.shape(plan.output)
-            number = self.add(Permute, self.volume(plan.output), register=result.register, axes=axes, perm=None)
+            number = self.add(Permute, self.volume(plan.output), operand=result.register, axes=axes, perm=None)
             result = _Tensor(number, plan.output)
         return result
 
@@ -271,32 +270,28 @@ class _Compiler:
         if monotone((keep_left, keep_right), wish):
             left, keep_left, right, keep_right = right, keep_right, left, keep_left
         size = self.volume(batch + keep_left + keep_right)
-        if self.volume(left.order) <= size and (size > FEW or not apart(left.order, keep_left)):
+        if self.volume(left.order) <= size and (size > self.tuning.few or not apart(left.order, keep_left)):
             keep_left = by_rank(keep_left, wish)
-        if self.volume(right.order) <= size and (size > FEW or not apart(right.order, keep_right)):
+        if self.volume(right.order) <= size and (size > self.tuning.few or not apart(right.order, keep_right)):
             keep_right = by_rank(keep_right, wish)
         big = left if self.volume(left.order) >= self.volume(right.order) else right
         summed = tuple(ix for ix in big.order if ix in join.summed)
         stack = left.stack
         lead = (stack,) if stack > 1 else (self.dimension(batch),) if batch else ()
-        copies = 0
         views = []
         for tensor, keep, kept_first in ((left, keep_left, True), (right, keep_right, False)):
             rows, columns = (keep, summed) if kept_first else (summed, keep)
             flipped = tensor.order == batch + columns + rows
             target = tensor.order if flipped else batch + rows + columns
             axes, perm = self.permutation(tensor.order, target)
-            copies += self.volume(tensor.order) if perm else 0
             if axes is not None and perm is not None and stack > 1:
                 axes, perm = (stack, *axes), (0, *(place + 1 for place in perm))
             groups = (columns, rows) if flipped else (rows, columns)
             shape = (*lead, *(self.dimension(group) for group in groups))
             views.append(View(tensor.register, axes, perm, shape, flipped, tensor.items))
         order = batch + keep_left + keep_right
-        self.flops += 2 * stack * self.volume(order + summed)
         shape = (*lead, self.dimension(keep_left), self.dimension(keep_right))
-        elements = stack * self.volume(order)
-        number = self.add(Contract, elements, stack * copies, left=views[0], right=views[1], shape=shape)
+        number = self.add(Contract, stack * self.volume(order), left=views[0], right=views[1], shape=shape)
         return _Tensor(number, order)
 
     def between(self, join: Pairing, big: Order, small: Order, wish: Mapping[str, int]) -> tuple[int, int] | None:
@@ -308,7 +303,7 @@ class _Compiler:
         if len(places) < stop - start or start == 0 or stop == len(big):
             return None
         # Behind fewer entries a product of matrices that small is slower than a permuted copy, and its gradient larger.
-        if self.volume(big[stop:]) < min(self.volume(big[start:stop]) // 8, BEHIND):
+        if self.volume(big[stop:]) < min(self.volume(big[start:stop]) // 8, self.tuning.behind):
             return None
         new = [wish.get(ix, 0) for ix in join.only(small, big)]
         before, behind = ([wish.get(ix, 0) for ix in part] for part in (big[:start], big[stop:]))
@@ -329,10 +324,8 @@ class _Compiler:
         shape = tuple(self.dimension(group) for group in (before, summed, behind))
         right = View(big.register, None, None, shape, False, big.items)
         order = before + keep + behind
-        self.flops += 2 * self.volume(order + summed)
         shape = tuple(self.dimension(group) for group in (before, keep, behind))
-        copies = self.volume(small.order) if perm else 0
-        return _Tensor(self.add(Contract, self.volume(order), copies, left=left, right=right, shape=shape), order)
+        return _Tensor(self.add(Contract, self.volume(order), left=left, right=right, shape=shape), order)
 
     def dimension(self, group: Order) -> int:
         """Size of some indices seen as one axis; -1 with the batch among them, so that any batch runs."""
@@ -356,8 +349,7 @@ class _Compiler:
         return axes, tuple(ranked.index(group) for group in groups)
 
     def activate(self, stage: Stage, state: _Tensor) -> _Tensor:
-        fields = {"register": state.register, "activation": stage.activation, "normalize": stage.normalize is not None}
-        self.flops += self.volume(state.order) * (bool(stage.activation) + 3 * bool(stage.normalize))
+        fields = {"operand": state.register, "activation": stage.activation, "normalize": stage.normalize is not None}
         return _Tensor(self.add(Activate, self.volume(state.order), **fields), state.order)
 
     def finish(
@@ -370,16 +362,18 @@ class _Compiler:
             lead = () if self.entry is None else (-1,)
             padded, shape = ((*lead, *axes) for axes in crop)
             if padded != shape:
-                result = self.add(Crop, 0, register=result, axes=padded, shape=shape)
+                result = self.add(Crop, 0, operand=result, axes=padded, shape=shape)
         held = len(self.inputs) + len(self.constants) + len(self.stacks)
+        joined = {number for step in self.steps if isinstance(step, Join) for number in step.reads}
         seen = {result}
         steps: list[Step] = []
         for step in reversed(self.steps):
-            read = set(reads(step))
+            read = set(step.reads)
             free = tuple(sorted(number for number in read - seen if number >= held))
             seen |= read
-            fields = {name: getattr(step, name) for name in step.__slots__}
-            steps.append(type(step)(**{**fields, "free": free}))
+            # What is joined others read too, when the buffer that was permuted holds something else.
+            settled = {"settled": True} if isinstance(step, Permute) and step.result in joined else {}
+            steps.append(replace(step, free=free, **settled))
         steps.reverse()
         alive = peak = sum(self.elements[:held])
         for step in steps:
@@ -387,7 +381,7 @@ class _Compiler:
             peak = max(peak, alive)
             alive -= sum(self.elements[number] for number in step.free)
         if recompute is None:
-            recompute = inner >= RECOMPUTE
+            recompute = inner >= self.tuning.recompute
         cost = Cost(self.spec.num_params, self.flops, self.write, peak, len(self.stacks) + len(steps))
         arrays = tuple(self.inputs), tuple(self.constants), tuple(self.stacks)
         return Program(*arrays, tuple(steps), result, shape, cost, recompute)

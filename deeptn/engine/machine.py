@@ -7,7 +7,6 @@ import hashlib
 import importlib
 import json
 import math
-import os
 import pathlib
 import platform
 import time
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from autoray import do
 
-from ..arrays import convert, target, to_numpy
+from ..arrays import convert, library_of, target, to_numpy
 from ..base import cache_folder, write_atomically
 from ..spec import Leg, NetworkSpec, Node, Stage
 from .compiler import compile_network
@@ -44,27 +43,26 @@ def machine(like: Any) -> Machine:
         for each library, version, device and number of threads. JAX is measured under ``jax.jit``. Where nothing can
         be measured (under a tracer, with arrays that hold no data) typical figures, which are not kept.
     """
-    library, _, device = target(like, "float32", None)
-    device = "cpu" if device is None and library == "torch" else device  # whatever torch's default is at the moment
-    threads = do("get_num_threads", like="torch") if library == "torch" else os.cpu_count()
+    found, _, device = target(like, "float32", None)
+    device = found.home if device is None else str(device)
     try:
-        return _machine(library, None if device is None else str(device), threads)
+        return _machine(found.name, device, found.threads())
     except Exception:  # arrays without data (meta, fake, traced): each library has its own error for these
         return TYPICAL
 
 
 @cache
-def _machine(library: str, device: str | None, threads: int | None) -> Machine:
-    version = importlib.import_module(library).__version__
-    key = [VERSION, library, version, device, threads, platform.machine(), platform.processor(), platform.node()]
+def _machine(name: str, device: str | None, threads: int | None) -> Machine:
+    version = importlib.import_module(name).__version__
+    key = [VERSION, name, version, device, threads, platform.machine(), platform.processor(), platform.node()]
     folder = cache_folder()
     if folder is None:
-        return measure(library, device)
+        return measure(name, device)
     file = folder / f"machine-{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
     known = _read(file)
     if known is not None:
         return known
-    found = measure(library, device)
+    found = measure(name, device)
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(file, lambda new: new.write_text(json.dumps(found.to_dict())))
@@ -80,16 +78,16 @@ def _read(file: pathlib.Path) -> Machine | None:
         return None
 
 
-def measure(library: str, device: str | None = None) -> Machine:
+def measure(name: str, device: str | None = None) -> Machine:
     """Time a program of many small steps, one of arithmetic, and permuted copies."""
-    seconds, cost = _decode_seconds(_chain(16), library, device)
+    seconds, cost = _decode_seconds(_chain(16), name, device)
     step = seconds / cost.steps
-    seconds, cost = _decode_seconds(_product(1024, 512), library, device)
+    seconds, cost = _decode_seconds(_product(1024, 512), name, device)
     flop = max(seconds - step, 0.1 * seconds) / cost.flops
     moved = []
     for size in (16, 160):  # 4 MiB, and more than `deeptn.cost.FRESH` elements
         array = np.ones((64, size, 1024), "float32")
-        seconds = _seconds(_permuted_copy, [array], library, device)
+        seconds = _seconds(_permuted_copy, [convert(array, name, "float32", device)])
         moved.append(max(seconds - 3 * step, 0.1 * seconds) / array.size)
     return Machine(step, flop, *moved)
 
@@ -98,29 +96,26 @@ def _permuted_copy(arrays: Sequence[Any]) -> Any:
     return do("reshape", do("transpose", arrays[0], (1, 0, 2)), (-1,))
 
 
-def _decode_seconds(spec: NetworkSpec, library: str, device: str | None) -> tuple[float, Cost]:
+def _decode_seconds(spec: NetworkSpec, name: str, device: str | None) -> tuple[float, Cost]:
     """What it takes to decode a network, and what it costs."""
-    program = compile_network(spec, tuple(leg.name for leg in spec.legs))
     generator = np.random.default_rng(0)
     arrays = [generator.standard_normal(shape) for shape in spec.param_shapes.values()]
-    return _seconds(lambda some: run(program, some), arrays, library, device), program.cost
+    inputs = [convert(array, name, "float32", device) for array in arrays]
+    order = tuple(leg.name for leg in spec.legs)
+    program = compile_network(spec, order, tuning=library_of(inputs[0]).tuning)
+    return _seconds(lambda some: run(program, some), inputs), program.cost
 
 
-def _seconds(
-    call: Callable[[Sequence[Any]], Any], arrays: Sequence[np.ndarray], library: str, device: str | None
-) -> float:
-    """Minimum over some calls: what else the machine does, it shall not be held against the library for good."""
-    inputs = [convert(array, library, "float32", device) for array in arrays]
-    if library == "jax":
-        call = importlib.import_module("jax").jit(call)
+def _seconds(call: Callable[[Sequence[Any]], Any], inputs: Sequence[Any]) -> float:
+    """Minimum over some calls: what else the machine does should not count against the library."""
+    lib = library_of(inputs[0])
+    call = lib.compiled(call)
     to_numpy(call(inputs).reshape(-1)[:1])  # fails where there are no data
     times = []
     begin = time.perf_counter()
     while len(times) < 4 or (time.perf_counter() - begin < 0.1 and len(times) < 200):
         start = time.perf_counter()
-        result = call(inputs)
-        if library == "jax" or device not in (None, "cpu"):
-            to_numpy(result.reshape(-1)[:1])  # until it is there
+        lib.wait(call(inputs))
         times.append(time.perf_counter() - start)
     return min(times)
 

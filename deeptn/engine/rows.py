@@ -10,9 +10,9 @@ from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
-from autoray import do, get_dtype_name
+from autoray import do
 
-from ..arrays import constant
+from ..arrays import CPU, Tuning, constant, dtype_of, library_of
 from ..base import Array, ParamsLike
 from ..errors import SpecError
 from ..spec import Layout, Leg, NetworkSpec, Node
@@ -75,13 +75,13 @@ def decode_blocks(spec: NetworkSpec, layout: Layout, params: ParamsLike, limit: 
         If one row needs more.
     """
     sizes = [leg.size for leg in row_legs(layout)]
-    width = item_size(params)
+    width, tuning = item_size(params), library_of(_first(params)).tuning
     row = width * math.prod(layout.padded_shape[1:])
     peak = 0
     for counts in block_sizes(sizes):
         if max(counts, default=1) == 1 or math.prod(counts) * row <= limit:
             block = tuple((0, count) for count in counts)
-            peak = width * block_program(spec, layout, block).cost.peak
+            peak = width * block_program(spec, layout, block, tuning).cost.peak
             if peak <= limit:
                 return _decode_all(spec, layout, params, walk(counts, sizes))
     raise SpecError(f"max_bytes = {limit}, but one row needs {peak}")
@@ -101,8 +101,11 @@ def _decode_all(
 
 def item_size(params: ParamsLike) -> int:
     """Bytes of an element while it is contracted; half precision is widened to float32."""
-    name = get_dtype_name(next(iter(params.values())))
-    return {"float64": 8, "complex64": 8, "complex128": 16}.get(name, 4)
+    return {"float64": 8, "complex64": 8, "complex128": 16}.get(dtype_of(_first(params)), 4)
+
+
+def _first(params: ParamsLike) -> Array:
+    return next(iter(params.values()))
 
 
 def decode_block(spec: NetworkSpec, layout: Layout, params: ParamsLike, block: Block) -> Array:
@@ -118,28 +121,31 @@ def decode_block(spec: NetworkSpec, layout: Layout, params: ParamsLike, block: B
         if node.param is not None:
             places = _places(spec, node, ranges)
             arrays[_name(node, places)] = params[node.param] if places is None else params[node.param][places]
-    program = block_program(spec, layout, block)
+    program = block_program(spec, layout, block, library_of(_first(params)).tuning)
     rows = run(program, [arrays[name] for name in program.inputs])
     rows = rows.reshape((math.prod(count for _, count in block), *layout.padded_shape[1:]))
     return rows[(slice(None), *(slice(0, n) for n in layout.shape[1:]))]
 
 
-def block_program(spec: NetworkSpec, layout: Layout, block: Block) -> Program:
+def block_program(spec: NetworkSpec, layout: Layout, block: Block, tuning: Tuning) -> Program:
     """The program for the rows of a block; blocks that are equal in size share it."""
     ranges = {leg.name: part for leg, part in zip(row_legs(layout), block)}
     if all(node.param is not None for node in spec.nodes):
         ranges = {name: (0, count) for name, (_, count) in ranges.items()}
-    return _block_program(spec, layout, tuple(ranges.items()))
+    return _block_program(spec, layout, tuple(ranges.items()), tuning)
 
 
 @lru_cache(maxsize=1024)
-def _block_program(spec: NetworkSpec, layout: Layout, items: tuple[tuple[str, tuple[int, int]], ...]) -> Program:
+def _block_program(
+    spec: NetworkSpec, layout: Layout, items: tuple[tuple[str, tuple[int, int]], ...], tuning: Tuning
+) -> Program:
     ranges = dict(items)
     legs = tuple(replace(leg, size=ranges[leg.name][1]) if leg.name in ranges else leg for leg in spec.legs)
     stages = tuple(
         replace(stage, nodes=tuple(_cut_node(spec, node, ranges) for node in stage.nodes)) for stage in spec.stages
     )
-    return compile_network(NetworkSpec(legs, stages, spec.sizes), tuple(leg.name for leg in layout.axis_legs))
+    order = tuple(leg.name for leg in layout.axis_legs)
+    return compile_network(NetworkSpec(legs, stages, spec.sizes), order, tuning=tuning)
 
 
 def _places(spec: NetworkSpec, node: Node, ranges: dict[str, tuple[int, int]]) -> tuple[slice, ...] | None:
@@ -218,7 +224,7 @@ def gather_rows(spec: NetworkSpec, layout: Layout, params: ParamsLike, rows: Arr
             order = (*places, *(k for k in range(len(node.indices)) if k not in places))
             array = do("transpose", array, order)[tuple(digits[node.indices[k]] for k in places)]
         arrays[node.name if places or node.param is None else node.param] = array
-    program = gather_program(spec, layout, size)
+    program = gather_program(spec, layout, size, library_of(_first(params)).tuning)
     found = run(program, [arrays[name] for name in program.inputs])
     found = do("reshape", found, (size, *layout.padded_shape[1:]))
     return found[(slice(0, count), *(slice(0, n) for n in layout.shape[1:]))]
@@ -228,11 +234,11 @@ def _array(spec: NetworkSpec, node: Node, params: ParamsLike) -> Array:
     if node.param is not None:
         return params[node.param]
     assert node.constant is not None
-    return constant(node.constant, spec.node_shape(node), next(iter(params.values())))
+    return constant(node.constant, spec.node_shape(node), _first(params))
 
 
 @lru_cache(maxsize=1024)
-def gather_program(spec: NetworkSpec, layout: Layout, size: int) -> Program:
+def gather_program(spec: NetworkSpec, layout: Layout, size: int, tuning: Tuning = CPU) -> Program:
     """The program for so many rows of a linear network's weight."""
     taken = {leg.name for leg in row_legs(layout)}
     legs = (Leg(ROW, size, 0), *(leg for leg in spec.legs if leg.name not in taken))
@@ -246,4 +252,4 @@ def gather_program(spec: NetworkSpec, layout: Layout, size: int) -> Program:
 
     stages = (replace(s, nodes=tuple(map(gathered, s.nodes)), output=output) for s in spec.stages)
     columns = tuple(leg.name for leg in layout.axis_legs if leg.axis)
-    return compile_network(NetworkSpec(legs, tuple(stages), spec.sizes), (ROW, *columns))
+    return compile_network(NetworkSpec(legs, tuple(stages), spec.sizes), (ROW, *columns), tuning=tuning)

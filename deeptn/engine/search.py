@@ -13,12 +13,11 @@ from typing import Any
 
 import cotengra
 
+from ..arrays import CPU, Tuning
 from ..base import cache_folder, write_atomically
-from .stacking import STEP, WRITE, Path, merge_alike, schedule
+from .stacking import Path, merge_alike, schedule
 
-#: Largest volume of the indices over which a block of small tensors is contracted with a large one. The product of a
-#: 2^5 x 2^5 block with the state takes as long as moving the state; wider blocks cost more than they save.
-BLOCK = 32
+# How thoroughly it searches is a matter of the machine that compiles, wherever the arrays lie.
 
 #: Up to so many tensors a search is faster than a file.
 SMALL = 8
@@ -31,7 +30,7 @@ SUBTREES, MANY = (6, 7, 8), 128
 GROWTHS = (0, 1, 4)
 
 #: Counts the changes of what is searched for; part of the names of the files in the cache.
-VERSION = 2
+VERSION = 3
 
 
 def search(
@@ -39,6 +38,7 @@ def search(
     output: tuple[str, ...],
     sizes: tuple[tuple[str, int], ...],
     singles: int = 0,
+    tuning: Tuning = CPU,
 ) -> Path:
     """Find the order in which to contract some tensors pairwise. Deterministic, and cached in memory and on disk.
 
@@ -52,6 +52,8 @@ def search(
         Size of every index.
     singles : int
         So many of the first tensors are no parameters, and stand in no stack.
+    tuning : Tuning
+        What an element written and a step weigh; how large blocks and stacks may be.
 
     Returns
     -------
@@ -62,9 +64,9 @@ def search(
     -----
     Three kinds of candidates: a greedy tree (Gray & Kourtis, Quantum 5, 410 (2021)), its subtrees reoptimised exactly;
     where one tensor is large and many small ones act on it, a path that absorbs blocks of them; and paths that contract
-    many equal pairs at a time. The cheapest by ``multiplications + WRITE · write + STEP · steps``
-    is taken. Files lie in `deeptn.base.cache_folder`; they are written to a temporary name and renamed, so that
-    processes may share the folder.
+    many equal pairs at a time. The cheapest by multiplications, weighted elements written and weighted steps is taken.
+    Files lie in `deeptn.base.cache_folder`; they are written to a temporary name and renamed, so that processes may
+    share the folder.
 
     Examples
     --------
@@ -83,22 +85,26 @@ def search(
         tuple(labels[ix] for ix in output),
         tuple(known[ix] for ix in labels),
         singles,
+        tuning,
     )
 
 
 @lru_cache(maxsize=4096)
-def _search(inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...], singles: int) -> Path:
+def _search(
+    inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...], singles: int, tuning: Tuning
+) -> Path:
     problem = (inputs, output, sizes, singles)
     if len(inputs) < 3:
         return (((0, 1),),) if len(inputs) == 2 else ()
     folder = cache_folder() if len(inputs) > SMALL else None
     if folder is None:
-        return _search_anew(*problem)
-    key = json.dumps([VERSION, cotengra.__version__, WRITE, STEP, BLOCK, *problem])
+        return _search_anew(*problem, tuning)
+    numbers = (tuning.write, tuning.step, tuning.block, tuning.stack)
+    key = json.dumps([VERSION, cotengra.__version__, *numbers, *problem])
     file = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
     path = _read(file, len(inputs))
     if path is None:
-        path = _search_anew(*problem)
+        path = _search_anew(*problem, tuning)
         with contextlib.suppress(OSError):  # a folder that cannot be written costs the time of a search, no more
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(file, lambda new: new.write_text(json.dumps(path)))
@@ -123,34 +129,34 @@ def _read(file: pathlib.Path, count: int) -> Path | None:
 
 
 def _search_anew(
-    inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...], singles: int
+    inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...], singles: int, tuning: Tuning
 ) -> Path:
     symbols = [cotengra.get_symbol(label) for label in range(len(sizes))]
     terms = [tuple(symbols[ix] for ix in indices) for indices in inputs]
     known = dict(zip(symbols, sizes))
-    candidates = [_absorb_in_blocks(inputs, output, sizes)]
+    candidates = [_absorb_in_blocks(inputs, output, sizes, tuning.block)]
     for size in SUBTREES if len(inputs) <= MANY else SUBTREES[:-1]:
         tree: Any = cotengra.array_contract_tree(terms, [symbols[ix] for ix in output], known, optimize="greedy")
-        tree.subtree_reconfigure_(minimize=f"combo-{WRITE}", subtree_size=size, seed=0)
+        tree.subtree_reconfigure_(minimize=f"combo-{tuning.write}", subtree_size=size, seed=0)
         candidates.append(tree.get_ssa_path())
-    candidates += [merge_alike(inputs, output, sizes, singles, growth) for growth in GROWTHS]
-    scheduled = [schedule(pairs, inputs, output, sizes, singles) for pairs in candidates if pairs is not None]
+    candidates += [merge_alike(inputs, output, sizes, singles, growth, tuning) for growth in GROWTHS]
+    scheduled = [schedule(pairs, inputs, output, sizes, singles, tuning) for pairs in candidates if pairs is not None]
     return min(scheduled, key=lambda found: found[0])[1]
 
 
 def _absorb_in_blocks(
-    inputs: Sequence[tuple[int, ...]], output: tuple[int, ...], sizes: Sequence[int]
+    inputs: Sequence[tuple[int, ...]], output: tuple[int, ...], sizes: Sequence[int], most: int
 ) -> list[tuple[int, int]] | None:
     """A path for one large tensor on which many small ones act: fuse these into blocks, absorb block after block.
 
     A block grows in the order of the data flow by the node that adds the least to the indices that the block shares
-    with the large tensor, up to a volume of `BLOCK`. Local improvements of a tree do not find this: on the way from
+    with the large tensor, up to a volume of `most`. Local improvements of a tree do not find this: on the way from
     single nodes to a block each step looks worse. None where no tensor is large.
     """
     volumes = [_volume(indices, sizes) for indices in inputs]
     top = max(range(len(inputs)), key=volumes.__getitem__)
     rest = [k for k in range(len(inputs)) if k != top]
-    if volumes[top] < BLOCK**2 or volumes[top] < BLOCK * max(volumes[k] for k in rest):
+    if volumes[top] < most**2 or volumes[top] < most * max(volumes[k] for k in rest):
         return None
     path: list[tuple[int, int]] = []
     state = set(inputs[top])
@@ -163,7 +169,7 @@ def _absorb_in_blocks(
             known = state | made
             # The last block may be twice as large, so that no short rest is left over.
             remaining = state.intersection(ix for k in rest for ix in inputs[k])
-            limit = 2 * BLOCK if _volume(bound | remaining, sizes) <= 2 * BLOCK else BLOCK
+            limit = 2 * most if _volume(bound | remaining, sizes) <= 2 * most else most
             first: dict[int, int] = {}
             for place, k in enumerate(rest):
                 for ix in inputs[k]:

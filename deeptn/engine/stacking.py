@@ -11,15 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
-#: Weight of an element written against a multiplication. With a state of 2^24 entries the time goes into moving it,
-#: not into arithmetic; cotengra's "combo" objective with this factor fuses small tensors into blocks first.
-WRITE = 64
-
-#: Weight of a step against a multiplication: a few microseconds to dispatch it.
-STEP = 2**20
-
-#: Largest number of elements of a stack.
-LIMIT = 2**16
+from ..arrays import CPU, Tuning
 
 #: Beyond so many neighbours a search for levels takes longer than it can save.
 PAIRS = 4096
@@ -37,9 +29,17 @@ class _Contraction:
     Parameters are those of `schedule`.
     """
 
-    def __init__(self, inputs: Sequence[tuple[int, ...]], output: Sequence[int], sizes: Sequence[int], singles: int):
+    def __init__(
+        self,
+        inputs: Sequence[tuple[int, ...]],
+        output: Sequence[int],
+        sizes: Sequence[int],
+        singles: int,
+        tuning: Tuning,
+    ):
         self.sizes = sizes
         self.singles = singles
+        self.tuning = tuning
         self.orders = list(inputs)
         self.volumes = [self.volume(order) for order in inputs]
         self.count = Counter(ix for order in inputs for ix in order)
@@ -70,14 +70,14 @@ class _Contraction:
         summed = [ix for ix in left if ix in right and self.count[ix] == 2]
         everything = self.volume(set(left) | set(right))
         result = everything // self.volume(summed)
-        return everything + WRITE * result, result
+        return everything + self.tuning.write * result, result
 
     def fit(self, pairs: Sequence[Pair]) -> list[Pair]:
         """The first of some contractions that look the same, as many as go into one step."""
         chosen: list[Pair] = []
         used: set[int] = set()
         largest = max(self.price(pairs[0])[1], *(self.volumes[k] for k in pairs[0]))
-        most = 1 if min(pairs[0]) < self.singles else LIMIT // largest
+        most = 1 if min(pairs[0]) < self.singles else self.tuning.stack // largest
         for pair in pairs:
             if len(chosen) >= max(1, most):
                 break
@@ -97,7 +97,7 @@ class _Contraction:
 
     def merge(self, group: Sequence[Pair]) -> None:
         """Contract some pairs in one step."""
-        self.cost += STEP
+        self.cost += self.tuning.step
         self.kind += 1
         for place, (i, j) in enumerate(group):
             left, right = self.orders[i], self.orders[j]
@@ -114,7 +114,12 @@ class _Contraction:
 
 
 def schedule(
-    pairs: Sequence[Pair], inputs: Sequence[tuple[int, ...]], output: Sequence[int], sizes: Sequence[int], singles: int
+    pairs: Sequence[Pair],
+    inputs: Sequence[tuple[int, ...]],
+    output: Sequence[int],
+    sizes: Sequence[int],
+    singles: int,
+    tuning: Tuning = CPU,
 ) -> tuple[int, Path]:
     """Group the contractions of a path.
 
@@ -130,15 +135,17 @@ def schedule(
         Size of every index.
     singles : int
         So many of the first tensors are in no stack.
+    tuning : Tuning
+        What an element written and a step weigh, and how large a stack may be.
 
     Returns
     -------
     cost : int
-        Multiplications, with `WRITE` per element written and `STEP` per step.
+        Multiplications, with ``tuning.write`` per element written and ``tuning.step`` per step.
     groups : tuple of tuple of (int, int)
         The same contractions, numbered anew.
     """
-    contraction = _Contraction(inputs, output, sizes, singles)
+    contraction = _Contraction(inputs, output, sizes, singles, tuning)
     number = {k: k for k in range(len(inputs))}  # as the path counts -> as the groups count
     reader = {k: len(inputs) + step for step, pair in enumerate(pairs) for k in pair}
     missing = {len(inputs) + step: sum(k >= len(inputs) for k in pair) for step, pair in enumerate(pairs)}
@@ -169,6 +176,7 @@ def merge_alike(
     sizes: Sequence[int],
     singles: int,
     growth: int,
+    tuning: Tuning = CPU,
 ) -> list[Pair] | None:
     """A greedy path that contracts many pairs at a time where they look the same.
 
@@ -177,7 +185,7 @@ def merge_alike(
 
     Parameters
     ----------
-    inputs, output, sizes, singles
+    inputs, output, sizes, singles, tuning
         See `schedule`.
     growth : int
 
@@ -186,7 +194,7 @@ def merge_alike(
     list of (int, int)
         In static single assignment form; None where there are too many neighbours.
     """
-    contraction = _Contraction(inputs, output, sizes, singles)
+    contraction = _Contraction(inputs, output, sizes, singles, tuning)
     alive = set(range(len(inputs)))
     holders: dict[int, set[int]] = defaultdict(set)
     for k, order in enumerate(inputs):
@@ -207,11 +215,11 @@ def merge_alike(
         for found in alike.values():
             found.sort()
             price, result = contraction.price(found[0])
-            grows = growth * WRITE * (result - sum(contraction.volumes[k] for k in found[0]))
-            if STEP / len(found) + price + grows >= best:
+            grows = growth * tuning.write * (result - sum(contraction.volumes[k] for k in found[0]))
+            if tuning.step / len(found) + price + grows >= best:
                 continue
             fitting = contraction.fit(found)
-            value = STEP / len(fitting) + price + grows
+            value = tuning.step / len(fitting) + price + grows
             if value < best or (value == best and fitting < group):
                 best, group = value, fitting
         touched = {k for pair in group for k in pair}

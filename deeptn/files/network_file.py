@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import DTYPES, convert, target
-from ..base import Params, ParamsLike, get_dtype_name, infer_backend, is_list, is_object
+from ..arrays import DTYPES, convert, dtype_of, target
+from ..base import Params, ParamsLike, is_list, is_object
 from ..errors import FormatError, SpecError
 from ..network import Network
 from ..params import check_params
@@ -153,12 +153,11 @@ def load(path: str | os.PathLike[str], like: Any = "numpy", device: Any = None) 
     dtypes = header.get("dtypes")
     if not is_object(dtypes) or dtypes.keys() != tensors.keys() or not set(dtypes.values()) <= set(DTYPES):
         raise FormatError("the header's dtypes do not name the parameters of the network one by one")
-    library = like if isinstance(like, str) else infer_backend(like)
-    target(library, None, device)
+    library = target(like, "float32", device)[0]
     params: Params = {}
     for name, array in cores_of(net, tensors, "").items():
-        dtype = "float32" if dtypes[name] == "bfloat16" and library == "numpy" else dtypes[name]
-        params[name] = convert(array, library, dtype, device)
+        dtype = dtypes[name] if dtypes[name] in library.dtypes else "float32"
+        params[name] = convert(array, library.name, dtype, device)
     return net, params
 
 
@@ -166,8 +165,8 @@ def check_floats(net: Network, params: ParamsLike) -> None:
     """Raise `SpecError` unless these are the parameters of the network, each in a dtype of `DTYPES`."""
     check_params(net.spec, params)
     for name in net.spec.param_shapes:
-        if get_dtype_name(params[name]) not in DTYPES:
-            raise SpecError(f"parameter {name!r} has the dtype {get_dtype_name(params[name])}; expected floats")
+        if dtype_of(params[name]) not in DTYPES:
+            raise SpecError(f"parameter {name!r} has the dtype {dtype_of(params[name])}; expected floats")
 
 
 def cores_of(net: Network, tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

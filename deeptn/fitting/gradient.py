@@ -7,8 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from autoray import do, get_dtype_name, infer_backend
+from autoray import do
 
+from ..arrays import dtype_of, library_of
 from ..base import Array, Params
 from ..errors import SpecError, near_match
 from ..network import Network
@@ -76,10 +77,11 @@ class FitResult(NamedTuple):
 def check_goal(net: Network, weight: Any, library: str) -> None:
     """Raise `SpecError` unless a weight can be fitted: right library and shape, real, finite."""
     shape = getattr(weight, "shape", None)
-    if shape is None or infer_backend(weight) != library or tuple(shape) != net.shape:
-        came = type(weight).__name__ if shape is None or infer_backend(weight) != library else tuple(shape)
+    foreign = library_of(weight).name != library
+    if shape is None or foreign or tuple(shape) != net.shape:
+        came = type(weight).__name__ if shape is None or foreign else tuple(shape)
         raise SpecError(f"weight must be a {library} array of shape {net.shape}, got {came}")
-    if "float" not in get_dtype_name(weight):
+    if "float" not in dtype_of(weight):
         raise SpecError(f"weight must be real and floating-point, got {weight.dtype}")
     if not bool(do("all", do("isfinite", weight))):
         raise SpecError("weight has entries that are not finite (nan or inf)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import tempfile
@@ -11,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from autoray import do
 
-from ..arrays import to_numpy
+from ..arrays import convert_params, library
 from ..base import ParamsLike
 from ..budget import at_budget
 from ..errors import SpecError
@@ -82,9 +80,9 @@ def check_laws(
         "closed form": lambda: _check_closed_form(net, weight),
         "growth": lambda: _check_growth(net, params, weight),
     }
-    for library in libraries:
-        if library != "numpy":
-            laws[library] = lambda library=library: _check_library(net, params, weight, library, seed)
+    for name in libraries:
+        if library(name).has_gradients:
+            laws[name] = lambda name=name: _check_library(net, params, weight, name, seed)
     for name, law in laws.items():
         try:
             law()
@@ -179,12 +177,12 @@ def _check_growth(net: Network, params: ParamsLike, weight: np.ndarray) -> None:
         _near(found.net.materialize(found.params), weight, 1e-9)
 
 
-def _check_library(net: Network, params: ParamsLike, weight: np.ndarray, library: str, seed: int) -> None:
+def _check_library(net: Network, params: ParamsLike, weight: np.ndarray, name: str, seed: int) -> None:
     """Values, and the derivative along a direction against a central difference in NumPy."""
-    arrays = {name: do("array", np.asarray(array, "float32"), like=library) for name, array in params.items()}
+    arrays = convert_params(dict(params), name, "float32")
     generator = np.random.default_rng(seed)
     probe = generator.standard_normal(net.shape).astype("float32")
-    found, gradients = _decode_with_gradients(net, arrays, probe, library)
+    found, gradients = library(name).pull_back(net.materialize, arrays, probe)
     _near(found, weight, 1e-4)
     step = {name: generator.standard_normal(array.shape) for name, array in params.items()}
     size = 1e-6
@@ -197,25 +195,3 @@ def _check_library(net: Network, params: ParamsLike, weight: np.ndarray, library
     found = sum(float((gradients[name] * step[name]).sum()) for name in step)
     scale = sum(float(np.abs(gradients[name] * step[name]).sum()) for name in step)
     assert abs(found - expected) <= 2e-3 * scale + 1e-6, f"derivative {found:.6g} instead of {expected:.6g}"
-
-
-def _decode_with_gradients(
-    net: Network, arrays: dict[str, Any], probe: np.ndarray, library: str
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    if library == "torch":
-        torch = importlib.import_module("torch")
-        leaves = {name: array.requires_grad_() for name, array in arrays.items()}
-        found = net.materialize(leaves)
-        (found * torch.from_numpy(probe)).sum().backward()
-        zeros = {name: np.zeros(leaf.shape) for name, leaf in leaves.items()}
-        return to_numpy(found), {
-            name: zeros[name] if leaf.grad is None else leaf.grad.numpy() for name, leaf in leaves.items()
-        }
-
-    def loss(some: Any) -> Any:
-        found = net.materialize(some)
-        return (found * probe).sum(), found
-
-    jax = importlib.import_module("jax")
-    (_, found), gradients = jax.jit(jax.value_and_grad(loss, has_aux=True))(arrays)
-    return np.asarray(found), {name: np.asarray(array) for name, array in gradients.items()}

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 import re
@@ -13,6 +14,7 @@ from jax.ad_checkpoint import print_saved_residuals
 from jax.test_util import check_grads
 
 import deeptn as dtn
+from deeptn.arrays import CPU, library
 
 from ..conftest import close
 from ..market import NETWORKS
@@ -40,7 +42,7 @@ def test_init_under_jit_and_vmap(net):
 def test_init_of_many_cores_is_not_compiled_and_draws_the_same(monkeypatch):
     net = dtn.network("MERA", (8, 16))
     compiled = init(net, KEY)
-    monkeypatch.setattr("deeptn_jax.functional.COMPILED", 0)
+    monkeypatch.setattr(library("jax"), "tuning", dataclasses.replace(CPU, compiled=0))
     for name, array in init(net, KEY).items():
         assert close(array, compiled[name], 1e-5), name
 

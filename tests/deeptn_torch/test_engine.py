@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 from deeptn_torch import TNLinear
-from deeptn_torch.engine import arrays as libraries
 from deeptn_torch.engine import autograd as engine
 from deeptn_torch.engine import contract, register
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 
 import deeptn as dtn
-from deeptn.engine import Program, compiler, run_plain, runner
+from deeptn.arrays import CPU, GPU
+from deeptn.engine import Program, run_plain
 from deeptn.testing import reference
 
+from .. import tables
 from ..market import NETWORKS
 from ..tiers import choose, grid
 
@@ -35,9 +36,7 @@ def size(request, monkeypatch):
     In the middle everything is kept for the gradient; what is large is made again stage by stage.
     """
     if request.param != "small":
-        monkeypatch.setattr(Program, "is_small", False)
-        monkeypatch.setattr(runner, "LARGE", 8)
-        monkeypatch.setattr(libraries, "LARGE", 8)
+        tables.use(monkeypatch, tables.BUFFERED)
     return request.param
 
 
@@ -76,7 +75,7 @@ def test_numpy_uses_buffers_and_changes_no_input(name, monkeypatch):
     params = net.init(seed=1, dtype="float64")
     before = {key: array.copy() for key, array in params.items()}
     expected = net.materialize(params)
-    monkeypatch.setattr(runner, "LARGE", 4)
+    tables.use(monkeypatch, tables.BUFFERED)
     first = net.materialize(params)
     second = net.materialize(params)
     assert np.allclose(first, expected, rtol=1e-12, atol=1e-12)
@@ -265,7 +264,7 @@ def test_only_large_states_are_made_again():
     for side, expected in ((64, False), (1024, False), (4096, True)):
         program = dtn.network(dtn.BrickWall(layers=3), (side, side)).program("materialize", 1)
         assert program.recompute is expected
-    assert compiler.RECOMPUTE > runner.LARGE
+    assert all(table.recompute > table.large for table in (CPU, GPU))
 
 
 COMPILED = {
@@ -349,10 +348,9 @@ def test_a_stage_that_is_added_and_read_too():
     gradients = []
     for recompute in (False, True):
         program = dataclasses.replace(net.program("materialize"), recompute=recompute)
-        for small in (True, False):
+        for small in (2**20, 0):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(type(program), "is_small", small and not recompute)
-                patch.setattr(runner, "LARGE", 2**10)
+                tables.use(patch, dataclasses.replace(CPU, large=2**10, small=small))
                 found = engine.run(program, list(cores.values()))
                 with torch.no_grad():
                     assert np.allclose(engine.run(program, list(cores.values())), expected, atol=1e-12)

@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 import torch
-from deeptn_torch.engine import arrays as libraries
 from deeptn_torch.engine import autograd as engine
 
-from deeptn.engine import Program, run_plain, runner
+from deeptn.engine import run_plain
 
+from .. import tables
 from ..drawn import STARTS, draw_any, parameters
 from ..oracle import einsum
 from ..tiers import grid
@@ -22,9 +22,7 @@ SIZES = ("small", "middle", "large")
 @grid(start=STARTS, size=SIZES)
 def test_values_and_gradients(start, size, monkeypatch):
     if size != "small":
-        monkeypatch.setattr(Program, "is_small", False)
-        monkeypatch.setattr(runner, "LARGE", 4)
-        monkeypatch.setattr(libraries, "LARGE", 4)
+        tables.use(monkeypatch, tables.BUFFERED)
     for seed in range(start, start + 10):
         net = draw_any(seed)
         params = parameters(net, seed)

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 import deeptn as dtn
-from deeptn.engine import Program, run, runner
+from deeptn.engine import run
 
+from .. import tables
 from ..drawn import STARTS, draw, draw_any, parameters
 from ..oracle import einsum
 
 
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("limit", [None, 4])
-def test_values(start, limit, monkeypatch):
+@pytest.mark.parametrize("buffered", [False, True])
+def test_values(start, buffered, monkeypatch):
     """With the limits at their values, and so low that everything uses buffers."""
-    if limit is not None:
-        monkeypatch.setattr(Program, "is_small", False)
-        monkeypatch.setattr(runner, "LARGE", limit)
+    if buffered:
+        tables.use(monkeypatch, tables.BUFFERED)
     for seed in range(start, start + 10):
         net = draw_any(seed)
         params = parameters(net, seed)

@@ -139,6 +139,19 @@ def test_the_table_of_packages_is_that_of_import_linter():
     }
 
 
+def test_only_the_classes_of_array_libraries_tell_these_apart():
+    """Elsewhere no name of a library is asked for or compared: what differs is a method or an attribute."""
+    compared = re.compile(
+        r"""infer_backend|([=!]=|\bin) \(?["'](numpy|torch|jax)["']|["'](numpy|torch|jax)["'] [=!]="""
+    )
+    for text in ('if name == "torch":', "infer_backend(x) != library", "if name in ('numpy', 'torch'):"):
+        assert compared.search(text)
+    for folder in ("deeptn", "backends"):
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.parent != ROOT / "deeptn" / "arrays":
+                assert not compared.search(path.read_text()), path
+
+
 def test_files_stay_small():
     for folder in ("deeptn", "backends"):
         for path in (ROOT / folder).rglob("*.py"):

@@ -7,50 +7,49 @@ products and activations are torch's in both, on the same memory.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any, final
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from deeptn.arrays import CPU, GPU, TINY, Operations, PlainActivations, PlainViews, Tuning, View, library
 from deeptn.base import Array
-from deeptn.engine import LARGE, TINY, Crop, Library, View
 
-#: From so many multiplications on, torch's product is the faster one.
-PRODUCT = 2**17
+_PLAIN: Any = library("torch")
+_NUMPY: Any = library("numpy")
 
 
-class TorchLibrary(Library):
-    """torch, views in one step. Every register is contiguous; stacks own their memory."""
+class TensorOperations(Operations, ABC):
+    """What a program and its gradient need. Every register is contiguous; stacks own their memory."""
 
-    def __init__(self):
-        super().__init__("torch")
+    @abstractmethod
+    def enter(self, tensors: Sequence[Tensor]) -> Sequence[Array]:
+        """From tensors to what this library computes with."""
 
-    def view(self, array: Array, view: View) -> Array:
-        if view.strided is None:
-            return super().view(array, view)
-        if view.items is None and view.perm is None and not view.transposed and array.shape == view.shape:
-            return array
-        sizes, strides, offset = view.strided
-        array = array.as_strided(sizes, strides) if view.items is None else array.as_strided(sizes, strides, offset)
-        return array if view.perm is None else array.reshape(view.shape)
+    @abstractmethod
+    def leave(self, array: Array) -> Tensor:
+        """Back to a tensor."""
 
-    def crop(self, array: Array, step: Crop) -> Array:
-        if step.shape[0] < 0 or not array.is_contiguous():  # what a permutation left
-            return super().crop(array, step)
-        return array.as_strided(step.shape, step.strides)
-
-    def settled(self, array: Array) -> Array:
-        return array.clone(memory_format=torch.contiguous_format)
-
+    @abstractmethod
     def write(self, whole: Array, view: View, array: Array) -> None:
         """Write a matrix where a view reads it in a register, of which `whole` are the entries, item by item."""
-        assert view.strided is not None
-        part = whole.as_strided(*view.strided)
-        part.copy_(array if view.perm is None else array.view(part.shape))
+
+    @abstractmethod
+    def conj(self, array: Array) -> Array:
+        """Conjugated, where it is complex."""
+
+    @abstractmethod
+    def adjoint(self, array: Array) -> Array:
+        """Transposed and conjugated."""
+
+    @abstractmethod
+    def sum_products(self, x: Array, y: Array) -> Array:
+        """``sum_b x[b] @ y[b]``, in parts, so that the single products need little room."""
 
     def pad(self, array: Array, shape: Sequence[int]) -> Array:
-        """Append zeros to every axis, but not to a first one of size -1."""
         shape = (array.shape[0], *shape[1:]) if shape[0] < 0 else shape
         padded = self.empty(math.prod(shape), array).reshape(shape)
         padded[tuple(slice(0, n) for n in array.shape)] = array
@@ -58,58 +57,108 @@ class TorchLibrary(Library):
             padded[(*(slice(0, m) for m in array.shape[:axis]), slice(n, None))] = 0
         return padded
 
-    def enter(self, tensors: Sequence[Tensor]) -> Sequence[Array]:
-        """From tensors to what this library computes with."""
+
+@final
+class Tensors(TensorOperations, PlainActivations):
+    """torch, views in one step."""
+
+    buffers = True
+
+    permute = staticmethod(_PLAIN.permute)
+    stack = staticmethod(_PLAIN.stack)
+    matmul = staticmethod(_PLAIN.matmul)
+    empty = staticmethod(_PLAIN.empty)
+    sum_of_squares = staticmethod(_PLAIN.sum_of_squares)
+
+    def view(self, array: Tensor, view: View) -> Tensor:
+        if view.strided is None:
+            return _PLAIN.view(array, view)
+        if view.items is None and view.perm is None and not view.transposed and array.shape == view.shape:
+            return array
+        sizes, strides, offset = view.strided
+        array = array.as_strided(sizes, strides) if view.items is None else array.as_strided(sizes, strides, offset)
+        return array if view.perm is None else array.reshape(view.shape)
+
+    def crop(self, array: Tensor, axes: Sequence[int], shape: Sequence[int]) -> Tensor:
+        if shape[0] < 0 or not array.is_contiguous():  # what a permutation left
+            return _PLAIN.crop(array, axes, shape)
+        return array.as_strided(shape, [math.prod(axes[k + 1 :]) for k in range(len(axes))])
+
+    def settled(self, array: Tensor) -> Tensor:
+        return array.clone(memory_format=torch.contiguous_format)
+
+    def enter(self, tensors: Sequence[Tensor]) -> Sequence[Tensor]:
         return tensors
 
-    def leave(self, array: Array) -> Tensor:
-        """Back to a tensor."""
+    def leave(self, array: Tensor) -> Tensor:
         return array
 
-    def conj(self, array: Array) -> Array:
-        """Conjugated, where it is complex."""
+    def write(self, whole: Tensor, view: View, array: Tensor) -> None:
+        assert view.strided is not None
+        part = whole.as_strided(*view.strided)
+        part.copy_(array if view.perm is None else array.view(part.shape))
+
+    def conj(self, array: Tensor) -> Tensor:
         return array.conj() if array.is_complex() else array
 
-    def adjoint(self, array: Array) -> Array:
-        """Transposed and conjugated."""
+    def adjoint(self, array: Tensor) -> Tensor:
         return array.mH if array.is_complex() else array.mT
 
-    def sum_products(self, x: Array, y: Array) -> Array:
-        """``sum_b x[b] @ y[b]``, in parts, so that the single products need little room."""
+    def sum_products(self, x: Tensor, y: Tensor) -> Tensor:
         batch, m, k = x.shape
-        n = y.shape[2]
-        if x.numel() + y.numel() < min(batch * m * n, LARGE):  # one long product of two copies
+        n, large = y.shape[2], self.tuning.large
+        if x.numel() + y.numel() < min(batch * m * n, large):  # one long product of two copies
             return x.movedim(1, 0).reshape(m, batch * k) @ y.movedim(2, 0).reshape(n, batch * k).mT
-        size = max(1, LARGE // (m * n))
+        size = max(1, large // (m * n))
         if batch <= size:
             return torch.bmm(x, y).sum(0)
         return sum(torch.bmm(a, b).sum(0) for a, b in zip(x.split(size), y.split(size)))  # type: ignore[return-value]
 
 
-class HostLibrary(TorchLibrary):
-    """NumPy arrays over the memory of tensors."""
+@final
+class Hosted(TensorOperations, PlainViews):
+    """NumPy arrays over the memory of tensors on the CPU.
 
-    def __init__(self):
-        Library.__init__(self, "numpy")
+    Parameters
+    ----------
+    tensors : Tensors
+        For large products and for activations.
+    """
 
-    view = Library.view
-    crop = Library.crop
-    settled = Library.settled
+    buffers = False
 
-    def enter(self, tensors: Sequence[Tensor]) -> Sequence[Array]:
+    permute = staticmethod(_NUMPY.permute)
+    stack = staticmethod(_NUMPY.stack)
+    empty = staticmethod(_NUMPY.empty)
+    settled = staticmethod(_NUMPY.settled)
+
+    def __init__(self, tuning: Tuning, tensors: Tensors):
+        super().__init__(tuning)
+        self._tensors = tensors
+
+    def matmul(self, x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        if x.size * y.shape[-1] * (y.shape[0] if x.ndim < y.ndim else 1) < self.tuning.product:
+            return np.matmul(x, y)
+        return self._tensors.matmul(torch.from_numpy(x), torch.from_numpy(y)).numpy()
+
+    def inverse_rms(self, x: np.ndarray, in_pieces: bool = False) -> float:
+        flat = torch.from_numpy(x).reshape(-1)  # NumPy's own product would call up threads beside those of torch
+        return 1.0 / math.sqrt(torch.vdot(flat, flat).real.item() / x.size + TINY)
+
+    def activate(
+        self, x: np.ndarray, activation: str | None, scale: Array | None, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        return self._tensors.activate(torch.from_numpy(x), activation, scale).numpy()
+
+    def enter(self, tensors: Sequence[Tensor]) -> Sequence[np.ndarray]:
         # Parameters are copied: NumPy takes their memory away from those who would resize it, as FSDP2 does.
         own = (t.detach().clone() if type(t) is torch.nn.Parameter else t.detach() for t in tensors)
         return [tensor.resolve_conj().resolve_neg().numpy() for tensor in own]
 
-    def leave(self, array: Array) -> Tensor:
+    def leave(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array)
 
-    def matmul(self, x: Array, y: Array, out: Array | None = None) -> Array:
-        if x.size * y.shape[-1] * (y.shape[0] if x.ndim < y.ndim else 1) < PRODUCT:
-            return np.matmul(x, y)
-        return TORCH.matmul(torch.from_numpy(x), torch.from_numpy(y)).numpy()
-
-    def write(self, whole: Array, view: View, array: Array) -> None:
+    def write(self, whole: np.ndarray, view: View, array: np.ndarray) -> None:
         assert view.items is not None
         part = whole[view.items if isinstance(view.items, int) else slice(*view.items)]
         if view.perm is not None:
@@ -118,25 +167,16 @@ class HostLibrary(TorchLibrary):
             part = part.reshape(view.shape).swapaxes(-1, -2)
         part[...] = array.reshape(part.shape)
 
-    def empty(self, size: int, like: Array) -> Array:
-        return np.empty(size, like.dtype)
-
-    def conj(self, array: Array) -> Array:
+    def conj(self, array: np.ndarray) -> np.ndarray:
         return array.conj() if array.dtype.kind == "c" else array
 
-    def adjoint(self, array: Array) -> Array:
+    def adjoint(self, array: np.ndarray) -> np.ndarray:
         return self.conj(array.swapaxes(-1, -2))
 
-    def sum_products(self, x: Array, y: Array) -> Array:
-        return TORCH.sum_products(torch.from_numpy(x), torch.from_numpy(y)).numpy()
-
-    def inverse_rms(self, x: Array, in_pieces: bool = False) -> Array:
-        flat = torch.from_numpy(x).reshape(-1)  # NumPy's own product would call up threads beside those of torch
-        return 1.0 / math.sqrt(torch.vdot(flat, flat).real.item() / x.size + TINY)
-
-    def activate(self, x: Array, activation: str | None, scale: Array | None, out: Array | None = None) -> Array:
-        return TORCH.activate(torch.from_numpy(x), activation, scale).numpy()
+    def sum_products(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return self._tensors.sum_products(torch.from_numpy(x), torch.from_numpy(y)).numpy()
 
 
-TORCH = TorchLibrary()
-HOST = HostLibrary()
+TORCH = Tensors(CPU)
+TORCH_ON_GPU = Tensors(GPU)
+HOST = Hosted(CPU, TORCH)

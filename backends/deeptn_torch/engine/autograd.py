@@ -14,16 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeptn.engine import (
-    Pool,
-    Program,
-    execute,
-    library,
-    run_plain,
-)
+from deeptn.arrays import library_of
+from deeptn.engine import Pool, Program, Run, execute, run_plain
 
-from .arrays import TORCH
-from .forward import forward, full_precision, leaves_of, library_of, registers_of
+from .forward import forward, full_precision, leaves_of, operations_for, registers_of
 from .reverse import Reverse
 
 
@@ -48,9 +42,9 @@ def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
         leaves = leaves_of(program, inputs)
         if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
             return _Contraction.apply(program, *leaves)  # type: ignore[no-any-return]
-        lib = library_of(program, leaves)
+        lib = operations_for(program, leaves)
         registers = registers_of(program, lib.enter(leaves))
-        return lib.leave(execute(program, program.steps, registers, lib, Pool(TORCH) if lib is TORCH else None))
+        return lib.leave(execute(program, program.steps, Run(registers, lib, Pool(lib) if lib.buffers else None)))
 
 
 def _is_transformed(inputs: Sequence[Tensor]) -> bool:
@@ -104,7 +98,8 @@ class _Contraction(torch.autograd.Function):
             if not again and not _is_batched(grad):
                 return None, *Reverse(program, leaves, ctx.kept, needed, not _keeps_graph()).run(grad)
             with torch.enable_grad():
-                result = execute(program, program.steps, registers_of(program, leaves), library("torch"), None)
+                plain = Run(registers_of(program, leaves), library_of(grad))
+                result = execute(program, program.steps, plain)
             wanted = [tensor for tensor, is_needed in zip(leaves, needed) if is_needed]
             found = iter(torch.autograd.grad(result, wanted, grad, create_graph=again))
             return None, *(next(found) if is_needed else None for is_needed in needed)

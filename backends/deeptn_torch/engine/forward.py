@@ -10,14 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeptn.engine import (
-    Pool,
-    Program,
-    execute,
-    start,
-)
+from deeptn.engine import Pool, Program, Run, execute, start
 
-from .arrays import HOST, TORCH, TorchLibrary
+from .arrays import HOST, TORCH, TORCH_ON_GPU, TensorOperations
 
 
 def full_precision(tensor: Tensor) -> Any:
@@ -31,9 +26,11 @@ def autocasts(tensor: Tensor) -> bool:
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
-def library_of(program: Program, leaves: Sequence[Tensor]) -> TorchLibrary:
+def operations_for(program: Program, leaves: Sequence[Tensor]) -> TensorOperations:
     """NumPy on the tensors' memory for small programs on the CPU, else torch."""
-    return HOST if program.is_small and all(leaf.is_cpu for leaf in leaves) else TORCH
+    if not all(leaf.is_cpu for leaf in leaves):
+        return TORCH_ON_GPU
+    return HOST if program.is_small(HOST.tuning) else TORCH
 
 
 def leaves_of(program: Program, inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -60,23 +57,26 @@ class Kept:
         Results of the steps, where those in between are to be made again: ``program.kept``.
     tape : dict
         By result: operand and factor of an activation, and, where nothing is made again, the operands of a product.
-    library : TorchLibrary
+    lib : TensorOperations
         What computed them.
     """
 
-    library: TorchLibrary
+    lib: TensorOperations
     registers: list[Any] = field(default_factory=list)
     tape: dict[int, Any] = field(default_factory=dict)
 
 
 def forward(program: Program, leaves: Sequence[Tensor]) -> tuple[Tensor, Kept]:
     """The result, and what a backward pass wants to find."""
-    lib = library_of(program, leaves)
-    registers = registers_of(program, lib.enter(leaves))
+    lib = operations_for(program, leaves)
     kept = Kept(lib)
-    keep, pool = (program.kept, Pool(TORCH)) if program.recompute else ((), None)
-    result = execute(program, program.steps, registers, lib, pool, keep, kept.tape)
+    run = Run(registers_of(program, lib.enter(leaves)), lib, tape=kept.tape)
     if program.recompute:
-        registers[program.result] = None
-        kept.registers = registers
+        run.pool = Pool(lib)
+        result = execute(program, program.steps, run, program.kept)
+        run.registers[program.result] = None
+        kept.registers = run.registers
+    else:
+        run.operands = kept.tape
+        result = execute(program, program.steps, run)
     return lib.leave(result), kept

@@ -9,23 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from deeptn.arrays import View
 from deeptn.base import Array
-from deeptn.engine import (
-    Activate,
-    Contract,
-    Crop,
-    Join,
-    Pad,
-    Permute,
-    Pool,
-    Program,
-    View,
-    execute,
-    pieces,
-)
+from deeptn.engine import Activate, Contract, Crop, Join, Pad, Permute, Pool, Program, Run, Step, execute
 from deeptn.spec import activations
 
-from .arrays import TORCH
 from .forward import Kept, registers_of
 
 
@@ -37,7 +25,7 @@ class Reverse:
     ):
         self.program = program
         self.leaves = leaves
-        self.lib = kept.library
+        self.lib = kept.lib
         self.tape = kept.tape if last else dict(kept.tape)
         self.last = last
         self.registers: list[Any] = []
@@ -46,7 +34,7 @@ class Reverse:
             self.registers[program.first_step :] = kept.registers[program.first_step :]
             if last:
                 kept.registers = []
-        self.pool = Pool(TORCH) if self.lib is TORCH else None
+        self.pool = Pool(self.lib) if self.lib.buffers else None
         self.grads: list[Any] = [None] * (program.first_step + len(program.steps))
         self.active = program.active(tuple(needed))
 
@@ -58,34 +46,31 @@ class Reverse:
         for segment, inner in zip(reversed(program.segments), reversed(program.inner)):
             if program.recompute:
                 missing = [step for step in inner if self.registers[step.result] is None]
-                execute(program, missing, self.registers, TORCH, self.pool, program.operands)
+                execute(program, missing, Run(self.registers, self.lib, self.pool), program.operands)
             for step in reversed(segment):
                 found = grads[step.result]
                 grads[step.result] = None
                 if found is None:
                     continue
-                if type(step) is Contract:
-                    self.product(step, found)
-                elif type(step) is Activate:
-                    self.activation(step, found)
-                elif type(step) is Crop:
-                    self.add(step.register, self.lib.pad(found, step.axes))
-                elif type(step) is Pad:
-                    if self.active[step.register]:
-                        part = found.reshape(step.shape)
-                        self.add(step.register, part[(slice(None), *(slice(0, n) for n in step.axes[1:]))])
-                elif type(step) is Join:
-                    self.join(step, found)
-                else:
-                    assert type(step) is Permute
-                    if self.active[step.register]:
-                        self.add(step.register, self.permuted_back(found, step.axes, step.perm))
+                _RULES[type(step)](self, step, found)
                 if self.pool is not None:
                     self.pool.give(~step.result)
         found = [grads[number] if self.active[number] else None for number in program.leaves]
         return [
             None if grad is None else self.lib.leave(grad.reshape(leaf.shape)) for grad, leaf in zip(found, self.leaves)
         ]
+
+    def crop(self, step: Crop, grad: Array) -> None:
+        self.add(step.operand, self.lib.pad(grad, step.axes))
+
+    def pad(self, step: Pad, grad: Array) -> None:
+        if self.active[step.operand]:
+            part = grad.reshape(step.shape)
+            self.add(step.operand, part[(slice(None), *(slice(0, n) for n in step.axes[1:]))])
+
+    def permute(self, step: Permute, grad: Array) -> None:
+        if self.active[step.operand]:
+            self.add(step.operand, self.permuted_back(grad, step.axes, step.perm))
 
     def add(self, register: int, grad: Array) -> None:
         held = self.grads[register]
@@ -168,18 +153,18 @@ class Reverse:
         With g, that of f at s·x, it is ``s·g − x·s³·(x·g)/n``.
         """
         x, scale = self.tape.pop(step.result)
-        if self.active[step.register]:
+        if self.active[step.operand]:
             x = self.lib.leave(x)
             grad = self.lib.leave(grad).reshape(x.shape)
             derivative = None if step.activation is None else _derivative(step.activation)
             moved, out = False, None
             if self.pool is not None:
-                moved = grad.is_contiguous() and self.pool.move(~step.result, ~step.register)
-                out = grad if moved else self.pool.take(~step.register, tuple(grad.shape), grad)
+                moved = grad.is_contiguous() and self.pool.move(~step.result, ~step.operand)
+                out = grad if moved else self.pool.take(~step.operand, tuple(grad.shape), grad)
             if out is None:
                 out = torch.empty_like(grad, memory_format=torch.contiguous_format)
             inner: Any = 0.0
-            for value, g, target in pieces(x, grad, out):
+            for value, g, target in self.lib.pieces(x, grad, out):
                 found = g if derivative is None else derivative(g, value, scale)
                 if scale is not None:
                     inner = inner + torch.vdot(value, found).real
@@ -188,12 +173,12 @@ class Reverse:
                     target.copy_(found)
             if scale is not None:
                 slope = inner * (-(scale**3) / x.numel())
-                for value, target in pieces(x, out):
+                for value, target in self.lib.pieces(x, out):
                     target.addcmul_(value, slope)
-            self.add(step.register, self.lib.enter([out])[0])
-        if step.register >= self.program.first_step:
+            self.add(step.operand, self.lib.enter([out])[0])
+        if step.operand >= self.program.first_step:
             if self.program.recompute:
-                self.registers[step.register] = None
+                self.registers[step.operand] = None
             if self.pool is not None and self.last:
                 self.pool.adopt(x)
 
@@ -204,12 +189,23 @@ class Reverse:
         if self.program.first_reads[view.register] != reader.result:
             return
         step = self.program.steps[view.register - self.program.first_step]
-        if type(step) is Activate and step.in_place:  # its derivative is still to be told
+        if isinstance(step, Activate) and step.in_place:  # its derivative is still to be told
             return
         if self.program.recompute:
             self.registers[view.register] = None
         if not self.pool.give(view.register) and self.last:
             self.pool.adopt(operand)
+
+
+#: How each kind of step takes the gradient of its result to those of what it read.
+_RULES: dict[type[Step], Callable[[Reverse, Any, Array], None]] = {
+    Contract: Reverse.product,
+    Permute: Reverse.permute,
+    Activate: Reverse.activation,
+    Crop: Reverse.crop,
+    Pad: Reverse.pad,
+    Join: Reverse.join,
+}
 
 
 def _derivative(activation: str) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:

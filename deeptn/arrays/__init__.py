@@ -1,0 +1,55 @@
+"""What deeptn asks of array libraries: one class each for NumPy, PyTorch and JAX, one on autoray for all others."""
+
+from .array_library import DTYPES, ArrayLibrary, numpy_dtype
+from .conversion import (
+    KINDS,
+    cast,
+    constant,
+    convert,
+    convert_params,
+    from_raw,
+    relative_error,
+    target,
+    to_numpy,
+    to_raw,
+)
+from .jax_arrays import JaxArrays
+from .lookup import LIBRARIES, dtype_of, library, library_of
+from .numpy_arrays import NumPyArrays
+from .operations import TINY, Operations, PlainActivations, PlainViews
+from .other_arrays import OtherArrays
+from .torch_arrays import TorchArrays
+from .tuning import CPU, GPU, Tuning
+from .view import View
+
+__all__ = [
+    "CPU",
+    "DTYPES",
+    "GPU",
+    "KINDS",
+    "LIBRARIES",
+    "TINY",
+    "ArrayLibrary",
+    "JaxArrays",
+    "NumPyArrays",
+    "Operations",
+    "OtherArrays",
+    "PlainActivations",
+    "PlainViews",
+    "TorchArrays",
+    "Tuning",
+    "View",
+    "cast",
+    "constant",
+    "convert",
+    "convert_params",
+    "dtype_of",
+    "from_raw",
+    "library",
+    "library_of",
+    "numpy_dtype",
+    "relative_error",
+    "target",
+    "to_numpy",
+    "to_raw",
+]

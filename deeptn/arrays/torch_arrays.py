@@ -1,0 +1,106 @@
+"""Tensors of PyTorch, which is imported when the first one is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+
+from ..base import Array, Params, optional
+from .array_library import ArrayLibrary, numpy_dtype
+from .operations import squared_norm
+from .tuning import Tuning
+
+
+@final
+class TorchArrays(ArrayLibrary):
+    """PyTorch by operations that its tracers and transformations follow.
+
+    `deeptn_torch.engine` has faster ones, for tensors that hold data.
+    """
+
+    name = "torch"
+    has_gradients = True
+    home = "cpu"  # whatever the default device is at the moment
+    buffers = False
+
+    def __init__(self, tuning: Tuning):
+        super().__init__(tuning)
+        self._torch: Any = optional("torch", "torch")
+
+    def permute(self, array: Array, axes: Sequence[int]) -> Array:
+        return array.permute(axes)
+
+    def stack(self, arrays: Sequence[Array]) -> Array:
+        return self._torch.stack(arrays)
+
+    def matmul(self, x: Array, y: Array, out: Array | None = None) -> Array:
+        product = self._torch.mm if x.ndim == y.ndim == 2 else self._torch.bmm
+        if x.ndim < y.ndim:
+            x = x.expand(y.shape[0], -1, -1)  # torch would fold the batch, and move the larger operand for it
+        return product(x, y) if out is None else product(x, y, out=out)
+
+    def empty(self, size: int, like: Array) -> Array:
+        return like.new_empty(size)
+
+    def settled(self, array: Array) -> Array:
+        return array
+
+    def sum_of_squares(self, x: Array) -> Array:
+        # These steps are those of exported models, and onnxruntime loses digits in one long sum.
+        return (x * x.conj()).sum(-1).sum().real if x.ndim else squared_norm(x.reshape(-1))
+
+    def on_cpu(self, array: Array) -> bool:
+        return array.is_cpu
+
+    def device(self, array: Array) -> Any:
+        return array.device
+
+    def from_numpy(self, array: np.ndarray, dtype: str, device: Any) -> Array:
+        # A device that is named counts, whatever the default device is.
+        tensor = self._torch.tensor(np.asarray(array, order="C"), device=device)
+        return tensor.to(device=device, dtype=getattr(self._torch, dtype))
+
+    def from_raw(self, array: np.ndarray) -> Array:
+        own = np.array(array, order="C")
+        if array.dtype.kind != "V":
+            return self._torch.from_numpy(own)
+        flat = self._torch.from_numpy(own.reshape(-1).view("uint8"))
+        return flat.view(getattr(self._torch, array.dtype.name)).reshape(array.shape)
+
+    def to_raw(self, array: Array) -> np.ndarray:
+        array = array.detach().resolve_conj().resolve_neg().cpu().contiguous()
+        name = self.dtype(array)
+        if name != "bfloat16" and not name.startswith("float8"):
+            return array.numpy()
+        raw = array.reshape(-1).view(self._torch.uint8).numpy()
+        return raw.view(numpy_dtype(name)).reshape(tuple(array.shape))
+
+    def constant(self, values: tuple[float, ...], shape: tuple[int, ...], like: Array) -> Array:
+        return like.new_tensor(values).reshape(shape)
+
+    def astype(self, array: Array, dtype: str) -> Array:
+        return array.to(dtype=getattr(self._torch, dtype))
+
+    def threads(self) -> int | None:
+        return self._torch.get_num_threads()
+
+    def compiled(self, function: Callable[..., Array]) -> Callable[..., Array]:
+        return function
+
+    def wait(self, array: Array) -> None:
+        if not array.is_cpu:
+            array.reshape(-1)[:1].cpu()
+
+    def pull_back(
+        self, function: Callable[[Params], Array], params: Mapping[str, Array], cotangent: np.ndarray
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        leaves = {name: tensor.detach().requires_grad_() for name, tensor in params.items()}
+        found = function(leaves)
+        weights = self._torch.from_numpy(cotangent).to(found)
+        grads = self._torch.autograd.grad(found, [*leaves.values()], weights, allow_unused=True)
+        zeros = {name: np.zeros(leaf.shape) for name, leaf in leaves.items()}
+        return self.to_raw(found), {
+            name: zeros[name] if grad is None else self.to_raw(grad) for name, grad in zip(leaves, grads)
+        }
