@@ -71,8 +71,6 @@ class _Modules(JaxFrontEnd):
     """What the libraries of modules share; abstract."""
 
     library: str
-    #: Of one layer by its name.
-    container: Any = dict
 
     def __init__(self):
         self._library: Any = importlib.import_module(self.library)

@@ -86,8 +86,9 @@ class TNLayer(FromDense, eqx.Module):
 
     @classmethod
     def _of(cls, dense: Any, net: Network, cores: Mapping[str, jax.Array]) -> Any:
+        make: Any = cls
         arguments = {name: getattr(dense, name) for name in cls.arguments}
-        layer = eqx.filter_eval_shape(lambda key: cls(**arguments, topology=net, key=key), jax.random.key(0))
+        layer = eqx.filter_eval_shape(lambda key: make(**arguments, topology=net, key=key), jax.random.key(0))
         bare = eqx.tree_at(lambda d: d.weight, dense, None)
         return eqx.tree_at(lambda made: (made.cores, made.dense), layer, (dict(cores), bare))
 

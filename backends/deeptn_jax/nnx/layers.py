@@ -118,8 +118,9 @@ class TNLayer(FromDense, nnx.Module):
 
     @classmethod
     def _of(cls, dense: Any, net: Network, cores: Mapping[str, jax.Array]) -> Any:
+        make: Any = cls
         arguments = {name: getattr(dense, name) for name in cls.arguments}
-        layer = nnx.eval_shape(lambda: cls(**arguments, topology=net, rngs=nnx.Rngs(0)))  # draws nothing
+        layer = nnx.eval_shape(lambda: make(**arguments, topology=net, rngs=nnx.Rngs(0)))  # draws nothing
         layer._hold(nnx.clone(dense), cores)
         return layer
 
