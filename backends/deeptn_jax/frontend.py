@@ -88,7 +88,8 @@ class _Modules(JaxFrontEnd):
 
     def load(self, path: str | os.PathLike[str]) -> Any:
         stored = deeptn.load_model(path).layers[LAYER]
-        dense = self._dense(*stored.network.shape, stored.bias is not None)
+        rows, columns = stored.network.shape
+        dense = self._dense(rows, columns, stored.bias is not None)
         return self._module.load_model(self.container({LAYER: dense}), path)[LAYER]
 
 
