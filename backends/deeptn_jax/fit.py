@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from deeptn.arrays import relative_error
-from deeptn.errors import MissingBackendError, SpecError
-from deeptn.fitting import Fit, FitResult, check_goal, start_of_fit
+from deeptn.base import Params, optional
+from deeptn.fitting import Fit, FitResult, fit_by_gradient
 from deeptn.fitting import gradient as fitting
 from deeptn.network import Network
 
@@ -48,27 +48,18 @@ def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = N
     >>> fit(net, W, how=dtn.Fit(method="lbfgs", steps=60)).error < 1e-3
     True
     """
-    try:
-        import optax
-    except ImportError as error:
-        raise MissingBackendError("optax", "jax") from error
-    how = Fit() if how is None else how
-    check_goal(net, weight, "jax")
-    goal = weight.astype(jnp.promote_types(weight.dtype, jnp.float32))
-    norm = float(jnp.linalg.norm(goal))
-    if params is None:
-        params = start_of_fit(net, goal, norm, how)
-    start = {name: jnp.asarray(array, goal.dtype) for name, array in params.items()}
-    scale = 1.0 / norm**2 if norm > 0 else 1.0
-    optimizer: Any
-    if how.method == "adam":
+    return fit_by_gradient(net, weight, params, how, "jax", _minimise)
+
+
+def _minimise(loss_of: Callable[[Params], jax.Array], start: Params, like: jax.Array, how: Fit) -> Any:
+    """With the optimizers of optax, in one compiled loop."""
+    optax = optional("optax", "jax")
+    adam = how.method == "adam"
+    if adam:
         schedule = optax.cosine_decay_schedule(0.02 if how.lr is None else how.lr, max(how.steps, 1))
         optimizer = optax.adam(schedule)
     else:
         optimizer = optax.lbfgs(how.lr)
-
-    def loss_of(params: Any) -> jax.Array:
-        return jnp.sum((net.materialize(params) - goal) ** 2) * scale
 
     def keep(best: Any, params: Any, loss: jax.Array) -> Any:
         better = loss < best[0]
@@ -77,22 +68,19 @@ def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = N
     def step(carry: Any, _: None) -> tuple[Any, jax.Array]:
         params, state, best = carry
         loss, gradient = jax.value_and_grad(loss_of)(params)
-        more = {} if how.method == "adam" else {"value": loss, "grad": gradient, "value_fn": loss_of}
+        more = {} if adam else {"value": loss, "grad": gradient, "value_fn": loss_of}
         updates, state = optimizer.update(gradient, state, params, **more)
         return (optax.apply_updates(params, updates), state, keep(best, params, loss)), loss
 
     @jax.jit
     def run(params: Any) -> tuple[Any, jax.Array]:
-        best = jnp.asarray(jnp.inf, goal.dtype), params
+        best = jnp.asarray(jnp.inf, like.dtype), params
         (params, _, best), losses = jax.lax.scan(step, (params, optimizer.init(params), best), length=how.steps)
         loss = loss_of(params)
-        return keep(best, params, loss), jnp.append(losses, loss)
+        return keep(best, params, loss)[1], jnp.append(losses, loss)
 
-    (best, found), losses = run(start)
-    if not jnp.isfinite(best):
-        raise SpecError("the fit diverged at its first step; the error is not finite. Lower Fit.lr or change the start")
-    found = {name: array.astype(weight.dtype) for name, array in found.items()}
-    return FitResult(found, relative_error(net.materialize(found), weight), jnp.sqrt(losses).tolist())
+    found, losses = run({name: jnp.asarray(array, like.dtype) for name, array in start.items()})
+    return found, losses.tolist()
 
 
 def find_params(net: Network, weight: jax.Array, how: Any, key: Any) -> dict[str, jax.Array]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from typing import Any
 
@@ -66,7 +67,33 @@ class JaxFrontEnd:
         return stored._replace(params={name: jnp.asarray(core) for name, core in stored.params.items()}, bias=bias)
 
 
-class EquinoxFrontEnd(JaxFrontEnd):
+class _Modules(JaxFrontEnd):
+    """What the libraries of modules share; abstract."""
+
+    library: str
+
+    def __init__(self):
+        self._library: Any = importlib.import_module(self.library)
+        self._module: Any = importlib.import_module(f".{self.name}", __package__)
+
+    def container(self, layers: dict[str, Any]) -> Any:
+        """Make a model of layers by name."""
+        return layers
+
+    def _dense(self, rows: int, columns: int, bias: bool) -> Any:
+        raise NotImplementedError
+
+    def save(self, layer: Any, path: str | os.PathLike[str]) -> None:
+        self._module.save_model(self.container({LAYER: layer}), path)
+
+    def load(self, path: str | os.PathLike[str]) -> Any:
+        stored = deeptn.load_model(path).layers[LAYER]
+        rows, columns = stored.network.shape
+        dense = self._dense(rows, columns, stored.bias is not None)
+        return self._module.load_model(self.container({LAYER: dense}), path)[LAYER]
+
+
+class EquinoxFrontEnd(_Modules):
     """`deeptn_jax.equinox.TNLinear`; the entry point ``equinox``.
 
     Examples
@@ -76,14 +103,7 @@ class EquinoxFrontEnd(JaxFrontEnd):
     >>> check_front_end(EquinoxFrontEnd(), [dtn.network("TTMatrix", (6, 8))])
     """
 
-    name = "equinox"
-
-    def __init__(self):
-        import equinox
-
-        from . import equinox as module
-
-        self._library, self._module = equinox, module
+    name = library = "equinox"
 
     def linear(self, network: Network, bias: bool, seed: int) -> Any:
         rows, columns = network.shape
@@ -98,17 +118,11 @@ class EquinoxFrontEnd(JaxFrontEnd):
     def _with_cores(self, layer: Any, cores: dict[str, jax.Array]) -> Any:
         return self._library.tree_at(lambda layer: layer.cores, layer, cores)
 
-    def save(self, layer: Any, path: str | os.PathLike[str]) -> None:
-        self._module.save_model({LAYER: layer}, path)
-
-    def load(self, path: str | os.PathLike[str]) -> Any:
-        stored = deeptn.load_model(path).layers[LAYER]
-        rows, columns = stored.network.shape
-        dense = self._library.nn.Linear(columns, rows, stored.bias is not None, key=jax.random.key(0))
-        return self._module.load_model({LAYER: dense}, path)[LAYER]
+    def _dense(self, rows: int, columns: int, bias: bool) -> Any:
+        return self._library.nn.Linear(columns, rows, bias, key=jax.random.key(0))
 
 
-class NNXFrontEnd(JaxFrontEnd):
+class NNXFrontEnd(_Modules):
     """`deeptn_jax.nnx.TNLinear`; the entry point ``nnx``.
 
     Examples
@@ -118,14 +132,10 @@ class NNXFrontEnd(JaxFrontEnd):
     >>> check_front_end(NNXFrontEnd(), [dtn.network("TTMatrix", (6, 8))])
     """
 
-    name = "nnx"
+    name, library = "nnx", "flax.nnx"
 
-    def __init__(self):
-        from flax import nnx
-
-        from . import nnx as module
-
-        self._library, self._module = nnx, module
+    def container(self, layers: dict[str, Any]) -> Any:
+        return self._library.Dict(layers)
 
     def linear(self, network: Network, bias: bool, seed: int) -> Any:
         rows, columns = network.shape
@@ -146,11 +156,5 @@ class NNXFrontEnd(JaxFrontEnd):
             layer.cores[name][...] = core
         return layer
 
-    def save(self, layer: Any, path: str | os.PathLike[str]) -> None:
-        self._module.save_model(self._library.Dict({LAYER: layer}), path)
-
-    def load(self, path: str | os.PathLike[str]) -> Any:
-        stored = deeptn.load_model(path).layers[LAYER]
-        rows, columns = stored.network.shape
-        dense = self._library.Linear(columns, rows, use_bias=stored.bias is not None, rngs=self._library.Rngs(0))
-        return self._module.load_model(self._library.Dict({LAYER: dense}), path)[LAYER]
+    def _dense(self, rows: int, columns: int, bias: bool) -> Any:
+        return self._library.Linear(columns, rows, use_bias=bias, rngs=self._library.Rngs(0))

@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
-from deeptn.base import positive_int
-from deeptn.engine import seconds
-from deeptn.engine.machine import machine
-from deeptn.errors import SpecError, near_match
+from deeptn.models import as_network, is_faster
 from deeptn.network import Network
+from deeptn.spec import Layout
+from deeptn.topologies import Topology
 
-MODES = ("auto", "materialize", "apply")
+from .fit import find_params
+
 Cores = Mapping[str, jax.Array]
 
 
-def applies(net: Network, mode: str, batch: int) -> bool:
-    """Whether a network is to be applied to `batch` rows; where there is a choice: if that is expected to be faster."""
+def applies(net: Network, mode: str, rows: int, way: Literal["apply", "gather"] = "apply") -> bool:
+    """Whether a network is to be used itself for rows of an input (``"apply"``) or of its weight (``"gather"``).
+
+    Where there is a choice: if that is expected to be faster.
+    """
     if mode == "materialize" or not net.is_linear or len(net.shape) == 1:
         return False
     if mode == "apply":
         return True
     with jax.ensure_compile_time_eval():
-        return net.choose(batch, like="jax").mode == "apply"
+        return is_faster(net, way, rows, "jax")
 
 
 def wide(indices: jax.Array) -> jax.Array:
@@ -43,22 +46,44 @@ def look_up(net: Network, cores: Cores, indices: jax.Array) -> jax.Array:
     return net.gather(cores, jnp.clip(rows, 0, net.shape[0] - 1))
 
 
-def looks_up(net: Network, mode: str, rows: int) -> bool:
-    """Whether `rows` rows of a table are to be generated alone; as for `applies`."""
-    if mode == "materialize" or not net.is_linear:
-        return False
-    if mode == "apply":
-        return True
-    with jax.ensure_compile_time_eval():
-        figures = machine("jax")
-    return seconds(net.cost("gather", rows), figures) < seconds(net.cost(), figures)
+class FromDense:
+    """How a layer of any JAX library is made of a trained dense one."""
 
+    @classmethod
+    def from_dense(
+        cls,
+        dense: Any,
+        topology: Topology | Network | str,
+        fit: Any = "auto",
+        layout: Layout | None = None,
+        key: Any = None,
+    ) -> Any:
+        """Replace a trained layer.
 
-def entry(mode: str, batch_hint: int) -> tuple[str, int]:
-    """The two options of layers that have a choice, checked."""
-    if mode not in MODES:
-        raise SpecError(f"mode = {mode!r}; {near_match(str(mode), MODES)}")
-    return mode, positive_int(batch_hint, "batch_hint")
+        Parameters
+        ----------
+        dense : object
+            Of the class that this one stands for; left as it is.
+        topology : deeptn.Topology, deeptn.Network or str
+        fit : {"auto"}, deeptn.Fit or None
+            How the cores are found; see `compress`.
+        layout : deeptn.Layout, optional
+        key : jax.Array or int, optional
+            For random cores, as for `compress`.
+        """
+        weight = cls._weight_of(dense)
+        net = as_network(topology, tuple(weight.shape), layout)
+        return cls._of(dense, net, find_params(net, weight, fit, key))
+
+    @classmethod
+    def _weight_of(cls, dense: Any) -> jax.Array:
+        """The weight of a dense layer, in PyTorch's order of axes."""
+        raise NotImplementedError
+
+    @classmethod
+    def _of(cls, dense: Any, net: Network, cores: Mapping[str, jax.Array]) -> Any:
+        """A layer with the options of a dense one, and these cores."""
+        raise NotImplementedError
 
 
 def bias_like(net: Network, bias: Any, key: Any) -> jax.Array:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from deeptn.arrays import relative_error
-from deeptn.errors import SpecError
-from deeptn.fitting import Fit, FitResult, check_goal, start_of_fit
+from deeptn.base import Params
+from deeptn.fitting import Fit, FitResult, fit_by_gradient
 from deeptn.fitting import gradient as fitting
 from deeptn.network import Network
 
@@ -45,29 +45,30 @@ def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, h
     >>> fit(net, W, how=dtn.Fit(method="lbfgs", steps=60)).error < 1e-3
     True
     """
-    how = Fit() if how is None else how
-    check_goal(net, weight, "torch")
-    goal = weight.detach().to(torch.float64 if weight.dtype == torch.float64 else torch.float32)
-    norm = float(goal.norm())
-    if params is None:
-        params = start_of_fit(net, goal, norm, how)
-    leaves = {name: p.detach().to(goal).clone().requires_grad_() for name, p in params.items()}
-    scale = 1.0 / norm**2 if norm > 0 else 1.0
-    history: list[float] = []
+    return fit_by_gradient(
+        net, weight.detach() if isinstance(weight, Tensor) else weight, params, how, "torch", _minimise
+    )
+
+
+def _minimise(
+    loss_of: Callable[[Params], Tensor], start: Params, like: Tensor, how: Fit
+) -> tuple[dict[str, Tensor], list[float]]:
+    """With the optimizers of `torch.optim`."""
+    leaves = {name: p.detach().to(like).clone().requires_grad_() for name, p in start.items()}
+    losses: list[float] = []
     best: tuple[float, dict[str, Tensor]] = (math.inf, {})
+    optimizer: Any
 
     def closure() -> Tensor:
         nonlocal best
         optimizer.zero_grad()
-        loss = (net.materialize(leaves) - goal).square().sum() * scale
+        loss = loss_of(leaves)
         loss.backward()
-        error = math.sqrt(float(loss.detach()))
-        history.append(error)
-        if error < best[0]:
-            best = (error, {name: p.detach().clone() for name, p in leaves.items()})
+        losses.append(float(loss.detach()))
+        if losses[-1] < best[0]:
+            best = losses[-1], {name: p.detach().clone() for name, p in leaves.items()}
         return loss
 
-    optimizer: Any
     with torch.enable_grad():
         if how.method == "adam":
             optimizer = torch.optim.Adam(leaves.values(), lr=0.02 if how.lr is None else how.lr)
@@ -81,10 +82,7 @@ def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, h
             if how.steps:
                 optimizer.step(closure)
         closure()
-    if not best[1]:
-        raise SpecError("the fit diverged at its first step; the error is not finite. Lower Fit.lr or change the start")
-    found = {name: p.to(weight.dtype) for name, p in best[1].items()}
-    return FitResult(found, relative_error(net.materialize(found), weight), history)
+    return best[1], losses
 
 
 def find_params(net: Network, weight: Tensor, how: Any) -> dict[str, Tensor]:

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from deeptn_demo.data import Images
 from torch import Tensor, nn
 
-from deeptn.base import write_atomically
+from deeptn.arrays import from_raw
 from deeptn.errors import DeepTNError, FormatError, SpecError
-from deeptn.files import fingerprint
 from deeptn.init import weight_exponents
+from deeptn.models import carry_out, check_loss, check_teacher
+from deeptn.network import Network
 from deeptn.recipe import Recipe
 
 from .layers import TNLayer
 
 
+class Examples(Protocol):
+    """A training set: inputs of shape (N, ...) and class numbers of shape (N,)."""
+
+    @property
+    def train_x(self) -> Tensor: ...
+
+    @property
+    def train_y(self) -> Tensor: ...
+
+
 def train(
     model: nn.Module,
-    data: Images,
+    data: Examples,
     recipe: Recipe,
     seed: int,
     on_step: Callable[[], object] = lambda: None,
@@ -38,16 +48,17 @@ def train(
     ----------
     model : nn.Module
         Parameters without ``requires_grad`` stay as they are.
-    data : Images
+    data : object
+        With tensors ``train_x`` of shape (N, ...) and ``train_y`` of shape (N,), the class numbers.
     recipe : deeptn.Recipe
     seed : int
-        Of the order of the images; the same seed gives every model the same batches.
+        Of the order of the rows; the same seed gives every model the same batches.
     on_step : callable
         Called after every step.
     teacher : nn.Module, optional
         For ``recipe.distill``; used in evaluation mode, without a gradient.
     checkpoint : path, optional
-        Written after every epoch; training goes on from there if the file exists. It holds tensors and plain data.
+        Written after every epoch (safetensors); training goes on from there if the file exists.
 
     Raises
     ------
@@ -60,67 +71,87 @@ def train(
 
     Examples
     --------
+    >>> from types import SimpleNamespace
     >>> from deeptn_torch import TNLinear
-    >>> x, y = torch.randn(32, 8), torch.arange(32) % 2
+    >>> data = SimpleNamespace(train_x=torch.randn(32, 8), train_y=torch.arange(32) % 2)
     >>> model = nn.Sequential(TNLinear(8, 4), nn.ReLU(), nn.Linear(4, 2))
-    >>> train(model, Images("noise", x, y, x, y), Recipe(epochs=2, batch=16), seed=0)
+    >>> train(model, data, Recipe(epochs=2, batch=16), seed=0)
     >>> model.training
     False
     """
-    if recipe.distill and teacher is None:
-        raise DeepTNError(f"Recipe.distill = {recipe.distill} compares with a teacher; pass teacher=")
-    rows = len(data.train_x)
-    generator = torch.Generator().manual_seed(seed)
+    check_teacher(recipe, teacher)
     _check(model, recipe)
-    optimizer = _optimizer(model, recipe, None)
-    first = 0
-    networks = {name: fingerprint(m.network) for name, m in model.named_modules() if isinstance(m, TNLayer)}
-    about = {"recipe": repr(recipe), "seed": seed, "rows": rows, "networks": networks}
-    if checkpoint is not None and Path(checkpoint).exists():
-        state = _read(checkpoint, about)
-        first = state["epoch"]
-        for epoch in range(first):
-            optimizer = _grow(model, recipe, epoch, optimizer)
-        try:
-            model.load_state_dict(state["model"])
-            optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            raise FormatError(f"{checkpoint}: a checkpoint of another model: {error}") from error
-        generator.set_state(state["generator"])
-        torch.set_rng_state(state["rng"])
-    total = recipe.steps(rows)
-    per_epoch = total // recipe.epochs
-    taught = None if teacher is None else teacher.training
+    taught = teacher is not None and teacher.training
+    model.train()
     if teacher is not None:
         teacher.eval()
-    model.train()
-    for epoch in range(first, recipe.epochs):
-        optimizer = _grow(model, recipe, epoch, optimizer)
-        order = torch.randperm(rows, generator=generator)
-        for number, chosen in enumerate(order.split(recipe.batch), epoch * per_epoch):
-            share, beta = recipe.at(number, total)
-            for group in optimizer.param_groups:
-                group["lr"], group["betas"] = group["peak"] * share, (beta, 0.999)
-            x, y = data.train_x[chosen], data.train_y[chosen]
-            loss = _loss(model, teacher, x, y, recipe)
-            if not bool(torch.isfinite(loss)):
-                raise DeepTNError(
-                    f"the training loss became {float(loss.detach())}; lower the learning rate {recipe.lr}"
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            if recipe.clip is not None:
-                trained = (p for group in optimizer.param_groups for p in group["params"])
-                nn.utils.clip_grad_norm_(trained, recipe.clip)
-            optimizer.step()
-            if recipe.decay:
-                shrink(model, 1.0 - optimizer.param_groups[0]["lr"] * recipe.decay)
-            on_step()
-        if checkpoint is not None:
-            _write(checkpoint, about | {"epoch": epoch + 1}, model, optimizer, generator)
+    carry_out(recipe, _Trainer(model, data, recipe, seed, teacher), seed, on_step, checkpoint)
     model.eval()
     if teacher is not None:
-        teacher.train(bool(taught))
+        teacher.train(taught)
+
+
+class _Trainer:
+    """What `deeptn.models.carry_out` asks for."""
+
+    def __init__(self, model: nn.Module, data: Examples, recipe: Recipe, seed: int, teacher: nn.Module | None):
+        self.model, self.data, self.recipe, self.teacher = model, data, recipe, teacher
+        self.generator = torch.Generator().manual_seed(seed)
+        self.optimizer: Any = torch.optim.Adam(core_groups(model, recipe))
+        self.rows = len(data.train_x)
+
+    @property
+    def networks(self) -> dict[str, Network]:
+        return {name: part.network for name, part in self.model.named_modules() if isinstance(part, TNLayer)}
+
+    def grow(self, size: int, epoch: int) -> None:
+        """What Adam knows of the parameters that were there before stays."""
+        for layer in _trained(self.model):
+            layer.grow(size)
+        before, self.optimizer = self.optimizer, torch.optim.Adam(core_groups(self.model, self.recipe))
+        kept = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
+        self.optimizer.state.update({p: state for p, state in before.state.items() if id(p) in kept})
+
+    def order(self, epoch: int) -> Tensor:
+        return torch.randperm(self.rows, generator=self.generator)
+
+    def step(self, chosen: Tensor, share: float, beta: float) -> float:
+        groups = self.optimizer.param_groups
+        for group in groups:
+            group["lr"], group["betas"] = group["peak"] * share, (beta, 0.999)
+        x, y = self.data.train_x[chosen], self.data.train_y[chosen]
+        loss = _loss(self.model, self.teacher, x, y, self.recipe)
+        found = float(loss.detach())
+        check_loss(found, self.recipe)  # before the step, so that the model stays as it was
+        self.optimizer.zero_grad()
+        loss.backward()
+        if self.recipe.clip is not None:
+            nn.utils.clip_grad_norm_((p for group in groups for p in group["params"]), self.recipe.clip)
+        self.optimizer.step()
+        if self.recipe.decay:
+            shrink(self.model, 1.0 - groups[0]["lr"] * self.recipe.decay)
+        return found
+
+    def tensors(self) -> dict[str, Tensor]:
+        found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        for number, state in self.optimizer.state_dict()["state"].items():
+            found |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
+        return found | {"generator": self.generator.get_state(), "rng": torch.get_rng_state()}
+
+    def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
+        found = {name: from_raw(array, "torch") for name, array in tensors.items()}
+        optimizer = self.optimizer.state_dict() | {"state": {}}
+        for name, tensor in found.items():
+            if name.startswith("optimizer."):
+                _, number, key = name.split(".")
+                optimizer["state"].setdefault(int(number), {})[key] = tensor
+        try:
+            self.model.load_state_dict({name[6:]: found[name] for name in found if name.startswith("model.")})
+            self.optimizer.load_state_dict(optimizer)
+        except (RuntimeError, ValueError) as error:
+            raise FormatError(str(error)) from error
+        self.generator.set_state(found["generator"])
+        torch.set_rng_state(found["rng"])
 
 
 def _loss(model: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, recipe: Recipe) -> Tensor:
@@ -166,15 +197,6 @@ def _layers(model: nn.Module) -> Iterator[TNLayer]:
     return (module for module in model.modules() if isinstance(module, TNLayer))
 
 
-def _optimizer(model: nn.Module, recipe: Recipe, before: torch.optim.Optimizer | None) -> torch.optim.Adam:
-    """Adam for all parameters; what it knows of those that were there before stays."""
-    optimizer = torch.optim.Adam(core_groups(model, recipe))
-    if before is not None:
-        kept = {id(p) for group in optimizer.param_groups for p in group["params"]}
-        optimizer.state.update({p: state for p, state in before.state.items() if id(p) in kept})
-    return optimizer
-
-
 def _check(model: nn.Module, recipe: Recipe) -> None:
     """Find out before the first step what could not be done later."""
     if not any(p.requires_grad for p in model.parameters()):
@@ -196,16 +218,6 @@ def _check(model: nn.Module, recipe: Recipe) -> None:
 
 def _trained(model: nn.Module) -> Iterator[TNLayer]:
     return (layer for layer in _layers(model) if any(core.requires_grad for core in layer.cores.parameters()))
-
-
-def _grow(model: nn.Module, recipe: Recipe, epoch: int, optimizer: torch.optim.Adam) -> torch.optim.Adam:
-    """Let the layers that are trained grow where the recipe says so before this epoch."""
-    sizes = [size for when, size in recipe.grow if when == epoch]
-    if not sizes:
-        return optimizer
-    for layer in _trained(model):
-        layer.grow(max(sizes))
-    return _optimizer(model, recipe, optimizer)
 
 
 def shrink(model: nn.Module, factor: float) -> None:
@@ -240,54 +252,20 @@ def shrink(model: nn.Module, factor: float) -> None:
             layer.load_cores({name: core.detach() * factor ** powers[name] for name, core in cores.items()})
 
 
-def _write(
-    path: str | os.PathLike[str], about: dict[str, Any], model: nn.Module, optimizer: Any, generator: torch.Generator
-) -> None:
-    state = about | {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "generator": generator.get_state(),
-        "rng": torch.get_rng_state(),
-    }
-    write_atomically(path, lambda file: torch.save(state, file))
-
-
-def _read(path: str | os.PathLike[str], about: dict[str, Any]) -> dict[str, Any]:
-    try:
-        state: Any = torch.load(path, weights_only=True)
-        found = {key: state[key] for key in about}
-        if missing := {"epoch", "model", "optimizer", "generator", "rng"} - set(state):
-            raise KeyError(*missing)
-    except OSError:
-        raise
-    except Exception as error:  # whatever torch makes of a damaged file
-        raise FormatError(f"{path}: no checkpoint of training ({type(error).__name__})") from error
-    if found != about:
-        differ = [key for key in about if found[key] != about[key]]
-        raise FormatError(
-            f"{path}: a checkpoint of another {differ[0]}: {found[differ[0]]}, expected {about[differ[0]]}; "
-            "name another file, and pass the model as it was at the start"
-        )
-    return state
-
-
-@torch.no_grad()
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int = 1000) -> float:
     """Share of correct classes in percent, in evaluation mode."""
-    mode = model.training
-    model.eval()
-    right = sum(int((model(a).argmax(1) == b).sum()) for a, b in zip(x.split(batch), y.split(batch)))
-    model.train(mode)
-    return 100.0 * right / len(y)
+    return 100.0 * _mean(lambda logits, y: (logits.argmax(1) == y).sum(), model, x, y, batch)
+
+
+def mean_loss(model: nn.Module, x: Tensor, y: Tensor, batch: int = 1000) -> float:
+    """Mean cross entropy, in evaluation mode."""
+    return _mean(lambda logits, y: F.cross_entropy(logits, y, reduction="sum"), model, x, y, batch)
 
 
 @torch.no_grad()
-def mean_loss(model: nn.Module, x: Tensor, y: Tensor, batch: int = 1000) -> float:
-    """Mean cross entropy, in evaluation mode."""
+def _mean(measure: Callable[[Tensor, Tensor], Tensor], model: nn.Module, x: Tensor, y: Tensor, batch: int) -> float:
     mode = model.training
     model.eval()
-    total = sum(
-        float(nn.functional.cross_entropy(model(a), b, reduction="sum")) for a, b in zip(x.split(batch), y.split(batch))
-    )
+    total = sum(float(measure(model(a), b)) for a, b in zip(x.split(batch), y.split(batch)))
     model.train(mode)
     return total / len(y)

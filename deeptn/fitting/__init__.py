@@ -1,7 +1,7 @@
 """Parameters for a given weight: closed forms, fits by gradient, and networks that grow without changing it."""
 
 from .closed_forms import Decomposition, decompose
-from .gradient import Fit, FitResult, check_goal, find_params, start_of_fit
+from .gradient import Fit, FitResult, Minimise, find_params, fit_by_gradient
 from .growth import Growth, deepen, grow, widen, with_scale
 
 __all__ = [
@@ -9,12 +9,12 @@ __all__ = [
     "Fit",
     "FitResult",
     "Growth",
-    "check_goal",
+    "Minimise",
     "decompose",
     "deepen",
     "find_params",
+    "fit_by_gradient",
     "grow",
-    "start_of_fit",
     "widen",
     "with_scale",
 ]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from autoray import do
 
-from ..arrays import dtype_of, library_of
+from ..arrays import dtype_of, library_of, relative_error
 from ..base import Array, Params
 from ..errors import SpecError, near_match
 from ..network import Network
@@ -74,7 +74,7 @@ class FitResult(NamedTuple):
     history: list[float]
 
 
-def check_goal(net: Network, weight: Any, library: str) -> None:
+def _check_goal(net: Network, weight: Any, library: str) -> None:
     """Raise `SpecError` unless a weight can be fitted: right library and shape, real, finite."""
     shape = getattr(weight, "shape", None)
     foreign = library_of(weight).name != library
@@ -87,10 +87,27 @@ def check_goal(net: Network, weight: Any, library: str) -> None:
         raise SpecError("weight has entries that are not finite (nan or inf)")
 
 
-def start_of_fit(net: Network, goal: Array, norm: float, how: Fit) -> Params:
-    """Random parameters of the root mean square of the weight."""
-    rms = norm / math.sqrt(net.size)
-    return net.init(how.seed, like=goal, std=rms if rms > 0 else None)
+#: From a loss, a starting point, an array to be like (dtype, device) and a `Fit` to the parameters of the smallest loss
+#: that was seen, without gradients, and the losses of all steps, that of the end included.
+Minimise: TypeAlias = Callable[[Callable[[Params], Array], Params, Array, Fit], tuple[Params, list[float]]]
+
+
+def fit_by_gradient(
+    net: Network, weight: Array, params: Params | None, how: Fit | None, library: str, minimise: Minimise
+) -> FitResult:
+    """Fit parameters to a weight in the Frobenius norm; the steps are those of `minimise`, one for each library."""
+    how = Fit() if how is None else how
+    _check_goal(net, weight, library)
+    goal = weight if dtype_of(weight) == "float64" else do("astype", weight, "float32")
+    norm = float(do("linalg.norm", goal))
+    scale = 1.0 / norm**2 if norm > 0 else 1.0
+    if params is None:  # random, of the root mean square of the weight
+        params = net.init(how.seed, like=goal, std=norm / math.sqrt(net.size) if norm > 0 else None)
+    found, losses = minimise(lambda params: do("sum", (net.materialize(params) - goal) ** 2) * scale, params, goal, how)
+    if not any(loss < math.inf for loss in losses):
+        raise SpecError("the fit diverged at its first step; the error is not finite. Lower Fit.lr or change the start")
+    found = {name: do("astype", array, dtype_of(weight)) for name, array in found.items()}
+    return FitResult(found, relative_error(net.materialize(found), weight), [math.sqrt(loss) for loss in losses])
 
 
 def find_params(

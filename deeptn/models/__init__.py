@@ -2,23 +2,32 @@
 
 from .compress import compress, fold
 from .files import from_stored, load_model, save_model, to_stored
+from .modes import Mode, check_mode, is_faster
 from .report import LayerReport, Report, layer_report
 from .rules import Target, as_network, matches, resolve, select
+from .training import Trainer, carry_out, check_loss, check_teacher
 from .view import Entry, Generated, ModelView, Weight, count, kind_of, own_method, path_of, refuse, tied
 
 __all__ = [
     "Entry",
     "Generated",
     "LayerReport",
+    "Mode",
     "ModelView",
     "Report",
     "Target",
+    "Trainer",
     "Weight",
     "as_network",
+    "carry_out",
+    "check_loss",
+    "check_mode",
+    "check_teacher",
     "compress",
     "count",
     "fold",
     "from_stored",
+    "is_faster",
     "kind_of",
     "layer_report",
     "load_model",

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from deeptn_torch import Fit, TNConv2d, TNConvTranspose2d, TNLinear, compress, load_model, save_model
-from deeptn_torch.layers import base
+from deeptn_torch.layers import cache
 from torch import nn
 
 import deeptn as dtn
@@ -152,7 +152,7 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         calls[0] += 1
         return decode(*args)
 
-    monkeypatch.setattr(base, "decode", counting)
+    monkeypatch.setattr(cache, "decode", counting)
     return calls
 
 

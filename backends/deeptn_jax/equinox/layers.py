@@ -9,19 +9,17 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from deeptn.models import as_network
+from deeptn.base import positive_int
+from deeptn.models import Mode, as_network, check_mode
 from deeptn.network import Network, multiply
 from deeptn.spec import Layout
 from deeptn.topologies import Topology
 
-from ..fit import find_params
 from ..functional import init
-from ..layers import applies, bias_like, entry, look_up, looks_up
-
-Mode = Literal["auto", "materialize", "apply"]
+from ..layers import FromDense, applies, bias_like, look_up
 
 
-class TNLayer(eqx.Module):
+class TNLayer(FromDense, eqx.Module):
     """What the layers share: the cores, the network, and the dense layer that they stand for, its weight left out.
 
     Attributes
@@ -32,19 +30,34 @@ class TNLayer(eqx.Module):
         With the options of the layer, and its bias; the weight is None.
     network : deeptn.Network
         What generates the weight; static.
+    mode, batch_hint
+        How the weight meets the input, where there is a choice; static.
     """
 
+    #: The dense layer that this one stands for, which of its arguments make the weight's shape and the bias, and how
+    #: files name it.
     like: ClassVar[Any]
+    arguments: ClassVar[tuple[str, ...]]
     kind: ClassVar[str]
 
     cores: dict[str, jax.Array]
     dense: Any
     network: Network = eqx.field(static=True)
+    mode: str = eqx.field(static=True)
+    batch_hint: int = eqx.field(static=True)
 
     def _make(
-        self, frame: Any, topology: Topology | Network | str, layout: Layout | None, key: Any, std: float | None = None
+        self,
+        frame: Any,
+        topology: Topology | Network | str,
+        layout: Layout | None,
+        key: Any,
+        mode: str = "materialize",
+        batch_hint: int = 1,
+        std: float | None = None,
     ) -> None:
         """Draw cores and bias for a dense layer that holds shapes only."""
+        self.mode, self.batch_hint = check_mode(mode), positive_int(batch_hint, "batch_hint")
         self.network = as_network(topology, tuple(frame.weight.shape), layout)
         for_cores, for_bias = jax.random.split(key)
         self.cores = init(self.network, for_cores, frame.weight.dtype, std=std)
@@ -68,39 +81,16 @@ class TNLayer(eqx.Module):
         return eqx.tree_at(lambda d: d.weight, self.dense, self.weight, is_leaf=lambda leaf: leaf is None)
 
     @classmethod
-    def from_dense(
-        cls,
-        dense: Any,
-        topology: Topology | Network | str,
-        fit: Any = "auto",
-        layout: Layout | None = None,
-        key: Any = None,
-    ) -> Any:
-        """Replace a trained layer.
-
-        Parameters
-        ----------
-        dense : equinox.Module
-            Of the class that this one stands for.
-        topology : deeptn.Topology, deeptn.Network or str
-        fit : {"auto"}, deeptn.Fit or None
-            How the cores are found; see `compress`.
-        layout : deeptn.Layout, optional
-        key : jax.Array or int, optional
-            For random cores, as for `compress`.
-        """
-        net = as_network(topology, tuple(dense.weight.shape), layout)
-        return cls._of(dense, net, find_params(net, dense.weight, fit, key))
+    def _weight_of(cls, dense: Any) -> jax.Array:
+        return dense.weight
 
     @classmethod
     def _of(cls, dense: Any, net: Network, cores: Mapping[str, jax.Array]) -> Any:
-        layer = eqx.filter_eval_shape(cls._frame, dense, net, jax.random.key(0))
+        make: Any = cls
+        arguments = {name: getattr(dense, name) for name in cls.arguments}
+        layer = eqx.filter_eval_shape(lambda key: make(**arguments, topology=net, key=key), jax.random.key(0))
         bare = eqx.tree_at(lambda d: d.weight, dense, None)
         return eqx.tree_at(lambda made: (made.cores, made.dense), layer, (dict(cores), bare))
-
-    @classmethod
-    def _frame(cls, dense: Any, net: Network, key: Any) -> Any:
-        raise NotImplementedError
 
     def __call__(self, x: Any, *, key: Any = None) -> jax.Array:
         return self.to_dense()(x)
@@ -138,10 +128,7 @@ class TNLinear(TNLayer):
     ((5, 120), 384)
     """
 
-    like, kind = eqx.nn.Linear, "linear"
-
-    mode: str = eqx.field(static=True)
-    batch_hint: int = eqx.field(static=True)
+    like, kind, arguments = eqx.nn.Linear, "linear", ("in_features", "out_features", "use_bias")
 
     def __init__(
         self,
@@ -156,13 +143,8 @@ class TNLinear(TNLayer):
         mode: Mode = "auto",
         batch_hint: int = 128,
     ):
-        self.mode, self.batch_hint = entry(mode, batch_hint)
         frame = eqx.filter_eval_shape(eqx.nn.Linear, in_features, out_features, use_bias, dtype, key=key)
-        self._make(frame, topology, layout, key)
-
-    @classmethod
-    def _frame(cls, dense: Any, net: Network, key: Any) -> Any:
-        return cls(dense.in_features, dense.out_features, net, dense.use_bias, key=key)
+        self._make(frame, topology, layout, key, mode, batch_hint)
 
     def __call__(self, x: Any, *, key: Any = None) -> jax.Array:
         if "scalar" in (self.dense.in_features, self.dense.out_features) or x.shape != (self.dense.in_features,):
@@ -177,6 +159,8 @@ class TNLinear(TNLayer):
 
 class TNConv(TNLayer):
     """What the convolutions share; use `TNConv1d`, `TNConv2d`, `TNConv3d`."""
+
+    arguments = ("in_channels", "out_channels", "kernel_size", "groups", "use_bias")
 
     def __init__(
         self,
@@ -198,11 +182,6 @@ class TNConv(TNLayer):
         options = (stride, padding, dilation, groups, use_bias, padding_mode, dtype)
         frame = eqx.filter_eval_shape(self.like, in_channels, out_channels, kernel_size, *options, key=key)
         self._make(frame, topology, layout, key)
-
-    @classmethod
-    def _frame(cls, dense: Any, net: Network, key: Any) -> Any:
-        sizes = dense.in_channels, dense.out_channels, dense.kernel_size
-        return cls(*sizes, net, groups=dense.groups, use_bias=dense.use_bias, key=key)
 
 
 class TNConv1d(TNConv):
@@ -283,10 +262,7 @@ class TNEmbedding(TNLayer):
     (2, 512)
     """
 
-    like, kind = eqx.nn.Embedding, "embedding"
-
-    mode: str = eqx.field(static=True)
-    batch_hint: int = eqx.field(static=True)
+    like, kind, arguments = eqx.nn.Embedding, "embedding", ("num_embeddings", "embedding_size")
 
     def __init__(
         self,
@@ -300,15 +276,10 @@ class TNEmbedding(TNLayer):
         mode: Mode = "auto",
         batch_hint: int = 128,
     ):
-        self.mode, self.batch_hint = entry(mode, batch_hint)
         frame = eqx.filter_eval_shape(eqx.nn.Embedding, num_embeddings, embedding_size, dtype=dtype, key=key)
-        self._make(frame, topology, layout, key, std=1.0)
-
-    @classmethod
-    def _frame(cls, dense: Any, net: Network, key: Any) -> Any:
-        return cls(dense.num_embeddings, dense.embedding_size, net, key=key)
+        self._make(frame, topology, layout, key, mode, batch_hint, std=1.0)
 
     def __call__(self, x: Any, *, key: Any = None) -> jax.Array:
-        if jnp.shape(x) or not looks_up(self.network, self.mode, self.batch_hint):
+        if jnp.shape(x) or not applies(self.network, self.mode, self.batch_hint, "gather"):
             return self.to_dense()(x)
         return look_up(self.network, self.cores, jnp.asarray(x)[None])[0]

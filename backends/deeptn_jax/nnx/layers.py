@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from deeptn.errors import SpecError
-from deeptn.models import as_network
+from deeptn.models import Mode, as_network, check_mode
 from deeptn.network import Network
 from deeptn.spec import Layout
 from deeptn.topologies import Topology
 
-from ..fit import find_params
 from ..functional import init
-from ..layers import applies, entry, look_up, looks_up, wide
-
-Mode = Literal["auto", "materialize", "apply"]
+from ..layers import FromDense, applies, look_up, wide
 
 
 def _nothing(key: Any, shape: Any, dtype: Any, *more: Any) -> jax.Array:
@@ -42,7 +39,7 @@ def weight_of(dense: Any) -> jax.Array:
     return dense.embedding[...] if isinstance(dense, nnx.Embed) else to_weight(dense.kernel[...])
 
 
-class TNLayer(nnx.Module):
+class TNLayer(FromDense, nnx.Module):
     """What the layers share: the cores, the network, and the dense layer that they stand for, its kernel left out.
 
     Attributes
@@ -56,12 +53,16 @@ class TNLayer(nnx.Module):
         are the same everywhere; `kernel` has NNX's.
     """
 
+    #: The dense layer that this one stands for, which of its arguments make the weight's shape, how files name it, and
+    #: the attribute of the dense layer that is generated.
     like: ClassVar[Any]
+    arguments: ClassVar[tuple[str, ...]]
+    kind: str
     attribute: ClassVar[str] = "kernel"
 
     def __init__(self, dense: Any, network: Network, cores: Mapping[str, jax.Array], mode: str = "materialize"):
         self.network = network
-        self.mode = entry(mode, 1)[0]
+        self.mode = check_mode(mode)
         self._hold(dense, cores)
 
     def _hold(self, dense: Any, cores: Mapping[str, jax.Array]) -> None:
@@ -82,11 +83,6 @@ class TNLayer(nnx.Module):
         return cls.like(*arguments, rngs=rngs, **nothing, **options)
 
     @property
-    def kind(self) -> str:
-        """How files name the layer."""
-        return "linear"
-
-    @property
     def kernel(self) -> jax.Array:
         """The decoded weight, of the shape that the dense layer's kernel has."""
         return to_kernel(self.network.materialize(self.arrays))
@@ -105,44 +101,20 @@ class TNLayer(nnx.Module):
         """Return a dense layer that computes the same."""
         dense = nnx.clone(self.dense)
         variable = type(next(iter(self.cores.values())))
-        setattr(dense, self.attribute, variable(self.kernel))
+        setattr(dense, self.attribute, variable(getattr(self, self.attribute)))
         return dense
 
     @classmethod
-    def from_dense(
-        cls,
-        dense: Any,
-        topology: Topology | Network | str,
-        fit: Any = "auto",
-        layout: Layout | None = None,
-        key: Any = None,
-    ) -> Any:
-        """Replace a trained layer.
-
-        Parameters
-        ----------
-        dense : nnx.Module
-            Of the class that this one stands for; left as it is.
-        topology : deeptn.Topology, deeptn.Network or str
-        fit : {"auto"}, deeptn.Fit or None
-            How the cores are found; see `compress`.
-        layout : deeptn.Layout, optional
-        key : jax.Array or int, optional
-            For random cores, as for `compress`.
-        """
-        weight = weight_of(dense)
-        net = as_network(topology, tuple(weight.shape), layout)
-        return cls._of(dense, net, find_params(net, weight, fit, key))
+    def _weight_of(cls, dense: Any) -> jax.Array:
+        return weight_of(dense)
 
     @classmethod
     def _of(cls, dense: Any, net: Network, cores: Mapping[str, jax.Array]) -> Any:
-        layer = nnx.eval_shape(lambda: cls._like(dense, net, nnx.Rngs(0)))  # draws nothing
+        make: Any = cls
+        arguments = {name: getattr(dense, name) for name in cls.arguments}
+        layer = nnx.eval_shape(lambda: make(**arguments, topology=net, rngs=nnx.Rngs(0)))  # draws nothing
         layer._hold(nnx.clone(dense), cores)
         return layer
-
-    @classmethod
-    def _like(cls, dense: Any, net: Network, rngs: nnx.Rngs) -> Any:
-        raise NotImplementedError
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return self.to_dense()(x)
@@ -176,7 +148,7 @@ class TNLinear(TNLayer):
     ((5, 120), 384)
     """
 
-    like = nnx.Linear
+    like, kind, arguments = nnx.Linear, "linear", ("in_features", "out_features")
 
     def __init__(
         self,
@@ -194,10 +166,6 @@ class TNLinear(TNLayer):
         cores = init(net, rngs.params(), param_dtype)
         dense = self._frame(in_features, out_features, rngs=rngs, param_dtype=param_dtype, **options)
         super().__init__(dense, net, cores, mode)
-
-    @classmethod
-    def _like(cls, dense: Any, net: Network, rngs: nnx.Rngs) -> Any:
-        return cls(dense.in_features, dense.out_features, net, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         batch = x.size // max(x.shape[-1], 1)
@@ -246,7 +214,7 @@ class TNConv(TNLayer):
     ((5, 8, 8, 32), (3, 3, 16, 32))
     """
 
-    like = nnx.Conv
+    like, arguments = nnx.Conv, ("in_features", "out_features", "kernel_size", "feature_group_count")
 
     def __init__(
         self,
@@ -268,13 +236,9 @@ class TNConv(TNLayer):
         options |= {"strides": strides, "feature_group_count": feature_group_count, "param_dtype": param_dtype}
         super().__init__(self._frame(in_features, out_features, sizes, rngs=rngs, **options), net, cores)
 
-    @classmethod
-    def _like(cls, dense: Any, net: Network, rngs: nnx.Rngs) -> Any:
-        sizes = dense.in_features, dense.out_features, dense.kernel_size
-        return cls(*sizes, net, feature_group_count=dense.feature_group_count, rngs=rngs)
-
     @property
-    def kind(self) -> str:
+    def kind(self) -> str:  # type: ignore[override]
+        """How files name the layer."""
         return f"conv{len(self.network.shape) - 2}d"
 
 
@@ -307,7 +271,8 @@ class TNEmbed(TNLayer):
     (2, 2, 512)
     """
 
-    like, attribute = nnx.Embed, "embedding"
+    like, kind, attribute = nnx.Embed, "embedding", "embedding"
+    arguments = ("num_embeddings", "features")
 
     def __init__(
         self,
@@ -327,26 +292,14 @@ class TNEmbed(TNLayer):
         dense = self._frame(num_embeddings, features, rngs=rngs, param_dtype=param_dtype, **options)
         super().__init__(dense, net, cores, mode)
 
-    @classmethod
-    def _like(cls, dense: Any, net: Network, rngs: nnx.Rngs) -> Any:
-        return cls(dense.num_embeddings, dense.features, net, rngs=rngs)
-
-    @property
-    def kind(self) -> str:
-        return "embedding"
-
     @property
     def embedding(self) -> jax.Array:
         """The decoded table."""
         return self.network.materialize(self.arrays)
 
-    @property
-    def kernel(self) -> jax.Array:
-        return self.embedding
-
     def __call__(self, inputs: jax.Array) -> jax.Array:
         whole = inputs.size == 0 or not jnp.issubdtype(inputs.dtype, jnp.integer)
-        if whole or not looks_up(self.network, self.mode, inputs.size):
+        if whole or not applies(self.network, self.mode, inputs.size, "gather"):
             return self.to_dense()(inputs)
         inputs = wide(inputs)
         rows = look_up(self.network, self.arrays, inputs)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -15,36 +14,20 @@ from deeptn.constraints import isometric_nodes, scaled_isometry
 from deeptn.errors import SpecError, near_match
 from deeptn.fitting import grow
 from deeptn.init import NodeMatrix
-from deeptn.models import as_network
+from deeptn.models import as_network, check_mode, is_faster
 from deeptn.network import Network, decode
-from deeptn.params import check_params
 from deeptn.spec import Layout, Node
 from deeptn.topologies import Topology, describe
 
 from ..engine import contract, register
 from ..fit import find_params
-
-Mode = Literal["auto", "materialize", "apply"]
-
-
-class Cores(nn.ParameterDict):
-    """The cores of a layer, by name; it notices when FSDP2 shards them, whose writing leaves no trace in a version."""
-
-    sharded = False
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if hasattr(value, "full_tensor"):
-            self.__dict__["sharded"] = True
-        super().__setattr__(name, value)
+from .cache import CachedWeight, Cores, trainable
 
 
-class TNLayer(nn.Module):
+class TNLayer(CachedWeight):
     """What all layers with a generated weight share: the cores, the decoded weight and its cache.
 
-    The weight is decoded anew whenever a gradient may flow into the cores. While none can (under ``torch.no_grad``, or
-    with all cores frozen) the decoded weight is kept, and made anew when a core was replaced or written to in place.
-    Writing into ``core.data`` (as ``layer.cores.double()`` does), or a fused optimizer's step in eval mode, leaves no
-    trace that could be seen: call `clear_cache` after it.
+    When the decoded weight is kept says `CachedWeight`.
 
     Attributes
     ----------
@@ -58,21 +41,19 @@ class TNLayer(nn.Module):
         Whether the backward pass of a decode makes the states within a stage again; None: as the program has it.
     """
 
-    #: The dense layer that this one replaces, and how files name it.
+    #: The dense layer that this one replaces, which of its arguments the two have in common, and how files name it.
     dense: ClassVar[Any]
+    arguments: ClassVar[tuple[str, ...]] = ()
     kind: ClassVar[str]
+    #: How a linear network is used without its weight.
+    way: ClassVar[Literal["apply", "gather"]] = "apply"
 
-    network: Network
-    cores: Cores
     bias: nn.Parameter | None
     batch_hint: int | None = None
-    recompute: bool | None = None
 
     def _make(self, net: Network, bias: bool, device: Any, dtype: Any, mode: str, fan_in: int, outputs: int) -> None:
-        if mode not in ("auto", "materialize", "apply"):
-            raise SpecError(f"mode = {mode!r}; {near_match(str(mode), ('auto', 'materialize', 'apply'))}")
         dtype = torch.get_default_dtype() if dtype is None else dtype
-        self.mode = mode
+        self.mode = check_mode(mode)
         self._hold(net, {name: torch.empty(s, device=device, dtype=dtype) for name, s in net.spec.param_shapes.items()})
         self.register_parameter(
             "bias", nn.Parameter(torch.empty(outputs, device=device, dtype=dtype)) if bias else None
@@ -176,20 +157,38 @@ class TNLayer(nn.Module):
         self._apply_number = register(net.program("apply", hint or 1)) if applies else None
         self._ways: dict[int, bool] = {}
 
-    def _choose(self, rows: int) -> bool:
-        """Whether applying the network to some rows is expected to be faster than decoding the weight."""
-        core = self.cores[self._names[0]]
-        return self.network.choose(rows, core if core.is_cuda else "torch").mode == "apply"
+    def _apply(self, fn: Any, recurse: bool = True):
+        self._ways = {}
+        return super()._apply(fn, recurse)
 
-    def _cores(self) -> tuple[Tensor, ...]:
-        """The cores in the order of the network's; one that was replaced is looked at."""
-        held: dict[str, Any] = self._modules["cores"]._parameters  # type: ignore[union-attr]
-        # nn.ParameterDict's own way, which is slow, follows parametrizations too.
-        cores = tuple(held.values()) if tuple(held) == self._names else tuple(self.cores[n] for n in self._names)
-        if not _same(cores, self._checked):
-            check_params(self.network.spec, dict(zip(self._names, cores)))
-            self._checked = cores if all(isinstance(core, nn.Parameter) for core in cores) else ()
-        return cores
+    def _choose(self, rows: int) -> bool:
+        """Whether the network is expected to be used for some rows faster than it is decoded."""
+        core = self.cores[self._names[0]]
+        return is_faster(self.network, self.way, rows, core if core.is_cuda else "torch")
+
+    def _weight_or_cores(self, rows: int) -> tuple[Tensor | None, tuple[Tensor, ...]]:
+        """The weight, or no weight and the cores where the network is to be used for so many rows itself."""
+        weight = None if self.mode == "apply" else self._cached_weight()
+        if weight is not None:
+            return weight, ()
+        cores = self._cores()
+        if self._applies(cores, rows):
+            return None, cores
+        if self.mode == "apply":  # of a network with activations
+            weight = self._cached_weight()
+        return self._decoded(cores) if weight is None else weight, cores
+
+    def _applies(self, cores: tuple[Tensor, ...], rows: int) -> bool:
+        if self.mode == "materialize" or not self.network.is_linear or rows == 0:
+            return False
+        if self.mode == "apply":
+            return True
+        if not torch.is_grad_enabled() or not trainable(cores):
+            return False
+        rows = 1 << (rows - 1).bit_length()  # one search per power of two
+        if rows not in self._ways:
+            self._ways[rows] = self._choose(rows)
+        return self._ways[rows]
 
     def requires_grad_(self, requires_grad: bool = True, stages: Iterable[int] | None = None) -> Any:
         """Freeze or free the parameters, or those of some stages only; see `torch.nn.Module.requires_grad_`.
@@ -223,13 +222,8 @@ class TNLayer(nn.Module):
                 raise SpecError(f"stage {number} of {len(known)}")
         for number in stages:
             for node in known[number].nodes:
-                if node.param is None:
-                    continue
-                if parametrize.is_parametrized(self.cores, node.param):
-                    constrained: Any = self.cores.parametrizations
-                    constrained[node.param].original.requires_grad_(requires_grad)
-                else:
-                    self.cores[node.param].requires_grad_(requires_grad)
+                if node.param is not None:
+                    self._stored(node.param).requires_grad_(requires_grad)
         return self
 
     def reset_parameters(self, scheme: str = "orthogonal", std: float | None = None) -> None:
@@ -262,12 +256,14 @@ class TNLayer(nn.Module):
                 raise SpecError(f"core {name!r}: expected a tensor of shape {shape}, got {came}")
         with torch.no_grad():
             for name, tensor in params.items():
-                core = self.cores[name]
-                if parametrize.is_parametrized(self.cores, name):
-                    constrained: Any = self.cores.parametrizations
-                    constrained[name].right_inverse(tensor.to(core))
-                else:
-                    core.copy_(tensor)
+                self._stored(name).copy_(tensor)
+
+    def _stored(self, name: str) -> Tensor:
+        """The tensor that is trained for a core: that before the map of a constraint, if there is one."""
+        if not parametrize.is_parametrized(self.cores, name):
+            return self.cores[name]
+        constrained: Any = self.cores.parametrizations
+        return constrained[name].original
 
     @property
     def weight(self) -> Tensor:
@@ -278,59 +274,6 @@ class TNLayer(nn.Module):
             return decode(self.network, cores) if exporting else contract_traced(cores, self._decode)
         cached = self._cached_weight()
         return self._decoded(self._cores()) if cached is None else cached
-
-    def _decoded(self, cores: tuple[Tensor, ...]) -> Tensor:
-        weight = decode(self.network, cores, self.recompute)
-        self._cached = None
-        if weight.requires_grad:
-            return weight
-        # A fused optimizer leaves no trace in the versions; where it may be about to step, nothing is kept.
-        unseen = self.cores.sharded or (self.training and any(core.grad is not None for core in cores))
-        if not unseen and all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores):
-            weight = weight.contiguous()  # without the padding
-            version = None if weight.is_inference() else weight._version
-            self._cached = (cores, len(cores), sum(map(_VERSION, cores)), weight, version)
-        return weight
-
-    def _cached_weight(self) -> Tensor | None:
-        """The weight that is kept, if it still is that of the cores and no gradient may flow into these."""
-        if self._cached is None:
-            return None
-        cores, count, versions, weight, version = self._cached
-        held = self._modules["cores"]._parameters  # type: ignore[union-attr]
-        # Calls are counted here: a small layer takes a few microseconds. A version only ever grows, so that their sum
-        # tells whether one has.
-        if len(held) != count or not all(map(_IS, held.values(), cores)) or sum(map(_VERSION, cores)) != versions:
-            return None
-        if torch.is_grad_enabled() and trainable(cores):
-            return None
-        if version is None:
-            return weight if torch.is_inference_mode_enabled() else None
-        return weight if weight._version == version else None  # one that was written into is decoded anew
-
-    def clear_cache(self) -> None:
-        """Forget the decoded weight."""
-        self._cached = None
-
-    def _forget(self) -> None:
-        self._cached: tuple[tuple[Tensor, ...], int, int, Tensor, int | None] | None = None
-        self._checked: tuple[Tensor, ...] = ()
-
-    def train(self, mode: bool = True):
-        self._cached = None
-        return super().train(mode)
-
-    def _apply(self, fn: Any, recurse: bool = True):
-        self._cached = None
-        self._ways = {}
-        return super()._apply(fn, recurse)
-
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._cached = None
-        super()._load_from_state_dict(*args, **kwargs)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cached": None, "_checked": ()}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -366,24 +309,28 @@ class TNLayer(nn.Module):
     @classmethod
     def like(cls, dense: Any, net: Network, device: Any) -> Any:
         """Make a new layer with the arguments of a dense one, on a device of your own."""
-        raise NotImplementedError
+        return cls(**cls._arguments(dense), topology=net, device=device, dtype=dense.weight.dtype)
+
+    @classmethod
+    def _arguments(cls, layer: Any) -> dict[str, Any]:
+        """With what a layer was made, this one or the dense one that it stands for."""
+        values = {name: getattr(layer, name) for name in cls.arguments}
+        return {name: value is not None if name == "bias" else value for name, value in values.items()}
 
     def to_dense(self) -> Any:
         """Return the dense layer that computes the same; what was frozen stays frozen."""
         first = next(iter(self.cores.values()))
-        dense = self._make_dense(self.bias is not None, first.device, first.dtype)
+        dense = self.dense(**self._arguments(self), device=first.device, dtype=first.dtype)
         with torch.no_grad():
             dense.weight.copy_(self.weight)
         dense.weight.requires_grad_(trainable(self.cores.values()))
         copy_bias(dense, self)
         return dense.train(self.training)
 
-    def _make_dense(self, bias: bool, device: Any, dtype: Any) -> Any:
-        raise NotImplementedError
-
-    def _describe(self) -> str:
-        topology = describe(self.network.topology)
-        return f"bias={self.bias is not None}, topology={topology}, num_params={self.network.num_params}"
+    def extra_repr(self) -> str:
+        about = self._arguments(self) if self.arguments else {"shape": self.network.shape}
+        about |= {"topology": describe(self.network.topology), "num_params": self.network.num_params}
+        return ", ".join(f"{name}={value}" for name, value in about.items())
 
 
 _scaled_isometry: Any = torch.compiler.allow_in_graph(scaled_isometry)
@@ -411,19 +358,6 @@ def contract_traced(arrays: list[Tensor], number: int) -> Tensor:
     if dtype not in (torch.float16, torch.bfloat16):
         return contract(arrays, number)
     return contract([array.float() for array in arrays], number).to(dtype)
-
-
-_IS = operator.is_
-_VERSION = operator.attrgetter("_version")
-
-
-def _same(some: Collection[Any], others: Collection[Any]) -> bool:
-    return len(some) == len(others) and all(map(_IS, some, others))
-
-
-def trainable(cores: Iterable[Tensor]) -> bool:
-    """Whether a gradient may flow into any of the cores."""
-    return any(core.requires_grad for core in cores)
 
 
 def copy_bias(to: Any, source: Any) -> None:

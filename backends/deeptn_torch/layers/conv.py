@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
@@ -17,13 +16,14 @@ from deeptn.topologies import Topology
 
 from .base import TNLayer
 
-_OPTIONS = ("stride", "padding", "dilation", "groups", "padding_mode")
-
 
 class TNConv(TNLayer):
     """What all convolutions share; use `TNConv1d`, `TNConv2d`, `TNConv3d` and the transposed ones."""
 
-    _convolve: ClassVar[Callable[..., Tensor]]
+    arguments = (
+        *("in_channels", "out_channels", "kernel_size", "stride", "padding", "dilation", "groups"),
+        *("padding_mode", "bias"),
+    )
 
     def __init__(
         self,
@@ -41,58 +41,37 @@ class TNConv(TNLayer):
         dtype: Any = None,
         *,
         layout: Layout | None = None,
-        **more: Any,
     ):
         super().__init__()
-        # A dense layer without storage checks and normalises the arguments.
-        options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-        options |= {"padding_mode": padding_mode} | more
-        frame = self.dense(in_channels, out_channels, kernel_size, bias=False, device="meta", **options)
-        self.in_channels, self.out_channels = in_channels, out_channels
-        self.kernel_size, self.stride, self.padding = frame.kernel_size, frame.stride, frame.padding
-        self.dilation, self.groups, self.padding_mode = frame.dilation, frame.groups, frame.padding_mode
-        self.output_padding = frame.output_padding
-        self._pad = frame._reversed_padding_repeated_twice
-        shape = tuple(frame.weight.shape)
-        fan_in = math.prod(shape[1:])
-        self._make(as_network(topology, shape, layout), bias, device, dtype, "materialize", fan_in, out_channels)
+        options = (stride, padding, dilation, groups, bias, padding_mode)
+        frame = self.dense(in_channels, out_channels, kernel_size, *options, device="meta")
+        self._follow(frame, topology, layout, device, dtype)
+
+    def _follow(
+        self, frame: Any, topology: Topology | Network | str, layout: Layout | None, device: Any, dtype: Any
+    ) -> None:
+        """Take the arguments of a dense layer without storage, which has checked and normalised them."""
+        for name in self.arguments:
+            if name != "bias":
+                setattr(self, name, getattr(frame, name))
+        self._reversed_padding_repeated_twice = frame._reversed_padding_repeated_twice
+        net = as_network(topology, tuple(frame.weight.shape), layout)
+        fan_in, bias = math.prod(net.shape[1:]), frame.bias is not None
+        self._make(net, bias, device, dtype, "materialize", fan_in, frame.out_channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        padding = self.padding
-        if self.padding_mode != "zeros":
-            x, padding = F.pad(x, self._pad, mode=self.padding_mode), 0
-        return type(self)._convolve(x, self.weight, self.bias, self.stride, padding, self.dilation, self.groups)
-
-    def _options(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _OPTIONS}
-
-    def extra_repr(self) -> str:
-        options = ", ".join(f"{name}={value}" for name, value in self._options().items())
-        return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, {options}, {self._describe()}"
+        return self.dense._conv_forward(self, x, self.weight, self.bias)
 
     @classmethod
     def from_conv(
         cls, conv: Any, topology: Topology | Network | str, fit: Any = "auto", layout: Layout | None = None
     ) -> Any:
-        """Replace a trained layer; parameters as for `TNLinear.from_linear`."""
+        """Replace a trained layer; parameters as for `from_dense`."""
         return cls.from_dense(conv, topology, fit, layout)
-
-    @classmethod
-    def like(cls, dense: Any, net: Network, device: Any) -> Any:
-        """Make a new layer with the arguments of a dense one, on a device of your own."""
-        options: dict[str, Any] = {name: getattr(dense, name) for name in _OPTIONS}
-        if issubclass(cls.dense, _ConvTransposeNd):
-            options["output_padding"] = dense.output_padding
-        options |= {"bias": dense.bias is not None, "device": device, "dtype": dense.weight.dtype}
-        return cls(dense.in_channels, dense.out_channels, dense.kernel_size, net, **options)
 
     def to_conv(self) -> Any:
         """Return the dense layer that computes the same."""
         return self.to_dense()
-
-    def _make_dense(self, bias: bool, device: Any, dtype: Any) -> Any:
-        options = {"bias": bias, "device": device, "dtype": dtype} | self._options()
-        return self.dense(self.in_channels, self.out_channels, self.kernel_size, **options)
 
 
 class TNConv1d(TNConv):
@@ -108,7 +87,7 @@ class TNConv1d(TNConv):
     torch.Size([5, 32, 20])
     """
 
-    dense, kind, _convolve = nn.Conv1d, "conv1d", staticmethod(F.conv1d)
+    dense, kind = nn.Conv1d, "conv1d"
 
 
 class TNConv2d(TNConv):
@@ -137,7 +116,7 @@ class TNConv2d(TNConv):
     (torch.Size([512, 512, 3, 3]), 204)
     """
 
-    dense, kind, _convolve = nn.Conv2d, "conv2d", staticmethod(F.conv2d)
+    dense, kind = nn.Conv2d, "conv2d"
 
 
 class TNConv3d(TNConv):
@@ -153,11 +132,13 @@ class TNConv3d(TNConv):
     torch.Size([2, 16, 4, 4, 4])
     """
 
-    dense, kind, _convolve = nn.Conv3d, "conv3d", staticmethod(F.conv3d)
+    dense, kind = nn.Conv3d, "conv3d"
 
 
 class TNConvTranspose(TNConv):
     """What the transposed convolutions share."""
+
+    arguments = (*TNConv.arguments, "output_padding")
 
     def __init__(
         self,
@@ -177,32 +158,15 @@ class TNConvTranspose(TNConv):
         *,
         layout: Layout | None = None,
     ):
-        super().__init__(
-            in_channels,
-            out_channels,
-            kernel_size,
-            topology,
-            stride,
-            padding,
-            dilation,
-            groups,
-            bias,
-            padding_mode,
-            device,
-            dtype,
-            layout=layout,
-            output_padding=output_padding,
-        )
+        nn.Module.__init__(self)
+        options = (stride, padding, output_padding, groups, bias, dilation, padding_mode)
+        frame = self.dense(in_channels, out_channels, kernel_size, *options, device="meta")
+        self._follow(frame, topology, layout, device, dtype)
 
-    def _options(self) -> dict[str, Any]:
-        return super()._options() | {"output_padding": self.output_padding}
+    _output_padding = _ConvTransposeNd._output_padding
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        place: Any = _ConvTransposeNd._output_padding
-        sizes = (self.stride, self.padding, self.kernel_size, len(self.kernel_size), self.dilation)
-        extra = place(self, x, output_size, *sizes)
-        weight = self.weight
-        return type(self)._convolve(x, weight, self.bias, self.stride, self.padding, extra, self.groups, self.dilation)
+        return self.dense.forward(self, x, output_size)
 
 
 class TNConvTranspose1d(TNConvTranspose):
@@ -215,7 +179,7 @@ class TNConvTranspose1d(TNConvTranspose):
     torch.Size([3, 4, 10])
     """
 
-    dense, kind, _convolve = nn.ConvTranspose1d, "conv_transpose1d", staticmethod(F.conv_transpose1d)
+    dense, kind = nn.ConvTranspose1d, "conv_transpose1d"
 
 
 class TNConvTranspose2d(TNConvTranspose):
@@ -240,7 +204,7 @@ class TNConvTranspose2d(TNConvTranspose):
     torch.Size([2, 8, 16, 16])
     """
 
-    dense, kind, _convolve = nn.ConvTranspose2d, "conv_transpose2d", staticmethod(F.conv_transpose2d)
+    dense, kind = nn.ConvTranspose2d, "conv_transpose2d"
 
 
 class TNConvTranspose3d(TNConvTranspose):
@@ -253,4 +217,4 @@ class TNConvTranspose3d(TNConvTranspose):
     torch.Size([1, 2, 4, 4, 4])
     """
 
-    dense, kind, _convolve = nn.ConvTranspose3d, "conv_transpose3d", staticmethod(F.conv_transpose3d)
+    dense, kind = nn.ConvTranspose3d, "conv_transpose3d"

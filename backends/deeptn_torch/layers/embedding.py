@@ -9,15 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deeptn.base import positive_int
-from deeptn.engine import gather_rows, seconds
-from deeptn.engine.machine import machine
+from deeptn.engine import gather_rows
 from deeptn.errors import SpecError
-from deeptn.models import as_network
+from deeptn.models import Mode, as_network
 from deeptn.network import Network
 from deeptn.spec import Layout
 from deeptn.topologies import Topology
 
-from .base import Mode, TNLayer, trainable
+from .base import TNLayer
 
 
 class TNEmbedding(TNLayer):
@@ -52,7 +51,8 @@ class TNEmbedding(TNLayer):
     (torch.Size([2, 2, 512]), True)
     """
 
-    dense, kind = nn.Embedding, "embedding"
+    dense, kind, way = nn.Embedding, "embedding", "gather"
+    arguments = ("num_embeddings", "embedding_dim", "padding_idx")
 
     def __init__(
         self,
@@ -81,12 +81,9 @@ class TNEmbedding(TNLayer):
     def forward(self, indices: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return self._masked(indices, F.embedding(indices, self.weight))
-        weight = None if self.mode == "apply" else self._cached_weight()
+        weight, cores = self._weight_or_cores(indices.numel())
         if weight is not None:
             return self._masked(indices, F.embedding(indices, weight))
-        cores = self._cores()
-        if not self._applies(cores, indices):
-            return self._masked(indices, F.embedding(indices, self.weight))
         low, high = (0, 0) if indices.is_cuda else map(int, indices.aminmax())
         if low < 0 or high >= self.num_embeddings:
             raise IndexError(f"indices from {low} to {high}, the table has the rows 0 to {self.num_embeddings - 1}")
@@ -99,30 +96,16 @@ class TNEmbedding(TNLayer):
             return rows
         return rows.masked_fill((indices == self.padding_idx).unsqueeze(-1), 0.0)
 
-    def _applies(self, cores: tuple[Tensor, ...], indices: Tensor) -> bool:
-        if self.mode == "materialize" or not self.network.is_linear or indices.numel() == 0:
-            return False
-        if self.mode == "apply":
-            return True
-        if not torch.is_grad_enabled() or not trainable(cores):
-            return False
-        rows = 1 << (indices.numel() - 1).bit_length()
-        if rows not in self._ways:
-            figures = machine(cores[0] if cores[0].is_cuda else "torch")
-            decode = self.network.cost("materialize")
-            self._ways[rows] = seconds(self.network.cost("gather", rows), figures) < seconds(decode, figures)
-        return self._ways[rows]
-
-    def extra_repr(self) -> str:
-        padding = "" if self.padding_idx is None else f", padding_idx={self.padding_idx}"
-        return f"{self.num_embeddings}, {self.embedding_dim}{padding}, {self._describe()}"
-
     @classmethod
     def from_embedding(
-        cls, dense: nn.Embedding, topology: Topology | Network | str, fit: Any = "auto", layout: Layout | None = None
+        cls,
+        embedding: nn.Embedding,
+        topology: Topology | Network | str,
+        fit: Any = "auto",
+        layout: Layout | None = None,
     ) -> TNEmbedding:
-        """Replace a trained table; parameters as for `TNLinear.from_linear`."""
-        return cls.from_dense(dense, topology, fit, layout)
+        """Replace a trained table; parameters as for `from_dense`."""
+        return cls.from_dense(embedding, topology, fit, layout)
 
     @classmethod
     def like(cls, dense: nn.Embedding, net: Network, device: Any) -> TNEmbedding:
@@ -131,7 +114,7 @@ class TNEmbedding(TNLayer):
             raise SpecError(
                 f"{dense} has max_norm, scale_grad_by_freq or sparse, which a generated table does not know"
             )
-        return cls(dense.num_embeddings, dense.embedding_dim, net, dense.padding_idx, device, dense.weight.dtype)
+        return super().like(dense, net, device)
 
     def to_embedding(self) -> nn.Embedding:
         """Return the dense layer that computes the same."""
@@ -143,6 +126,3 @@ class TNEmbedding(TNLayer):
             with torch.no_grad():
                 dense.weight[self.padding_idx] = 0.0
         return dense
-
-    def _make_dense(self, bias: bool, device: Any, dtype: Any) -> nn.Embedding:
-        return nn.Embedding(self.num_embeddings, self.embedding_dim, self.padding_idx, device=device, dtype=dtype)

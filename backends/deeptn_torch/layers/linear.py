@@ -10,13 +10,14 @@ from torch import Tensor, nn
 
 from deeptn.base import positive_int
 from deeptn.errors import LayoutError
-from deeptn.models import as_network
+from deeptn.models import Mode, as_network
 from deeptn.network import Network, multiply
 from deeptn.spec import Layout
 from deeptn.topologies import Topology
 
 from ..engine import autocasts
-from .base import Mode, TNLayer, contract_traced, trainable
+from .base import TNLayer, contract_traced
+from .cache import trainable
 
 
 class TNLinear(TNLayer):
@@ -53,7 +54,7 @@ class TNLinear(TNLayer):
     (torch.Size([5, 120]), 384)
     """
 
-    dense, kind = nn.Linear, "linear"
+    dense, kind, arguments = nn.Linear, "linear", ("in_features", "out_features", "bias")
 
     def __init__(
         self,
@@ -79,14 +80,9 @@ class TNLinear(TNLayer):
         if torch.compiler.is_compiling():
             return self._traced(x)
         bias = self._parameters["bias"]
-        weight = None if self.mode == "apply" else self._cached_weight()
+        weight, cores = self._weight_or_cores(-(-x.numel() // self.in_features))
         if weight is not None:
             return F.linear(x, weight, bias)
-        cores = self._cores()
-        if not self._applies(cores, x):
-            if self.mode == "apply":  # of a network with activations
-                weight = self._cached_weight()
-            return F.linear(x, self._decoded(cores) if weight is None else weight, bias)
         if x.shape[-1] != self.in_features:
             raise LayoutError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
         if torch.is_grad_enabled() and trainable(cores):
@@ -108,51 +104,13 @@ class TNLinear(TNLayer):
             y = y.to(torch.get_autocast_dtype(x.device.type))
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    def _applies(self, cores: tuple[Tensor, ...], x: Tensor) -> bool:
-        if self.mode == "materialize" or not self.network.is_linear or x.numel() == 0:
-            return False
-        if self.mode == "apply":
-            return True
-        if not torch.is_grad_enabled() or not trainable(cores):
-            return False
-        rows = 1 << (x.numel() // self.in_features - 1).bit_length()  # one search per power of two
-        if rows not in self._ways:
-            self._ways[rows] = self._choose(rows)
-        return self._ways[rows]
-
-    def extra_repr(self) -> str:
-        return f"in_features={self.in_features}, out_features={self.out_features}, {self._describe()}"
-
     @classmethod
     def from_linear(
         cls, linear: nn.Linear, topology: Topology | Network | str, fit: Any = "auto", layout: Layout | None = None
     ) -> TNLinear:
-        """Replace a trained layer.
-
-        Parameters
-        ----------
-        linear : nn.Linear
-        topology : deeptn.Topology, deeptn.Network or str
-        fit : {"auto"}, deeptn.Fit or None
-            How the cores are found; see `deeptn_torch.compress`.
-        layout : deeptn.Layout, optional
-
-        Returns
-        -------
-        TNLinear
-            With a copy of the bias, on the device and in the dtype of `linear`.
-        """
+        """Replace a trained layer; parameters as for `from_dense`."""
         return cls.from_dense(linear, topology, fit, layout)
-
-    @classmethod
-    def like(cls, dense: nn.Linear, net: Network, device: Any) -> TNLinear:
-        """Make a new layer with the arguments of a dense one, on a device of your own."""
-        bias = dense.bias is not None
-        return cls(dense.in_features, dense.out_features, net, bias, device, dense.weight.dtype)
 
     def to_linear(self) -> nn.Linear:
         """Return the dense layer that computes the same."""
         return self.to_dense()
-
-    def _make_dense(self, bias: bool, device: Any, dtype: Any) -> nn.Linear:
-        return nn.Linear(self.in_features, self.out_features, bias, device=device, dtype=dtype)

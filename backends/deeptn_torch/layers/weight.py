@@ -15,7 +15,8 @@ from deeptn.spec import Layout
 from deeptn.topologies import Topology
 
 from ..fit import find_params
-from .base import TNLayer, trainable
+from .base import TNLayer
+from .cache import trainable
 
 
 class TNWeight(TNLayer):
@@ -68,9 +69,6 @@ class TNWeight(TNLayer):
             self.load_cores(find_params(self.network, weight.detach().permute(self.axes), "auto"))
         self._ready = True
         return weight.new_empty(0)
-
-    def extra_repr(self) -> str:
-        return f"{self.network.shape}, {self._describe()}"
 
 
 def parametrize_(
