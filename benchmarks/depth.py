@@ -58,7 +58,7 @@ SHALLOW = {
 
 
 def moments(job: tuple[str, int | None, str, int]) -> dict[str, Any]:
-    """Mean over seeds of what `deeptn.inspect` says of a 120 × 400 weight at its start."""
+    """Mean over seeds of what `deeptn.analysis.inspect` says of a 120 × 400 weight at its start."""
     name, layers, scheme, seeds = job
     family = SHALLOW[name] if layers is None else replace(VARIANTS[name][0], layers=layers)
     net = dtn.network(family, (120, 400))
@@ -66,7 +66,7 @@ def moments(job: tuple[str, int | None, str, int]) -> dict[str, Any]:
     found = []
     for seed in range(seeds):
         weight = net.materialize(net.init(seed=seed, dtype="float64", scheme=scheme))
-        analysis = dtn.inspect(weight, dtn.Layout.single(net.shape))
+        analysis = dtn.analysis.inspect(weight, dtn.Layout.single(net.shape))
         assert analysis.moments is not None
         figures = analysis.moments
         found.append((figures.std / goal, figures.mean / goal, figures.kurtosis, analysis.cuts[0].effective_rank))
@@ -123,7 +123,7 @@ def training(job: tuple[str, int, int]) -> dict[str, Any]:
     model = nn.Sequential(nn.Flatten(), layer, nn.ReLU(), head)
     result: dict[str, Any] = {"name": name, "layers": layers, "seed": seed, "params": layer.network.num_params}
     try:
-        train(model, data, dtn.Recipe(epochs=10, lr=2e-3, core_lr=1e-2, batch=64), seed)
+        train(model, data, dtn.recipe.Recipe(epochs=10, lr=2e-3, core_lr=1e-2, batch=64), seed)
         result["accuracy"] = accuracy(model, data.test_x, data.test_y)
     except dtn.DeepTNError as error:
         result |= {"accuracy": 10.0, "failed": str(error)}

@@ -52,7 +52,7 @@ class Job:
     label : str
     topology : deeptn.Topology or None
         None for the controls, which `label` names.
-    recipe : deeptn.Recipe
+    recipe : deeptn.recipe.Recipe
     seed : int
         Of the head, of the cores and of the order of the images.
     split : {"test", "validation"}
@@ -70,7 +70,7 @@ class Job:
 
     label: str
     topology: dtn.Topology | None
-    recipe: dtn.Recipe
+    recipe: dtn.recipe.Recipe
     seed: int = 0
     split: str = "test"
     scheme: str = "orthogonal"
@@ -108,7 +108,7 @@ def make_net(job: Job) -> dtn.Network:
     factors = LAYOUTS[job.layout]
     layout = None if factors is None else dtn.Layout(SHAPE, factors, order="interleaved")
     net = dtn.network(job.topology, SHAPE, layout)
-    return dtn.with_scale(net) if job.scale else net
+    return dtn.fitting.with_scale(net) if job.scale else net
 
 
 def make_model(job: Job, folder: str | None) -> nn.Sequential:
@@ -135,7 +135,7 @@ def make_model(job: Job, folder: str | None) -> nn.Sequential:
 @cache
 def teacher(seed: int, split: str, folder: str | None) -> nn.Sequential:
     """A dense model, trained for ten epochs."""
-    job = Job("dense", None, dtn.Recipe(epochs=10, lr=1e-3), seed, split)
+    job = Job("dense", None, dtn.recipe.Recipe(epochs=10, lr=1e-3), seed, split)
     model = make_model(job, folder)
     train(model, images(split, folder), job.recipe, seed)
     return model.requires_grad_(False)
@@ -179,7 +179,7 @@ def run(job: Job, folder: str | None = None) -> dict[str, Any]:
         result["size"] = getattr(layer.network.topology, job.topology.size_field, None)
         result["stage_gradients"]["after"] = stage_gradients(model, data)
     weight = layer.weight.detach()
-    cut = dtn.inspect(weight).cuts[0]
+    cut = dtn.analysis.inspect(weight).cuts[0]
     result |= {"effective_rank": cut.effective_rank, "rank": cut.rank, "std": float(weight.std())}
     result["spectrum"] = [round(value, 5) for value in cut.spectrum[:: max(1, len(cut.spectrum) // 64)]]
     return result

@@ -79,7 +79,7 @@ class Case:
 
 def small(seed: int, first: int = 0) -> Iterator[Case]:
     """Networks of up to 2^14 entries, endlessly, one family after another from the one of number `first` on."""
-    names = [name for name in dtn.topology_names() if hasattr(dtn, name)]
+    names = [name for name in dtn.topologies.topology_names() if hasattr(dtn, name)]
     for number in itertools.count(first):
         random = np.random.default_rng((seed, number))
         net = None

@@ -19,7 +19,7 @@ from deeptn_demo.environment import environment
 from fc2 import HEAD, RESULTS, Job, Log
 
 import deeptn as dtn
-from deeptn import Recipe
+from deeptn.recipe import Recipe
 
 BEST = Job(
     "TTMatrix",

@@ -17,7 +17,8 @@ from deeptn_demo.environment import environment
 from fc2 import CONTROLS, GRID, HEAD, RESULTS, SHAPE, Job, Log
 
 import deeptn as dtn
-from deeptn import Recipe, Topology
+from deeptn import Topology
+from deeptn.recipe import Recipe
 
 BUDGETS = (436, 980, 2068)
 LEAKY = "leaky_relu:0.2"

@@ -1,22 +1,11 @@
-"""Deep tensor networks as weights: define one, count its cost, decode or apply it with NumPy, PyTorch or JAX."""
+"""Deep tensor networks as weights: define one, count its cost, decode or apply it with NumPy, PyTorch or JAX.
 
-from .analysis import (
-    Analysis,
-    Compared,
-    Comparison,
-    Compressibility,
-    Cut,
-    Moments,
-    Needed,
-    analyze,
-    compare,
-    compressibility,
-    draw,
-    inspect,
-    light_cone,
-    rank_bound,
-    summary,
-)
+What most programs need has its name here; the rest is in the packages: `deeptn.spec`, `deeptn.topologies`,
+`deeptn.fitting`, `deeptn.analysis`, `deeptn.models`, `deeptn.files`, `deeptn.engine`, `deeptn.testing`.
+"""
+
+from . import analysis, arrays, convert, engine, files, fitting, joint, models, recipe, spec, topologies  # noqa: F401
+from .analysis import compare, draw, summary
 from .budget import at_budget
 from .constraints import isometrize
 from .convert import (
@@ -30,14 +19,11 @@ from .convert import (
     to_quimb,
     to_tensornetwork,
 )
-from .engine import Choice, Cost
 from .errors import DeepTNError, FormatError, LayoutError, MissingBackendError, PlanError, ProgramError, SpecError
-from .files import StoredLayer, StoredModel, load, load_model, save, save_model
-from .fitting import Decomposition, Fit, FitResult, Growth, decompose, deepen, grow, widen, with_scale
-from .joint import Joint, joint
+from .files import load, load_model, save, save_model
+from .fitting import decompose
 from .network import Network, network
-from .recipe import Recipe
-from .spec import Layout, Leg, NetworkSpec, Node, Stage, register_activation, stack
+from .spec import Layout, NetworkSpec, Node, Stage
 from .topologies import (
     CP,
     MERA,
@@ -59,7 +45,6 @@ from .topologies import (
     TTMatrix,
     Tucker,
     register_topology,
-    topology_names,
 )
 
 #: The one place of the version; the build reads it.
@@ -69,45 +54,27 @@ __all__ = [
     "CP",
     "MERA",
     "PEPS",
-    "Analysis",
     "AugmentedTree",
     "BlockTerm",
     "BrickWall",
     "Butterfly",
-    "Choice",
-    "Compared",
-    "Comparison",
-    "Compressibility",
-    "Cost",
-    "Cut",
-    "Decomposition",
     "DeepTNError",
-    "Fit",
-    "FitResult",
     "FormatError",
     "Graph",
-    "Growth",
     "HierarchicalTucker",
-    "Joint",
     "Kronecker",
     "Layout",
     "LayoutError",
-    "Leg",
     "LowRank",
     "MissingBackendError",
-    "Moments",
-    "Needed",
     "Network",
     "NetworkSpec",
     "Node",
     "PlanError",
     "Product",
     "ProgramError",
-    "Recipe",
     "SpecError",
     "Stage",
-    "StoredLayer",
-    "StoredModel",
     "Sum",
     "TTMatrix",
     "TensorRing",
@@ -115,38 +82,25 @@ __all__ = [
     "Topology",
     "Tree",
     "Tucker",
-    "analyze",
     "at_budget",
     "compare",
-    "compressibility",
     "decompose",
-    "deepen",
     "draw",
     "from_adjacency",
     "from_einsum",
     "from_networkx",
     "from_quimb",
     "from_tensornetwork",
-    "grow",
-    "inspect",
     "isometrize",
-    "joint",
-    "light_cone",
     "load",
     "load_model",
     "network",
-    "rank_bound",
-    "register_activation",
     "register_topology",
     "save",
     "save_model",
-    "stack",
     "summary",
     "to_einsum",
     "to_networkx",
     "to_quimb",
     "to_tensornetwork",
-    "topology_names",
-    "widen",
-    "with_scale",
 ]

@@ -30,7 +30,7 @@ class Joint:
     Examples
     --------
     >>> import deeptn as dtn
-    >>> both = dtn.joint(dtn.BrickWall(layers=1), [(120, 400), (84, 120)])
+    >>> both = dtn.joint.joint(dtn.BrickWall(layers=1), [(120, 400), (84, 120)])
     >>> params = both.init(seed=0)
     >>> [W.shape for W in both.materialize(params)], both.num_params
     ([(120, 400), (84, 120)], 144)
@@ -106,7 +106,7 @@ def joint(topology: Topology | str, shapes: Sequence[Sequence[int]], layout: Lay
     VGG-16's two large layers by one brick wall, instead of 424 parameters by two:
 
     >>> import deeptn as dtn
-    >>> dtn.joint(dtn.BrickWall(layers=1), [(4096, 512), (4096, 4096)]).num_params
+    >>> dtn.joint.joint(dtn.BrickWall(layers=1), [(4096, 512), (4096, 4096)]).num_params
     240
     """
     if not isinstance(shapes, Iterable):

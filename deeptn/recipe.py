@@ -43,7 +43,7 @@ class Recipe:
         probabilities at `temperature`, times its square.
     temperature : float
     grow : tuple of (epoch, size)
-        Before that epoch (from 0) every generated weight that is smaller grows to that size (`deeptn.grow`).
+        Before that epoch (from 0) every generated weight that is smaller grows to that size (`deeptn.fitting.grow`).
 
     Notes
     -----

@@ -40,7 +40,7 @@ def write(folder: Path) -> None:
     drawings = folder / "gallery"
     drawings.mkdir(exist_ok=True)
     page = [HEAD]
-    for name in sorted(dtn.topology_names()):
+    for name in sorted(dtn.topologies.topology_names()):
         cls = type(topology(name))
         if cls.__module__.partition(".")[0] != "deeptn":
             continue

@@ -112,7 +112,7 @@ NETWORKS = {
     "scalar-node": dtn.network(dtn.Graph(nodes={"A": "ax", "B": "xb", "s": ""}), (4, 6)),
     "shared": dtn.Network(
         dtn.NetworkSpec(
-            (dtn.Leg("a0_0", 4, 0), dtn.Leg("a1_0", 4, 1)),
+            (dtn.spec.Leg("a0_0", 4, 0), dtn.spec.Leg("a1_0", 4, 1)),
             (
                 dtn.Stage((dtn.Node("A", ("s", "t")),), ("s", "t"), "relu", "rms"),
                 dtn.Stage(

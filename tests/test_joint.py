@@ -13,7 +13,7 @@ SHAPES = [(12, 10), (6, 4, 3, 3), (5, 12)]
 
 @pytest.mark.parametrize("family", [dtn.BrickWall(layers=3), dtn.MERA(rank=3), dtn.TensorTrain(rank=4), dtn.CP(rank=3)])
 def test_the_weights_are_slices_with_their_own_scale(family, library):
-    together = dtn.joint(family, SHAPES)
+    together = dtn.joint.joint(family, SHAPES)
     params = together.init(seed=1, like=library)
     weights = together.materialize(params)
     whole = to_numpy(together.net.materialize(params))
@@ -30,7 +30,7 @@ def test_the_weights_are_slices_with_their_own_scale(family, library):
 
 
 def test_two_layers_train_together(torch):
-    together = dtn.joint(dtn.BrickWall(layers=4), [(32, 64), (10, 32)])
+    together = dtn.joint.joint(dtn.BrickWall(layers=4), [(32, 64), (10, 32)])
     cores = {name: p.requires_grad_() for name, p in together.init(seed=0, like="torch").items()}
     generator = torch.Generator().manual_seed(0)
     x, labels = torch.randn(256, 64, generator=generator), torch.randint(10, (256,), generator=generator)
@@ -48,8 +48,8 @@ def test_two_layers_train_together(torch):
 
 def test_bad_shapes():
     with pytest.raises(dtn.LayoutError, match=r"shapes = \[\]; expected at least one shape"):
-        dtn.joint(dtn.BrickWall(), [])
+        dtn.joint.joint(dtn.BrickWall(), [])
     with pytest.raises(dtn.LayoutError, match=r"shapes\[1\]\[0\] must be at least 1, got 0"):
-        dtn.joint(dtn.BrickWall(), [(3, 4), (0, 2)])
+        dtn.joint.joint(dtn.BrickWall(), [(3, 4), (0, 2)])
     with pytest.raises(dtn.SpecError, match="column legs"):
-        dtn.joint(dtn.LowRank(), [(3, 4), (4, 2)])
+        dtn.joint.joint(dtn.LowRank(), [(3, 4), (4, 2)])

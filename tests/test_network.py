@@ -219,7 +219,7 @@ def test_any_graph(graph):
     st.sampled_from(["default", "exact", "interleaved", "padded"]),
 )
 def test_any_shape_and_size(family, shape, size, how):
-    cls = {name: getattr(dtn, name) for name in dtn.topology_names() if hasattr(dtn, name)}[family]
+    cls = {name: getattr(dtn, name) for name in dtn.topologies.topology_names() if hasattr(dtn, name)}[family]
     layout = {
         "default": None,
         "exact": dtn.Layout(tuple(shape)),

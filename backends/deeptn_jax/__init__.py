@@ -3,8 +3,8 @@
 Layers for Equinox and Flax NNX are in `deeptn_jax.equinox` and `deeptn_jax.nnx`.
 """
 
-from deeptn import Fit, FitResult
 from deeptn.engine import register_runner
+from deeptn.fitting import Fit, FitResult
 
 from .engine import run
 from .fit import fit

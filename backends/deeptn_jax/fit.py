@@ -26,11 +26,11 @@ def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = N
         Floating point; half precision is fitted in float32.
     params : dict of str to jax.Array, optional
         Starting point. By default a random one (see `deeptn.Network.init`) of the root mean square of the weight.
-    how : deeptn.Fit, optional
+    how : deeptn.fitting.Fit, optional
 
     Returns
     -------
-    deeptn.FitResult
+    deeptn.fitting.FitResult
         ``(params, error, history)`` in the dtype of the weight. The error is never above that of the start.
 
     Raises
@@ -45,7 +45,7 @@ def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = N
     >>> import jax.numpy as jnp, deeptn as dtn
     >>> net = dtn.network(dtn.LowRank(rank=2), (8, 6))
     >>> W = jnp.outer(jnp.arange(1.0, 9.0), jnp.ones(6))
-    >>> fit(net, W, how=dtn.Fit(method="lbfgs", steps=60)).error < 1e-3
+    >>> fit(net, W, how=dtn.fitting.Fit(method="lbfgs", steps=60)).error < 1e-3
     True
     """
     return fit_by_gradient(net, weight, params, how, "jax", _minimise)

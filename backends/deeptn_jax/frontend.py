@@ -19,7 +19,7 @@ from .functional import apply, init
 
 
 class JaxFrontEnd:
-    """Pure functions, whose layer is a `deeptn.StoredLayer` of JAX arrays; the entry point ``jax``.
+    """Pure functions, whose layer is a `deeptn.files.StoredLayer` of JAX arrays; the entry point ``jax``.
 
     Examples
     --------

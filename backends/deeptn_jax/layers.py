@@ -65,7 +65,7 @@ class FromDense:
         dense : object
             Of the class that this one stands for; left as it is.
         topology : deeptn.Topology, deeptn.Network or str
-        fit : {"auto"}, deeptn.Fit or None
+        fit : {"auto"}, deeptn.fitting.Fit or None
             How the cores are found; see `compress`.
         layout : deeptn.Layout, optional
         key : jax.Array or int, optional

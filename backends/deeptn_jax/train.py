@@ -107,7 +107,7 @@ def train(
     x : array of shape (N, ...)
     y : integer array of shape (N,)
         Class numbers from 0.
-    recipe : deeptn.Recipe
+    recipe : deeptn.recipe.Recipe
         ``core_lr`` is for the cores of all `nets`.
     seed : int
         Of the order of the rows (NumPy's generator).
@@ -143,7 +143,7 @@ def train(
     >>> y = (x[:, 0] > 0).astype(int)
     >>> net = dtn.network("BrickWall", (2, 16))
     >>> found = train(lambda p, x: x @ p["fc"].T, {"fc": net.init(like="jax")}, {"fc": net}, x, y,
-    ...               dtn.Recipe(epochs=20, batch=16, core_lr=0.02), seed=0)
+    ...               dtn.recipe.Recipe(epochs=20, batch=16, core_lr=0.02), seed=0)
     >>> found.loss < 0.6
     True
     """

@@ -1,6 +1,6 @@
 """PyTorch front-end: layers, compression and files of models, fits, training."""
 
-from deeptn import Fit, FitResult
+from deeptn.fitting import Fit, FitResult
 
 from .export import export_onnx
 from .fit import fit

@@ -42,7 +42,7 @@ def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, h
     >>> import torch, deeptn as dtn
     >>> net = dtn.network(dtn.LowRank(rank=2), (8, 6))
     >>> W = torch.outer(torch.arange(1.0, 9.0), torch.ones(6))
-    >>> fit(net, W, how=dtn.Fit(method="lbfgs", steps=60)).error < 1e-3
+    >>> fit(net, W, how=dtn.fitting.Fit(method="lbfgs", steps=60)).error < 1e-3
     True
     """
     return fit_by_gradient(

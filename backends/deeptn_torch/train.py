@@ -50,7 +50,7 @@ def train(
         Parameters without ``requires_grad`` stay as they are.
     data : object
         With tensors ``train_x`` of shape (N, ...) and ``train_y`` of shape (N,), the class numbers.
-    recipe : deeptn.Recipe
+    recipe : deeptn.recipe.Recipe
     seed : int
         Of the order of the rows; the same seed gives every model the same batches.
     on_step : callable
@@ -172,7 +172,7 @@ def core_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     Parameters
     ----------
     model : nn.Module
-    recipe : deeptn.Recipe
+    recipe : deeptn.recipe.Recipe
 
     Returns
     -------

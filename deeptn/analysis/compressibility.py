@@ -63,7 +63,7 @@ class Compressibility:
     Examples
     --------
     >>> import numpy as np, deeptn as dtn
-    >>> dtn.compressibility(np.ones((4, 4)), (20,), ["LowRank"]).rows[0].params
+    >>> dtn.analysis.compressibility(np.ones((4, 4)), (20,), ["LowRank"]).rows[0].params
     8
     """
 
@@ -149,7 +149,7 @@ def compressibility(
     --------
     >>> import numpy as np, deeptn as dtn
     >>> W = np.diag([1.0, 0.1, 0.01, 0.001]) @ np.linalg.qr(np.arange(16.0).reshape(4, 4) ** 2 + np.eye(4))[0]
-    >>> report = dtn.compressibility(W, (10, 30), ["LowRank"])
+    >>> report = dtn.analysis.compressibility(W, (10, 30), ["LowRank"])
     >>> [(row.label, row.params) for row in report.rows]
     [('LowRank(rank=1)', 8), ('LowRank(rank=2)', 16)]
     """

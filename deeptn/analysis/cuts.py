@@ -42,7 +42,7 @@ class Cut:
     Examples
     --------
     >>> import numpy as np, deeptn as dtn
-    >>> cut = dtn.inspect(np.eye(4)).cuts[0]
+    >>> cut = dtn.analysis.inspect(np.eye(4)).cuts[0]
     >>> cut.rank, round(cut.effective_rank, 6), [round(s, 3) for s in cut.spectrum]
     (4, 4.0, [0.5, 0.5, 0.5, 0.5])
     """

@@ -32,7 +32,7 @@ class Moments:
     Examples
     --------
     >>> import numpy as np, deeptn as dtn
-    >>> dtn.inspect(np.array([[1.0, -1.0], [1.0, -1.0]])).moments
+    >>> dtn.analysis.inspect(np.array([[1.0, -1.0], [1.0, -1.0]])).moments
     Moments(mean=0.0, std=1.0, kurtosis=1.0)
     """
 
@@ -57,7 +57,7 @@ class Analysis:
     Examples
     --------
     >>> import deeptn as dtn
-    >>> print(dtn.analyze(dtn.network(dtn.LowRank(rank=2), (12, 10))))
+    >>> print(dtn.analysis.analyze(dtn.network(dtn.LowRank(rank=2), (12, 10))))
     Network(LowRank(rank=2), shape=(12, 10), legs=(12, 10), num_params=44)
     cut             matrix   bound  rank  effective  entropy
     rows | columns  12 x 10  2      -     -          -
@@ -101,7 +101,9 @@ class Analysis:
         """
         cuts = [cut for cut in self.cuts if cut.spectrum]
         if not cuts:
-            raise SpecError("an analysis without parameters has no spectrum; write dtn.analyze(net, params).plot()")
+            raise SpecError(
+                "an analysis without parameters has no spectrum; write dtn.analysis.analyze(net, params).plot()"
+            )
         figure = optional("matplotlib.figure", "draw").Figure(layout="constrained")
         ax = figure.subplots()
         for number, cut in enumerate(cuts):
@@ -144,10 +146,10 @@ def analyze(net: Network, params: ParamsLike | None = None, tolerance: float = T
 
     >>> import deeptn as dtn
     >>> net = dtn.network(dtn.BrickWall(layers=1), (8, 8))
-    >>> [cut.bound for cut in dtn.analyze(net).cuts]
+    >>> [cut.bound for cut in dtn.analysis.analyze(net).cuts]
     [2, 2, 4, 2, 4, 2]
     >>> deep = dtn.network(dtn.BrickWall(layers=2), (8, 8))
-    >>> analysis = dtn.analyze(deep, deep.init(seed=0, dtype="float64"))
+    >>> analysis = dtn.analysis.analyze(deep, deep.init(seed=0, dtype="float64"))
     >>> analysis.cuts[0].bound, analysis.cuts[0].rank
     (8, 8)
     """
@@ -200,7 +202,7 @@ def inspect(weight: Array, layout: Layout | None = None, tolerance: float = TOLE
     Examples
     --------
     >>> import numpy as np, deeptn as dtn
-    >>> cuts = dtn.inspect(np.outer(np.ones(4), np.arange(1.0, 7.0))).cuts
+    >>> cuts = dtn.analysis.inspect(np.outer(np.ones(4), np.arange(1.0, 7.0))).cuts
     >>> cuts[0].name, cuts[0].rank, round(cuts[0].effective_rank, 6)
     ('rows | columns', 1, 1.0)
     """

@@ -121,14 +121,14 @@ def save_model(model: StoredModel, path: str | os.PathLike[str]) -> None:
     >>> import deeptn as dtn, tempfile, os
     >>> net = dtn.network(dtn.BrickWall(layers=1), (10, 64))
     >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
-    >>> dtn.save_model(dtn.StoredModel({"fc": dtn.StoredLayer("linear", net, net.init(), None)}, {}), path)
+    >>> dtn.save_model(dtn.files.StoredModel({"fc": dtn.files.StoredLayer("linear", net, net.init(), None)}, {}), path)
     >>> dtn.load_model(path).layers["fc"].network == net
     True
     """
     if not isinstance(model, StoredModel):
         raise SpecError(
-            f"save_model(model, path): the model must be a deeptn.StoredModel, got {type(model).__name__}; models of "
-            "PyTorch and JAX have the save_model of their front-end"
+            f"save_model(model, path): the model must be a deeptn.files.StoredModel, got {type(model).__name__}; "
+            "models of PyTorch and JAX have the save_model of their front-end"
         )
     if not model.layers:
         raise PlanError("the model has no generated layer; compress it first, or save its tensors with safetensors")
@@ -179,8 +179,8 @@ def load_model(path: str | os.PathLike[str]) -> StoredModel:
     >>> import deeptn as dtn, numpy as np, tempfile, os
     >>> net = dtn.network(dtn.TTMatrix(rank=2), (10, 64))
     >>> path = os.path.join(tempfile.mkdtemp(), "model.safetensors")
-    >>> layer = dtn.StoredLayer("linear", net, net.init(), np.zeros(10))
-    >>> dtn.save_model(dtn.StoredModel({"fc": layer}, {"head.weight": np.eye(10)}), path)
+    >>> layer = dtn.files.StoredLayer("linear", net, net.init(), np.zeros(10))
+    >>> dtn.save_model(dtn.files.StoredModel({"fc": layer}, {"head.weight": np.eye(10)}), path)
     >>> fc = dtn.load_model(path).layers["fc"]
     >>> (fc.network.apply(fc.params, np.ones((5, 64))) + fc.bias).shape
     (5, 10)

@@ -119,7 +119,7 @@ def find_params(
     there is one. None: a random start of the root mean square of the weight.
     """
     if how is not None and how != "auto" and not isinstance(how, Fit):
-        raise SpecError(f"fit = {how!r}; expected 'auto', None or a deeptn.Fit")
+        raise SpecError(f"fit = {how!r}; expected 'auto', None or a deeptn.fitting.Fit")
     start = None
     if how is not None and net.topology is not None and net.topology.closed_form_suffices:
         start = decompose(weight, net.topology, net.layout).params

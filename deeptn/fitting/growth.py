@@ -32,7 +32,7 @@ class Growth(NamedTuple):
     --------
     >>> import deeptn as dtn
     >>> net = dtn.network(dtn.TensorTrain(rank=2), (8, 8))
-    >>> larger, params, error = dtn.widen(net, net.init(seed=0), 4)
+    >>> larger, params, error = dtn.fitting.widen(net, net.init(seed=0), 4)
     >>> larger.num_params, error < 1e-12
     (104, True)
     """
@@ -77,7 +77,7 @@ def grow(net: Network, params: ParamsLike, size: int, noise: float | None = None
     --------
     >>> import deeptn as dtn
     >>> net = dtn.network(dtn.BrickWall(layers=2), (8, 8))
-    >>> grown = dtn.grow(net, net.init(seed=0), 4)
+    >>> grown = dtn.fitting.grow(net, net.init(seed=0), 4)
     >>> grown.net.topology.layers, grown.error < 1e-5
     (4, True)
     """
@@ -114,7 +114,7 @@ def deepen(net: Network, params: ParamsLike, noise: float = 0.0, seed: int = 0) 
     --------
     >>> import deeptn as dtn
     >>> net = dtn.network(dtn.BrickWall(layers=2), (8, 8))
-    >>> deeper = dtn.deepen(net, net.init(seed=0))
+    >>> deeper = dtn.fitting.deepen(net, net.init(seed=0))
     >>> deeper.net.topology.layers, deeper.error < 1e-6
     (3, True)
     """
@@ -157,7 +157,7 @@ def widen(net: Network, params: ParamsLike, size: int, noise: float = 0.1, seed:
     --------
     >>> import deeptn as dtn
     >>> net = dtn.network(dtn.Tree(rank=2), (16, 16))
-    >>> wider = dtn.widen(net, net.init(seed=0), 4)
+    >>> wider = dtn.fitting.widen(net, net.init(seed=0), 4)
     >>> net.num_params, wider.net.num_params, wider.error < 1e-6
     (52, 208, True)
     """
@@ -210,7 +210,7 @@ def with_scale(net: Network) -> Network:
     Examples
     --------
     >>> import numpy as np, deeptn as dtn
-    >>> net = dtn.with_scale(dtn.network(dtn.TensorTrain(rank=2), (8, 8)))
+    >>> net = dtn.fitting.with_scale(dtn.network(dtn.TensorTrain(rank=2), (8, 8)))
     >>> params = net.init(seed=0)
     >>> twice = params | {"scale": 2 * params["scale"]}
     >>> bool(np.allclose(net.materialize(twice), 2 * net.materialize(params)))

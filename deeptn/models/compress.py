@@ -27,10 +27,10 @@ def compress(
         expression for the whole name. If several match, an exact name wins, then the first.
     ignore : iterable of str
         Patterns of layers to leave alone.
-    fit : {"auto"}, deeptn.Fit or None
+    fit : {"auto"}, deeptn.fitting.Fit or None
         ``"auto"``: the closed form where the family has one (`deeptn.decompose`), else a fit by gradient with the
-        defaults of `deeptn.Fit`. A `Fit`: by gradient, from the closed form where there is one. None: random cores that
-        give W its root mean square.
+        defaults of `deeptn.fitting.Fit`. A `Fit`: by gradient, from the closed form where there is one. None: random
+        cores that give W its root mean square.
     seed : optional
         Of random cores, which differ from layer to layer: an integer, or what the framework has for it (a generator,
         a key). By default a fresh one.

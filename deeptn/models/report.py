@@ -31,7 +31,7 @@ class LayerReport:
     error : float
         ``‖W - W'‖ / ‖W‖`` (Frobenius) between the old weight and the generated one.
     flops, write, peak : int
-        Cost of decoding the weight once (see `deeptn.Cost`).
+        Cost of decoding the weight once (see `deeptn.engine.Cost`).
     """
 
     name: str

@@ -56,7 +56,7 @@ def register_activation(
     >>> import deeptn as dtn
     >>> def square(x):
     ...     return x * x
-    >>> dtn.register_activation("square", square)
+    >>> dtn.spec.register_activation("square", square)
     >>> dtn.network(dtn.BrickWall(layers=2, activation="square"), (4, 4)).num_params
     72
     """

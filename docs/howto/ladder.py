@@ -14,7 +14,7 @@ class Ladder(dtn.Topology):
     rank: int = 2
     size_field: ClassVar[str] = "rank"
 
-    def build(self, legs: tuple[dtn.Leg, ...]) -> dtn.NetworkSpec:
+    def build(self, legs: tuple[dtn.spec.Leg, ...]) -> dtn.NetworkSpec:
         edges = [(k, k + 2) for k in range(len(legs) - 2)] + [(k, k + 1) for k in range(0, len(legs) - 1, 2)]
         bonds = {edge: f"b{edge[0]}_{edge[1]}" for edge in edges}
         cores = [(leg.name, *(bonds[edge] for edge in edges if k in edge)) for k, leg in enumerate(legs)]

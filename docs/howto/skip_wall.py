@@ -21,7 +21,7 @@ class SkipWall(dtn.Topology):
     size_field: ClassVar[str] = "blocks"
     choices: ClassVar = {"blocks": (1, 2, 3), "activation": ("relu", "tanh")}
 
-    def build(self, legs: tuple[dtn.Leg, ...]) -> dtn.NetworkSpec:
+    def build(self, legs: tuple[dtn.spec.Leg, ...]) -> dtn.NetworkSpec:
         levels = ["top", *(f"B{block}{level}" for block in range(self.blocks) for level in "ab"), "legs"]
         stages, sizes, wires = [], {}, []
         for number, level in enumerate(levels):
@@ -44,10 +44,10 @@ class SkipWall(dtn.Topology):
 # [use]
 net = dtn.at_budget("SkipWall", (12, 10), params=400)  # 2 blocks
 params = net.init(seed=0)
-larger = dtn.grow(net, params, 3)  # another block, the same weight
+larger = dtn.fitting.grow(net, params, 3)  # another block, the same weight
 
 model = torch.nn.Sequential(torch.nn.Linear(10, 12), torch.nn.ReLU(), torch.nn.Linear(12, 2))
-small, report = deeptn_torch.compress(model, {"0": "SkipWall"}, fit=dtn.Fit(steps=20))
+small, report = deeptn_torch.compress(model, {"0": "SkipWall"}, fit=dtn.fitting.Fit(steps=20))
 # [/use]
 
 assert (net.topology, net.num_params) == (SkipWall(blocks=2), 320)

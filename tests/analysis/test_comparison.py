@@ -12,7 +12,7 @@ INPUTS = RNG.normal(size=(50, 40))
 
 def by_gradient(net, weight):
     torch, deeptn_torch = pytest.importorskip("torch"), pytest.importorskip("deeptn_torch")
-    found = deeptn_torch.fit(net, torch.as_tensor(weight, dtype=torch.float64), how=dtn.Fit(steps=60)).params
+    found = deeptn_torch.fit(net, torch.as_tensor(weight, dtype=torch.float64), how=dtn.fitting.Fit(steps=60)).params
     return {name: p.numpy() for name, p in found.items()}
 
 
@@ -53,12 +53,12 @@ def test_a_family_that_cannot_be_so_small_is_named():
     assert found.rows[0].params is None
     assert "at least 64 parameters" in found.rows[0].note
     assert found.rows[1].params is not None
-    needed = dtn.compressibility(WEIGHT, (10,), ["LowRank"], most=60).rows[0]
+    needed = dtn.analysis.compressibility(WEIGHT, (10,), ["LowRank"], most=60).rows[0]
     assert (needed.params, "at least 64" in needed.note) == (None, True)
 
 
 def test_compressibility_finds_the_smallest_size():
-    found = dtn.compressibility(WEIGHT, (5, 20, 40, 60), ["LowRank", "TensorTrain", "TTMatrix"], inputs=INPUTS)
+    found = dtn.analysis.compressibility(WEIGHT, (5, 20, 40, 60), ["LowRank", "TensorTrain", "TTMatrix"], inputs=INPUTS)
     values = np.linalg.svd(WEIGHT, compute_uv=False)
     errors = [np.linalg.norm(values[rank:]) / np.linalg.norm(values) for rank in range(1, 25)]
     for row in found.rows[:4]:
@@ -79,19 +79,21 @@ def test_compressibility_finds_the_smallest_size():
 
 def test_compressibility_of_deep_networks():
     easy = np.outer(np.arange(1.0, 17.0), np.ones(16)) / 16
-    rows = dtn.compressibility(easy, (3, 60), ["BrickWall"], fit=by_gradient, most=200).rows
+    rows = dtn.analysis.compressibility(easy, (3, 60), ["BrickWall"], fit=by_gradient, most=200).rows
     assert rows[0].params is not None
     assert rows[1].params is None
     assert rows[1].error is not None
     assert rows[1].error > 1e-3
-    assert dtn.compressibility(easy, (10,), ["BrickWall"]).rows[0].note == "no closed form, and no fit was given"
+    assert (
+        dtn.analysis.compressibility(easy, (10,), ["BrickWall"]).rows[0].note == "no closed form, and no fit was given"
+    )
 
 
 def test_plots(tmp_path):
     found = dtn.compare(WEIGHT, budget=300, inputs=INPUTS)
     found.plot().savefig(tmp_path / "a.png")
     dtn.compare(WEIGHT, budget=300).plot().savefig(tmp_path / "b.png")
-    figure = dtn.compressibility(WEIGHT, (10, 20)).plot()
+    figure = dtn.analysis.compressibility(WEIGHT, (10, 20)).plot()
     assert [line.get_label() for line in figure.axes[0].lines] == [
         "LowRank",
         "TensorTrain",
@@ -100,11 +102,11 @@ def test_plots(tmp_path):
         "dense",
     ]
     net = dtn.network("BrickWall", (8, 8))
-    spectra = dtn.analyze(net, net.init()).plot().axes[0].lines
+    spectra = dtn.analysis.analyze(net, net.init()).plot().axes[0].lines
     assert len(spectra) == 6
-    assert len(dtn.inspect(WEIGHT).plot().axes[0].lines[0].get_xdata()) == 24
+    assert len(dtn.analysis.inspect(WEIGHT).plot().axes[0].lines[0].get_xdata()) == 24
     with pytest.raises(dtn.SpecError, match="no spectrum"):
-        dtn.analyze(net).plot()
+        dtn.analysis.analyze(net).plot()
 
 
 @pytest.mark.parametrize(
@@ -113,8 +115,8 @@ def test_plots(tmp_path):
         (lambda: dtn.compare(np.ones(8)), "two axes"),
         (lambda: dtn.compare(WEIGHT, inputs=np.ones((5, 7))), r"expected an array \(N, 40\)"),
         (lambda: dtn.compare(WEIGHT, budget=0), "budget"),
-        (lambda: dtn.compressibility(WEIGHT, (0,)), "positive numbers"),
-        (lambda: dtn.compressibility(WEIGHT, (10,), most=-1), "most"),
+        (lambda: dtn.analysis.compressibility(WEIGHT, (0,)), "positive numbers"),
+        (lambda: dtn.analysis.compressibility(WEIGHT, (10,), most=-1), "most"),
         (lambda: dtn.compare(WEIGHT, ["LowRnk"]), "LowRank"),
     ],
 )
@@ -125,11 +127,11 @@ def test_bad_input(call, match):
 
 def test_a_fit_that_fails_is_not_enough():
     nothing = lambda net, weight: {name: np.full(shape, np.nan) for name, shape in net.spec.param_shapes.items()}
-    assert dtn.compressibility(WEIGHT, (10,), ["BrickWall"], fit=nothing, most=200).rows[0].params is None
+    assert dtn.analysis.compressibility(WEIGHT, (10,), ["BrickWall"], fit=nothing, most=200).rows[0].params is None
 
 
 def test_levels_may_be_an_array_and_one_family_may_not_fit():
-    rows = dtn.compressibility(
+    rows = dtn.analysis.compressibility(
         WEIGHT, np.arange(10, 30, 10), [dtn.Tree(activation=None), dtn.Tree(activation=None, arity=3)]
     )
     assert [row.decibels for row in rows.rows] == [10, 20, 10, 20]
@@ -148,9 +150,9 @@ def test_one_family_alone_is_not_a_list(topologies):
 
 
 def test_moments_at_the_edges():
-    flat = dtn.inspect(np.full((12, 10), 0.1)).moments
+    flat = dtn.analysis.inspect(np.full((12, 10), 0.1)).moments
     assert flat is not None
     assert (flat.std, flat.kurtosis) == (0.0, 0.0)
-    tiny = dtn.inspect(RNG.normal(size=(50, 40)) * 1e-83).moments
+    tiny = dtn.analysis.inspect(RNG.normal(size=(50, 40)) * 1e-83).moments
     assert tiny is not None
     assert tiny.kurtosis == pytest.approx(3, abs=0.5)

@@ -18,7 +18,7 @@ from ..market import NETWORKS, nets
 
 @nets
 def test_a_random_draw_never_exceeds_the_bound(net):
-    analysis = dtn.analyze(net, net.init(seed=1, dtype="float64"), tolerance=1e-9)
+    analysis = dtn.analysis.analyze(net, net.init(seed=1, dtype="float64"), tolerance=1e-9)
     assert len(analysis.cuts) >= len(net.layout.legs) - 1
     for cut in analysis.cuts:
         assert cut.bound is not None
@@ -60,7 +60,7 @@ def test_the_bound_is_the_minimal_cut(name):
     legs = [leg.name for leg in net.layout.legs]
     for inside in (legs[:1], legs[1:], legs[::2], legs[: len(legs) // 2]):
         if 0 < len(inside) < len(legs):
-            assert dtn.rank_bound(net, inside) == brute_force(net, set(inside)), inside
+            assert dtn.analysis.rank_bound(net, inside) == brute_force(net, set(inside)), inside
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_the_bound_is_the_minimal_cut(name):
 )
 def test_generic_networks_reach_their_bound(family):
     net = dtn.network(family, (16, 16))
-    analysis = dtn.analyze(net, net.init(seed=0, scheme="gaussian", dtype="float64"), tolerance=1e-10)
+    analysis = dtn.analysis.analyze(net, net.init(seed=0, scheme="gaussian", dtype="float64"), tolerance=1e-10)
     assert all(cut.rank == cut.bound for cut in analysis.cuts)
 
 
@@ -83,7 +83,7 @@ def test_depth_and_activation_raise_the_rank_of_a_brick_wall():
     ranks = {}
     for layers, activation in ((1, None), (2, None), (2, "relu")):
         net = dtn.network(dtn.BrickWall(layers=layers, activation=activation), (64, 64))
-        cuts = dtn.analyze(net, net.init(seed=0, dtype="float64"), tolerance=1e-9).cuts
+        cuts = dtn.analysis.analyze(net, net.init(seed=0, dtype="float64"), tolerance=1e-9).cuts
         ranks[layers, activation] = cuts[0].rank, cuts[0].bound
         if layers == 1:
             assert [cut.bound for cut in cuts[1:]] == [2, 4] * 5 + [2]
@@ -95,7 +95,7 @@ def test_depth_and_activation_raise_the_rank_of_a_brick_wall():
 def test_entropies_are_those_of_quimb():
     mps = qtn.MPS_rand_state(6, bond_dim=4, dtype="float64", seed=3)
     net, params = dtn.from_quimb(mps, shape=(8, 8))
-    cuts = dtn.analyze(net, params).cuts
+    cuts = dtn.analysis.analyze(net, params).cuts
     entropies = [cut.entropy or 0.0 for cut in cuts]
     assert np.isclose(entropies[0], entropies[3])
     for place in range(1, 6):
@@ -107,14 +107,14 @@ def test_entropies_are_those_of_quimb():
 def test_inspect_says_the_same_of_the_weight(library):
     net = dtn.network(dtn.TTMatrix(rank=2), (12, 18))
     params = net.init(seed=0, like=library)
-    mine, given = dtn.analyze(net, params), dtn.inspect(net.materialize(params), net.layout)
+    mine, given = dtn.analysis.analyze(net, params), dtn.analysis.inspect(net.materialize(params), net.layout)
     for cut, other in zip(mine.cuts, given.cuts, strict=True):
         assert (cut.name, cut.sizes, cut.rank) == (other.name, other.sizes, other.rank)
         assert np.isclose(cut.entropy or 0.0, other.entropy or 0.0, rtol=1e-5)
         assert other.bound is None
     assert json.loads(given.to_json())["cuts"][0]["name"] == "rows | columns"
     assert str(mine).splitlines()[2].split() == ["cut", "matrix", "bound", "rank", "effective", "entropy"]
-    assert dtn.inspect(np.zeros((4, 4))).cuts[0].rank == 0
+    assert dtn.analysis.inspect(np.zeros((4, 4))).cuts[0].rank == 0
 
 
 @nets
@@ -138,12 +138,12 @@ def test_light_cones_are_the_ancestors(net):
     names = {node.name for node in net.spec.nodes}
     for leg in net.layout.legs:
         above = nx.ancestors(graph, (len(net.spec.stages) - 1, leg.name)) & names
-        assert above <= set(dtn.light_cone(net, leg.name))
+        assert above <= set(dtn.analysis.light_cone(net, leg.name))
 
 
 def test_light_cone_of_a_brick_wall_widens_by_a_gate_per_half_layer():
     net = dtn.network(dtn.BrickWall(layers=2), (256, 256))
-    sizes = [len(dtn.light_cone(net, leg.name)) for leg in net.layout.legs]
+    sizes = [len(dtn.analysis.light_cone(net, leg.name)) for leg in net.layout.legs]
     inner = 1 + 2 + 3 + 4  # half-layers from the last one back
     assert sizes[:8] == [1 + 1 + 2, 1 + 2 + 2 + 3, 1 + 2 + 2 + 3, *[inner] * 5]
 
@@ -151,8 +151,8 @@ def test_light_cone_of_a_brick_wall_widens_by_a_gate_per_half_layer():
 def test_bad_cuts():
     net = NETWORKS["train"]
     with pytest.raises(dtn.SpecError, match="unknown leg 'a0_9'; expected one of"):
-        dtn.rank_bound(net, ["a0_9"])
+        dtn.analysis.rank_bound(net, ["a0_9"])
     with pytest.raises(dtn.SpecError, match="a cut has legs on both sides, got 0 of 8"):
-        dtn.rank_bound(net, [])
+        dtn.analysis.rank_bound(net, [])
     with pytest.raises(dtn.SpecError, match="unknown leg 'b0'"):
-        dtn.light_cone(net, "b0")
+        dtn.analysis.light_cone(net, "b0")

@@ -16,8 +16,8 @@ from deeptn_torch import load_model
 from deeptn_torch.train import accuracy, mean_loss, train
 
 import deeptn as dtn
-from deeptn import Recipe
 from deeptn.cli import main
+from deeptn.recipe import Recipe
 
 from .test_data import tiny
 

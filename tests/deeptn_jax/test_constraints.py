@@ -7,7 +7,7 @@ import torch
 from deeptn_jax import train as jax_train
 
 import deeptn as dtn
-from deeptn import Recipe
+from deeptn.recipe import Recipe
 
 from ..tiers import choose
 from ..toy import X, Y, deviation, forward, model, to_jax

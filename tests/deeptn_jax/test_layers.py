@@ -84,7 +84,7 @@ def test_equinox_convolutions(family, sizes):
     x = jax.random.normal(KEY, (5, 4, *sizes))
     assert layer.network.shape == (6, 2, *[3] * len(sizes))
     assert close(jax.vmap(layer)(x), jax.vmap(layer.to_dense())(x))
-    again = make.from_dense(layer.to_dense(), family, fit=dtn.Fit(steps=2))
+    again = make.from_dense(layer.to_dense(), family, fit=dtn.fitting.Fit(steps=2))
     assert again(x[0]).shape == layer(x[0]).shape
     assert again.dense.padding_mode == "CIRCULAR"
 
@@ -145,7 +145,7 @@ def test_nnx_convolutions(family, sizes):
     x = jax.random.normal(KEY, (5, *sizes, 4))
     assert layer.network.shape == (6, 2, *[3] * len(sizes))
     assert close(layer(x), layer.to_dense()(x))
-    again = tnx.TNConv.from_dense(layer.to_dense(), family, fit=dtn.Fit(steps=2))
+    again = tnx.TNConv.from_dense(layer.to_dense(), family, fit=dtn.fitting.Fit(steps=2))
     assert again(x).shape == layer(x).shape
 
 
@@ -208,7 +208,9 @@ def test_equinox_models_are_compressed_saved_and_read(tmp_path):
         tne.compress(eqx.nn.Linear(3, 4, key=KEY), {"*": "LowRank"})
 
 
-@pytest.mark.parametrize("how", [dtn.Fit(steps=60), dtn.Fit(method="lbfgs", steps=30)], ids=["adam", "lbfgs"])
+@pytest.mark.parametrize(
+    "how", [dtn.fitting.Fit(steps=60), dtn.fitting.Fit(method="lbfgs", steps=30)], ids=["adam", "lbfgs"]
+)
 def test_fit(how):
     net = dtn.network(dtn.BrickWall(layers=1), (8, 8))
     weight = net.materialize(net.init(3, like="jax"))
@@ -216,7 +218,7 @@ def test_fit(how):
     assert len(found.history) == how.steps + 1
     assert found.error <= found.history[0]
     assert found.error == pytest.approx(min(found.history), abs=1e-5)
-    half = deeptn_jax.fit(net, weight.astype(jnp.bfloat16), how=dtn.Fit(steps=3))
+    half = deeptn_jax.fit(net, weight.astype(jnp.bfloat16), how=dtn.fitting.Fit(steps=3))
     assert {str(array.dtype) for array in half.params.values()} == {"bfloat16"}
     with pytest.raises(dtn.SpecError, match="must be a jax array of shape"):
         deeptn_jax.fit(net, np.ones((8, 8)))  # type: ignore[arg-type]
@@ -228,7 +230,7 @@ def test_adam_takes_the_steps_of_torch(x64):
 
     net = dtn.network(dtn.BrickWall(layers=2), (8, 12))
     weight = np.random.default_rng(0).normal(size=(8, 12))
-    how = dtn.Fit(steps=40)
+    how = dtn.fitting.Fit(steps=40)
     mine = deeptn_jax.fit(net, jnp.asarray(weight), how=how)
     theirs = torch_fit(net, torch.as_tensor(weight), how=how)
     assert np.allclose(mine.history, theirs.history, rtol=1e-6)

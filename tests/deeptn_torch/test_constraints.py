@@ -11,8 +11,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 import deeptn as dtn
-from deeptn import Recipe
 from deeptn.constraints import isometric_nodes
+from deeptn.recipe import Recipe
 
 from ..tiers import choose
 from ..toy import data, deviation, model

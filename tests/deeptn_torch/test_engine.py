@@ -167,7 +167,7 @@ def test_a_state_that_is_normalised_and_not_activated(size):
         dtn.Stage((dtn.Node("A", ("s", "t")),), ("s", "t"), None, "rms"),
         dtn.Stage((dtn.Node("C", ("a0_0", "s", "t")),), ("a0_0",)),
     )
-    spec = dtn.NetworkSpec((dtn.Leg("a0_0", 2, 0),), stages, (("s", 2), ("t", 2)))
+    spec = dtn.NetworkSpec((dtn.spec.Leg("a0_0", 2, 0),), stages, (("s", 2), ("t", 2)))
     net = dtn.Network(spec, dtn.Layout((2,), ((2,),)))
     inputs, program = tensors(net), program_of(net, size)
     ours = torch.autograd.grad(engine.run(program, inputs).sum(), inputs)
@@ -199,7 +199,7 @@ def test_lazily_conjugated_tensors(size):
 
 
 def test_an_activation_that_gives_back_what_it_gets(size):
-    dtn.register_activation("as_it_is", as_it_is)
+    dtn.spec.register_activation("as_it_is", as_it_is)
     net = dtn.network(dtn.BrickWall(layers=3, activation="as_it_is", normalize=None), (16, 16))
     inputs, program = tensors(net), program_of(net, size)
     theirs = torch.autograd.grad(run_plain(program, inputs).square().sum(), inputs)

@@ -12,7 +12,7 @@ from deeptn_torch import core_groups, shrink, train
 from torch import nn
 
 import deeptn as dtn
-from deeptn import Recipe
+from deeptn.recipe import Recipe
 
 from ..toy import X, Y, data, forward, model, to_jax
 
@@ -222,13 +222,13 @@ def test_a_layer_grows_and_keeps_its_weight(family, size):
 
 @pytest.mark.parametrize("family", [dtn.LowRank(), dtn.BrickWall(), dtn.Sum(terms=(dtn.LowRank(), dtn.BrickWall()))])
 def test_a_scale_of_its_own(family):
-    net = dtn.with_scale(dtn.network(family, (12, 10)))
+    net = dtn.fitting.with_scale(dtn.network(family, (12, 10)))
     params = net.init(dtype="float64")
     weight = net.materialize(params)
     assert np.isclose(np.sqrt((weight**2).mean()), np.sqrt(2 / 10), rtol=1e-3)
     assert np.allclose(net.materialize(params | {"scale": params["scale"] * 3}), 3 * weight)
     with pytest.raises(dtn.SpecError, match="'scale' already"):
-        dtn.with_scale(net)
+        dtn.fitting.with_scale(net)
 
 
 def test_a_plain_loop_is_as_good():
@@ -346,15 +346,15 @@ def test_stale_gradients_of_frozen_parameters_do_not_count_in_clipping():
 @pytest.mark.parametrize("family", [dtn.BrickWall(layers=2), dtn.BrickWall(layers=3, residual=True, normalize=None)])
 def test_a_little_noise_changes_little(family):
     net = dtn.network(family, (8, 16))
-    assert dtn.deepen(net, net.init(dtype="float64"), noise=1e-6).error < 1e-4
+    assert dtn.fitting.deepen(net, net.init(dtype="float64"), noise=1e-6).error < 1e-4
     linear = dtn.network(dtn.BrickWall(layers=2, activation=None), (8, 16))
     params = linear.init(dtype="float64")
-    larger, grown, error = dtn.grow(linear, params, 4, noise=0.3)
+    larger, grown, error = dtn.fitting.grow(linear, params, 4, noise=0.3)
     before, after = linear.materialize(params), larger.materialize(grown)
     assert error == pytest.approx(np.linalg.norm(after - before) / np.linalg.norm(before))
     both = dtn.network(dtn.Sum(terms=(dtn.LowRank(), dtn.BrickWall())), (8, 16))
     with pytest.raises(dtn.SpecError, match="widen turns"):
-        dtn.grow(both, both.init(), 4)
+        dtn.fitting.grow(both, both.init(), 4)
 
 
 def test_cores_of_another_shape_are_refused():

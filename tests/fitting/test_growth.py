@@ -30,13 +30,13 @@ def test_a_deeper_wall_has_the_same_weight(wall, library):
     pytest.importorskip(library)
     net = dtn.network(*wall)
     params = net.init(seed=1, like=library)
-    deeper = dtn.deepen(net, params)
+    deeper = dtn.fitting.deepen(net, params)
     assert deeper.error < 1e-6  # single precision
-    assert dtn.deepen(net, net.init(seed=1, dtype="float64")).error < 1e-12
+    assert dtn.fitting.deepen(net, net.init(seed=1, dtype="float64")).error < 1e-12
     assert deeper.net.topology == replace(wall[0], layers=wall[0].layers + 1)
     assert {type(p) for p in deeper.params.values()} == {type(p) for p in params.values()}
     assert close(deeper.net.materialize(deeper.params), net.materialize(params), 1e-5)
-    again = dtn.deepen(deeper.net, deeper.params)
+    again = dtn.fitting.deepen(deeper.net, deeper.params)
     assert close(again.net.materialize(again.params), net.materialize(params), 1e-5)
 
 
@@ -45,13 +45,13 @@ def test_the_error_of_other_activations_is_stated():
     for activation in ("leaky_relu:0.2", "tanh"):
         net = dtn.network(dtn.BrickWall(layers=2, activation=activation), (16, 16))
         params = net.init(seed=1, dtype="float64")
-        deeper = dtn.deepen(net, params)
+        deeper = dtn.fitting.deepen(net, params)
         before, after = net.materialize(params), deeper.net.materialize(deeper.params)
         errors[activation] = deeper.error
         assert np.isclose(deeper.error, np.linalg.norm(after - before) / np.linalg.norm(before))
     assert 0.01 < errors["leaky_relu:0.2"] < 0.5
     assert 0.01 < errors["tanh"] < 0.5
-    noisy = dtn.deepen(dtn.network(*WALLS["relu"]), dtn.network(*WALLS["relu"]).init(seed=0), noise=0.1)
+    noisy = dtn.fitting.deepen(dtn.network(*WALLS["relu"]), dtn.network(*WALLS["relu"]).init(seed=0), noise=0.1)
     assert 0.01 < noisy.error < 1.0
 
 
@@ -83,10 +83,10 @@ def test_a_wider_network_has_the_same_weight(case, library):
     family, size = case
     net = dtn.network(family, (24, 18))
     params = net.init(seed=1, like=library)
-    wider = dtn.widen(net, params, size)
+    wider = dtn.fitting.widen(net, params, size)
     assert wider.net.num_params > net.num_params
     assert wider.error < 1e-6  # single precision
-    assert dtn.widen(net, net.init(seed=1, dtype="float64"), size).error < 1e-12
+    assert dtn.fitting.widen(net, net.init(seed=1, dtype="float64"), size).error < 1e-12
     assert close(wider.net.materialize(wider.params), net.materialize(params), 1e-5)
 
 
@@ -94,7 +94,7 @@ def test_a_wider_network_has_the_same_weight(case, library):
 def test_the_new_entries_are_trained(name, torch):
     family, size = FAMILIES[name]
     net = dtn.network(family, (16, 16))
-    wider = dtn.widen(net, net.init(seed=1, dtype="float64"), size)
+    wider = dtn.fitting.widen(net, net.init(seed=1, dtype="float64"), size)
     cores = {key: torch.from_numpy(p).requires_grad_() for key, p in wider.params.items()}
     probe = torch.randn(16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     (wider.net.materialize(cores) * probe).sum().backward()
@@ -110,7 +110,7 @@ def test_the_new_entries_are_trained(name, torch):
 def test_a_normalised_state_of_another_activation_changes_the_weight():
     net = dtn.network(dtn.Tree(rank=2, activation="tanh"), (16, 16))
     params = net.init(seed=1, dtype="float64")
-    wider = dtn.widen(net, params, 4)
+    wider = dtn.fitting.widen(net, params, 4)
     before, after = net.materialize(params), wider.net.materialize(wider.params)
     assert np.isclose(wider.error, np.linalg.norm(after - before) / np.linalg.norm(before))
     assert 1e-4 < wider.error < 0.5
@@ -119,7 +119,7 @@ def test_a_normalised_state_of_another_activation_changes_the_weight():
 def test_the_same_size_is_the_same_network():
     net = dtn.network(dtn.MERA(rank=2), (16, 16))
     params = net.init(seed=1, dtype="float64")
-    same = dtn.widen(net, params, 2)
+    same = dtn.fitting.widen(net, params, 2)
     assert same.net == net
     assert all(np.allclose(to_numpy(same.params[name]), params[name]) for name in params)
 
@@ -127,31 +127,31 @@ def test_the_same_size_is_the_same_network():
 def test_what_cannot_grow():
     wall, train = dtn.network(dtn.BrickWall(layers=1), (4, 4)), dtn.network(dtn.TensorTrain(rank=2), (4, 4))
     with pytest.raises(dtn.SpecError, match="one layer, and no activation or wire behind which"):
-        dtn.deepen(wall, wall.init())
+        dtn.fitting.deepen(wall, wall.init())
     with pytest.raises(dtn.SpecError, match=r"deepen adds layers, and TensorTrain\(rank=3\) has none that TensorTrain"):
-        dtn.deepen(train, train.init())
+        dtn.fitting.deepen(train, train.init())
     with pytest.raises(dtn.SpecError, match=r"widen enlarges bonds, and BrickWall\(layers=2\) has other nodes than"):
-        dtn.widen(wall, wall.init(), 2)
+        dtn.fitting.widen(wall, wall.init(), 2)
     with pytest.raises(dtn.SpecError, match=r"node 'core0' has the shape .* and cannot grow"):
-        dtn.widen(train, train.init(), 1)
+        dtn.fitting.widen(train, train.init(), 1)
     with pytest.raises(dtn.SpecError, match="size must be at least 1, got 0"):
-        dtn.widen(train, train.init(), 0)
+        dtn.fitting.widen(train, train.init(), 0)
     with pytest.raises(dtn.SpecError, match="params of another network"):
-        dtn.widen(train, wall.init(), 3)
+        dtn.fitting.widen(train, wall.init(), 3)
     bare = dtn.Network(train.spec, train.layout)
-    for what in (lambda: dtn.grow(bare, bare.init(), 3), lambda: dtn.deepen(bare, bare.init())):
+    for what in (lambda: dtn.fitting.grow(bare, bare.init(), 3), lambda: dtn.fitting.deepen(bare, bare.init())):
         with pytest.raises(dtn.SpecError, match=r"turns the size of a topology, got a network without one"):
             what()
     uniform = dtn.network(dtn.TensorTrain(rank=2, shared=True), (4, 4))
     with pytest.raises(dtn.SpecError, match="the larger network has no parameter 'core__2_2_2' to take over"):
-        dtn.grow(uniform, uniform.init(), 3)
+        dtn.fitting.grow(uniform, uniform.init(), 3)
 
 
 def test_growth_to_the_same_size_or_a_smaller_one_changes_nothing():
     net = dtn.network(dtn.TensorTrain(rank=(2, 4, 2)), (4, 4))
     params = net.init()
     for size in (1, 4):
-        same = dtn.grow(net, params, size)
+        same = dtn.fitting.grow(net, params, size)
         assert same.net is net
         assert all(same.params[name] is params[name] for name in params)
 
@@ -173,7 +173,7 @@ def test_the_last_term_of_a_sum_or_product_grows(case):
     family, size = case
     net = dtn.network(family, (16, 16))
     params = net.init(seed=1, dtype="float64")
-    larger = dtn.grow(net, params, size)
+    larger = dtn.fitting.grow(net, params, size)
     assert larger.net.topology == family.resized(size)
     assert family.resized(size).terms == (*family.terms[:-1], family.terms[-1].resized(size))
     assert family.resized(size).size == size

@@ -129,7 +129,7 @@ def test_every_pair(writer, family, dtype, kind, tmp_path):
     if kind == "linear" and dtype == "float32":
         assert layer.bias is not None
         assert np.allclose(layer.network.apply(layer.params, X[kind]) + layer.bias, wanted, atol=1e-6)
-    dtn.save_model(dtn.StoredModel({"layer": layer}, {}), tmp_path / "again")
+    dtn.save_model(dtn.files.StoredModel({"layer": layer}, {}), tmp_path / "again")
     for reader, mine in FRONT_ENDS.items():
         for file in ("m", "again"):
             read = mine.load(mine.dense(kind, dtype), tmp_path / file)

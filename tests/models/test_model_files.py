@@ -120,8 +120,8 @@ def test_mixed_dtypes_in_equinox(mode):
     "bias", [np.ones(1, "float32"), np.ones(3, "float32"), np.ones((4, 1), "float32"), np.ones(4, int)]
 )
 def test_a_bias_of_another_shape(bias, tmp_path):
-    layer = dtn.StoredLayer("linear", NET, NET.init(), bias)
-    dtn.save_model(dtn.StoredModel({"a": layer}, {}), tmp_path / "m")
+    layer = dtn.files.StoredLayer("linear", NET, NET.init(), bias)
+    dtn.save_model(dtn.files.StoredModel({"a": layer}, {}), tmp_path / "m")
     with pytest.raises(dtn.FormatError, match="a bias of"):
         dtn.load_model(tmp_path / "m")
 
@@ -158,8 +158,8 @@ class Both(nn.Module):
 def test_what_a_model_reads_has_its_own_dtype(reader, tmp_path):
     load, model = READERS[reader](np.zeros(2, "float32"))
     double = {name: core.astype("float64") for name, core in NET.init().items()}
-    layer = dtn.StoredLayer("linear", NET, double, np.zeros(4, "float16"))
-    dtn.save_model(dtn.StoredModel({"fc": layer}, {"rest": np.array([1, 2])}), tmp_path / "m")
+    layer = dtn.files.StoredLayer("linear", NET, double, np.zeros(4, "float16"))
+    dtn.save_model(dtn.files.StoredModel({"fc": layer}, {"rest": np.array([1, 2])}), tmp_path / "m")
     read = load(model, tmp_path / "m")
     save = {"torch": save_model, "equinox": tne.save_model, "nnx": tnx.save_model}[reader]
     save(read, tmp_path / "n")
@@ -176,12 +176,12 @@ def test_what_a_model_reads_has_its_own_dtype(reader, tmp_path):
 )
 def test_what_a_model_cannot_hold_is_refused(reader, stored, held, tmp_path):
     load, model = READERS[reader](np.zeros(2, held))
-    layer = dtn.StoredLayer("linear", NET, NET.init(), np.zeros(4, "float32"))
-    dtn.save_model(dtn.StoredModel({"fc": layer}, {"rest": stored}), tmp_path / "m")
+    layer = dtn.files.StoredLayer("linear", NET, NET.init(), np.zeros(4, "float32"))
+    dtn.save_model(dtn.files.StoredModel({"fc": layer}, {"rest": stored}), tmp_path / "m")
     with pytest.raises(dtn.FormatError, match=f"of {stored.dtype} in the file, of {held} in the model"):
         load(model, tmp_path / "m")
-    cores = dtn.StoredLayer("linear", NET, NET.init(dtype="complex64"), np.zeros(4, "float32"))
-    dtn.save_model(dtn.StoredModel({"fc": cores}, {"rest": np.zeros(2, held)}), tmp_path / "m")
+    cores = dtn.files.StoredLayer("linear", NET, NET.init(dtype="complex64"), np.zeros(4, "float32"))
+    dtn.save_model(dtn.files.StoredModel({"fc": cores}, {"rest": np.zeros(2, held)}), tmp_path / "m")
     with pytest.raises(dtn.FormatError, match="of complex64 in the file"):
         load(model, tmp_path / "m")
 
@@ -206,8 +206,8 @@ def test_what_no_dtype_of_the_model_holds(values, dtype):
 
 def test_complex_entries_keep_every_bit(tmp_path):
     odd = np.array([complex(-0.0, -0.0), complex(np.inf, np.nan), complex(1, -np.inf)], "complex64")
-    layer = dtn.StoredLayer("linear", NET, NET.init(), None)
-    dtn.save_model(dtn.StoredModel({"fc": layer}, {"odd": odd, "one": odd[:1].reshape(())}), tmp_path / "m")
+    layer = dtn.files.StoredLayer("linear", NET, NET.init(), None)
+    dtn.save_model(dtn.files.StoredModel({"fc": layer}, {"odd": odd, "one": odd[:1].reshape(())}), tmp_path / "m")
     found = dtn.load_model(tmp_path / "m").tensors
     assert found["odd"].tobytes() == odd.tobytes()
     assert found["one"].shape == ()
@@ -483,7 +483,7 @@ def test_dtypes_that_files_do_not_have(tmp_path):
 
 def test_complex_layers_in_equinox(tmp_path):
     cores = NET.init(dtype="complex64")
-    dtn.save_model(dtn.StoredModel({"fc": dtn.StoredLayer("linear", NET, cores, None)}, {}), tmp_path / "m")
+    dtn.save_model(dtn.files.StoredModel({"fc": dtn.files.StoredLayer("linear", NET, cores, None)}, {}), tmp_path / "m")
     model = {"fc": eqx.nn.Linear(4, 4, use_bias=False, dtype=jnp.complex64, key=KEY)}
     read = tne.load_model(model, tmp_path / "m")
     assert all(np.asarray(read["fc"].cores[name]).tobytes() == cores[name].tobytes() for name in cores)  # type: ignore[attr-defined]

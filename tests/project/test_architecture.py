@@ -75,7 +75,7 @@ def test_all_names_resolve_and_are_documented(module):
 
 
 def test_topologies_are_frozen_data_with_defaults():
-    for name in dtn.topology_names():
+    for name in dtn.topologies.topology_names():
         cls = getattr(dtn, name, None)
         if cls is None:  # registered by a test or a how-to
             continue

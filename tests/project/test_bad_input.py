@@ -13,8 +13,9 @@ import torch
 from torch import nn
 
 import deeptn as dtn
-from deeptn import FormatError, LayoutError, Leg, Node, PlanError, ProgramError, SpecError, Stage
+from deeptn import FormatError, LayoutError, Node, PlanError, ProgramError, SpecError, Stage
 from deeptn.engine import compile_network
+from deeptn.spec import Leg
 from deeptn.testing import networks
 
 NET = dtn.network(dtn.BrickWall(layers=2), (12, 10))
@@ -113,9 +114,9 @@ CASES = {
     "vector low rank": (lambda: dtn.network("LowRank", (8,)), SpecError, "column legs"),
     "vector ttmatrix": (lambda: dtn.network("TTMatrix", (8,)), SpecError, "column legs"),
     "register no class": (lambda: dtn.register_topology(int), SpecError, "is no topology"),
-    "register twice": (lambda: dtn.register_activation("relu", abs), SpecError, "already registered"),
-    "register no callable": (lambda: dtn.register_activation("new", 3), SpecError, "must be a callable"),
-    "register colon": (lambda: dtn.register_activation("a:b", abs), SpecError, "without a colon"),
+    "register twice": (lambda: dtn.spec.register_activation("relu", abs), SpecError, "already registered"),
+    "register no callable": (lambda: dtn.spec.register_activation("new", 3), SpecError, "must be a callable"),
+    "register colon": (lambda: dtn.spec.register_activation("a:b", abs), SpecError, "without a colon"),
     "sites 1": (lambda: dtn.BrickWall(sites=1), SpecError, r"BrickWall.sites = 1; at least 2"),
     "pattern": (lambda: dtn.BrickWall(pattern="bricks"), SpecError, "did you mean 'brick'"),
     "bond 0": (lambda: dtn.BrickWall(bond=0), SpecError, "BrickWall.bond must be at least 1, got 0"),
@@ -277,7 +278,7 @@ CASES = {
         SpecError,
         "no closed-form decomposition; fit it by gradient",
     ),
-    "joint number": (lambda: dtn.joint("BrickWall", 5), LayoutError, "expected shapes"),
+    "joint number": (lambda: dtn.joint.joint("BrickWall", 5), LayoutError, "expected shapes"),
     "adjacency no leg": (lambda: dtn.from_adjacency([[0, 2], [2, 0]]), SpecError, "no node has a leg"),
     "networkx hubs": (
         lambda: dtn.from_networkx(hubs(one={"hyper": True}, other={"hyper": True})),
@@ -519,9 +520,9 @@ CASES = {
     ),
     "decompress dense": (lambda: dtt.fold_(model()), PlanError, "has no generated layer"),
     "save arguments": (
-        lambda: dtn.save_model("x", dtn.StoredModel({}, {})),  # type: ignore[arg-type]
+        lambda: dtn.save_model("x", dtn.files.StoredModel({}, {})),  # type: ignore[arg-type]
         SpecError,
-        r"save_model\(model, path\): the model must be a deeptn.StoredModel, got str",
+        r"save_model\(model, path\): the model must be a deeptn.files.StoredModel, got str",
     ),
     "save dense": (lambda: dtt.save_model(model(), "x.safetensors"), PlanError, "no generated layer"),
     # JAX

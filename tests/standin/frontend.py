@@ -56,8 +56,8 @@ class CuPyFrontEnd:
         return None  # the library has no derivatives
 
     def save(self, layer: TNLinear, path: str | os.PathLike[str]) -> None:
-        stored = dtn.StoredLayer("linear", layer.network, layer.cores, layer.bias)
-        dtn.save_model(dtn.StoredModel({"layer": stored}, {}), path)
+        stored = dtn.files.StoredLayer("linear", layer.network, layer.cores, layer.bias)
+        dtn.save_model(dtn.files.StoredModel({"layer": stored}, {}), path)
 
     def load(self, path: str | os.PathLike[str]) -> TNLinear:
         stored = dtn.load_model(path).layers["layer"]

@@ -98,10 +98,12 @@ class CuPyModel:
             place, key = places[name]
             place[key] = cp.asarray(array)
 
-    def fit(self, net: dtn.Network, weight: Any, params: Any = None, how: dtn.Fit | None = None) -> dtn.FitResult:
+    def fit(
+        self, net: dtn.Network, weight: Any, params: Any = None, how: dtn.fitting.Fit | None = None
+    ) -> dtn.fitting.FitResult:
         if how is None or how.steps:
             raise dtn.PlanError("CuPy has no gradients; choose a family with a closed form, or write fit=None")
-        return dtn.FitResult(net.init(how.seed, std=float(np.std(weight))), float("nan"), [])
+        return dtn.fitting.FitResult(net.init(how.seed, std=float(np.std(weight))), float("nan"), [])
 
     def seed(self, given: int | None) -> int:
         return int(np.random.default_rng(given).integers(2**62))

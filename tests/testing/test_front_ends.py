@@ -34,7 +34,7 @@ def test_all_default_networks_are_tried():
     assert len(default_networks()) == 6
 
 
-@pytest.mark.parametrize("name", dtn.topology_names())
+@pytest.mark.parametrize("name", dtn.topologies.topology_names())
 def test_a_foreign_library_keeps_the_laws(name):
     check_front_end(CuPyFrontEnd(), [dtn.network(name, (10, 12))])
 

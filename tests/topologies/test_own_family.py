@@ -114,7 +114,7 @@ def test_the_budget_finds_it(skip_wall):
 def test_it_is_fitted_by_gradient(skip_wall, front_end):
     net = dtn.network(skip_wall(blocks=1), WEIGHT.shape)
     weight = torch.from_numpy(WEIGHT) if front_end is deeptn_torch else jax.numpy.asarray(WEIGHT)
-    found = front_end.fit(net, weight, how=dtn.Fit(steps=60, lr=0.05))
+    found = front_end.fit(net, weight, how=dtn.fitting.Fit(steps=60, lr=0.05))
     assert found.error < 0.9 * found.history[0]
     decoded = to_numpy(net.materialize(found.params))
     assert np.linalg.norm(decoded - WEIGHT) / np.linalg.norm(WEIGHT) == pytest.approx(found.error, rel=1e-3)
@@ -123,14 +123,14 @@ def test_it_is_fitted_by_gradient(skip_wall, front_end):
 def test_it_grows(skip_wall, library):
     net = dtn.network(skip_wall(blocks=1), (12, 10))
     params = net.init(seed=1, like=library)
-    larger = dtn.grow(net, params, 3)
+    larger = dtn.fitting.grow(net, params, 3)
     assert larger.net.topology == skip_wall(blocks=3)
     assert larger.error < 1e-6
     assert close(larger.net.materialize(larger.params), net.materialize(params), 1e-5)
-    deeper = dtn.deepen(net, net.init(seed=1, dtype="float64"))
+    deeper = dtn.fitting.deepen(net, net.init(seed=1, dtype="float64"))
     assert (deeper.net.topology, deeper.error < 1e-12) == (skip_wall(blocks=2), True)
     in_a_sum = dtn.network(dtn.Sum(terms=(dtn.LowRank(rank=1), skip_wall(blocks=1))), (12, 10))
-    assert dtn.grow(in_a_sum, in_a_sum.init(seed=1, dtype="float64"), 2).error < 1e-12
+    assert dtn.fitting.grow(in_a_sum, in_a_sum.init(seed=1, dtype="float64"), 2).error < 1e-12
 
 
 def test_models_are_compressed_by_its_name(skip_wall, tmp_path):
@@ -146,7 +146,7 @@ def test_models_are_compressed_by_its_name(skip_wall, tmp_path):
         (dtnnx, nnx_model, "layers.0"),
     ]
     for front_end, model, name in cases:
-        _, report = front_end.compress(model, {name: "SkipWall"}, fit=dtn.Fit(steps=2))
+        _, report = front_end.compress(model, {name: "SkipWall"}, fit=dtn.fitting.Fit(steps=2))
         assert [(row.name, row.topology) for row in report.layers] == [(name, "SkipWall(blocks=1)")]
 
 
@@ -160,7 +160,7 @@ class Outer(dtn.Topology):
     def default_layout(self, shape: Sequence[int]) -> dtn.Layout:
         return dtn.Layout.single(shape)
 
-    def build(self, legs: tuple[dtn.Leg, ...]) -> dtn.NetworkSpec:
+    def build(self, legs: tuple[dtn.spec.Leg, ...]) -> dtn.NetworkSpec:
         row, column = (leg.name for leg in legs)
         nodes = dtn.Node(f"U{self.rank}", (row, "b"), ("b",)), dtn.Node(f"V{self.rank}", ("b", column))
         return dtn.NetworkSpec(legs, (dtn.Stage(nodes, (row, column)),), (("b", self.rank),))
@@ -184,19 +184,19 @@ def test_a_family_may_bring_its_closed_form_and_its_growth(monkeypatch):
     best = dtn.decompose(WEIGHT, dtn.LowRank(rank=3)).error
     net, params, error = dtn.decompose(WEIGHT, Outer(rank=3))
     assert error == pytest.approx(best, rel=1e-5)
-    larger = dtn.grow(net, params, 5)
+    larger = dtn.fitting.grow(net, params, 5)
     assert larger.net.spec.param_shapes == {"U5": (12, 5), "V5": (5, 10)}
     assert larger.error < 1e-6
     rows = {row.label: row.error for row in dtn.compare(WEIGHT, budget=66).rows}
     assert rows["Outer(rank=3)"] == pytest.approx(best, rel=1e-5)
-    assert [row.label for row in dtn.compressibility(WEIGHT, (10,)).rows if "Outer" in row.label]
+    assert [row.label for row in dtn.analysis.compressibility(WEIGHT, (10,)).rows if "Outer" in row.label]
 
     def forgets(self, size, spec, params, noise, generator):
         return dtn.Topology.grown(self, size, spec, params, noise, generator)
 
     monkeypatch.setattr(Outer, "grown", forgets)
     with pytest.raises(dtn.SpecError, match="the larger network has no parameter 'U3' to take over"):
-        dtn.grow(net, params, 5)
+        dtn.fitting.grow(net, params, 5)
     monkeypatch.setattr(Outer, "closed_form", lambda self, spec, tensor: {"U2": tensor[:, :2], "V2": tensor[:2]})
     with pytest.raises(
         AssertionError, match=r"law 'closed form' of .*a weight of the family is decomposed with an error"

@@ -118,7 +118,7 @@ class TNLayer(CachedWeight):
             parametrize.register_parametrization(self.cores, name, isometry)
 
     def grow(self, size: int, noise: float | None = None) -> float:
-        """Enlarge the network to a size of its family, without changing the weight; see `deeptn.grow`.
+        """Enlarge the network to a size of its family, without changing the weight; see `deeptn.fitting.grow`.
 
         The cores become new parameters: an optimizer has to be told of them. Frozen ones stay frozen; what is added is
         frozen if all were.
@@ -128,7 +128,7 @@ class TNLayer(CachedWeight):
         size : int
             Layers of a brick wall, rank or terms of the others; at this size or above the layer stays as it is.
         noise : float, optional
-            As for `deeptn.grow`; a seed for it comes from torch's generator.
+            As for `deeptn.fitting.grow`; a seed for it comes from torch's generator.
 
         Returns
         -------
@@ -290,7 +290,7 @@ class TNLayer(CachedWeight):
         dense : nn.Module
             Of the class that this one stands for.
         topology : deeptn.Topology, deeptn.Network or str
-        fit : {"auto"}, deeptn.Fit or None
+        fit : {"auto"}, deeptn.fitting.Fit or None
             How the cores are found; see `deeptn_torch.compress`.
         layout : deeptn.Layout, optional
 

@@ -87,7 +87,7 @@ def parametrize_(
     name : str
         Of the parameter: ``"weight_hh_l0"``, ``"in_proj_weight"``.
     topology : deeptn.Topology, deeptn.Network or str
-    fit : {"auto"}, deeptn.Fit or None
+    fit : {"auto"}, deeptn.fitting.Fit or None
         How the cores are found; see `deeptn_torch.compress`.
     layout : deeptn.Layout, optional
 
