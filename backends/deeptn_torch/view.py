@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from autoray import get_dtype_name
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from deeptn.arrays import from_raw
@@ -86,7 +86,7 @@ class TorchModel:
         for module, names in owners.items():
             keys = dict.fromkeys((*weights_of(module), *generated_inside(module)), SINGLE)
             kind = Kind(module.kind, type(module)) if isinstance(module, TNLayer) else kind_of(KINDS, module)
-            if kind is not None and not isinstance(module._parameters.get("weight"), UninitializedTensorMixin):
+            if kind is not None and not is_lazy(module._parameters.get("weight")):
                 keys["weight"] = kind
             found += [Place(module, tuple(names), key, kind) for key, kind in keys.items()]
         return {place.names[0]: place for place in found}
@@ -144,7 +144,7 @@ class TorchModel:
         params = {id(param) for param in self.model.parameters()}
         found = {}
         for name, (_, value, constrained) in self._slots().items():
-            if not isinstance(value, Tensor) or isinstance(value, UninitializedTensorMixin):
+            if not isinstance(value, Tensor) or is_lazy(value):
                 why = LAZY if isinstance(value, Tensor) else f"is no tensor but a {type(value).__name__}"
                 found[name] = Entry((0,), None, name, partial(refuse, name, why), False, why)
                 continue
