@@ -78,7 +78,7 @@ class TorchModel:
         return given if isinstance(given, int) else int(torch.randint(2**62, (), generator=given).item())
 
     def _places(self) -> dict[str, Place]:
-        owners: dict[nn.Module, list[str]] = {}
+        owners: dict[Any, list[str]] = {}
         for name, module in self.model.named_modules(remove_duplicate=False):
             if ".parametrizations." not in f".{name}":
                 owners.setdefault(module, []).append(name)
