@@ -86,7 +86,8 @@ class TorchModel:
         for module, names in owners.items():
             keys = dict.fromkeys((*weights_of(module), *generated_inside(module)), SINGLE)
             kind = Kind(module.kind, type(module)) if isinstance(module, TNLayer) else kind_of(KINDS, module)
-            if kind is not None and not is_lazy(module._parameters.get("weight")):
+            weight: Any = module._parameters.get("weight")
+            if kind is not None and not is_lazy(weight):
                 keys["weight"] = kind
             found += [Place(module, tuple(names), key, kind) for key, kind in keys.items()]
         return {place.names[0]: place for place in found}
