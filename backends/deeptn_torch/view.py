@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedTensorMixin
+from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from deeptn.arrays import dtype_of, from_raw
@@ -77,7 +77,7 @@ class TorchModel:
         return given if isinstance(given, int) else int(torch.randint(2**62, (), generator=given).item())
 
     def _places(self) -> dict[str, Place]:
-        owners: dict[nn.Module, list[str]] = {}
+        owners: dict[Any, list[str]] = {}
         for name, module in self.model.named_modules(remove_duplicate=False):
             if ".parametrizations." not in f".{name}":
                 owners.setdefault(module, []).append(name)
@@ -85,7 +85,8 @@ class TorchModel:
         for module, names in owners.items():
             keys = dict.fromkeys((*weights_of(module), *generated_inside(module)), SINGLE)
             kind = Kind(module.kind, type(module)) if isinstance(module, TNLayer) else kind_of(KINDS, module)
-            if kind is not None and not isinstance(module._parameters.get("weight"), UninitializedTensorMixin):
+            weight: Any = module._parameters.get("weight")
+            if kind is not None and not is_lazy(weight):
                 keys["weight"] = kind
             found += [Place(module, tuple(names), key, kind) for key, kind in keys.items()]
         return {place.names[0]: place for place in found}
@@ -143,7 +144,7 @@ class TorchModel:
         params = {id(param) for param in self.model.parameters()}
         found = {}
         for name, (_, value, constrained) in self._slots().items():
-            if not isinstance(value, Tensor) or isinstance(value, UninitializedTensorMixin):
+            if not isinstance(value, Tensor) or is_lazy(value):
                 why = LAZY if isinstance(value, Tensor) else f"is no tensor but a {type(value).__name__}"
                 found[name] = Entry((0,), None, name, partial(refuse, name, why), False, why)
                 continue

@@ -176,7 +176,7 @@ class ModelView(Protocol):
         """Fit a network to a weight by gradient, as `deeptn_torch.fit` does."""
         ...
 
-    def seed(self, given: Any) -> int:
+    def seed(self, given: Any, /) -> int:
         """Make a seed of what the framework has for randomness (a number, a generator, a key); None: a fresh one."""
         ...
 

@@ -54,6 +54,9 @@ class LoudEquinox(eqx.nn.Linear):
         return 100 * super().__call__(x)
 
 
+loud: Any = LoudEquinox
+
+
 class LoudNNX(nnx.Linear):
     def __call__(self, x):  # type: ignore[override]
         return 100 * super().__call__(x)
@@ -61,7 +64,7 @@ class LoudNNX(nnx.Linear):
 
 LOUD: dict[str, Any] = {
     "torch": lambda: (compress, load_model, nn.ModuleDict({"a": LoudTorch(4, 4), "b": nn.Linear(4, 4)})),
-    "equinox": lambda: (tne.compress, tne.load_model, {"a": LoudEquinox(4, 4, key=KEY), "b": dense()}),
+    "equinox": lambda: (tne.compress, tne.load_model, {"a": loud(4, 4, key=KEY), "b": dense()}),
     "nnx": lambda: (
         tnx.compress,
         tnx.load_model,

@@ -66,7 +66,8 @@ class CuPyModel:
             if isinstance(part, (Linear, TNLinear)):
                 keys = [key for key in ("weight", "bias") if getattr(part, key, None) is not None]
                 found |= {f"{name}.{key}": (vars(part), key) for key in keys}
-                found |= {f"{name}.cores.{core}": (part.cores, core) for core in getattr(part, "cores", ())}
+                cores = getattr(part, "cores", {})
+                found |= {f"{name}.cores.{core}": (cores, core) for core in cores}
             else:
                 found[name] = self.model, name
         return found

@@ -76,6 +76,9 @@ class LoudEquinox(eqx.nn.Linear):
         return 2 * super().__call__(x)
 
 
+loud: Any = LoudEquinox
+
+
 class LoudNNX(nnx.Linear):
     def __call__(self, x):  # type: ignore[override]
         return 2 * super().__call__(x)
@@ -124,7 +127,7 @@ def equinox_parts() -> Any:
         "fc": eqx.nn.Linear(8, 6, key=KEY),
         "twin": eqx.nn.Linear(8, 6, key=KEY),
         "own": OwnEquinox(jax.random.normal(KEY, (5, 8)), jnp.full(5, 2.0)),
-        "loud": LoudEquinox(8, 6, key=KEY),
+        "loud": loud(8, 6, key=KEY),
         "stack": stack,
         "count": jnp.arange(3),
         "table": np.full(3, 0.1),
@@ -232,11 +235,11 @@ def test_layers_of_your_own(library, tmp_path):
 
 
 def test_a_layer_of_your_own_is_read_as_any_other_of_its_kind(tmp_path):
-    model = nn.ModuleDict({"own": OwnTorch()})
+    model: Any = nn.ModuleDict({"own": OwnTorch()})
     small, _ = dtt.compress(model, {"own": dtn.LowRank(rank=5)})
     assert type(small["own"]).forward is OwnTorch.forward
     dtt.save_model(small, tmp_path / "m")
-    plain = tne.load_model({"own": eqx.nn.Linear(8, 5, key=KEY)}, tmp_path / "m")
+    plain: Any = tne.load_model({"own": eqx.nn.Linear(8, 5, key=KEY)}, tmp_path / "m")
     x = np.ones(8, "float32")
     assert np.allclose(plain["own"](x), to_numpy(model["own"](torch.as_tensor(x))), atol=1e-5)
     dtt.fold_(small)
@@ -307,7 +310,7 @@ class WritesHalf(CuPyModel):
 
 class WritesElsewhere(CuPyModel):
     def write(self, arrays):
-        super().write(arrays | {"scale": np.ones((2, 3)) * len(arrays)} if "scale" not in arrays else arrays)
+        super().write({"scale": np.ones((2, 3)) * len(arrays), **arrays})
 
 
 class TiesApart(CuPyModel):

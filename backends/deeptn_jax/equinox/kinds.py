@@ -34,7 +34,7 @@ class TNRegistered(TNLayer):
     kind: str = eqx.field(static=True)  # type: ignore[misc]
 
     def __init__(self, dense: Any, network: Network, cores: Mapping[str, jax.Array], kind: str):
-        self.cores, self.network, self.kind = dict(cores), network, kind
+        self.cores, self.network, self.kind = dict(cores), network, kind  # type: ignore[misc]
         self.dense = eqx.tree_at(lambda dense: dense.weight, dense, None)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
