@@ -15,17 +15,14 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "support.json"
 
 
 def few() -> set[matrix.Case]:
-    """Eager torch in full; of every other way of every framework every layer, network and dtype once."""
-    axes = [list(matrix.LAYERS), list(matrix.FAMILIES), list(matrix.DTYPES)]
-    found = set()
+    """Eager torch in full; of all other ways of torch every layer, network and dtype once, of JAX once in some way."""
+    layers, families, dtypes = list(matrix.LAYERS), list(matrix.FAMILIES), list(matrix.DTYPES)
+    found: set[matrix.Case] = {("torch", *case, "eager") for case in itertools.product(layers, families, dtypes)}
     for framework, ways in matrix.WAYS.items():
-        for way in ways:
-            if (framework, way) == ("torch", "eager"):
-                places = [*itertools.product(*(range(len(axis)) for axis in axes))]
-            else:
-                places = covering([len(axis) for axis in axes], 1)
-            for place in places:
-                layer, family, dtype = (axis[k] for axis, k in zip(axes, place))
+        for some in [[way] for way in ways] if framework == "torch" else [ways]:
+            axes = [layers, families, dtypes, some]
+            for place in covering([len(axis) for axis in axes], 1):
+                layer, family, dtype, way = (axis[k] for axis, k in zip(axes, place))
                 found.add((framework, layer, family, dtype, way))
     return found
 
