@@ -52,7 +52,7 @@ def take_over(
         if array.ndim != len(shape) or any(a > b for a, b in zip(array.shape, shape)):
             raise SpecError(f"node {node.name!r} has the shape {array.shape}, and cannot grow to {shape}")
         scale = (0.1 if noise is None else noise) * math.sqrt(float(np.mean(np.abs(array) ** 2)))
-        grown = scale * generator.standard_normal(shape).astype(array.dtype)
+        grown = np.asarray(scale * generator.standard_normal(shape), array.dtype)
         grown[tuple(slice(n) for n in array.shape)] = array
         for axis, ix in enumerate(node.indices):
             if zeros.get(ix) == node.name:

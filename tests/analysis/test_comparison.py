@@ -95,6 +95,7 @@ def test_plots(tmp_path):
     dtn.compare(WEIGHT, budget=300).plot().savefig(tmp_path / "b.png")
     figure = dtn.analysis.compressibility(WEIGHT, (10, 20)).plot()
     assert [line.get_label() for line in figure.axes[0].lines] == [
+        "HierarchicalTucker",
         "LowRank",
         "TensorTrain",
         "TTMatrix",

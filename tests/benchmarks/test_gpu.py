@@ -131,7 +131,7 @@ def test_what_is_wrong_is_written_down_and_does_not_stop_the_others(script, monk
     assert [row["passed"] for row in rows] == [True, False, False, True]
     assert rows[1]["gradient"] == pytest.approx(1e-3, rel=0.1)
     assert rows[2]["error"] == "ValueError: no such kernel"
-    assert rows[2]["network"]["topology"].startswith("Tucker")
+    assert rows[2]["network"]["topology"].startswith("BrickWall")
     assert data["sections"]["broken"]["error"] == "RuntimeError: out of memory [/on the card]"
     assert len(data["sections"]["broken"]["rows"]) == 1
     assert data["sections"]["slow"]["cut_short"] == "no further row after 1: over 0 s"
