@@ -127,10 +127,9 @@ def test_nnx_conventions():
     bias = tnx.TNLinear(20, 12, rngs=nnx.Rngs(0), bias_init=nnx.initializers.ones).bias
     assert bias is not None
     assert (bias[...] == 1).all()
-    drawn, dense = (
-        make(20, 12, rngs=nnx.Rngs(0), bias_init=nnx.initializers.normal()) for make in (tnx.TNLinear, nnx.Linear)
-    )
-    assert close(drawn.bias[...], dense.bias[...])
+    classes: list[Any] = [tnx.TNLinear, nnx.Linear]
+    drawn, dense = (made(20, 12, rngs=nnx.Rngs(0), bias_init=nnx.initializers.normal()).bias for made in classes)
+    assert close(drawn[...], dense[...])
     with pytest.raises(TypeError, match="std"):
         tnx.TNLinear(20, 12, rngs=nnx.Rngs(0), std=1.0)
     assert tnx.TNLinear(20, 12, rngs=nnx.Rngs(0), use_bias=False).bias is None
