@@ -39,7 +39,8 @@ def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
     state = held = None
     for number, segment in enumerate(program.segments):
         last = number + 1 == len(program.segments)
-        following = program.result if last else _entry(program, number + 1)
+        # The one register through which the activation enters the next segment.
+        (following,) = (program.result,) if last else program.segments[number + 1][0].reads
 
         @jax.checkpoint
         def stage(state, inputs, held=held, segment=segment, following=following):
@@ -52,9 +53,3 @@ def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
         state, held = stage(state, list(inputs)), following
     assert state is not None
     return state
-
-
-def _entry(program: Program, number: int) -> int:
-    """Register that enters the activation at the head of a segment."""
-    (register,) = program.segments[number][0].reads
-    return register

@@ -10,10 +10,7 @@ import jax.numpy as jnp
 
 from deeptn.base import Params, optional
 from deeptn.fitting import Fit, FitResult, fit_by_gradient
-from deeptn.fitting import gradient as fitting
 from deeptn.network import Network
-
-from .models import seed_of
 
 
 def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = None) -> FitResult:
@@ -23,22 +20,20 @@ def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = N
     ----------
     net : deeptn.Network
     weight : jax.Array of shape ``net.shape``
-        Floating point; half precision is fitted in float32.
+        Floating point, finite; half precision is fitted in float32.
     params : dict of str to jax.Array, optional
-        Starting point. By default a random one (see `deeptn.Network.init`) of the root mean square of the weight.
+        Starting point; by default a random one of the root mean square of the weight.
     how : deeptn.fitting.Fit, optional
 
     Returns
     -------
     deeptn.fitting.FitResult
-        ``(params, error, history)`` in the dtype of the weight. The error is never above that of the start.
+        In the dtype of the weight. The error is never above that of the start.
 
     Raises
     ------
-    deeptn.SpecError
-        If the weight has another shape, is not floating point or not finite.
-    deeptn.MissingBackendError
-        Without optax.
+    deeptn.SpecError, deeptn.MissingBackendError
+        If the weight is another one than said above; without optax.
 
     Examples
     --------
@@ -56,8 +51,7 @@ def _minimise(loss_of: Callable[[Params], jax.Array], start: Params, like: jax.A
     optax = optional("optax", "jax")
     adam = how.method == "adam"
     if adam:
-        schedule = optax.cosine_decay_schedule(0.02 if how.lr is None else how.lr, max(how.steps, 1))
-        optimizer = optax.adam(schedule)
+        optimizer = optax.adam(optax.cosine_decay_schedule(0.02 if how.lr is None else how.lr, max(how.steps, 1)))
     else:
         optimizer = optax.lbfgs(how.lr)
 
@@ -81,8 +75,3 @@ def _minimise(loss_of: Callable[[Params], jax.Array], start: Params, like: jax.A
 
     found, losses = run({name: jnp.asarray(array, like.dtype) for name, array in start.items()})
     return found, losses.tolist()
-
-
-def find_params(net: Network, weight: jax.Array, how: Any, key: Any) -> dict[str, jax.Array]:
-    """Carry out the ``fit=`` argument of ``from_dense``; random cores by a key, see `seed_of`."""
-    return fitting.find_params(net, weight, how, fit, lambda: seed_of(key))

@@ -25,20 +25,10 @@ def init(
     key : jax.Array
         A key of `jax.random`.
     dtype : str or dtype
-        A real floating type. Half precision is drawn in float32 and rounded.
-    scheme : {"orthogonal", "gaussian", "identity", "copy"}
-        See `deeptn.Network.init`.
-    std : float, optional
-        Root mean square of the weight, ``sqrt(2 / prod(shape[1:]))`` by default.
-
-    Returns
-    -------
-    dict of str to jax.Array
-
-    Raises
-    ------
-    deeptn.SpecError
-        For an unknown scheme, a bad std, or a dtype that is not real and floating (float64 without x64 included).
+        A real floating type; `deeptn.SpecError` for others (float64 without x64 included). Half precision is drawn in
+        float32 and rounded.
+    scheme, std
+        As for `deeptn.Network.init`.
 
     Examples
     --------

@@ -1,35 +1,135 @@
-"""What the layers of all JAX libraries share."""
+"""What the layers of all JAX libraries share, and the registry of the layers that they stand for."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from deeptn.models import as_network, is_faster
+from deeptn.fitting import find_params
+from deeptn.models import Target, as_network, is_faster
 from deeptn.network import Network
 from deeptn.spec import Layout
-from deeptn.topologies import Topology
 
-from .fit import find_params
+from .fit import fit as fit_by_gradient
+from .models import seed_of
 
 Cores = Mapping[str, jax.Array]
 
 
-def applies(net: Network, mode: str, rows: int, way: Literal["apply", "gather"] = "apply") -> bool:
-    """Whether a network is to be used itself for rows of an input (``"apply"``) or of its weight (``"gather"``).
+class Layer:
+    """A layer whose weight a network generates; abstract.
 
-    Where there is a choice: if that is expected to be faster.
+    Attributes
+    ----------
+    cores : mapping of str to array
+        The trainable tensors, by the names of ``network.spec.param_shapes``.
+    dense : object
+        The dense layer that this one stands for, with its options and its bias; its weight is None.
+    network : deeptn.Network
+        What generates the weight, in PyTorch's order of axes, so that files and topologies are the same everywhere.
+    mode : str
+        How the weight meets the input, where there is a choice.
     """
-    if mode == "materialize" or not net.is_linear or len(net.shape) == 1:
-        return False
-    if mode == "apply":
-        return True
-    with jax.ensure_compile_time_eval():
-        return is_faster(net, way, rows, "jax")
+
+    #: The dense layer that this one stands for, which of its attributes make the weight's shape and the bias, how files
+    #: name it (by the number of spatial axes), and which of its attributes is generated.
+    like: ClassVar[Any]
+    arguments: ClassVar[tuple[str, ...]]
+    form: str
+    attribute: str = "weight"
+
+    cores: Any
+    dense: Any
+    network: Network
+    mode: str
+
+    @property
+    def arrays(self) -> dict[str, jax.Array]:
+        """The values of the cores."""
+        return self.cores
+
+    def decode(self) -> jax.Array:
+        """Return the weight, in PyTorch's order of axes."""
+        return self.network.materialize(self.arrays)
+
+    @property
+    def kind(self) -> str:
+        """How files name the layer."""
+        return self.form.format(len(self.network.shape) - 2)
+
+    @property
+    def bias(self) -> Any:
+        """That of the dense layer, or None."""
+        return getattr(self.dense, "bias", None)
+
+    def to_dense(self) -> Any:
+        """Return the dense layer that computes the same."""
+        raise NotImplementedError
+
+    @classmethod
+    def from_dense(
+        cls, dense: Any, topology: Target, fit: Any = "auto", layout: Layout | None = None, key: Any = None
+    ) -> Any:
+        """Replace a trained layer.
+
+        Parameters
+        ----------
+        dense : object
+            Of the class that this one stands for; left as it is.
+        topology, layout
+            As for `deeptn.network`, or a network.
+        fit, key
+            How the cores are found, and what draws random ones; as for `compress`.
+        """
+        weight = cls._weight_of(dense)
+        net = as_network(topology, tuple(weight.shape), layout)
+        return cls._of(dense, net, find_params(net, weight, fit, fit_by_gradient, lambda: seed_of(key)))
+
+    @classmethod
+    def _weight_of(cls, dense: Any) -> jax.Array:
+        """The weight of a dense layer, in PyTorch's order of axes."""
+        raise NotImplementedError
+
+    @classmethod
+    def _of(cls, dense: Any, net: Network, cores: Cores) -> Any:
+        """A layer with the options of a dense one, and these cores."""
+        raise NotImplementedError
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self.to_dense()(*args, **options)
+
+    def _applies(self, rows: int, way: Literal["apply", "gather"] = "apply") -> bool:
+        """Whether the network itself is used for rows of an input (``"apply"``) or of its weight (``"gather"``).
+
+        Where there is a choice: if that is expected to be faster.
+        """
+        if self.mode == "materialize" or not self.network.is_linear or len(self.network.shape) == 1:
+            return False
+        if self.mode == "apply":
+            return True
+        with jax.ensure_compile_time_eval():
+            return is_faster(self.network, way, rows, "jax")
+
+
+class Kind(NamedTuple):
+    """How a layer of a class is generated: ``make(dense, network, cores)``; `base` computes what the result does."""
+
+    form: str
+    make: Callable[..., Layer]
+    base: type | None = None
+    attribute: str = "weight"
+
+    def name(self, shape: tuple[int, ...]) -> str:
+        """How files name a layer with a weight of a shape."""
+        return self.form.format(len(shape) - 2)
+
+
+def kinds_of(*layers: type[Layer]) -> dict[type, Kind]:
+    """Kinds by the classes of dense layers; a subclass is of the kind of its closest base."""
+    return {made.like: Kind(made.form, made._of, made.like, made.attribute) for made in layers}
 
 
 def wide(indices: jax.Array) -> jax.Array:
@@ -44,49 +144,3 @@ def look_up(net: Network, cores: Cores, indices: jax.Array) -> jax.Array:
     indices = wide(indices)
     rows = jnp.where(indices < 0, indices + net.shape[0], indices)
     return net.gather(cores, jnp.clip(rows, 0, net.shape[0] - 1))
-
-
-class FromDense:
-    """How a layer of any JAX library is made of a trained dense one."""
-
-    @classmethod
-    def from_dense(
-        cls,
-        dense: Any,
-        topology: Topology | Network | str,
-        fit: Any = "auto",
-        layout: Layout | None = None,
-        key: Any = None,
-    ) -> Any:
-        """Replace a trained layer.
-
-        Parameters
-        ----------
-        dense : object
-            Of the class that this one stands for; left as it is.
-        topology : deeptn.Topology, deeptn.Network or str
-        fit : {"auto"}, deeptn.fitting.Fit or None
-            How the cores are found; see `compress`.
-        layout : deeptn.Layout, optional
-        key : jax.Array or int, optional
-            For random cores, as for `compress`.
-        """
-        weight = cls._weight_of(dense)
-        net = as_network(topology, tuple(weight.shape), layout)
-        return cls._of(dense, net, find_params(net, weight, fit, key))
-
-    @classmethod
-    def _weight_of(cls, dense: Any) -> jax.Array:
-        """The weight of a dense layer, in PyTorch's order of axes."""
-        raise NotImplementedError
-
-    @classmethod
-    def _of(cls, dense: Any, net: Network, cores: Mapping[str, jax.Array]) -> Any:
-        """A layer with the options of a dense one, and these cores."""
-        raise NotImplementedError
-
-
-def bias_like(net: Network, bias: Any, key: Any) -> jax.Array:
-    """Uniform entries, as those of dense layers, of the shape and dtype of `bias`."""
-    bound = 1 / math.sqrt(math.prod(net.shape[1:]))
-    return jax.random.uniform(key, bias.shape, bias.dtype, -bound, bound)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 
 from deeptn.arrays import from_raw
 from deeptn.errors import PlanError
-from deeptn.models import Generated
+from deeptn.models import Generated, Weight, kind_of
 from deeptn.params import check_params
 
 KEY = "is a key of jax.random; store jax.random.key_data of it"
@@ -46,7 +47,26 @@ def array_like(array: np.ndarray, like: Any) -> Any:
     return array if isinstance(like, (np.ndarray, np.generic)) else from_raw(array, "jax")
 
 
-def cores_of(change: Generated) -> dict[str, jax.Array]:
-    """Checked cores, from NumPy or JAX."""
+def generated(names: tuple[str, ...], layer: Any, refused: str | None = None) -> Weight:
+    """What a view shows of a generated layer."""
+    net, dtype = layer.network, jax.tree.leaves(layer.cores)[0].dtype.name
+
+    def read() -> jax.Array:
+        checked(layer.cores)
+        return layer.decode()
+
+    return Weight(names, layer.kind, net.shape, dtype, read, "weight", layer.bias is not None, net, refused)
+
+
+def changed(kinds: Mapping[type, Any], layer: Any, change: Generated | None) -> Any:
+    """What stands in the place of a layer after a change."""
+    if change is None:
+        checked((layer.cores, layer.bias))
+        return layer.to_dense()
     check_params(change.network.spec, change.params)
-    return {n: from_raw(core, "jax") if isinstance(core, np.ndarray) else core for n, core in change.params.items()}
+    cores = {
+        name: from_raw(core, "jax") if isinstance(core, np.ndarray) else core for name, core in change.params.items()
+    }
+    kind = kind_of(kinds, layer)
+    assert kind is not None
+    return kind.make(layer, change.network, cores)

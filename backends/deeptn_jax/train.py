@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -98,8 +99,8 @@ def train(
     Parameters
     ----------
     forward : callable
-        ``forward(weights, x)`` returns logits. It is written as for dense weights: ``weights`` are the parameters with
-        every W in the place of its cores.
+        ``forward(weights, x)`` returns logits, as for dense weights: ``weights`` are the parameters with every W in the
+        place of its cores.
     params : mapping
         A dictionary of real arrays and of nested dictionaries; ``params[name]`` are the cores of ``nets[name]``. Adam's
         averages of half-precision ones are in float32.
@@ -109,32 +110,20 @@ def train(
         Class numbers from 0.
     recipe : deeptn.recipe.Recipe
         ``core_lr`` is for the cores of all `nets`.
-    seed : int
-        Of the order of the rows (NumPy's generator).
-    on_step : callable
-        Called after every step.
+    seed, on_step, checkpoint
+        As for `deeptn.models.carry_out`; the seed is of the order of the rows.
     isometric : bool
         Keep the nodes that are marked isometric, up to a factor: `deeptn.isometrize`.
     teacher : callable, optional
         From a batch to logits, for ``recipe.distill``.
-    checkpoint : path, optional
-        Written after every epoch (safetensors); training goes on from there if the file exists.
-
-    Returns
-    -------
-    Trained
 
     Raises
     ------
     deeptn.DeepTNError
-        If the loss is no longer finite, or a teacher is missing.
+        As `deeptn.models.carry_out`; without optax, or without a teacher that the recipe asks for.
     deeptn.SpecError
         If `params` lacks the cores of a network or has complex entries, `x`, `y` and the logits do not fit, or a weight
         cannot decay, grow or be isometric as asked.
-    deeptn.FormatError
-        If the checkpoint is none of this recipe, seed and model.
-    deeptn.MissingBackendError
-        Without optax.
 
     Examples
     --------
@@ -149,11 +138,56 @@ def train(
     """
     check_teacher(recipe, teacher)
     adam = optional("optax", "jax").scale_by_adam
-    trainer = _Trainer(
-        adam, forward, teacher, dict(params), dict(nets), np.asarray(x), np.asarray(y), recipe, seed, isometric
-    )
+
+    def logits_of(nets: Mapping[str, Network], params: Any, x: Any) -> jax.Array:
+        return forward(weights(nets, params, isometric), x)
+
+    def loss_of(nets: Mapping[str, Network], params: Any, x: Any, y: Any) -> jax.Array:
+        logits = logits_of(nets, params, x)
+        loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean()
+        if teacher is None or not recipe.distill:
+            return loss
+        wanted = jax.nn.log_softmax(jax.lax.stop_gradient(teacher(x)) / recipe.temperature)
+        found = jax.nn.log_softmax(logits / recipe.temperature)
+        divergence = (jnp.exp(wanted) * (wanted - found)).sum(1).mean()
+        return (1 - recipe.distill) * loss + recipe.distill * recipe.temperature**2 * divergence
+
+    given, networks, x, y = jax.tree.map(jnp.asarray, dict(params)), dict(nets), np.asarray(x), np.asarray(y)
+    _check_networks(given, networks, recipe, isometric)
+    _check_rows(partial(logits_of, networks, given), x, y, recipe)
+    trainer = _Trainer(adam, loss_of, given, networks, x, y, recipe, seed)
     loss = carry_out(recipe, trainer, seed, on_step, checkpoint, isometric=isometric)
     return Trained(trainer.params, trainer.networks, loss)
+
+
+def _check_networks(params: Mapping[str, Any], nets: Mapping[str, Network], recipe: Recipe, isometric: bool) -> None:
+    """Find out before the first step what could not be done later."""
+    for name, net in nets.items():
+        if name not in params:
+            raise SpecError(f"nets names {name!r}; params has {sorted(params)[:5]}")
+        if recipe.decay:
+            weight_exponents(net.spec)
+        for _, size in recipe.grow:
+            grow(net, params[name], size)
+    if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
+        raise SpecError("params has complex entries, for which this loop makes no steps; write one of your own")
+    if isometric and not any(node.isometric for net in nets.values() for node in net.spec.nodes):
+        raise SpecError("isometric=True, but no node of any network is marked as isometric")
+    if isometric and recipe.grow:
+        raise SpecError("isometries cannot grow: what is added to them is none; leave isometric or Recipe.grow out")
+
+
+def _check_rows(logits_of: Callable[[Any], jax.Array], x: np.ndarray, y: np.ndarray, recipe: Recipe) -> None:
+    """Raise `SpecError` if inputs, class numbers and the shape of the first logits do not fit."""
+    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or len(x) != len(y) or not len(y):
+        raise SpecError(
+            f"y has shape {y.shape} and dtype {y.dtype}; expected integers of shape ({len(x)},), one at least"
+        )
+    rows, logits = min(recipe.batch, len(x)), jax.eval_shape(logits_of, x[: recipe.batch]).shape
+    if logits != (rows, logits[-1]):
+        raise SpecError(f"forward returned shape {logits} for {rows} rows; expected (rows, classes)")
+    if y.min() < 0 or y.max() >= logits[-1]:
+        raise SpecError(f"y goes from {y.min()} to {y.max()}, the logits are of the classes 0 to {logits[-1] - 1}")
 
 
 @dataclass
@@ -161,53 +195,18 @@ class _Trainer:
     """What `deeptn.models.carry_out` asks for."""
 
     adam: Any
-    forward: Forward
-    teacher: Callable[[jax.Array], jax.Array] | None
+    loss_of: Callable[..., jax.Array]
     params: dict[str, Any]
     networks: dict[str, Network]
     x: np.ndarray
     y: np.ndarray
     recipe: Recipe
     seed: int
-    isometric: bool
 
     def __post_init__(self):
-        self.params, self.rows = jax.tree.map(jnp.asarray, self.params), len(self.x)
-        self._check()
+        self.rows = len(self.x)
         self.state = {name: self.adam().init(_wide(value)) for name, value in self.params.items()}
         self.compiled = self._compile()
-
-    def _check(self) -> None:
-        """Find out before the first step what could not be done later."""
-        params, nets, x, y, recipe = self.params, self.networks, self.x, self.y, self.recipe
-        for name, net in nets.items():
-            if name not in params:
-                raise SpecError(f"nets names {name!r}; params has {sorted(params)[:5]}")
-            if recipe.decay:
-                weight_exponents(net.spec)
-            for _, size in recipe.grow:
-                grow(net, params[name], size)
-        if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
-            raise SpecError("params has complex entries, for which this loop makes no steps; write one of your own")
-        if self.isometric and not any(node.isometric for net in nets.values() for node in net.spec.nodes):
-            raise SpecError("isometric=True, but no node of any network is marked as isometric")
-        if self.isometric and recipe.grow:
-            raise SpecError("isometries cannot grow: what is added to them is none; leave isometric or Recipe.grow out")
-        if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or len(x) != len(y) or not len(y):
-            raise SpecError(
-                f"y has shape {y.shape} and dtype {y.dtype}; expected integers of shape ({len(x)},), one at least"
-            )
-        logits = jax.eval_shape(
-            lambda p, x: self.forward(weights(nets, p, self.isometric), x), params, x[: recipe.batch]
-        )
-        if logits.shape != (min(recipe.batch, len(x)), logits.shape[-1]):
-            raise SpecError(
-                f"forward returned shape {logits.shape} for {min(recipe.batch, len(x))} rows; expected (rows, classes)"
-            )
-        if y.min() < 0 or y.max() >= logits.shape[-1]:
-            raise SpecError(
-                f"y goes from {y.min()} to {y.max()}, the logits are of the classes 0 to {logits.shape[-1] - 1}"
-            )
 
     def grow(self, size: int, epoch: int) -> None:
         """What Adam knows of the cores of a network that grows is forgotten."""
@@ -237,36 +236,25 @@ class _Trainer:
         self.params, self.state = jax.tree.unflatten(form, map(jnp.asarray, found))
 
     def _compile(self) -> Callable[..., Any]:
-        """One step of training."""
+        """One step of training, of the networks as they are now."""
         adam, recipe, nets = self.adam, self.recipe, self.networks.copy()
-        rates = {name: recipe.lr if recipe.core_lr is None else recipe.core_lr for name in nets}
+        core_lr = recipe.lr if recipe.core_lr is None else recipe.core_lr
         powers = {name: weight_exponents(net.spec) for name, net in nets.items()} if recipe.decay else {}
-
-        def loss_of(params: Any, x: Any, y: Any) -> jax.Array:
-            logits = self.forward(weights(nets, params, self.isometric), x)
-            loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean()
-            if self.teacher is None or not recipe.distill:
-                return loss
-            wanted = jax.nn.log_softmax(jax.lax.stop_gradient(self.teacher(x)) / recipe.temperature)
-            found = jax.nn.log_softmax(logits / recipe.temperature)
-            divergence = (jnp.exp(wanted) * (wanted - found)).sum(1).mean()
-            return (1 - recipe.distill) * loss + recipe.distill * recipe.temperature**2 * divergence
 
         @jax.jit
         def step(params: Any, state: Any, x: Any, y: Any, share: Any, beta: Any) -> Any:
-            loss, gradient = jax.value_and_grad(loss_of)(params, x, y)
+            loss, gradient = jax.value_and_grad(partial(self.loss_of, nets))(params, x, y)
             if (clip := recipe.clip) is not None:
                 norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(_wide(gradient))))
                 gradient = jax.tree.map(lambda g: g * jnp.minimum(clip / (norm + 1e-6), 1.0), gradient)
             new, after = {}, {}
             for name, value in params.items():
                 update, after[name] = adam(b1=beta).update(_wide(gradient[name]), state[name])
-                rate = rates.get(name, recipe.lr) * share
+                rate = (core_lr if name in nets else recipe.lr) * share
                 new[name] = jax.tree.map(lambda p, u, rate=rate: (p - rate * u).astype(p.dtype), value, update)
             for name, exponents in powers.items():
-                factor = 1.0 - rates[name] * share * recipe.decay
-                shrunk = {core: new[name][core] * factor**power for core, power in exponents.items()}
-                new[name] = new[name] | shrunk
+                factor = 1.0 - core_lr * share * recipe.decay
+                new[name] |= {core: new[name][core] * factor**power for core, power in exponents.items()}
             return new, after, loss
 
         return step

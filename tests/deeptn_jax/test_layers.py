@@ -127,6 +127,11 @@ def test_nnx_conventions():
     bias = tnx.TNLinear(20, 12, rngs=nnx.Rngs(0), bias_init=nnx.initializers.ones).bias
     assert bias is not None
     assert (bias[...] == 1).all()
+    classes: list[Any] = [tnx.TNLinear, nnx.Linear]
+    drawn, dense = (made(20, 12, rngs=nnx.Rngs(0), bias_init=nnx.initializers.normal()).bias for made in classes)
+    assert close(drawn[...], dense[...])
+    with pytest.raises(TypeError, match="std"):
+        tnx.TNLinear(20, 12, rngs=nnx.Rngs(0), std=1.0)
     assert tnx.TNLinear(20, 12, rngs=nnx.Rngs(0), use_bias=False).bias is None
     layer = tnx.TNLinear(20, 12, rngs=nnx.Rngs(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(layer, nnx.Param))) == layer.network.num_params + 12

@@ -15,9 +15,9 @@ from deeptn.errors import PlanError
 from deeptn.models import Entry, Generated, Weight, kind_of, own_method, path_of, refuse
 
 from ..fit import fit
-from ..models import KEY, TURNED, array_like, checked, cores_of, is_array, is_key, seed_of
-from .kinds import KINDS, Kind
-from .layers import TNLayer
+from ..layers import Kind
+from ..models import KEY, TURNED, array_like, changed, checked, generated, is_array, is_key, seed_of
+from .layers import KINDS, TNLayer
 
 
 class EquinoxModel:
@@ -47,18 +47,15 @@ class EquinoxModel:
         return [self._weight(name, layer, kind) for name, (layer, kind) in self._layers().items()]
 
     def _weight(self, name: str, layer: Any, kind: Kind | None) -> Weight:
-        bias = getattr(layer, "bias", None) is not None
         if kind is None:
-            dtype = next(iter(layer.cores.values())).dtype.name
-            read: Any = lambda: checked(layer).weight  # noqa: E731
-            return Weight((name,), layer.kind, layer.network.shape, dtype, read, "weight", bias, layer.network)
+            return generated((name,), layer)
         shape, refused = tuple(layer.weight.shape), None
         if kind.base is not None:
             refused = own_method(layer, kind.base, "__call__")
             if len(shape) != 2 + getattr(layer, "num_spatial_dims", 0):
                 refused = f"holds a stack of weights, {shape}, as filter_vmap makes them; compress single layers"
-        read = partial(checked, layer.weight)
-        return Weight((name,), kind.name, shape, layer.weight.dtype.name, read, "weight", bias, None, refused)
+        read, bias = partial(checked, layer.weight), getattr(layer, "bias", None) is not None
+        return Weight((name,), kind.name(shape), shape, layer.weight.dtype.name, read, "weight", bias, None, refused)
 
     def _slots(self) -> dict[str, tuple[str, Any]]:
         """Names of entries to paths and arrays; what a generated layer keeps of the dense one goes by its own name."""
@@ -83,14 +80,8 @@ class EquinoxModel:
         return found
 
     def replace(self, changes: Mapping[str, Generated | None]) -> None:
-        places, swaps = self._layers(), {}
-        for name, change in changes.items():
-            layer, kind = places[name]
-            if change is None:
-                swaps[name] = checked(layer).to_dense()
-            else:
-                assert kind is not None
-                swaps[name] = kind.make(layer, change.network, cores_of(change))
+        places = self._layers()
+        swaps = {name: changed(KINDS, places[name][0], change) for name, change in changes.items()}
         self.model = _swapped(self.model, swaps, (TNLayer, *KINDS))
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:

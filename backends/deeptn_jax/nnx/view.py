@@ -14,15 +14,16 @@ from flax.nnx.training.metrics import MetricState
 from deeptn.models import Entry, Generated, Weight, kind_of, own_method, path_of, refuse, tied
 
 from ..fit import fit
-from ..models import TURNED, array_like, checked, cores_of, is_array, is_key, seed_of
+from ..layers import Kind
+from ..models import TURNED, array_like, changed, checked, generated, is_array, is_key, seed_of
 from .graph import parts
-from .kinds import KINDS, Kind
-from .layers import TNLayer, to_kernel, to_weight
+from .layers import KINDS, TNLayer, from_weight, to_weight, torch_axes
 
 #: Variables that are no part of a trained model.
 PASSING = (nnx.RngState, nnx.Cache, nnx.Intermediate, nnx.OptState, MetricState)
 #: PyTorch's names for the variables of modules.
 NAMES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
+NUMBERS = (bool, int, float, complex)
 ABSTRACT = "has a shape, but no data, and no file holds it"
 
 
@@ -72,12 +73,9 @@ class NNXModel:
 
     def _weight(self, layer: Any, names: tuple[str, ...], users: Mapping[int, list[str]], held: set[int]) -> Weight:
         refused = None if id(layer) in held else "stands in a plain container; use nnx.List or nnx.Dict"
-        bias = getattr(layer, "bias", None) is not None
         kind: Kind | None = kind_of(KINDS, layer)
         if kind is None:
-            dtype = _raw(next(iter(layer.cores.values()))).dtype.name
-            read: Any = lambda: layer.network.materialize(_cores(layer))  # noqa: E731
-            return Weight(names, layer.kind, layer.network.shape, dtype, read, "weight", bias, layer.network, refused)
+            return generated(names, layer, refused)
         own = {key: value for key, value in vars(layer).items() if isinstance(value, nnx.Variable)}
         variable = own[kind.attribute]
         if kind.base is not None:
@@ -89,19 +87,15 @@ class NNXModel:
             for path in users.get(id(own.get(what)), ()):
                 refused = refused if path in places else tied(what, path)
         shape = _shape(kind.attribute, _raw(variable))
-        read = partial(_read, kind.attribute, variable)
-        name, dtype = kind.name.format(len(shape) - 2), _raw(variable).dtype.name
-        return Weight(names, name, shape, dtype, read, NAMES.get(kind.attribute, kind.attribute), bias, None, refused)
+        read, bias = partial(_read, kind.attribute, variable), getattr(layer, "bias", None) is not None
+        dtype, stored = _raw(variable).dtype.name, NAMES.get(kind.attribute, kind.attribute)
+        return Weight(names, kind.name(shape), shape, dtype, read, stored, bias, None, refused)
 
     def _slots(self) -> dict[str, tuple[str, Any, str | None]]:
         """Names of entries to NNX's own, variables, and why files hold none of them."""
         turned = tuple(f"{name}." for name in parts(self.model, nnx.ConvTranspose, once=True))
-        held = [
-            (path, value) for path, value in parts(self.model, nnx.Variable).items() if not isinstance(value, PASSING)
-        ]
-        held.sort(
-            key=lambda item: not isinstance(item[1], (nnx.Param, nnx.BatchStat))
-        )  # these have PyTorch's names first
+        held = [item for item in parts(self.model, nnx.Variable).items() if not isinstance(item[1], PASSING)]
+        held.sort(key=lambda item: not isinstance(item[1], (nnx.Param, nnx.BatchStat)))  # these have PyTorch's names
         found: dict[str, tuple[str, Any, str | None]] = {}
         for path, value in held:
             raw = value.get_raw_value()
@@ -113,7 +107,7 @@ class NNXModel:
                 place = path
             if place in found:
                 place, refused = path, f"and another would both be stored as {place!r}; rename {own!r}"
-            elif not isinstance(raw, (bool, int, float, complex)) and (not is_array(raw) or is_key(raw)):
+            elif not isinstance(raw, NUMBERS) and (not is_array(raw) or is_key(raw)):
                 refused = f"is a {type(value).__name__} of type {type(raw).__name__}; files hold arrays and numbers"
             elif path.startswith(turned):
                 refused = TURNED
@@ -134,16 +128,8 @@ class NNXModel:
         return found
 
     def replace(self, changes: Mapping[str, Generated | None]) -> None:
-        places, swaps = self._places(), {}
-        for name, change in changes.items():
-            layer = places[name][0]
-            if change is None:
-                _cores(layer)
-                swaps[id(layer)] = layer.to_dense()
-            else:
-                kind = kind_of(KINDS, layer)
-                assert kind is not None
-                swaps[id(layer)] = kind.make(layer, change.network, cores_of(change))
+        layers = {name: layer for name, (layer, _) in self._places().items()}
+        swaps = {id(layers[name]): changed(KINDS, layers[name], change) for name, change in changes.items()}
         for parent in parts(self.model, nnx.Pytree, once=True).values():
             for name, child in list(vars(parent).items()):
                 if id(child) in swaps:
@@ -154,29 +140,21 @@ class NNXModel:
         for name, array in arrays.items():
             own, value, _ = slots[name]
             raw = value.get_raw_value()
-            made = array_like(array, _raw(value))
-            made = to_kernel(made) if own == "kernel" and made.ndim > 1 else made
-            number = isinstance(raw, (bool, int, float, complex)) and not isinstance(raw, np.generic)
+            made = from_weight(own, array_like(array, _raw(value)))
+            number = isinstance(raw, NUMBERS) and not isinstance(raw, np.generic)
             value.set_raw_value(type(raw)(made.item()) if number else made)  # past the hooks that it may have
 
 
 def _raw(value: Any) -> Any:
     """The array of a variable, of its own library."""
     raw = value.get_raw_value()
-    return np.asarray(raw) if isinstance(raw, (bool, int, float, complex)) else raw
-
-
-def _cores(layer: TNLayer) -> dict[str, jax.Array]:
-    checked([_raw(core) for core in layer.cores.values()])
-    return layer.arrays
+    return np.asarray(raw) if isinstance(raw, NUMBERS) else raw
 
 
 def _shape(own: str, raw: Any) -> tuple[int, ...]:
     """In PyTorch's order of axes."""
-    shape = tuple(raw.shape)
-    return (shape[-1], shape[-2], *shape[:-2]) if own == "kernel" and len(shape) > 1 else shape
+    return tuple(raw.shape[axis] for axis in torch_axes(own, len(raw.shape)))
 
 
 def _read(own: str, value: Any) -> Any:
-    raw = checked(_raw(value))
-    return to_weight(raw) if own == "kernel" and raw.ndim > 1 else raw
+    return to_weight(own, checked(_raw(value)))
