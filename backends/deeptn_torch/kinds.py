@@ -32,7 +32,7 @@ def register_layer(cls: type[nn.Module], kind: str = "linear", axes: tuple[int, 
     ----------
     cls : type
     kind : str
-        What it computes, as files name it: ``"linear"``, ``"conv2d"``, ``"embedding"``, …
+        What it computes, as files name it; see `deeptn.models.Weight`.
     axes : tuple of int, optional
         Where the axes of PyTorch's weight, ``(outputs, inputs, …)``, stand in yours.
 

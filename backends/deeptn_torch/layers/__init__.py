@@ -1,10 +1,10 @@
 """Modules whose weights are generated, and generated weights inside of any module."""
 
-from .base import TNLayer, copy_bias
+from .base import TNLayer, layers_of
 from .conv import TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
 from .embedding import TNEmbedding
 from .linear import TNLinear
-from .weight import TNWeight, generated, generated_inside, parametrize_, register, unregister, weights_of
+from .weight import TNWeight, generated_inside, parametrize_, register, unregister, weights_of
 
 #: Those that stand for layers of PyTorch.
 STANDARD: tuple[type[TNLayer], ...] = (
@@ -30,9 +30,8 @@ __all__ = [
     "TNLayer",
     "TNLinear",
     "TNWeight",
-    "copy_bias",
-    "generated",
     "generated_inside",
+    "layers_of",
     "parametrize_",
     "register",
     "unregister",
