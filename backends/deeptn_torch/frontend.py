@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -32,8 +34,10 @@ class TorchFrontEnd:
             return nn.ModuleDict({LAYER: TNLinear(columns, rows, network, bias)})
 
     def call(self, model: nn.ModuleDict, x: Tensor) -> Tensor:
-        return model[LAYER](x)
+        layer: Any = model[LAYER]
+        return layer(x)
 
     def gradient(self, model: nn.ModuleDict, x: Tensor, dy: Tensor) -> dict[str, Tensor]:
-        cores = dict(model[LAYER].cores.items())
+        layer: Any = model[LAYER]
+        cores = dict(layer.cores.items())
         return dict(zip(cores, torch.autograd.grad(self.call(model, x), tuple(cores.values()), dy)))

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from .layers import STANDARD, TNLayer, TNWeight
+from .layers import CONVOLUTIONS, TNEmbedding, TNLayer, TNLinear, TNWeight
 
 
 class Kind(NamedTuple):
@@ -18,7 +18,7 @@ class Kind(NamedTuple):
 
 
 #: By classes of layers; a subclass is of the kind of its closest base.
-KINDS: dict[type, Kind] = {made.dense: Kind(made.kind, made) for made in STANDARD}
+KINDS: dict[type, Kind] = {made.dense: Kind(made.kind, made) for made in (TNLinear, TNEmbedding, *CONVOLUTIONS)}
 #: Of one weight of several in a module.
 SINGLE = Kind(TNWeight.kind)
 

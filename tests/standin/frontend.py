@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import deeptn as dtn
 
 from .. import standin as cp
@@ -15,14 +17,14 @@ class CuPyFrontEnd:
     library = cp.__name__
     view = CuPyModel
 
-    def linear(self, network: dtn.Network, bias: bool, seed: int) -> dict[str, TNLinear]:
+    def linear(self, network: dtn.Network, bias: bool, seed: int) -> dict[str, Any]:
         cores = {name: cp.asarray(core) for name, core in network.init(seed).items()}
         return {"layer": TNLinear(network, cores, cp.zeros(network.shape[0], dtype="float32") if bias else None)}
 
-    def call(self, model: dict[str, TNLinear], x: cp.ndarray) -> cp.ndarray:
+    def call(self, model: dict[str, Any], x: cp.ndarray) -> cp.ndarray:
         return model["layer"](x)
 
-    def gradient(self, model: dict[str, TNLinear], x: cp.ndarray, dy: cp.ndarray) -> dict[str, cp.ndarray] | None:
+    def gradient(self, model: dict[str, Any], x: cp.ndarray, dy: cp.ndarray) -> dict[str, cp.ndarray] | None:
         return None  # the library has no derivatives
 
 

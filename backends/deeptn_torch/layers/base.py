@@ -36,6 +36,9 @@ class TNLayer(CachedWeight):
     device, dtype : optional
     layout : deeptn.Layout, optional
         How the weight is cut into legs; by default the topology's own.
+    mode : {"auto", "materialize", "apply"}
+        ``"materialize"``: decode the weight, then use it. ``"apply"``: use a linear network without its weight.
+        ``"auto"``: decode and keep the weight while no gradient is asked for, otherwise what is expected to be faster.
 
     Attributes
     ----------
@@ -43,8 +46,6 @@ class TNLayer(CachedWeight):
         What generates the weight.
     cores : nn.ParameterDict
         The trainable tensors, by the names of ``network.spec.param_shapes``.
-    mode : {"auto", "materialize", "apply"}
-        How the weight meets the input.
     recompute : bool or None
         Whether the backward pass of a decode makes the states within a stage again; None: as the program has it.
     """
@@ -211,8 +212,9 @@ class TNLayer(CachedWeight):
         for number in stages:
             if number not in known:
                 raise SpecError(f"stage {number} of {len(known) // 2}")
-        for name in {node.param for number in stages for node in known[number].nodes} - {None}:
-            self._stored(name).requires_grad_(requires_grad)
+        for node in (node for number in stages for node in known[number].nodes):
+            if node.param is not None:
+                self._stored(node.param).requires_grad_(requires_grad)
         return self
 
     def reset_parameters(self, scheme: str = "orthogonal", std: float | None = None) -> None:

@@ -156,3 +156,6 @@ class TNConvTranspose3d(TNConvTranspose):
     """
 
     dense, kind = nn.ConvTranspose3d, "conv_transpose3d"
+
+
+CONVOLUTIONS = (TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d)

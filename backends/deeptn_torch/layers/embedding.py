@@ -31,9 +31,8 @@ class TNEmbedding(TNLayer):
     padding_idx : int, optional
         Entries with this index give zeros and no gradient; negative counts from the end.
     mode : {"auto", "materialize", "apply"}
-        ``"apply"``: the rows that are asked for are generated one by one, the table is never formed (linear networks;
-        with activations, and under `torch.compile`, it always is). ``"materialize"``: decode, then look up. ``"auto"``:
-        decode and keep the table while no gradient is asked for, otherwise what is expected to be faster.
+        As for `TNLayer`; ``"apply"`` generates the rows that are asked for one by one (with activations, and under
+        `torch.compile`, the table is decoded all the same).
 
     Notes
     -----

@@ -34,9 +34,7 @@ class TNLinear(TNLayer):
         Rows of the input for which the way is fixed under `torch.compile` and `torch.export`, whatever the batch is
         then. Without it a compiled layer decodes W (with ``mode="apply"``: 128).
     mode : {"auto", "materialize", "apply"}
-        ``"apply"``: a linear network is contracted with the input, W is never formed. ``"materialize"``: decode, then
-        one dense product. ``"auto"``: decode and keep W while no gradient is asked for, otherwise the one that
-        `deeptn.Network.choose` expects to be faster.
+        As for `TNLayer`; ``"apply"`` contracts the network with the input.
 
     Raises
     ------
