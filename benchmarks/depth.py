@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from deeptn_demo.data import load_images
 from deeptn_demo.environment import environment
+from deeptn_demo.scores import accuracy
 from deeptn_torch import TNLinear, train
-from deeptn_torch.train import accuracy
 from torch import nn
 
 import deeptn as dtn

@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 from deeptn_demo.data import Images, load_images
+from deeptn_demo.scores import accuracy
 from deeptn_torch import TNLinear
 from deeptn_torch.fit import find_params
-from deeptn_torch.train import accuracy, train
+from deeptn_torch.train import train
 from torch import nn
 
 import deeptn as dtn

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from deeptn_torch.layers import TNLayer
 from deeptn_torch.models import compress
-from deeptn_torch.train import accuracy, mean_loss, train
+from deeptn_torch.train import train
 from torch import nn
 
 from deeptn.errors import SpecError
@@ -21,6 +21,7 @@ from deeptn.recipe import Recipe
 from deeptn.topologies import BrickWall, topology
 
 from .data import Images
+from .scores import accuracy, mean_loss
 
 #: The families that are compared with BrickWall, at the largest size not above BrickWall's own in all layers together.
 RIVALS = ("TensorTrain", "TTMatrix", "Tucker", "LowRank", "Tree")

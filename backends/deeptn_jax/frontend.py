@@ -2,24 +2,66 @@
 
 from __future__ import annotations
 
-import importlib
-import os
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import deeptn
+from deeptn.arrays import from_raw
 from deeptn.files import StoredLayer, StoredModel
+from deeptn.models import Entry, Generated, Weight
 from deeptn.network import Network
 from deeptn.testing import LAYER
 
+from .fit import fit
 from .functional import apply, init
+from .models import seed_of
+
+
+class StoredView:
+    """Cores and biases by themselves, for pure functions, as a `deeptn.models.ModelView`.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> model = JaxFrontEnd().linear(dtn.network("LowRank", (4, 6)), bias=True, seed=0)
+    >>> list(StoredView(model).entries())
+    ['layer.cores.U', 'layer.cores.V', 'layer.bias']
+    """
+
+    fit, seed = staticmethod(fit), staticmethod(seed_of)
+
+    def __init__(self, model: StoredModel):
+        self.model = model
+
+    def weights(self) -> list[Weight]:
+        return [self._weight(name, *layer) for name, layer in self.model.layers.items()]
+
+    def _weight(self, name: str, kind: str, net: Network, cores: Any, bias: Any) -> Weight:
+        dtype, refused = next(iter(cores.values())).dtype.name, "is no layer but an array; write materialize"
+        read = lambda: net.materialize(cores)  # noqa: E731
+        return Weight((name,), kind, net.shape, dtype, read, bias=bias is not None, network=net, refused=refused)
+
+    def entries(self) -> dict[str, Entry]:
+        state = self.model.state()
+        return {n: Entry(a.shape, a.dtype.name, n, lambda a=a: a) for n, a in state.items()}
+
+    def replace(self, changes: Mapping[str, Generated | None]) -> None:
+        assert not changes  # all are refused
+
+    def write(self, arrays: Mapping[str, np.ndarray]) -> None:
+        new = self.model.state() | {name: from_raw(array, "jax") for name, array in arrays.items()}
+        layers = {}
+        for name, layer in self.model.layers.items():
+            cores = {core: new[f"{name}.cores.{core}"] for core in layer.params}
+            layers[name] = layer._replace(params=cores, bias=new.get(f"{name}.bias"))
+        self.model = StoredModel(layers, {name: new[name] for name in self.model.tensors})
 
 
 class JaxFrontEnd:
-    """Pure functions, whose layer is a `deeptn.files.StoredLayer` of JAX arrays; the entry point ``jax``.
+    """Pure functions, whose model is a `deeptn.files.StoredModel` of JAX arrays; the entry point ``jax``.
 
     Examples
     --------
@@ -28,72 +70,25 @@ class JaxFrontEnd:
     >>> check_front_end(JaxFrontEnd(), [dtn.network("TTMatrix", (6, 8))])
     """
 
-    name = "jax"
+    name = library = "jax"
+    view = StoredView
 
-    def array(self, x: np.ndarray) -> jax.Array:
-        return jnp.asarray(x)
-
-    def numpy(self, x: jax.Array) -> np.ndarray:
-        return np.asarray(x)
-
-    def linear(self, network: Network, bias: bool, seed: int) -> Any:
+    def linear(self, network: Network, bias: bool, seed: int) -> StoredModel:
         cores = init(network, jax.random.key(seed))
-        return StoredLayer("linear", network, cores, jnp.zeros(network.shape[0]) if bias else None)
+        layer = StoredLayer("linear", network, cores, jnp.zeros(network.shape[0]) if bias else None)
+        return StoredModel({LAYER: layer}, {})
 
-    def cores(self, layer: Any) -> dict[str, jax.Array]:
-        return layer.params
-
-    def bias(self, layer: Any) -> jax.Array | None:
-        return layer.bias
-
-    def call(self, layer: Any, x: jax.Array) -> jax.Array:
+    def call(self, model: StoredModel, x: jax.Array) -> jax.Array:
+        layer = model.layers[LAYER]
         y = apply(layer.network, layer.params, x)
         return y if layer.bias is None else y + layer.bias
 
-    def gradient(self, layer: Any, x: jax.Array, dy: jax.Array) -> dict[str, jax.Array]:
-        """By `jax.vjp`, through whatever the layer does."""
-        _, pull = jax.vjp(lambda cores: self.call(self._with_cores(layer, cores), x), self.cores(layer))
-        return pull(dy)[0]
-
-    def _with_cores(self, layer: Any, cores: dict[str, jax.Array]) -> Any:
-        return layer._replace(params=cores)
-
-    def save(self, layer: Any, path: str | os.PathLike[str]) -> None:
-        deeptn.save_model(StoredModel({LAYER: layer}, {}), path)
-
-    def load(self, path: str | os.PathLike[str]) -> Any:
-        stored = deeptn.load_model(path).layers[LAYER]
-        bias = None if stored.bias is None else jnp.asarray(stored.bias)
-        return stored._replace(params={name: jnp.asarray(core) for name, core in stored.params.items()}, bias=bias)
+    def gradient(self, model: StoredModel, x: jax.Array, dy: jax.Array) -> dict[str, jax.Array]:
+        layer = model.layers[LAYER]
+        return jax.grad(lambda cores: jnp.vdot(dy, apply(layer.network, cores, x)))(layer.params)
 
 
-class _Modules(JaxFrontEnd):
-    """What the libraries of modules share; abstract."""
-
-    library: str
-
-    def __init__(self):
-        self._library: Any = importlib.import_module(self.library)
-        self._module: Any = importlib.import_module(f".{self.name}", __package__)
-
-    def container(self, layers: dict[str, Any]) -> Any:
-        """Make a model of layers by name."""
-        return layers
-
-    def _dense(self, rows: int, columns: int, bias: bool) -> Any:
-        raise NotImplementedError
-
-    def save(self, layer: Any, path: str | os.PathLike[str]) -> None:
-        self._module.save_model(self.container({LAYER: layer}), path)
-
-    def load(self, path: str | os.PathLike[str]) -> Any:
-        stored = deeptn.load_model(path).layers[LAYER]
-        rows, columns = stored.network.shape
-        dense = self._dense(rows, columns, stored.bias is not None)
-        return self._module.load_model(self.container({LAYER: dense}), path)[LAYER]
-
-
-class EquinoxFrontEnd(_Modules):
+class EquinoxFrontEnd:
     """`deeptn_jax.equinox.TNLinear`; the entry point ``equinox``.
 
     Examples
@@ -103,26 +98,28 @@ class EquinoxFrontEnd(_Modules):
     >>> check_front_end(EquinoxFrontEnd(), [dtn.network("TTMatrix", (6, 8))])
     """
 
-    name = library = "equinox"
+    name, library = "equinox", "jax"
 
-    def linear(self, network: Network, bias: bool, seed: int) -> Any:
+    def __init__(self):
+        from .equinox import TNLinear
+        from .equinox.view import EquinoxModel
+
+        self.view, self._layer = EquinoxModel, TNLinear
+
+    def linear(self, network: Network, bias: bool, seed: int) -> dict[str, Any]:
         rows, columns = network.shape
-        return self._module.TNLinear(columns, rows, network, bias, key=jax.random.key(seed))
+        return {LAYER: self._layer(columns, rows, network, bias, key=jax.random.key(seed))}
 
-    def cores(self, layer: Any) -> dict[str, jax.Array]:
-        return layer.cores
+    def call(self, model: dict[str, Any], x: jax.Array) -> jax.Array:
+        return jax.vmap(model[LAYER])(x)
 
-    def call(self, layer: Any, x: jax.Array) -> jax.Array:
-        return jax.vmap(layer)(x)
+    def gradient(self, model: dict[str, Any], x: jax.Array, dy: jax.Array) -> dict[str, jax.Array]:
+        import equinox as eqx
 
-    def _with_cores(self, layer: Any, cores: dict[str, jax.Array]) -> Any:
-        return self._library.tree_at(lambda layer: layer.cores, layer, cores)
-
-    def _dense(self, rows: int, columns: int, bias: bool) -> Any:
-        return self._library.nn.Linear(columns, rows, bias, key=jax.random.key(0))
+        return eqx.filter_grad(lambda model: jnp.vdot(dy, self.call(model, x)))(model)[LAYER].cores
 
 
-class NNXFrontEnd(_Modules):
+class NNXFrontEnd:
     """`deeptn_jax.nnx.TNLinear`; the entry point ``nnx``.
 
     Examples
@@ -132,29 +129,23 @@ class NNXFrontEnd(_Modules):
     >>> check_front_end(NNXFrontEnd(), [dtn.network("TTMatrix", (6, 8))])
     """
 
-    name, library = "nnx", "flax.nnx"
+    name, library = "nnx", "jax"
 
-    def container(self, layers: dict[str, Any]) -> Any:
-        return self._library.Dict(layers)
+    def __init__(self):
+        from flax import nnx
+
+        from .nnx import TNLinear
+        from .nnx.view import NNXModel
+
+        self.view, self._layer, self._nnx = NNXModel, TNLinear, nnx
 
     def linear(self, network: Network, bias: bool, seed: int) -> Any:
         rows, columns = network.shape
-        return self._module.TNLinear(columns, rows, network, rngs=self._library.Rngs(seed), use_bias=bias)
+        return self._nnx.Dict({LAYER: self._layer(columns, rows, network, rngs=self._nnx.Rngs(seed), use_bias=bias)})
 
-    def cores(self, layer: Any) -> dict[str, jax.Array]:
-        return layer.arrays
+    def call(self, model: Any, x: jax.Array) -> jax.Array:
+        return model[LAYER](x)
 
-    def bias(self, layer: Any) -> jax.Array | None:
-        return None if layer.bias is None else layer.bias[...]
-
-    def call(self, layer: Any, x: jax.Array) -> jax.Array:
-        return layer(x)
-
-    def _with_cores(self, layer: Any, cores: dict[str, jax.Array]) -> Any:
-        layer = self._library.clone(layer)
-        for name, core in cores.items():
-            layer.cores[name][...] = core
-        return layer
-
-    def _dense(self, rows: int, columns: int, bias: bool) -> Any:
-        return self._library.Linear(columns, rows, use_bias=bias, rngs=self._library.Rngs(0))
+    def gradient(self, model: Any, x: jax.Array, dy: jax.Array) -> dict[str, jax.Array]:
+        found = self._nnx.grad(lambda model: jnp.vdot(dy, self.call(model, x)))(model)
+        return {name: slope[...] for name, slope in found[LAYER]["cores"].items()}

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrize
 from deeptn.base import write_atomically
 from deeptn.errors import MissingBackendError, PlanError
 
-from .layers import TNLayer, TNWeight, generated
+from .layers import TNLayer, TNWeight, layers_of
 from .models import fold_
 
 
@@ -40,8 +40,8 @@ def export_onnx(
     Raises
     ------
     deeptn.PlanError
-        If the model has no generated layer, the file would be larger than the 2 GiB that ONNX allows, or an option is
-        one that this function sets itself (``f``, ``dynamo``, ``optimize``, ``verbose``).
+        If the model has no generated layer, the file would exceed the 2 GiB that ONNX allows, or an option is one that
+        is set here (``f``, ``dynamo``, ``optimize``, ``verbose``).
     deeptn.MissingBackendError
         Without the packages onnx and onnxscript.
 
@@ -60,7 +60,7 @@ def export_onnx(
         from google.protobuf.message import EncodeError
     except ImportError as error:
         raise MissingBackendError("onnxscript", "onnx") from error
-    if not generated(model):
+    if not any(layers_of(model)):
         raise PlanError("the model has no generated layer; write torch.onnx.export")
     if isinstance(model, TNWeight) and fold:
         raise PlanError("a TNWeight alone has no dense layer to fold into; export the module that uses it")
@@ -68,7 +68,7 @@ def export_onnx(
         if name in options:
             raise PlanError(f"export_onnx sets {name!r} itself; leave it out, or write torch.onnx.export")
     model = copy.deepcopy(model).eval()
-    for layer in generated(model).values():  # the map of a constraint has no counterpart in ONNX
+    for layer in layers_of(model):  # the map of a constraint has no counterpart in ONNX
         for name in layer.network.spec.param_shapes if parametrize.is_parametrized(layer.cores) else ():
             if parametrize.is_parametrized(layer.cores, name):
                 parametrize.remove_parametrizations(layer.cores, name)

@@ -22,15 +22,10 @@ def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, h
     ----------
     net : deeptn.Network
     weight : Tensor of shape ``net.shape``
-        Floating point; the fit runs on its device, half precision in float32.
+        The fit runs on its device, half precision in float32.
     params : dict of str to Tensor, optional
-        Starting point. By default a random one (see `deeptn.Network.init`) of the root mean square of the weight.
-    how : Fit, optional
-
-    Returns
-    -------
-    FitResult
-        ``(params, error, history)`` in the dtype of the weight. The error is never above that of the start.
+        Starting point, by default a random one. The error is never above that of the start.
+    how : deeptn.fitting.Fit, optional
 
     Raises
     ------
@@ -87,4 +82,9 @@ def _minimise(
 
 def find_params(net: Network, weight: Tensor, how: Any) -> dict[str, Tensor]:
     """Carry out the ``fit=`` argument of `compress`; random starts by a seed from torch's generator."""
-    return fitting.find_params(net, weight, how, fit, lambda: int(torch.randint(2**62, ()).item()))
+    return fitting.find_params(net, weight, how, fit, draw_seed)
+
+
+def draw_seed(generator: torch.Generator | None = None) -> int:
+    """A seed from torch's generator, or another."""
+    return int(torch.randint(2**62, (), generator=generator).item())

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import nn
 
-from .layers import STANDARD, TNLayer, TNWeight
+from .layers import CONVOLUTIONS, TNEmbedding, TNLayer, TNLinear, TNWeight
 
 
 class Kind(NamedTuple):
@@ -18,7 +18,7 @@ class Kind(NamedTuple):
 
 
 #: By classes of layers; a subclass is of the kind of its closest base.
-KINDS: dict[type, Kind] = {made.dense: Kind(made.kind, made) for made in STANDARD}
+KINDS: dict[type, Kind] = {made.dense: Kind(made.kind, made) for made in (TNLinear, TNEmbedding, *CONVOLUTIONS)}
 #: Of one weight of several in a module.
 SINGLE = Kind(TNWeight.kind)
 
@@ -32,7 +32,7 @@ def register_layer(cls: type[nn.Module], kind: str = "linear", axes: tuple[int, 
     ----------
     cls : type
     kind : str
-        What it computes, as files name it: ``"linear"``, ``"conv2d"``, ``"embedding"``, …
+        What it computes, as files name it; see `deeptn.models.Weight`.
     axes : tuple of int, optional
         Where the axes of PyTorch's weight, ``(outputs, inputs, …)``, stand in yours.
 

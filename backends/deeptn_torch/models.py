@@ -27,16 +27,9 @@ def compress(
 ) -> tuple[M, Report]:
     """Return a copy of a model in which chosen layers have generated weights, and a report.
 
-    Parameters
-    ----------
-    model : nn.Module
-        Left as it is.
-    targets, ignore, fit
-        As for `deeptn.models.compress`, with its errors. Names are those of layers (`nn.Linear`, `nn.Embedding`,
-        convolutions, those of `register_layer`) and of single weights in recurrent modules and `nn.MultiheadAttention`:
-        ``"attn.in_proj_weight"``.
-    seed : int or torch.Generator, optional
-        Of random cores; by default from torch's generator.
+    The model is left as it is. Names are those of layers (`nn.Linear`, `nn.Embedding`, convolutions, those of
+    `register_layer`) and of single weights in recurrent modules and `nn.MultiheadAttention`: ``"attn.in_proj_weight"``.
+    Random cores follow `seed`, by default torch's generator. Parameters and errors: `deeptn.models.compress`.
 
     Examples
     --------
@@ -46,7 +39,8 @@ def compress(
     >>> report.params_before, report.params_after
     (48000, 424)
     """
-    return models.compress(TorchModel(copy.deepcopy(model)), targets, ignore, fit, seed)
+    model = copy.deepcopy(model)
+    return model, compress_(model, targets, ignore, fit, seed)
 
 
 def compress_(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,7 +19,7 @@ from deeptn.models import carry_out, check_loss, check_teacher
 from deeptn.network import Network
 from deeptn.recipe import Recipe
 
-from .layers import TNLayer
+from .layers import TNLayer, layers_of
 
 
 class Examples(Protocol):
@@ -53,21 +53,17 @@ def train(
     recipe : deeptn.recipe.Recipe
     seed : int
         Of the order of the rows; the same seed gives every model the same batches.
-    on_step : callable
-        Called after every step.
+    on_step, checkpoint
+        As for `deeptn.models.carry_out`.
     teacher : nn.Module, optional
         For ``recipe.distill``; used in evaluation mode, without a gradient.
-    checkpoint : path, optional
-        Written after every epoch (safetensors); training goes on from there if the file exists.
 
     Raises
     ------
-    deeptn.DeepTNError
-        If the loss is no longer finite, a teacher is missing, or no parameter is trained.
+    deeptn.DeepTNError, deeptn.FormatError
+        As `deeptn.models.carry_out`; also if a teacher is missing, or no parameter is trained.
     deeptn.SpecError
         If a weight cannot decay or grow as the recipe says.
-    deeptn.FormatError
-        If the checkpoint is none of this recipe, seed and model.
 
     Examples
     --------
@@ -169,15 +165,7 @@ def _loss(model: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, rec
 def core_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Parameter groups for an optimizer: the cores of all generated layers with ``recipe.core_lr``, then the others.
 
-    Parameters
-    ----------
-    model : nn.Module
-    recipe : deeptn.recipe.Recipe
-
-    Returns
-    -------
-    list of dict
-        ``params`` (those with ``requires_grad``), ``lr`` and ``peak``, the peak learning rate.
+    Each has ``params`` (those with ``requires_grad``), ``lr`` and ``peak``, the peak learning rate.
 
     Examples
     --------
@@ -186,15 +174,15 @@ def core_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     >>> [(len(group["params"]), group["lr"]) for group in groups]
     [(10, 0.01), (3, 0.001)]
     """
-    found = {id(core): core for layer in _layers(model) for core in layer.cores.parameters() if core.requires_grad}
+    found = {id(core): core for layer in layers_of(model) for core in layer.cores.parameters() if core.requires_grad}
     cores = list(found.values())
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in found]
     rates = (recipe.lr if recipe.core_lr is None else recipe.core_lr, recipe.lr)
     return [{"params": params, "lr": lr, "peak": lr} for params, lr in zip((cores, others), rates)]
 
 
-def _layers(model: nn.Module) -> Iterator[TNLayer]:
-    return (module for module in model.modules() if isinstance(module, TNLayer))
+def _trained(model: nn.Module) -> list[TNLayer]:
+    return [layer for layer in layers_of(model) if any(core.requires_grad for core in layer.cores.parameters())]
 
 
 def _check(model: nn.Module, recipe: Recipe) -> None:
@@ -216,10 +204,6 @@ def _check(model: nn.Module, recipe: Recipe) -> None:
                     trial.grow(size)
 
 
-def _trained(model: nn.Module) -> Iterator[TNLayer]:
-    return (layer for layer in _layers(model) if any(core.requires_grad for core in layer.cores.parameters()))
-
-
 def shrink(model: nn.Module, factor: float) -> None:
     """Multiply every generated weight whose cores are trained by a factor, by scaling the cores of its last stage.
 
@@ -238,7 +222,7 @@ def shrink(model: nn.Module, factor: float) -> None:
     True
     """
     done: set[int] = set()
-    for layer in _layers(model):
+    for layer in layers_of(model):
         own = {id(core) for core in layer.cores.parameters()}
         if own <= done:  # all of them shared with a layer before
             continue
@@ -250,22 +234,3 @@ def shrink(model: nn.Module, factor: float) -> None:
             cores = {name: layer.cores[name] for name in powers}
         if all(core.requires_grad for core in cores.values()):
             layer.load_cores({name: core.detach() * factor ** powers[name] for name, core in cores.items()})
-
-
-def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int = 1000) -> float:
-    """Share of correct classes in percent, in evaluation mode."""
-    return 100.0 * _mean(lambda logits, y: (logits.argmax(1) == y).sum(), model, x, y, batch)
-
-
-def mean_loss(model: nn.Module, x: Tensor, y: Tensor, batch: int = 1000) -> float:
-    """Mean cross entropy, in evaluation mode."""
-    return _mean(lambda logits, y: F.cross_entropy(logits, y, reduction="sum"), model, x, y, batch)
-
-
-@torch.no_grad()
-def _mean(measure: Callable[[Tensor, Tensor], Tensor], model: nn.Module, x: Tensor, y: Tensor, batch: int) -> float:
-    mode = model.training
-    model.eval()
-    total = sum(float(measure(model(a), b)) for a, b in zip(x.split(batch), y.split(batch)))
-    model.train(mode)
-    return total / len(y)

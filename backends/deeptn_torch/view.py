@@ -15,9 +15,9 @@ from torch.nn.utils import parametrize
 from deeptn.arrays import dtype_of, from_raw
 from deeptn.models import Entry, Generated, Weight, kind_of, own_method, path_of, refuse, tied
 
-from .fit import fit
+from .fit import draw_seed, fit
 from .kinds import KINDS, SINGLE, Kind
-from .layers import TNLayer, TNWeight, copy_bias, generated_inside, register, unregister, weights_of
+from .layers import TNLayer, TNWeight, generated_inside, register, unregister, weights_of
 
 META = "is on the meta device, without memory; write model.to_empty(device='cpu') first"
 LAZY = "is lazy, without data yet; call the model once"
@@ -46,17 +46,12 @@ class Place(NamedTuple):
 
     def generate(self, change: Generated) -> TNLayer:
         """A generated layer for this place; nothing is drawn."""
-        module, old = self.module, self.module._parameters[self.key]
-        if self.kind.made is None:
-            made: Any = TNWeight(change.network.shape, change.network, "meta", old.dtype, axes=self.kind.axes)
-        else:
-            made = self.kind.made.like(module, change.network, "meta")
-        made = made.to_empty(device=old.device).train(module.training)
-        made.load_cores({n: from_raw(a, "torch") if isinstance(a, np.ndarray) else a for n, a in change.params.items()})
-        made.cores.requires_grad_(old.requires_grad)
+        old = self.module._parameters[self.key]
+        params = {n: from_raw(a, "torch") if isinstance(a, np.ndarray) else a for n, a in change.params.items()}
         if self.kind.made is not None:
-            copy_bias(made, module)
-        return made
+            return self.kind.made.like(self.module, change.network, params)
+        made = TNWeight(change.network.shape, change.network, "meta", old.dtype, axes=self.kind.axes)
+        return made.filled(self.module, old, params)
 
 
 class TorchModel:
@@ -74,7 +69,7 @@ class TorchModel:
         self.model = model
 
     def seed(self, given: int | torch.Generator | None) -> int:
-        return given if isinstance(given, int) else int(torch.randint(2**62, (), generator=given).item())
+        return given if isinstance(given, int) else draw_seed(given)
 
     def _places(self) -> dict[str, Place]:
         owners: dict[Any, list[str]] = {}
@@ -165,8 +160,7 @@ class TorchModel:
         swaps |= {places[name].module: layer for name, layer in made.items() if not isinstance(layer, TNWeight)}
         for name, layer in made.items():
             if isinstance(layer, TNWeight):
-                module, key = places[name].module, places[name].key
-                register(module, key, layer, module._parameters[key].requires_grad)
+                register(places[name].module, places[name].key, layer)
         for place in folded:
             if place.made is not place.module:
                 unregister(place.module, place.key)

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
-import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,10 +20,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..arrays import to_numpy
+from .. import files
+from ..arrays import from_raw, to_numpy, to_raw
 from ..base import Array
-from ..files import StoredLayer, StoredModel, load_model, save_model
+from ..files import StoredLayer, StoredModel
 from ..init import target_std
+from ..models import ModelView, load_model, save_model, to_stored
 from ..network import Network, network
 from ..topologies import MERA, BrickWall, TensorTrain, Tree, Tucker
 
@@ -34,7 +35,7 @@ GROUP = "deeptn.frontends"
 #: Largest difference of an output relative to its largest entry, by the dtype of the cores.
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 
-#: The name of the layer in files.
+#: The name of the layer in its model.
 LAYER = "layer"
 
 #: Rows of the inputs.
@@ -42,61 +43,45 @@ ROWS = 5
 
 
 class FrontEnd(Protocol):
-    """What the laws ask of a front-end: a linear layer that is made, called, differentiated, written and read.
+    """What the laws ask of a front-end: a model with one linear layer, its view, and what it computes.
 
-    A layer is whatever the library calls one. A front-end has more to it (convolutions, compression, training); the
-    laws look at what the rest is built on.
+    Everything else (cores, bias, files) they see through the view, as `compress` and `save_model` do. A front-end has
+    more to it (convolutions, training); the laws look at what the rest is built on.
 
     Attributes
     ----------
     name : str
         That of the entry point.
+    library : str
+        Whose arrays it takes, as autoray names it.
 
     Examples
     --------
     >>> import numpy as np, deeptn as dtn
     >>> front_end = front_ends()["jax"]
-    >>> layer = front_end.linear(dtn.network("TTMatrix", (10, 64)), bias=True, seed=0)
-    >>> front_end.call(layer, front_end.array(np.ones((5, 64), "float32"))).shape
+    >>> model = front_end.linear(dtn.network("TTMatrix", (10, 64)), bias=True, seed=0)
+    >>> front_end.call(model, dtn.arrays.from_raw(np.ones((5, 64), "float32"), front_end.library)).shape
     (5, 10)
     """
 
     name: str
+    library: str
 
-    def array(self, x: np.ndarray) -> Array:
-        """Copy to the library, in the same dtype."""
-        ...
-
-    def numpy(self, x: Array) -> np.ndarray:
-        """Copy from the library, in the same dtype."""
+    @property
+    def view(self) -> Callable[[Any], ModelView]:
+        """What makes the view of a model: its class."""
         ...
 
     def linear(self, network: Network, bias: bool, seed: int) -> Any:
-        """Make a layer ``y = x @ W.T + b``, its weight of shape ``network.shape`` being generated."""
+        """Make a model whose one layer, ``"layer"``, is ``y = x @ W.T + b`` with a generated W of ``network.shape``."""
         ...
 
-    def cores(self, layer: Any) -> dict[str, Array]:
-        """Return the tensors of a layer's network, by the names of ``network.spec.param_shapes``."""
-        ...
-
-    def bias(self, layer: Any) -> Array | None:
-        """Return the bias, of shape ``(network.shape[0],)``, if the layer has one."""
-        ...
-
-    def call(self, layer: Any, x: Array) -> Array:
+    def call(self, model: Any, x: Array) -> Array:
         """Return ``y`` of shape (rows, outputs) for ``x`` of shape (rows, inputs)."""
         ...
 
-    def gradient(self, layer: Any, x: Array, dy: Array) -> dict[str, Array] | None:
-        """Return the gradient of ``sum(dy * y)`` for every core; None where the library has no derivatives."""
-        ...
-
-    def save(self, layer: Any, path: str | os.PathLike[str]) -> None:
-        """Write a model whose one layer is named ``"layer"``; see `deeptn.save_model`."""
-        ...
-
-    def load(self, path: str | os.PathLike[str]) -> Any:
-        """Read such a file, whoever wrote it; see `deeptn.load_model`."""
+    def gradient(self, model: Any, x: Array, dy: Array) -> Mapping[str, Array] | None:
+        """Return the gradient of ``sum(dy * y)`` by the names of cores; None where the library has no derivatives."""
         ...
 
 
@@ -143,7 +128,7 @@ def check_front_end(front_end: FrontEnd, networks: Iterable[Network] | None = No
     Arrays come back from the library as they went there; cores have the names and shapes of the spec; the output is
     ``x @ W.T + b``, W being decoded by NumPy in double precision; the gradient is the difference quotient of that; a
     draw hits the standard deviation that `deeptn.Network.init` promises; the same seed gives the same cores, another
-    one others; files hold the very bits, and are read as they were written, by a front-end or by NumPy.
+    one others; a layer is filled with the very bits of a file that a front-end or NumPy wrote.
 
     Parameters
     ----------
@@ -187,112 +172,107 @@ class _Case:
     seed: int
 
     @cached_property
-    def layer(self) -> Any:
-        return self.front_end.linear(self.network, self.has_bias, self.seed)
+    def layer(self) -> StoredLayer:
+        return self.seen(self.model)
 
     @cached_property
+    def model(self) -> Any:
+        return self.front_end.linear(self.network, self.has_bias, self.seed)
+
+    @property
     def dtype(self) -> np.dtype:
-        return next(iter(self.cores(self.layer).values())).dtype
+        return next(iter(self.layer.params.values())).dtype
 
-    def cores(self, layer: Any) -> dict[str, np.ndarray]:
-        return self.seen(self.front_end.cores(layer))
+    def array(self, x: np.ndarray) -> Array:
+        return from_raw(x, self.front_end.library)
 
-    def bias(self, layer: Any) -> np.ndarray | None:
-        bias = self.front_end.bias(layer)
-        return None if bias is None else self.front_end.numpy(bias)
-
-    def seen(self, arrays: dict[str, Array]) -> dict[str, np.ndarray]:
-        return {name: self.front_end.numpy(array) for name, array in arrays.items()}
-
-    def weight(self, cores: dict[str, np.ndarray]) -> np.ndarray:
-        return self.network.materialize({name: to_numpy(core) for name, core in cores.items()})
+    def seen(self, model: Any) -> StoredLayer:
+        stored = to_stored(self.front_end.view(model))
+        assert stored.layers.keys() == {LAYER}, f"generated layers {list(stored.layers)} instead of {[LAYER]}"
+        assert not stored.tensors, f"{list(stored.tensors)} beside cores and bias"
+        return stored.layers[LAYER]
 
     def drawn(self, columns: int, seed: int) -> np.ndarray:
         return np.random.default_rng(seed).standard_normal((ROWS, columns)).astype(self.dtype)
 
-    def compare(self, layer: Any, cores: dict[str, np.ndarray], bias: np.ndarray | None) -> None:
-        """The output of a layer against ``x @ W.T + b``."""
+    def weight(self, cores: Mapping[str, np.ndarray]) -> np.ndarray:
+        return self.network.materialize({name: to_numpy(core) for name, core in cores.items()})
+
+    def compare(self, model: Any, layer: StoredLayer) -> None:
+        """The output of a model against ``x @ W.T + b``."""
         x = self.drawn(self.network.shape[1], self.seed)
-        expected = to_numpy(x) @ self.weight(cores).T + (0.0 if bias is None else to_numpy(bias))
-        found = to_numpy(self.front_end.numpy(self.front_end.call(layer, self.front_end.array(x))))
+        expected = to_numpy(x) @ self.weight(layer.params).T + (0.0 if layer.bias is None else to_numpy(layer.bias))
+        found = to_numpy(self.front_end.call(model, self.array(x)))
         assert found.shape == expected.shape, f"output of shape {found.shape} instead of {expected.shape}"
         gap = np.abs(found - expected).max() / np.abs(expected).max()
         assert gap <= TOLERANCES[self.dtype.name], f"the output differs by {gap:.1e} of its largest entry"
 
-    def saved(self, path: Path) -> StoredLayer:
-        self.front_end.save(self.layer, path)
-        layers = load_model(path).layers
-        assert layers.keys() == {LAYER}, f"the file has the layers {list(layers)} instead of {[LAYER]}"
-        return layers[LAYER]
+    def check_read(self, path: Path, stored: StoredLayer) -> None:
+        """Whether another layer, filled with what a file holds, is the one that was stored."""
+        model = load_model(self.front_end.view(self.front_end.linear(self.network, self.has_bias, self.seed + 1)), path)
+        _equal(self.seen(model), stored)
+        self.compare(model, stored)
+
+
+def _check_cores(case: _Case) -> None:
+    layer = case.layer
+    assert layer.kind == "linear", f"the view says {layer.kind!r} instead of 'linear'"
+    assert layer.network == case.network, f"the view has {layer.network!r}"
+    found = {name: core.shape for name, core in layer.params.items()}
+    assert found == case.network.spec.param_shapes, f"cores {found} instead of {case.network.spec.param_shapes}"
+    expected = case.network.shape[:1] if case.has_bias else None
+    assert getattr(layer.bias, "shape", None) == expected, f"bias {layer.bias!r} instead of one of shape {expected}"
 
 
 def _check_arrays(case: _Case) -> None:
     x = case.drawn(3, case.seed)
-    _equal({"x": case.front_end.numpy(case.front_end.array(x))}, {"x": x})
-
-
-def _check_cores(case: _Case) -> None:
-    found = {name: core.shape for name, core in case.cores(case.layer).items()}
-    assert found == case.network.spec.param_shapes, f"cores {found} instead of {case.network.spec.param_shapes}"
-    bias = case.bias(case.layer)
-    expected = case.network.shape[:1] if case.has_bias else None
-    assert getattr(bias, "shape", None) == expected, f"bias {bias!r} instead of one of shape {expected}"
+    _equal_arrays({"x": to_raw(case.array(x))}, {"x": x})
 
 
 def _check_output(case: _Case) -> None:
-    case.compare(case.layer, case.cores(case.layer), case.bias(case.layer))
+    case.compare(case.model, case.layer)
 
 
 def _check_gradient(case: _Case) -> None:
     """Along a random direction of every core."""
     rows, columns = case.network.shape
     x, dy = case.drawn(columns, case.seed), case.drawn(rows, case.seed + 1)
-    gradient = case.front_end.gradient(case.layer, case.front_end.array(x), case.front_end.array(dy))
+    gradient = case.front_end.gradient(case.model, case.array(x), case.array(dy))
     if gradient is None:
         return
-    cores = {name: to_numpy(core) for name, core in case.cores(case.layer).items()}
-    shapes = {name: array.shape for name, array in case.seen(gradient).items()}
+    cores = {name: to_numpy(core) for name, core in case.layer.params.items()}
+    shapes = {name: to_raw(array).shape for name, array in gradient.items()}
     assert shapes == case.network.spec.param_shapes, f"gradients {shapes} instead of {case.network.spec.param_shapes}"
     generator, size = np.random.default_rng(case.seed), 1e-6
     for name, core in cores.items():
         step = generator.standard_normal(core.shape)
         moved = [case.weight(cores | {name: core + sign * size * step}) for sign in (1.0, -1.0)]
         expected = float((to_numpy(dy) * (to_numpy(x) @ (moved[0] - moved[1]).T)).sum()) / (2.0 * size)
-        terms = to_numpy(case.front_end.numpy(gradient[name])) * step
+        terms = to_numpy(gradient[name]) * step
         scale = max(abs(expected), float(np.abs(terms).sum()))
         close = abs(terms.sum() - expected) <= 20 * TOLERANCES[case.dtype.name] * scale + 1e-6
         assert close, f"derivative {terms.sum():.6g} along core {name!r} instead of {expected:.6g}"
 
 
 def _check_init(case: _Case) -> None:
-    weight = case.weight(case.cores(case.layer))
+    weight = case.weight(case.layer.params)
     found, goal = float(np.sqrt(np.mean(np.abs(weight) ** 2))), target_std(case.network.layout)
     assert abs(found - goal) <= 0.1 * goal, f"the weight has the root mean square {found:.3g} instead of {goal:.3g}"
 
 
 def _check_seed(case: _Case) -> None:
-    cores = case.cores(case.layer)
+    cores = case.layer.params
     again, other = (
-        case.cores(case.front_end.linear(case.network, case.has_bias, case.seed + shift)) for shift in (0, 1)
+        case.seen(case.front_end.linear(case.network, case.has_bias, case.seed + shift)).params for shift in (0, 1)
     )
     assert all(np.array_equal(again[name], cores[name]) for name in cores), "other cores from the same seed"
     assert any(not np.array_equal(other[name], cores[name]) for name in cores), "the same cores from another seed"
 
 
-def _check_save(case: _Case) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        stored = case.saved(Path(folder) / "model.safetensors")
-    assert stored.kind == "linear", f"the file says {stored.kind!r} instead of 'linear'"
-    assert stored.network == case.network, f"the file has {stored.network!r}"
-    _equal(stored.params, case.cores(case.layer))
-    _equal({"bias": stored.bias}, {"bias": case.bias(case.layer)})
-
-
 def _check_load(case: _Case) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        stored = case.saved(path := Path(folder) / "model.safetensors")
-        layer = case.front_end.load(path)
-    _check_read(case, layer, stored)
+        save_model(case.front_end.view(case.model), path := Path(folder) / "model.safetensors")
+        case.check_read(path, case.layer)
 
 
 def _check_file(case: _Case) -> None:
@@ -302,19 +282,15 @@ def _check_file(case: _Case) -> None:
     stored = StoredLayer("linear", case.network, params, bias)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
-        save_model(StoredModel({LAYER: stored}, {}), path)
-        layer = case.front_end.load(path)
-    _check_read(case, layer, stored)
+        files.save_model(StoredModel({LAYER: stored}, {}), path)
+        case.check_read(path, stored)
 
 
-def _check_read(case: _Case, layer: Any, stored: StoredLayer) -> None:
-    """Whether a layer is the one that was stored."""
-    _equal(case.cores(layer), stored.params)
-    _equal({"bias": case.bias(layer)}, {"bias": stored.bias})
-    case.compare(layer, stored.params, stored.bias)
+def _equal(found: StoredLayer, expected: StoredLayer) -> None:
+    _equal_arrays({**found.params, "bias": found.bias}, {**expected.params, "bias": expected.bias})
 
 
-def _equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def _equal_arrays(found: dict[str, Any], expected: dict[str, Any]) -> None:
     """Bit by bit, dtypes included."""
     assert found.keys() == expected.keys(), f"arrays {list(found)} instead of {list(expected)}"
     for name, array in expected.items():
@@ -326,13 +302,12 @@ def _equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
 
 #: What `check_front_end` checks, by name, in this order.
 LAWS: dict[str, Callable[[_Case], None]] = {
-    "arrays": _check_arrays,
     "cores": _check_cores,
+    "arrays": _check_arrays,
     "output": _check_output,
     "gradient": _check_gradient,
     "init": _check_init,
     "seed": _check_seed,
-    "save": _check_save,
     "load": _check_load,
     "file": _check_file,
 }

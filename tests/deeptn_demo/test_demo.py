@@ -12,8 +12,9 @@ import torch
 from deeptn_demo import experiment
 from deeptn_demo.data import Images, load_images
 from deeptn_demo.experiment import SETTINGS, ConvNet, Result, methods, run_seed, summarize
+from deeptn_demo.scores import accuracy, mean_loss
 from deeptn_torch import load_model
-from deeptn_torch.train import accuracy, mean_loss, train
+from deeptn_torch.train import train
 
 import deeptn as dtn
 from deeptn.cli import main

@@ -16,7 +16,7 @@ from deeptn import models
 from deeptn.params import check_params
 
 from .. import standin as cp
-from .frontend import TNLinear
+from .layers import TNLinear
 
 
 @dataclass

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
+from typing import Any, ClassVar
 
+import autoray
 import numpy as np
 import pytest
 
@@ -13,6 +16,7 @@ from deeptn.testing import LAWS, check_front_end, default_networks, front_ends
 
 from .. import standin
 from ..standin.frontend import CuPyFrontEnd
+from ..standin.view import CuPyModel
 from ..tiers import grid
 
 SQUARE = dtn.network(dtn.TTMatrix(rank=2), (8, 8))
@@ -82,13 +86,50 @@ def test_a_front_end_without_its_library_is_left_out(monkeypatch, torch, jax):
 
 
 class RoundedArrays(CuPyFrontEnd):
-    def array(self, x):
-        return standin.asarray(x.astype("float16").astype(x.dtype))
+    library = "rounded"
 
 
-class OtherNames(CuPyFrontEnd):
-    def cores(self, layer):
-        return {name.upper() + "_": core for name, core in layer.cores.items()}
+autoray.register_function("rounded", "asarray", lambda x: standin.asarray(x.astype("float16").astype(x.dtype)))
+
+
+class Altered(CuPyFrontEnd):
+    """Its view says something else of the layer."""
+
+    changes: ClassVar[dict[str, Any]]
+
+    @property
+    def view(self):
+        changes = self.changes
+
+        class View(CuPyModel):
+            def weights(self):
+                return [dataclasses.replace(weight, **changes) for weight in super().weights()]
+
+        return View
+
+
+class OtherKind(Altered):
+    changes: ClassVar = {"kind": "conv1d"}
+
+
+class OtherNetwork(Altered):
+    changes: ClassVar = {"network": dtn.network(dtn.TTMatrix(rank=2), (8, 9))}
+
+
+class NotGenerated(Altered):
+    changes: ClassVar = {"network": None}
+
+
+class MoreThanTheLayer(CuPyFrontEnd):
+    def linear(self, network, bias, seed):
+        return {**super().linear(network, bias, seed), "counter": standin.zeros(1)}
+
+
+class Flat(CuPyFrontEnd):
+    def linear(self, network, bias, seed):
+        model = super().linear(network, bias, seed)
+        model["layer"].cores = {name: core.reshape(-1) for name, core in model["layer"].cores.items()}
+        return model
 
 
 class BiasUnasked(CuPyFrontEnd):
@@ -97,36 +138,38 @@ class BiasUnasked(CuPyFrontEnd):
 
 
 class BiasTwice(CuPyFrontEnd):
-    def call(self, layer, x):
-        y = super().call(layer, x)
-        return y if layer.bias is None else y + layer.bias
+    def call(self, model, x):
+        y, bias = super().call(model, x), model["layer"].bias
+        return y if bias is None else y + bias
 
 
 class Shifted(CuPyFrontEnd):
-    def call(self, layer, x):
-        return super().call(layer, x) + 0.01
+    def call(self, model, x):
+        return super().call(model, x) + 0.01
 
 
 class Transposed(CuPyFrontEnd):
-    def call(self, layer, x):
-        return standin.matmul(x, layer.network.materialize(layer.cores))
+    def call(self, model, x):
+        return standin.matmul(x, model["layer"].network.materialize(model["layer"].cores))
 
 
 class NotANumber(CuPyFrontEnd):
-    def call(self, layer, x):
-        return super().call(layer, x) * float("nan")
+    def call(self, model, x):
+        return super().call(model, x) * float("nan")
 
 
 class WithGradients(CuPyFrontEnd):
     """Difference quotients, entry by entry."""
 
-    def gradient(self, layer, x, dy):
+    def gradient(self, model, x, dy):
+        layer = model["layer"]
+
         def loss(cores):
-            return float((self.numpy(type(layer)(layer.network, cores, layer.bias)(x)) * self.numpy(dy)).sum())
+            return float((to_raw(type(layer)(layer.network, cores, layer.bias)(x)) * to_raw(dy)).sum())
 
         found = {}
         for name, core in layer.cores.items():
-            values = self.numpy(core).astype("float64")
+            values = to_numpy(core)
             slopes = np.zeros(values.shape)
             for place in np.ndindex(values.shape):
                 moved = [values.copy(), values.copy()]
@@ -139,24 +182,22 @@ class WithGradients(CuPyFrontEnd):
 
 
 class GradientTwice(WithGradients):
-    def gradient(self, layer, x, dy):
-        return {
-            name: standin.asarray(2 * self.numpy(slopes)) for name, slopes in super().gradient(layer, x, dy).items()
-        }
+    def gradient(self, model, x, dy):
+        return {name: slopes * 2 for name, slopes in super().gradient(model, x, dy).items()}
 
 
 class OneGradientMissing(WithGradients):
-    def gradient(self, layer, x, dy):
-        found = super().gradient(layer, x, dy)
+    def gradient(self, model, x, dy):
+        found = super().gradient(model, x, dy)
         name = next(iter(found))
-        return found | {name: standin.asarray(0 * self.numpy(found[name]))}
+        return found | {name: found[name] * 0}
 
 
 class DrawnLarge(CuPyFrontEnd):
     def linear(self, network, bias, seed):
-        layer = super().linear(network, bias, seed)
-        layer.cores = {name: standin.asarray(core) for name, core in network.init(seed, std=1.0).items()}
-        return layer
+        model = super().linear(network, bias, seed)
+        model["layer"].cores = {name: standin.asarray(core) for name, core in network.init(seed, std=1.0).items()}
+        return model
 
 
 class OneSeed(CuPyFrontEnd):
@@ -169,40 +210,60 @@ class NoSeed(CuPyFrontEnd):
         return super().linear(network, bias, int(np.random.default_rng().integers(2**62)))
 
 
-class LossySave(CuPyFrontEnd):
-    dtype = "float32"
+class Writing(CuPyFrontEnd):
+    """Its view writes something else."""
 
-    def save(self, layer, path):
-        layer = self.load_as(layer)
-        super().save(layer, path)
+    def written(self, name, array):
+        raise NotImplementedError
 
-    def load_as(self, layer):
-        cores = {name: core.astype("float16").astype(self.dtype) for name, core in layer.cores.items()}
-        return type(layer)(layer.network, cores, layer.bias)
+    @property
+    def view(self):
+        written = self.written
 
+        class View(CuPyModel):
+            def write(self, arrays):
+                super().write({name: written(name, array) for name, array in arrays.items()})
 
-class HalfSave(LossySave):
-    dtype = "float16"
-
-
-class ReadAnew(CuPyFrontEnd):
-    def load(self, path):
-        layer = super().load(path)
-        return self.linear(layer.network, layer.bias is not None, 5)
+        return View
 
 
-class BiasForgotten(CuPyFrontEnd):
-    def load(self, path):
-        layer = super().load(path)
-        layer.bias = None if layer.bias is None else layer.bias * 0.0
-        return layer
+class LossyWrite(Writing):
+    def written(self, name, array):
+        return array.astype("float16").astype("float32")
+
+
+class HalfWrite(Writing):
+    def written(self, name, array):
+        return array.astype("float16")
+
+
+class BiasForgotten(Writing):
+    def written(self, name, array):
+        return array * 0 if name.endswith("bias") else array
+
+
+class Fixed(CuPyFrontEnd):
+    """It computes with what was drawn, whatever was written since."""
+
+    def linear(self, network, bias, seed):
+        model = super().linear(network, bias, seed)
+        vars(model["layer"])["drawn"] = dict(model["layer"].cores)
+        return model
+
+    def call(self, model, x):
+        layer = model["layer"]
+        return super().call({"layer": type(layer)(layer.network, vars(layer)["drawn"], layer.bias)}, x)
 
 
 @pytest.mark.parametrize(
     ("broken", "law", "message"),
     [
         (RoundedArrays, "arrays", "'x' has other entries"),
-        (OtherNames, "cores", "instead of"),
+        (OtherKind, "cores", "'conv1d' instead of 'linear'"),
+        (OtherNetwork, "cores", "the view has"),
+        (NotGenerated, "cores", "generated layers .. instead of"),
+        (MoreThanTheLayer, "cores", "'counter'. beside"),
+        (Flat, "cores", "instead of"),
         (BiasUnasked, "cores", "instead of one of shape None"),
         (Shifted, "output", "differs by"),
         (Transposed, "output", "differs by"),
@@ -212,9 +273,9 @@ class BiasForgotten(CuPyFrontEnd):
         (DrawnLarge, "init", "root mean square 1 instead of 0.5"),
         (OneSeed, "seed", "the same cores from another seed"),
         (NoSeed, "seed", "other cores from the same seed"),
-        (LossySave, "save", "has other entries"),
-        (HalfSave, "save", "float16"),
-        (ReadAnew, "load", "has other entries"),
+        (LossyWrite, "load", "has other entries"),
+        (HalfWrite, "load", "float16"),
+        (Fixed, "load", "differs by"),
         (BiasTwice, "file", "differs by"),
         (BiasForgotten, "file", "'bias' has other entries"),
     ],
@@ -236,7 +297,7 @@ def test_every_law_is_broken_above():
 
 def test_an_error_of_the_front_end_says_where():
     class Broken(CuPyFrontEnd):
-        def call(self, layer, x):
+        def call(self, model, x):
             raise RuntimeError("out of memory")
 
     with pytest.raises(RuntimeError, match="out of memory") as caught:

@@ -18,23 +18,15 @@ from deeptn.arrays import library_of
 from deeptn.engine import Pool, Program, Run, execute, run_plain
 
 from .forward import forward, full_precision, leaves_of, operations_for, registers_of
-from .reverse import Reverse
+from .reverse import Reverse, autograd_on
 
 
 def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
     """Execute a program on tensors; registered as the runner for torch.
 
-    Parameters
-    ----------
-    program : deeptn.engine.Program
-    inputs : sequence of Tensor
-        In the order of ``program.inputs``.
-
-    Returns
-    -------
-    Tensor
-        Differentiable any number of times. Under `torch.compile`, `torch.export`, `torch.func`, forward-mode automatic
-        differentiation and dispatch modes the plain steps run, which those can follow.
+    The tensors stand in the order of ``program.inputs``; the result is differentiable any number of times. Under
+    `torch.compile`, `torch.export`, `torch.func`, forward-mode differentiation and dispatch modes the plain steps run,
+    which those can follow.
     """
     if _is_transformed(inputs):
         return run_plain(program, inputs)
@@ -60,25 +52,11 @@ def _is_transformed(inputs: Sequence[Tensor]) -> bool:
 
 def gradients(program: Program, inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor) -> list[Tensor]:
     """Gradients towards the inputs that are `needed`, from the inputs alone; each with its own memory."""
-    reads = {number: needed[number] for number in range(len(inputs))}
-    reads |= {number: any(needed[k] for k in stack) for number, stack in program.numbered_stacks}
-    wanted = [reads.get(number, False) for number in program.leaves]
-    with full_precision(grad):
-        leaves = leaves_of(program, inputs)
-        parts = Reverse(program, leaves, forward(program, leaves)[1], wanted).run(grad)
-    found: list[Tensor | None] = [None] * len(inputs)
-
-    def add(number: int, part: Tensor) -> None:
-        held = found[number]
-        found[number] = part if held is None else held + part
-
-    stacks = dict(program.numbered_stacks)
-    for number, part in zip(program.leaves, parts):
-        if part is not None:
-            for k, piece in zip(stacks[number], part.unbind()) if number in stacks else [(number, part)]:
-                add(k, piece)
-    empty = (x.new_zeros(x.shape) if g is None else g for x, g in zip(inputs, found))
-    return [g.clone(memory_format=torch.contiguous_format) for g, is_needed in zip(empty, needed) if is_needed]
+    with torch.enable_grad(), autograd_on():
+        leaves = [x.detach().requires_grad_(is_needed) for x, is_needed in zip(inputs, needed)]
+        wanted = [leaf for leaf in leaves if leaf.requires_grad]
+        found = torch.autograd.grad(run(program, leaves), wanted, grad, materialize_grads=True)
+    return [g.clone(memory_format=torch.contiguous_format) for g in found]
 
 
 class _Contraction(torch.autograd.Function):

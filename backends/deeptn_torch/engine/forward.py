@@ -51,14 +51,8 @@ def registers_of(program: Program, leaves: Sequence[Tensor]) -> list[Any]:
 class Kept:
     """What a backward pass wants to find.
 
-    Attributes
-    ----------
-    registers : list of Tensor
-        Results of the steps, where those in between are to be made again: ``program.kept``.
-    tape : dict
-        By result: operand and factor of an activation, and, where nothing is made again, the operands of a product.
-    lib : TensorOperations
-        What computed them.
+    The registers hold ``program.kept``, where the others are to be made again. The tape has, by result, operand and
+    factor of an activation and, where nothing is made again, the operands of a product.
     """
 
     lib: TensorOperations

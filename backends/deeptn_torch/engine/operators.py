@@ -18,22 +18,17 @@ _NUMBERS: dict[Program, int] = {}
 
 def register(program: Program) -> int:
     """Return the number by which the operators know a program in this process."""
-    if program not in _NUMBERS:
-        _NUMBERS[program] = len(_PROGRAMS)
+    number = _NUMBERS.setdefault(program, len(_PROGRAMS))
+    if number == len(_PROGRAMS):
         _PROGRAMS.append(program)
-    return _NUMBERS[program]
+    return number
 
 
 @torch.library.custom_op("deeptn::contract", mutates_args=())
 def contract(inputs: Sequence[Tensor], number: int) -> Tensor:
     """Run a registered program.
 
-    Parameters
-    ----------
-    inputs : sequence of Tensor
-        In the order of ``program.inputs``; float32, float64 or complex.
-    number : int
-        See `register`.
+    The inputs, float32, float64 or complex, stand in the order of ``program.inputs``; see `register` for the number.
 
     Examples
     --------

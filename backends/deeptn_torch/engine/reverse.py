@@ -215,13 +215,13 @@ def _derivative(activation: str) -> Callable[[Tensor, Tensor, Tensor | None], Te
     function = activations.resolve(activation)
 
     def derivative(grad: Tensor, x: Tensor, scale: Tensor | None) -> Tensor:
-        with torch.enable_grad(), _autograd_on():
+        with torch.enable_grad(), autograd_on():
             x = (x if scale is None else x * scale).detach().requires_grad_()
             return torch.autograd.grad(function(x), x, grad)[0]
 
     return derivative
 
 
-def _autograd_on() -> Any:
+def autograd_on() -> Any:
     """Let autograd record inside a custom operator too, which runs below it."""
     return torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)

@@ -1,25 +1,13 @@
 """Modules whose weights are generated, and generated weights inside of any module."""
 
-from .base import TNLayer, copy_bias
-from .conv import TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
+from .base import TNLayer, layers_of
+from .conv import CONVOLUTIONS, TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
 from .embedding import TNEmbedding
 from .linear import TNLinear
-from .weight import TNWeight, generated, generated_inside, parametrize_, register, unregister, weights_of
-
-#: Those that stand for layers of PyTorch.
-STANDARD: tuple[type[TNLayer], ...] = (
-    TNLinear,
-    TNConv1d,
-    TNConv2d,
-    TNConv3d,
-    TNConvTranspose1d,
-    TNConvTranspose2d,
-    TNConvTranspose3d,
-    TNEmbedding,
-)
+from .weight import TNWeight, generated_inside, parametrize_, register, unregister, weights_of
 
 __all__ = [
-    "STANDARD",
+    "CONVOLUTIONS",
     "TNConv1d",
     "TNConv2d",
     "TNConv3d",
@@ -30,9 +18,8 @@ __all__ = [
     "TNLayer",
     "TNLinear",
     "TNWeight",
-    "copy_bias",
-    "generated",
     "generated_inside",
+    "layers_of",
     "parametrize_",
     "register",
     "unregister",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -20,14 +20,25 @@ from deeptn.spec import Layout, Node
 from deeptn.topologies import Topology, describe
 
 from ..engine import contract, register
-from ..fit import find_params
+from ..fit import draw_seed, find_params
 from .cache import CachedWeight, Cores, trainable
 
 
 class TNLayer(CachedWeight):
     """What all layers with a generated weight share: the cores, the decoded weight and its cache.
 
-    When the decoded weight is kept says `CachedWeight`.
+    When the decoded weight is kept says `CachedWeight`. What all layers take:
+
+    Parameters
+    ----------
+    topology : deeptn.Topology, deeptn.Network or str
+        What generates the weight.
+    device, dtype : optional
+    layout : deeptn.Layout, optional
+        How the weight is cut into legs; by default the topology's own.
+    mode : {"auto", "materialize", "apply"}
+        ``"materialize"``: decode the weight, then use it. ``"apply"``: use a linear network without its weight.
+        ``"auto"``: decode and keep the weight while no gradient is asked for, otherwise what is expected to be faster.
 
     Attributes
     ----------
@@ -35,8 +46,6 @@ class TNLayer(CachedWeight):
         What generates the weight.
     cores : nn.ParameterDict
         The trainable tensors, by the names of ``network.spec.param_shapes``.
-    mode : {"auto", "materialize", "apply"}
-        How the weight meets the input.
     recompute : bool or None
         Whether the backward pass of a decode makes the states within a stage again; None: as the program has it.
     """
@@ -51,14 +60,25 @@ class TNLayer(CachedWeight):
     bias: nn.Parameter | None
     batch_hint: int | None = None
 
-    def _make(self, net: Network, bias: bool, device: Any, dtype: Any, mode: str, fan_in: int, outputs: int) -> None:
-        dtype = torch.get_default_dtype() if dtype is None else dtype
+    def _make(
+        self,
+        shape: tuple[int, ...],
+        topology: Topology | Network | str,
+        layout: Layout | None,
+        device: Any,
+        dtype: Any,
+        mode: str = "materialize",
+        outputs: int = 0,
+    ) -> None:
+        """Take up a network for a weight of some shape, and a bias of so many entries; draw both."""
+        net = as_network(topology, shape, layout)
         self.mode = check_mode(mode)
-        self._hold(net, {name: torch.empty(s, device=device, dtype=dtype) for name, s in net.spec.param_shapes.items()})
-        self.register_parameter(
-            "bias", nn.Parameter(torch.empty(outputs, device=device, dtype=dtype)) if bias else None
-        )
-        self._fan_in = fan_in
+
+        def empty(*sizes: int) -> Tensor:
+            return torch.empty(sizes, device=device, dtype=dtype)
+
+        self._hold(net, {name: empty(*sizes) for name, sizes in net.spec.param_shapes.items()})
+        self.register_parameter("bias", nn.Parameter(empty(outputs)) if outputs else None)
         self._register()
         self.reset_parameters()
 
@@ -80,15 +100,8 @@ class TNLayer(CachedWeight):
         Their cores become parametrized (`torch.nn.utils.parametrize`), so that ``state_dict`` holds the tensors before
         the map as ``cores.parametrizations.NAME.original``; ``parametrize.remove_parametrizations`` ends it.
 
-        Parameters
-        ----------
-        nodes : iterable of str, optional
-            Names; by default the nodes that the topology marks.
-
-        Raises
-        ------
-        deeptn.SpecError
-            If no node is marked, a node that was named cannot be an isometry, or a core has not full rank.
+        Nodes go by their names, by default those that the topology marks. `SpecError` if there is none, one cannot be
+        an isometry, or a core has not full rank.
 
         Examples
         --------
@@ -100,12 +113,11 @@ class TNLayer(CachedWeight):
         >>> bool(torch.allclose(A @ A.T, (A @ A.T)[0, 0] * torch.eye(4), atol=1e-6))
         True
         """
-        chosen = [
-            node
+        maps = {
+            node.param: Isometry(node, tuple(self.cores[node.param].shape))
             for node in isometric_nodes(self.network, nodes)
             if node.param is not None and not parametrize.is_parametrized(self.cores, node.param)
-        ]
-        maps = {node.param: Isometry(node, tuple(self.cores[node.param].shape)) for node in chosen if node.param}
+        }
         for name, isometry in maps.items():
             values = torch.linalg.svdvals(isometry.view.matrix(self.cores[name].detach()).to(torch.complex128))
             if values[-1] <= 1e-6 * values[0]:
@@ -120,25 +132,14 @@ class TNLayer(CachedWeight):
     def grow(self, size: int, noise: float | None = None) -> float:
         """Enlarge the network to a size of its family, without changing the weight; see `deeptn.fitting.grow`.
 
-        The cores become new parameters: an optimizer has to be told of them. Frozen ones stay frozen; what is added is
-        frozen if all were.
-
-        Parameters
-        ----------
-        size : int
-            Layers of a brick wall, rank or terms of the others; at this size or above the layer stays as it is.
-        noise : float, optional
-            As for `deeptn.fitting.grow`; a seed for it comes from torch's generator.
-
-        Returns
-        -------
-        float
-            ``‖W_new - W_old‖ / ‖W_old‖``.
+        Return ``‖W_new - W_old‖ / ‖W_old‖``. At a size that it has already the layer stays as it is. The cores become
+        new parameters, of which an optimizer has to be told; frozen ones stay frozen, what is added is frozen if all
+        were.
+        `SpecError` where cores are constrained.
         """
         if parametrize.is_parametrized(self.cores):
             raise SpecError("the cores are constrained, and what is added to them is not; remove the constraint first")
-        seed = int(torch.randint(2**62, ()).item())
-        net, params, error = grow(self.network, dict(self.cores.items()), size, noise, seed)
+        net, params, error = grow(self.network, dict(self.cores.items()), size, noise, draw_seed())
         if net is not self.network:
             flows = {name: core.requires_grad for name, core in self.cores.items()}
             self._hold(net, params)
@@ -191,19 +192,9 @@ class TNLayer(CachedWeight):
         return self._ways[rows]
 
     def requires_grad_(self, requires_grad: bool = True, stages: Iterable[int] | None = None) -> Any:
-        """Freeze or free the parameters, or those of some stages only; see `torch.nn.Module.requires_grad_`.
+        """Freeze or free all parameters, or the cores of some stages, by their numbers; the last is -1.
 
-        Parameters
-        ----------
-        requires_grad : bool
-        stages : iterable of int, optional
-            Numbers of stages, the last being -1; a core that stands in several goes with each. By default all
-            parameters, the bias included.
-
-        Raises
-        ------
-        deeptn.SpecError
-            For a stage that is not there.
+        A core that stands in several stages goes with each.
 
         Examples
         --------
@@ -215,34 +206,28 @@ class TNLayer(CachedWeight):
         """
         if stages is None:
             return super().requires_grad_(requires_grad)
-        known = self.network.spec.stages
+        known = dict(enumerate(self.network.spec.stages))
+        known |= {number - len(known): stage for number, stage in known.items()}
         stages = list(stages)
         for number in stages:
-            if not -len(known) <= number < len(known):
-                raise SpecError(f"stage {number} of {len(known)}")
-        for number in stages:
-            for node in known[number].nodes:
-                if node.param is not None:
-                    self._stored(node.param).requires_grad_(requires_grad)
+            if number not in known:
+                raise SpecError(f"stage {number} of {len(known) // 2}")
+        for node in (node for number in stages for node in known[number].nodes):
+            if node.param is not None:
+                self._stored(node.param).requires_grad_(requires_grad)
         return self
 
     def reset_parameters(self, scheme: str = "orthogonal", std: float | None = None) -> None:
         """Draw the cores anew, with a seed from torch's generator; the bias as `torch.nn.Linear` does.
 
-        Parameters
-        ----------
-        scheme : {"orthogonal", "gaussian", "identity", "copy"}
-            See `deeptn.Network.init`.
-        std : float, optional
-            Root mean square of the weight, Kaiming's by default.
+        `scheme` and `std`, by default Kaiming's, are those of `deeptn.Network.init`.
         """
         first = next(iter(self.cores.values()))
         if first.is_meta:
             return
-        seed = int(torch.randint(2**62, ()).item())
-        self.load_cores(self.network.init(seed, like=first, scheme=scheme, std=std))
+        self.load_cores(self.network.init(draw_seed(), like=first, scheme=scheme, std=std))
         if self.bias is not None:
-            bound = 1 / math.sqrt(self._fan_in)
+            bound = 1 / math.sqrt(math.prod(self.network.shape[1:]))
             nn.init.uniform_(self.bias, -bound, bound)
 
     def load_cores(self, params: dict[str, Tensor]) -> None:
@@ -285,31 +270,26 @@ class TNLayer(CachedWeight):
     ) -> Any:
         """Replace a trained layer; what was frozen stays frozen.
 
-        Parameters
-        ----------
-        dense : nn.Module
-            Of the class that this one stands for.
-        topology : deeptn.Topology, deeptn.Network or str
-        fit : {"auto"}, deeptn.fitting.Fit or None
-            How the cores are found; see `deeptn_torch.compress`.
-        layout : deeptn.Layout, optional
-
-        Returns
-        -------
-        TNLayer
-            With a copy of the bias, on the device and in the dtype of `dense`.
+        The new layer, on the device and in the dtype of `dense`, has a copy of its bias. `fit` says how the cores are
+        found; see `deeptn.models.compress`.
         """
         net = as_network(topology, tuple(dense.weight.shape), layout)
-        layer = cls.like(dense, net, dense.weight.device)
-        layer.load_cores(find_params(net, dense.weight.detach(), fit))
-        layer.cores.requires_grad_(dense.weight.requires_grad)
-        copy_bias(layer, dense)
-        return layer.train(dense.training)
+        return cls.like(dense, net, find_params(net, dense.weight.detach(), fit))
 
     @classmethod
-    def like(cls, dense: Any, net: Network, device: Any) -> Any:
-        """Make a new layer with the arguments of a dense one, on a device of your own."""
-        return cls(**cls._arguments(dense), topology=net, device=device, dtype=dense.weight.dtype)
+    def like(cls, dense: Any, net: Network, params: dict[str, Tensor]) -> Any:
+        """Make a new layer with the arguments and the bias of a dense one, and given cores."""
+        layer = cls(**cls._arguments(dense), topology=net, device="meta", dtype=dense.weight.dtype)
+        return layer.filled(dense, dense.weight, params)
+
+    def filled(self, module: Any, weight: nn.Parameter, params: dict[str, Tensor]) -> Any:
+        """Take the place of a weight of a module, with given cores; the layer had no storage so far."""
+        self.to_empty(device=weight.device)
+        self.load_cores(params)
+        self.cores.requires_grad_(weight.requires_grad)
+        if self.bias is not None:
+            copy_bias(self, module)
+        return self.train(module.training)
 
     @classmethod
     def _arguments(cls, layer: Any) -> dict[str, Any]:
@@ -358,6 +338,11 @@ def contract_traced(arrays: list[Tensor], number: int) -> Tensor:
     if dtype not in (torch.float16, torch.bfloat16):
         return contract(arrays, number)
     return contract([array.float() for array in arrays], number).to(dtype)
+
+
+def layers_of(model: nn.Module) -> Iterator[TNLayer]:
+    """The generated layers of a model, weights inside of modules included."""
+    return (module for module in model.modules() if isinstance(module, TNLayer))
 
 
 def copy_bias(to: Any, source: Any) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from deeptn.base import positive_int
 from deeptn.engine import gather_rows
 from deeptn.errors import SpecError
-from deeptn.models import Mode, as_network
+from deeptn.models import Mode
 from deeptn.network import Network
 from deeptn.spec import Layout
 from deeptn.topologies import Topology
@@ -26,17 +26,13 @@ class TNEmbedding(TNLayer):
     ----------
     num_embeddings, embedding_dim : int
         As for `torch.nn.Embedding`.
-    topology : deeptn.Topology, deeptn.Network or str
-        What generates the table of shape ``(num_embeddings, embedding_dim)``.
+    topology, device, dtype, layout
+        As for `TNLayer`; the table has the shape ``(num_embeddings, embedding_dim)``.
     padding_idx : int, optional
         Entries with this index give zeros and no gradient; negative counts from the end.
-    device, dtype : optional
-    layout : deeptn.Layout, optional
-        How the table is cut into legs; by default the topology's own.
     mode : {"auto", "materialize", "apply"}
-        ``"apply"``: the rows that are asked for are generated one by one, the table is never formed (linear networks;
-        with activations, and under `torch.compile`, it always is). ``"materialize"``: decode, then look up. ``"auto"``:
-        decode and keep the table while no gradient is asked for, otherwise what is expected to be faster.
+        As for `TNLayer`; ``"apply"`` generates the rows that are asked for one by one (with activations, and under
+        `torch.compile`, the table is decoded all the same).
 
     Notes
     -----
@@ -72,8 +68,7 @@ class TNEmbedding(TNLayer):
         if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
             raise SpecError(f"padding_idx = {padding_idx} is no row of a table of {num_embeddings}")
         self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
-        net = as_network(topology, (num_embeddings, embedding_dim), layout)
-        self._make(net, False, device, dtype, mode, embedding_dim, embedding_dim)
+        self._make((num_embeddings, embedding_dim), topology, layout, device, dtype, mode)
 
     def reset_parameters(self, scheme: str = "orthogonal", std: float | None = 1.0) -> None:
         super().reset_parameters(scheme, std)
@@ -97,28 +92,12 @@ class TNEmbedding(TNLayer):
         return rows.masked_fill((indices == self.padding_idx).unsqueeze(-1), 0.0)
 
     @classmethod
-    def from_embedding(
-        cls,
-        embedding: nn.Embedding,
-        topology: Topology | Network | str,
-        fit: Any = "auto",
-        layout: Layout | None = None,
-    ) -> TNEmbedding:
-        """Replace a trained table; parameters as for `from_dense`."""
-        return cls.from_dense(embedding, topology, fit, layout)
-
-    @classmethod
-    def like(cls, dense: nn.Embedding, net: Network, device: Any) -> TNEmbedding:
-        """Make a new layer with the arguments of a dense one, on a device of your own."""
+    def like(cls, dense: nn.Embedding, net: Network, params: dict[str, Tensor]) -> TNEmbedding:
         if dense.max_norm is not None or dense.scale_grad_by_freq or dense.sparse:
             raise SpecError(
                 f"{dense} has max_norm, scale_grad_by_freq or sparse, which a generated table does not know"
             )
-        return super().like(dense, net, device)
-
-    def to_embedding(self) -> nn.Embedding:
-        """Return the dense layer that computes the same."""
-        return self.to_dense()
+        return super().like(dense, net, params)
 
     def to_dense(self) -> nn.Embedding:
         dense = super().to_dense()
@@ -126,3 +105,6 @@ class TNEmbedding(TNLayer):
             with torch.no_grad():
                 dense.weight[self.padding_idx] = 0.0
         return dense
+
+    from_embedding = classmethod(TNLayer.from_dense.__func__)
+    to_embedding = to_dense

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from deeptn.base import positive_int
 from deeptn.errors import LayoutError
-from deeptn.models import Mode, as_network
+from deeptn.models import Mode
 from deeptn.network import Network, multiply
 from deeptn.spec import Layout
 from deeptn.topologies import Topology
@@ -27,19 +27,14 @@ class TNLinear(TNLayer):
     ----------
     in_features, out_features : int
         As for `torch.nn.Linear`; inputs are ``(..., in_features)``.
-    topology : deeptn.Topology, deeptn.Network or str
-        What generates the weight of shape ``(out_features, in_features)``.
     bias : bool
-    device, dtype : optional
-    layout : deeptn.Layout, optional
-        How the weight is cut into legs; by default the topology's own.
+    topology, device, dtype, layout
+        As for `TNLayer`; the weight has the shape ``(out_features, in_features)``.
     batch_hint : int, optional
         Rows of the input for which the way is fixed under `torch.compile` and `torch.export`, whatever the batch is
         then. Without it a compiled layer decodes W (with ``mode="apply"``: 128).
     mode : {"auto", "materialize", "apply"}
-        ``"apply"``: a linear network is contracted with the input, W is never formed. ``"materialize"``: decode, then
-        one dense product. ``"auto"``: decode and keep W while no gradient is asked for, otherwise the one that
-        `deeptn.Network.choose` expects to be faster.
+        As for `TNLayer`; ``"apply"`` contracts the network with the input.
 
     Raises
     ------
@@ -73,8 +68,7 @@ class TNLinear(TNLayer):
         self.in_features, self.out_features = in_features, out_features
         if batch_hint is not None or mode == "apply":
             self.batch_hint = positive_int(128 if batch_hint is None else batch_hint, "batch_hint")
-        net = as_network(topology, (out_features, in_features), layout)
-        self._make(net, bias, device, dtype, mode, in_features, out_features)
+        self._make((out_features, in_features), topology, layout, device, dtype, mode, out_features if bias else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
@@ -104,13 +98,5 @@ class TNLinear(TNLayer):
             y = y.to(torch.get_autocast_dtype(x.device.type))
         return y if self.bias is None else y + self.bias.to(y.dtype)
 
-    @classmethod
-    def from_linear(
-        cls, linear: nn.Linear, topology: Topology | Network | str, fit: Any = "auto", layout: Layout | None = None
-    ) -> TNLinear:
-        """Replace a trained layer; parameters as for `from_dense`."""
-        return cls.from_dense(linear, topology, fit, layout)
-
-    def to_linear(self) -> nn.Linear:
-        """Return the dense layer that computes the same."""
-        return self.to_dense()
+    from_linear = classmethod(TNLayer.from_dense.__func__)
+    to_linear = TNLayer.to_dense

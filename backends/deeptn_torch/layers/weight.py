@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from deeptn.errors import SpecError, near_match
-from deeptn.models import as_network
 from deeptn.network import Network
 from deeptn.spec import Layout
 from deeptn.topologies import Topology
@@ -25,10 +25,8 @@ class TNWeight(TNLayer):
     Parameters
     ----------
     shape : tuple of int
-    topology : deeptn.Topology, deeptn.Network or str
-    device, dtype : optional
-    layout : deeptn.Layout, optional
-        How the weight is cut into legs; by default the topology's own.
+    topology, device, dtype, layout
+        As for `TNLayer`.
     axes : tuple of int, optional
         Where the axes of the network's weight stand in what a call returns.
 
@@ -54,8 +52,7 @@ class TNWeight(TNLayer):
     ):
         super().__init__()
         self.axes = tuple(range(len(shape))) if axes is None else axes
-        net = as_network(topology, tuple(shape), layout)
-        self._make(net, False, device, dtype, "materialize", 0, 0)
+        self._make(tuple(shape), topology, layout, device, dtype)
 
     def forward(self, original: Tensor | None = None) -> Tensor:
         return self.weight.permute([self.axes.index(axis) for axis in range(len(self.axes))])
@@ -85,21 +82,14 @@ def parametrize_(
     module : nn.Module
         For example `torch.nn.LSTM` or `torch.nn.MultiheadAttention`.
     name : str
-        Of the parameter: ``"weight_hh_l0"``, ``"in_proj_weight"``.
-    topology : deeptn.Topology, deeptn.Network or str
-    fit : {"auto"}, deeptn.fitting.Fit or None
-        How the cores are found; see `deeptn_torch.compress`.
-    layout : deeptn.Layout, optional
+        Of a parameter with two axes at least that is not parametrized: ``"weight_hh_l0"``, ``"in_proj_weight"``.
+    topology, fit, layout
+        As for `TNLayer.from_dense`.
 
     Returns
     -------
     TNWeight
         Its cores are parameters of the module now, ``"parametrizations.NAME.0.cores.…"``.
-
-    Raises
-    ------
-    deeptn.SpecError
-        If the module has no parameter of that name with two axes at least, or it is parametrized already.
 
     Notes
     -----
@@ -121,28 +111,22 @@ def parametrize_(
     if old is None or old.ndim < 2:
         known = [key for key, value in module._parameters.items() if value is not None and value.ndim > 1]
         raise SpecError(f"{type(module).__name__} has no weight {name!r}; {near_match(name, known)}")
-    weight = TNWeight(tuple(old.shape), as_network(topology, tuple(old.shape), layout), old.device, old.dtype)
-    weight.load_cores(find_params(weight.network, old.detach(), fit))
-    register(module, name, weight, old.requires_grad)
+    weight = TNWeight(tuple(old.shape), topology, "meta", old.dtype, layout=layout)
+    weight.filled(module, old, find_params(weight.network, old.detach(), fit))
+    register(module, name, weight)
     return weight
 
 
-def register(module: nn.Module, name: str, weight: TNWeight, requires_grad: bool) -> None:
+def register(module: nn.Module, name: str, weight: TNWeight) -> None:
     """Put a generated weight in the place of a parameter."""
     _own_class(module)
     parametrize.register_parametrization(module, name, weight, unsafe=True)  # the stored tensor has another shape
-    weight.cores.requires_grad_(requires_grad)
     parametrizations: Any = module.parametrizations
     parametrizations[name].original.requires_grad_(False)
-    weight.train(module.training)
-    if isinstance(module, nn.RNNBase) and _begin not in module._forward_pre_hooks.values():
-        module.register_forward_pre_hook(_begin)
-        module.register_forward_hook(_end, always_call=True)
     own: Any = type(module)
-    if isinstance(module, nn.RNNBase):
-        own._apply = _apply
-    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        own.reset_parameters = _reset_parameters
+    for base, methods in _RECURRENT.items():
+        for method in methods if isinstance(module, base) else ():
+            setattr(own, method.__name__, method)
 
 
 def _own_class(module: nn.Module) -> None:
@@ -154,34 +138,46 @@ def _own_class(module: nn.Module) -> None:
         module.__class__ = own
 
 
-def _begin(module: Any, inputs: Any) -> None:
-    """A recurrent module asks for each weight several times: it is decoded once."""
-    module.__dict__.setdefault("_decoded_once", []).append(parametrize.cached())
-    module._decoded_once[-1].__enter__()
+def _next(module: Any, ours: Callable[..., Any]) -> Callable[..., Any]:
+    """The method that a module would have without ours; a subclass made since then may call it."""
+    found = [vars(base).get(ours.__name__) for base in type(module).__mro__]
+    last = max(number for number, method in enumerate(found) if method is ours)
+    return next(method for method in found[last + 1 :] if method is not None)
 
 
-def _end(module: Any, inputs: Any, output: Any) -> None:
-    module._decoded_once.pop().__exit__(None, None, None)
-    # It also holds on to them; a copy of the module could not take along what has a gradient.
+def _forget(module: Any) -> None:
+    """A recurrent module holds on to its weights; a copy of it could not take along what has a gradient."""
     module._flat_weights = [w if isinstance(w, nn.Parameter) else None for w in module._flat_weights]
+
+
+def forward(module: Any, *args: Any, **kwargs: Any) -> Any:
+    """A recurrent module asks for each weight several times: it is decoded once."""
+    try:
+        with parametrize.cached():
+            return _next(module, forward)(module, *args, **kwargs)
+    finally:
+        _forget(module)
 
 
 def _apply(module: Any, fn: Any, recurse: bool = True) -> Any:
     """A recurrent module that is moved asks for its weights too."""
-    nn.RNNBase._apply(module, fn, recurse)
-    module._flat_weights = [w if isinstance(w, nn.Parameter) else None for w in module._flat_weights]
+    _next(module, _apply)(module, fn, recurse)
+    _forget(module)
     return module
 
 
-def _reset_parameters(module: Any, *args: Any, **kwargs: Any) -> None:
+def reset_parameters(module: Any, *args: Any, **kwargs: Any) -> None:
     """A recurrent module draws all of its parameters alike, the cores too; these are to give weights of that size."""
-    # That of the class it was put into; subclasses made since then call this one.
-    found = [vars(base).get("reset_parameters") for base in type(module).__mro__]
-    last = max(number for number, method in enumerate(found) if method is _reset_parameters)
-    next(method for method in found[last + 1 :] if method is not None)(module, *args, **kwargs)
+    _next(module, reset_parameters)(module, *args, **kwargs)
     for name in generated_inside(module):
-        std = (3 * module.hidden_size) ** -0.5
-        module.parametrizations[name][0].reset_parameters(std=std)
+        module.parametrizations[name][0].reset_parameters(std=(3 * module.hidden_size) ** -0.5)
+
+
+#: What recurrent modules do otherwise where a weight is generated.
+_RECURRENT: dict[type, tuple[Any, ...]] = {
+    nn.RNNBase: (forward, _apply, reset_parameters),
+    nn.RNNCellBase: (reset_parameters,),
+}
 
 
 def unregister(module: nn.Module, name: str) -> None:
@@ -192,21 +188,6 @@ def unregister(module: nn.Module, name: str) -> None:
     _own_class(module)
     parametrize.remove_parametrizations(module, name, leave_parametrized=False)
     setattr(module, name, nn.Parameter(weight, requires_grad=trains))  # recurrent modules take note of it
-    if not generated_inside(module):
-        for hooks in (module._forward_pre_hooks, module._forward_hooks):
-            for number in [number for number, hook in hooks.items() if hook in (_begin, _end)]:
-                del hooks[number]
-
-
-def generated(model: nn.Module, remove_duplicate: bool = True) -> dict[str, TNLayer]:
-    """The generated layers of a model; a weight inside of a module goes by its own name, ``"lstm.weight_hh_l0"``."""
-    found = {}
-    for name, module in model.named_modules(remove_duplicate=remove_duplicate):
-        if isinstance(module, TNWeight) and ".parametrizations." in f".{name}":
-            name = f".{name}".replace(".parametrizations.", ".").removesuffix(".0")[1:]
-        if isinstance(module, TNLayer):
-            found[name] = module
-    return found
 
 
 def generated_inside(module: nn.Module) -> list[str]:
