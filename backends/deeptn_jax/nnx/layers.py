@@ -135,9 +135,17 @@ class TNLinear(TNLayer):
     like, form, arguments = nnx.Linear, "linear", ("in_features", "out_features")
 
     def __init__(
-        self, in_features: int, out_features: int, topology: Target = "BrickWall", *, rngs: nnx.Rngs, **options: Any
+        self,
+        in_features: int,
+        out_features: int,
+        topology: Target = "BrickWall",
+        *,
+        rngs: nnx.Rngs,
+        layout: Layout | None = None,
+        mode: Mode = "auto",
+        **options: Any,
     ):
-        super().__init__((in_features, out_features), topology, rngs=rngs, **options)
+        super().__init__((in_features, out_features), topology, rngs=rngs, layout=layout, mode=mode, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         batch = x.size // max(x.shape[-1], 1)
@@ -192,10 +200,11 @@ class TNConv(TNLayer):
         strides: int | Sequence[int] = 1,
         *,
         rngs: nnx.Rngs,
+        layout: Layout | None = None,
         **options: Any,
     ):
         arguments = in_features, out_features, kernel_size, strides
-        super().__init__(arguments, topology, rngs=rngs, mode="materialize", **options)
+        super().__init__(arguments, topology, rngs=rngs, layout=layout, mode="materialize", **options)
 
 
 class TNEmbed(TNLayer):
@@ -225,10 +234,18 @@ class TNEmbed(TNLayer):
     like, form, attribute, arguments = nnx.Embed, "embedding", "embedding", ("num_embeddings", "features")
 
     def __init__(
-        self, num_embeddings: int, features: int, topology: Target = "TTMatrix", *, rngs: nnx.Rngs, **options: Any
+        self,
+        num_embeddings: int,
+        features: int,
+        topology: Target = "TTMatrix",
+        *,
+        rngs: nnx.Rngs,
+        layout: Layout | None = None,
+        mode: Mode = "auto",
+        **options: Any,
     ):
         std = features**-0.5  # that of nnx.Embed
-        super().__init__((num_embeddings, features), topology, std, rngs=rngs, **options)
+        super().__init__((num_embeddings, features), topology, std, rngs=rngs, layout=layout, mode=mode, **options)
 
     @property
     def embedding(self) -> jax.Array:
