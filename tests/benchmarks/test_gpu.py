@@ -84,6 +84,7 @@ runpy.run_path("benchmarks/gpu.py", run_name="__main__")
     assert "left out" not in said
 
 
+@pytest.mark.slow
 def test_without_jax_torch_has_its_own_engine():
     """ml_dtypes, which JAX brings, is missing too."""
     code = """
