@@ -77,6 +77,9 @@ def train(
     """
     check_teacher(recipe, teacher)
     _check(model, recipe)
+    other = [name for name, value in model.state_dict().items() if not isinstance(value, Tensor)]
+    if checkpoint is not None and other:
+        raise DeepTNError(f"checkpoints hold tensors, {other[0]!r} of the state_dict is none; leave checkpoint= out")
     taught = teacher is not None and teacher.training
     model.train()
     if teacher is not None:

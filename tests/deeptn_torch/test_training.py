@@ -358,6 +358,23 @@ def test_a_little_noise_changes_little(family):
     assert grown.error < 1e-4
 
 
+def test_a_state_that_no_checkpoint_holds_is_refused_before_the_first_step(tmp_path):
+    class Counting(torch.nn.Linear):
+        def get_extra_state(self):
+            return {"calls": 3}
+
+        def set_extra_state(self, state):
+            assert state == {"calls": 3}
+
+    def never():
+        raise AssertionError
+
+    net = torch.nn.Sequential(model(), Counting(3, 3, dtype=torch.float64))
+    with pytest.raises(dtn.DeepTNError, match=r"'1\._extra_state' of the state_dict is none"):
+        train(net, data(), Recipe(epochs=1), seed=0, on_step=never, checkpoint=tmp_path / "c")
+    train(net, data(), Recipe(epochs=1), seed=0)
+
+
 def test_cores_of_another_shape_are_refused():
     layer = model()[0]
     for wrong, match in (
