@@ -6,7 +6,7 @@ import importlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -71,9 +71,8 @@ class Tucker(Topology):
         with tensorly.backend.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
             # Where a rank is above what the others allow, TensorLy says so and returns fewer columns, filled up below.
             warnings.simplefilter("ignore", UserWarning)
-            core, factors = tucker.tucker(
-                tensor.reshape(*tensor.shape, *spare), [*shapes["core"], *spare], init="svd", n_iter_max=50, tol=1e-8
-            )
+            how: dict[str, Any] = {"init": "svd", "n_iter_max": 50, "tol": 1e-8, "random_state": 0}
+            core, factors = tucker.tucker(tensor.reshape(*tensor.shape, *spare), [*shapes["core"], *spare], **how)
         if spare:
             core = core[:, 0] * factors.pop()[0, 0]
         found: dict[str, np.ndarray] = {"core": core} | {f"U{k}": factor for k, factor in enumerate(factors)}
