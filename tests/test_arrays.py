@@ -36,7 +36,8 @@ def test_an_array_has_a_library_a_dtype_and_a_place(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_bits_go_there_and_back(name):
     raw = np.random.default_rng(0).standard_normal((3, 2)).astype("float16")
-    found = named(name).to_raw(made(name, raw))
+    array = made(name, raw)
+    found = named(name).to_raw(array)
     assert found.dtype == raw.dtype
     np.testing.assert_array_equal(found, raw)
 

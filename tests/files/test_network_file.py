@@ -45,7 +45,7 @@ def test_dtypes_survive(dtype, library, tmp_path):
         assert np.array_equal(to_numpy(arrays[name]), to_numpy(array))
 
 
-def test_half_precision_is_read_in_a_process_that_has_not_met_it(tmp_path):
+def test_half_precision_is_read_in_a_process_that_has_not_met_it(tmp_path, torch):
     net = dtn.network(dtn.LowRank(rank=1), (4, 4))
     dtn.save(tmp_path / "w", net, net.init(like="torch", dtype="bfloat16"))
     old = Path(__file__).parents[1] / "data" / "network-1-bfloat16.safetensors"
