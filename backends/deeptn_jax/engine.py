@@ -1,4 +1,4 @@
-"""How JAX runs a program: the plain steps, stage by stage under `jax.checkpoint` where states are to be made again."""
+"""How JAX runs a program: the plain steps, stage by stage under `jax.checkpoint` where states are recomputed."""
 
 from __future__ import annotations
 

@@ -77,9 +77,8 @@ def train(
     """
     check_teacher(recipe, teacher)
     _check(model, recipe)
-    other = [name for name, value in model.state_dict().items() if not isinstance(value, Tensor)]
-    if checkpoint is not None and other:
-        raise DeepTNError(f"checkpoints hold tensors, {other[0]!r} of the state_dict is none; leave checkpoint= out")
+    if checkpoint is not None:
+        _check_state(model)
     taught = teacher is not None and teacher.training
     model.train()
     if teacher is not None:
@@ -207,6 +206,13 @@ def _check(model: nn.Module, recipe: Recipe) -> None:
                     trial.grow(size)
 
 
+def _check_state(model: nn.Module) -> None:
+    """Raise `DeepTNError` if the state of a model is more than a checkpoint holds."""
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise DeepTNError(f"checkpoints hold tensors, {name!r} of the state_dict is none; leave checkpoint= out")
+
+
 def shrink(model: nn.Module, factor: float) -> None:
     """Multiply every generated weight whose cores are trained by a factor, by scaling the cores of its last stage.
 
@@ -233,7 +239,7 @@ def shrink(model: nn.Module, factor: float) -> None:
             raise SpecError("two layers share some of their cores; their weights cannot be scaled apart")
         done |= own
         powers = weight_exponents(layer.network.spec)
-        with torch.enable_grad():  # a constrained core is made anew here, and tells whether it is trained
+        with torch.enable_grad():  # a constrained core is computed here, and tells whether it is trained
             cores = {name: layer.cores[name] for name in powers}
         if all(core.requires_grad for core in cores.values()):
             layer.load_cores({name: core.detach() * factor ** powers[name] for name, core in cores.items()})

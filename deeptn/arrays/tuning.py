@@ -33,8 +33,8 @@ class Tuning:
     behind : int
         Placement: matrices of at least so many columns are multiplied where they lie, however many rows they have.
     recompute : int
-        Gradient: from so many elements of intermediate results on they are made again instead of kept. A buffer that
-        the system has to provide anew costs more time than the product that fills it, and memory besides.
+        Gradient: from so many elements of intermediate results on they are recomputed instead of kept. A buffer that
+        the system has to provide costs more time than the product that fills it, and memory besides.
     large : int
         Run: from so many elements on, results are written into buffers that are used again, and activations are done in
         place, in pieces of this size, which fit into a cache.

@@ -44,7 +44,7 @@ def compile_network(
         Rows of the input. The search runs for the next power of two; the steps run for any number, the cost is for
         this one.
     recompute : bool, optional
-        Whether a gradient makes the states within a stage again; by default where they have
+        Whether a gradient recomputes the states within a stage; by default where they have
         ``tuning.recompute`` elements.
     crop : (tuple of int, tuple of int), optional
         Axes as which the result is seen in the end, and how many of their first entries are kept; behind the batch.

@@ -99,7 +99,7 @@ class Machine:
     element : float
         To write an element of a tensor that fits into the caches, or into a buffer that was used before [s].
     fresh : float
-        To write an element of a tensor of `FRESH` elements or more, whose buffer the system provides anew [s].
+        To write an element of a tensor of `FRESH` elements or more, whose buffer is new memory [s].
     """
 
     step: float

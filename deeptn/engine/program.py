@@ -38,7 +38,7 @@ class Program:
     cost : Cost
         Counted while compiling.
     recompute : bool
-        Whether the backward pass makes the states within a stage again.
+        Whether the backward pass recomputes the states within a stage.
     """
 
     inputs: tuple[str, ...]
@@ -85,13 +85,13 @@ class Program:
 
     @cached_property
     def checkpoints(self) -> frozenset[int]:
-        """Registers around the activations: from these, the operands can be made again stage by stage."""
+        """Registers around the activations: from these, the operands can be recomputed stage by stage."""
         found = (step for step in self.steps if isinstance(step, Activate))
         return self.crossing | {step.result if step.in_place else step.operand for step in found}
 
     @cached_property
     def kept(self) -> frozenset[int]:
-        """What a forward pass keeps where the rest is made again: checkpoints, and the operands of the last stage.
+        """What a forward pass keeps where the rest is recomputed: checkpoints, and the operands of the last stage.
 
         A backward pass starts with these, so that it would need their memory at once.
         """

@@ -143,7 +143,7 @@ def schedule(
     cost : int
         Multiplications, with ``tuning.write`` per element written and ``tuning.step`` per step.
     groups : tuple of tuple of (int, int)
-        The same contractions, numbered anew.
+        The same contractions, with new numbers.
     """
     contraction = _Contraction(inputs, output, sizes, singles, tuning)
     number = {k: k for k in range(len(inputs))}  # as the path counts -> as the groups count

@@ -33,7 +33,7 @@ CASES = dict(NETWORKS) | {
 def size(request, monkeypatch):
     """With the limits at their values (NumPy does the work), and so low that every step uses buffers and pieces.
 
-    In the middle everything is kept for the gradient; what is large is made again stage by stage.
+    In the middle everything is kept for the gradient; what is large is recomputed stage by stage.
     """
     if request.param != "small":
         tables.use(monkeypatch, tables.BUFFERED)

@@ -15,7 +15,7 @@ from ..drawn import STARTS, draw_any, parameters
 from ..oracle import einsum
 from ..tiers import grid
 
-#: With the limits at their values, and so low that everything uses buffers; operands kept, and made again.
+#: With the limits at their values, and so low that everything uses buffers; operands kept, and recomputed.
 SIZES = ("small", "middle", "large")
 
 

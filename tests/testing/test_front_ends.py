@@ -27,7 +27,7 @@ PACKAGES = {"torch": "torch", "jax": "jax", "equinox": "equinox", "nnx": "flax"}
 
 @grid(lambda name, number: name == "torch" or number in "03", name=list(PACKAGES), number=range(6))
 def test_the_front_ends_keep_the_laws(name, number):
-    """JAX compiles anew for every network: in every run it has a padded brick wall, and a MERA with copies."""
+    """JAX compiles for every network: in every run it has a padded brick wall, and a MERA with copies."""
     pytest.importorskip(PACKAGES[name])
     front_end = front_ends()[name]
     assert front_end.name == name

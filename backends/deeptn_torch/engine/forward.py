@@ -51,8 +51,8 @@ def registers_of(program: Program, leaves: Sequence[Tensor]) -> list[Any]:
 class Kept:
     """What a backward pass wants to find.
 
-    The registers hold ``program.kept``, where the others are to be made again. The tape has, by result, operand and
-    factor of an activation and, where nothing is made again, the operands of a product.
+    The registers hold ``program.kept``, where the others are recomputed. The tape has, by result, operand and
+    factor of an activation and, where nothing is recomputed, the operands of a product.
     """
 
     lib: TensorOperations

@@ -47,7 +47,7 @@ class TNLayer(CachedWeight):
     cores : nn.ParameterDict
         The trainable tensors, by the names of ``network.spec.param_shapes``.
     recompute : bool or None
-        Whether the backward pass of a decode makes the states within a stage again; None: as the program has it.
+        Whether the backward pass of a decode recomputes the states within a stage; None: as the program has it.
     """
 
     #: The dense layer that this one replaces, which of its arguments the two have in common, and how files name it.
@@ -218,7 +218,7 @@ class TNLayer(CachedWeight):
         return self
 
     def reset_parameters(self, scheme: str = "orthogonal", std: float | None = None) -> None:
-        """Draw the cores anew, with a seed from torch's generator; the bias as `torch.nn.Linear` does.
+        """Draw new cores, with a seed from torch's generator; the bias as `torch.nn.Linear` does.
 
         `scheme` and `std`, by default Kaiming's, are those of `deeptn.Network.init`.
         """

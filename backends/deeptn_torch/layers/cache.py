@@ -27,8 +27,8 @@ class Cores(nn.ParameterDict):
 class CachedWeight(nn.Module):
     """A weight that is decoded from cores, and kept while it stays the same; abstract.
 
-    The weight is decoded anew whenever a gradient may flow into the cores. While none can (under ``torch.no_grad``, or
-    with all cores frozen) the decoded weight is kept, and made anew when a core was replaced or written to in place.
+    The weight is decoded again whenever a gradient may flow into the cores. While none can (under ``torch.no_grad``, or
+    with all cores frozen) the decoded weight is kept, and decoded again when a core was replaced or written to in place.
     Writing into ``core.data`` (as ``layer.cores.double()`` does), or a fused optimizer's step in eval mode, leaves no
     trace that could be seen: call `clear_cache` after it.
     """
@@ -75,7 +75,7 @@ class CachedWeight(nn.Module):
             return None
         if version is None:
             return weight if torch.is_inference_mode_enabled() else None
-        return weight if weight._version == version else None  # one that was written into is decoded anew
+        return weight if weight._version == version else None  # one that was written into is decoded again
 
     def clear_cache(self) -> None:
         """Forget the decoded weight."""
