@@ -28,7 +28,7 @@ class CachedWeight(nn.Module):
     """A weight that is decoded from cores, and kept while it stays the same; abstract.
 
     The weight is decoded again whenever a gradient may flow into the cores. While none can (under ``torch.no_grad``, or
-    with all cores frozen) the decoded weight is kept, and decoded again when a core was replaced or written to in place.
+    with all cores frozen) the decoded weight is kept, and renewed when a core was replaced or written to in place.
     Writing into ``core.data`` (as ``layer.cores.double()`` does), or a fused optimizer's step in eval mode, leaves no
     trace that could be seen: call `clear_cache` after it.
     """
