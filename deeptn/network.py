@@ -10,7 +10,7 @@ from typing import Any, get_args
 from autoray import do
 
 from .arrays import CPU, Tuning, convert_params, library_of, target
-from .base import Array, Params, ParamsLike, positive_int, positive_ints
+from .base import Array, Params, ParamsLike, Shape, positive_int, positive_ints
 from .engine import DECODED_ANYWAY, Choice, Cost, CostMode, Mode, Program, compile_network, faster, run, seconds
 from .engine import rows as slicing
 from .engine.machine import machine
@@ -63,7 +63,7 @@ class Network:
         return f"Network({describe(self.topology)}, {facts})"
 
     @property
-    def shape(self) -> tuple[int, ...]:
+    def shape(self) -> Shape:
         """Shape of the weight."""
         return self.layout.shape
 
@@ -292,7 +292,7 @@ class Network:
         ((3, 7, 120), True)
         """
         rows, columns = self.shape[0], math.prod(self.shape[1:])
-        shape: tuple[int, ...] = tuple(getattr(x, "shape", ()))
+        shape: Shape = tuple(getattr(x, "shape", ()))
         if not shape or shape[-1] != columns:
             raise LayoutError(f"x has shape {shape}, expected (..., {columns}) for a weight of shape {self.shape}")
         batch = math.prod(shape[:-1])

@@ -89,7 +89,7 @@ class Recipe:
                 "like ((2, 4), (4, 8))"
             )
         object.__setattr__(self, "grow", tuple(sorted(grow)))
-        fastest = max(self.lr, self.core_lr or 0.0)
+        fastest = max(self.rates)
         if self.decay * fastest >= 1.0:
             raise SpecError(
                 f"Recipe.decay = {self.decay} at a learning rate of {fastest} would take all of W in one step; "
@@ -104,6 +104,11 @@ class Recipe:
         if not low <= number <= high or number == math.inf or (above and number == low):
             raise SpecError(f"Recipe.{name} = {value!r}; expected {expected}")
         object.__setattr__(self, name, number)
+
+    @property
+    def rates(self) -> tuple[float, float]:
+        """Peak learning rates, of cores and of all other parameters."""
+        return self.lr if self.core_lr is None else self.core_lr, self.lr
 
     def steps(self, rows: int) -> int:
         """Optimiser steps for a training set of so many rows."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from deeptn.base import PathLike
 from deeptn.errors import DeepTNError, FormatError, MissingBackendError, near_match
 
 from .idx import DATASETS, SOURCES, find_files, read_idx
@@ -35,7 +35,7 @@ class Images:
     test_y: Tensor
 
 
-def load_images(name: str = "digits", folder: str | os.PathLike[str] | None = None) -> Images:
+def load_images(name: str = "digits", folder: PathLike | None = None) -> Images:
     """Load a data set.
 
     Parameters

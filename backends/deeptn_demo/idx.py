@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from deeptn.base import write_atomically
+from deeptn.base import PathLike, write_atomically
 from deeptn.errors import DeepTNError, FormatError
 
 
@@ -54,7 +54,7 @@ SOURCES = {
 DATASETS = ("digits", *SOURCES)
 
 
-def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
+def read_idx(path: PathLike) -> np.ndarray:
     """Read an IDX file of unsigned bytes (the format of MNIST), gzipped if its name ends in ``.gz``.
 
     Raises
@@ -83,7 +83,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
-def find_files(name: str, folder: str | os.PathLike[str] | None) -> list[Path]:
+def find_files(name: str, folder: PathLike | None) -> list[Path]:
     """Return the four files of a data set: in `folder`, on the system, or in the cache, downloaded if need be.
 
     Raises

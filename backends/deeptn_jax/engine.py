@@ -11,27 +11,9 @@ from deeptn.engine import Program, Run, execute, run_plain, start
 
 
 def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
-    """Execute a program on arrays; registered as the runner for JAX.
+    """Execute a program on arrays, in the order of ``program.inputs``; registered as the runner for JAX.
 
-    Parameters
-    ----------
-    program : deeptn.engine.Program
-    inputs : sequence of jax.Array
-        In the order of ``program.inputs``; tracers of any transformation.
-
-    Returns
-    -------
-    jax.Array
-        With ``program.recompute`` a gradient keeps the states between the stages only (not where stages are joined).
-
-    Examples
-    --------
-    >>> import jax, deeptn as dtn
-    >>> net = dtn.network(dtn.BrickWall(layers=2), (8, 8))
-    >>> params = net.init(like="jax")
-    >>> steps = jax.make_jaxpr(jax.grad(lambda p: net.materialize(p, recompute=True).sum()))(params)
-    >>> "remat" in str(steps) or "checkpoint" in str(steps)
-    True
+    With ``program.recompute`` a gradient keeps the states between the stages only (not where stages are joined).
     """
     if not program.recompute or program.crossing:
         return run_plain(program, inputs)

@@ -20,20 +20,10 @@ def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = N
     ----------
     net : deeptn.Network
     weight : jax.Array of shape ``net.shape``
-        Floating point, finite; half precision is fitted in float32.
+        Real and finite, or a `SpecError`. Half precision is fitted in float32.
     params : dict of str to jax.Array, optional
-        Starting point; by default a random one of the root mean square of the weight.
+        Starting point, by default a random one. The error is never above that of the start.
     how : deeptn.fitting.Fit, optional
-
-    Returns
-    -------
-    deeptn.fitting.FitResult
-        In the dtype of the weight. The error is never above that of the start.
-
-    Raises
-    ------
-    deeptn.SpecError, deeptn.MissingBackendError
-        If the weight is another one than said above; without optax.
 
     Examples
     --------

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
 
-from deeptn.fitting import find_params
-from deeptn.models import Target, as_network, is_faster
+from deeptn.fitting import How, find_params
+from deeptn.models import Kind, Target, as_network, is_faster
 from deeptn.network import Network
 from deeptn.spec import Layout
 
 from .fit import fit as fit_by_gradient
-from .models import seed_of
+from .view import seed_of
 
 Cores = Mapping[str, jax.Array]
 
@@ -71,18 +71,11 @@ class Layer:
 
     @classmethod
     def from_dense(
-        cls, dense: Any, topology: Target, fit: Any = "auto", layout: Layout | None = None, key: Any = None
+        cls, dense: Any, topology: Target, fit: How = "auto", layout: Layout | None = None, key: Any = None
     ) -> Any:
-        """Replace a trained layer.
+        """Replace a trained layer, which is left as it is.
 
-        Parameters
-        ----------
-        dense : object
-            Of the class that this one stands for; left as it is.
-        topology, layout
-            As for `deeptn.network`, or a network.
-        fit, key
-            How the cores are found, and what draws random ones; as for `compress`.
+        `topology` and `layout` are as for `deeptn.network`, `fit` and `key` as for `compress`.
         """
         weight = cls._weight_of(dense)
         net = as_network(topology, tuple(weight.shape), layout)
@@ -91,7 +84,7 @@ class Layer:
     @classmethod
     def _weight_of(cls, dense: Any) -> jax.Array:
         """The weight of a dense layer, in PyTorch's order of axes."""
-        raise NotImplementedError
+        return getattr(dense, cls.attribute)
 
     @classmethod
     def _of(cls, dense: Any, net: Network, cores: Cores) -> Any:
@@ -112,19 +105,6 @@ class Layer:
             return True
         with jax.ensure_compile_time_eval():
             return is_faster(self.network, way, rows, "jax")
-
-
-class Kind(NamedTuple):
-    """How a layer of a class is generated: ``make(dense, network, cores)``; `base` computes what the result does."""
-
-    form: str
-    make: Callable[..., Layer]
-    base: type | None = None
-    attribute: str = "weight"
-
-    def name(self, shape: tuple[int, ...]) -> str:
-        """How files name a layer with a weight of a shape."""
-        return self.form.format(len(shape) - 2)
 
 
 def kinds_of(*layers: type[Layer]) -> dict[type, Kind]:

@@ -1,72 +1,90 @@
-"""What the views of models of all JAX libraries share."""
+"""Whole models of Equinox and Flax NNX: their layers compressed and folded, their files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeVar
 
-import jax
-import jax.numpy as jnp
-import numpy as np
+from deeptn import models
+from deeptn.base import PathLike
+from deeptn.fitting import How
+from deeptn.models import Report, Target
 
-from deeptn.arrays import from_raw
-from deeptn.errors import PlanError
-from deeptn.models import Generated, Weight, kind_of
-from deeptn.params import check_params
+from .view import view_of
 
-KEY = "is a key of jax.random; store jax.random.key_data of it"
-TURNED = "belongs to a transposed convolution, whose kernel PyTorch has in another form"
+M = TypeVar("M")
 
 
-def seed_of(key: Any) -> int:
-    """A seed of a key of `jax.random` or an integer; a fresh one of None."""
-    if key is None:
-        return int(np.random.default_rng().integers(2**62))
-    return key if isinstance(key, int) else int(jax.random.bits(key, (), "uint32"))
+def compress(
+    model: M, targets: Mapping[str, Target], ignore: Iterable[str] = (), fit: How = "auto", key: Any = None
+) -> tuple[M, Report]:
+    """Return a model in which chosen layers have generated weights, and a report; see `deeptn.models.compress`.
+
+    Names are paths, ``"layers.0"``, of linear layers, convolutions, embeddings and layers of `register_layer`, in an
+    `nnx.Module` or in any pytree of Equinox modules. Random cores are drawn by `key`, one of `jax.random` or an
+    integer; by default a fresh one.
+
+    In NNX cores are variables of the class that the kernel has, `nnx.Param` if that one has a constructor of its own.
+    Metadata of the kernel, such as its sharding, fits none of them and is left behind.
+
+    Examples
+    --------
+    >>> import equinox as eqx, jax, deeptn as dtn
+    >>> from deeptn_jax.equinox import compress
+    >>> model = eqx.nn.MLP(400, 10, 120, 1, key=jax.random.key(0))
+    >>> small, report = compress(model, {"layers.0": dtn.TensorTrain(rank=4)})
+    >>> report.params_before, report.params_after
+    (48000, 424)
+    """
+    return models.compress(view_of(model), targets, ignore, fit, key)
 
 
-def checked(tree: Any) -> Any:
-    """A pytree, if it has data."""
-    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree)):
-        raise PlanError("the model has shapes, but no data (eval_shape); load_model fills it, or draw its arrays")
-    return tree
+def fold(model: M, targets: Iterable[str] | None = None) -> M:
+    """Return a model with dense layers in the place of generated ones, or of those that patterns select.
+
+    Examples
+    --------
+    >>> from flax import nnx
+    >>> from deeptn_jax.nnx import TNLinear, fold
+    >>> type(fold(nnx.Sequential(TNLinear(16, 8, rngs=nnx.Rngs(0)))).layers[0]).__name__
+    'Linear'
+    """
+    return models.fold(view_of(model), targets)[0]
 
 
-def is_array(leaf: Any) -> bool:
-    """Whether a leaf is an array, or the shape of one."""
-    return isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct, np.ndarray, np.generic))
+def save_model(model: Any, path: PathLike) -> None:
+    """Write a model with generated layers to a file that every front-end reads (see `deeptn.save_model`).
+
+    Names are paths (``"layers.0.weight"``), in NNX those that PyTorch has for the variable: ``"layers.0.weight"`` for a
+    kernel, ``"norm.running_mean"`` for a mean; shapes are PyTorch's too. A module of several names is stored once,
+    under all of them. Not stored is what is no array and, in NNX, what stands in no variable; the state of Equinox's
+    stateful layers (`equinox.nn.BatchNorm`), which is outside of the model; the states of NNX's random generators,
+    metrics and optimizers, its caches and intermediates.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from flax import nnx
+    >>> from deeptn_jax.nnx import TNLinear, save_model
+    >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
+    >>> save_model(nnx.Sequential(TNLinear(16, 8, rngs=nnx.Rngs(0))), path)
+    """
+    models.save_model(view_of(model), path)
 
 
-def is_key(leaf: Any) -> bool:
-    """Whether an array is a key of `jax.random`."""
-    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+def load_model(dense_model: M, path: PathLike, names: Mapping[str, str] | None = None) -> M:
+    """Return a copy of a model, filled with what any front-end wrote; see `deeptn.models.load_model`.
 
+    The dtypes are its own, whatever the file has. A model of `equinox.filter_eval_shape` will do, and one of
+    `flax.nnx.eval_shape` if the file has all arrays.
 
-def array_like(array: np.ndarray, like: Any) -> Any:
-    """A NumPy array where there was one, else one of JAX."""
-    return array if isinstance(like, (np.ndarray, np.generic)) else from_raw(array, "jax")
-
-
-def generated(names: tuple[str, ...], layer: Any, refused: str | None = None) -> Weight:
-    """What a view shows of a generated layer."""
-    net, dtype = layer.network, jax.tree.leaves(layer.cores)[0].dtype.name
-
-    def read() -> jax.Array:
-        checked(layer.cores)
-        return layer.decode()
-
-    return Weight(names, layer.kind, net.shape, dtype, read, "weight", layer.bias is not None, net, refused)
-
-
-def changed(kinds: Mapping[type, Any], layer: Any, change: Generated | None) -> Any:
-    """What stands in the place of a layer after a change."""
-    if change is None:
-        checked((layer.cores, layer.bias))
-        return layer.to_dense()
-    check_params(change.network.spec, change.params)
-    cores = {
-        name: from_raw(core, "jax") if isinstance(core, np.ndarray) else core for name, core in change.params.items()
-    }
-    kind = kind_of(kinds, layer)
-    assert kind is not None
-    return kind.make(layer, change.network, cores)
+    Examples
+    --------
+    >>> import equinox as eqx, jax, os, tempfile
+    >>> from deeptn_jax.equinox import TNLinear, load_model, save_model
+    >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
+    >>> save_model([TNLinear(16, 8, key=jax.random.key(0))], path)
+    >>> load_model([eqx.nn.Linear(16, 8, key=jax.random.key(1))], path)[0].network.num_params
+    156
+    """
+    return models.load_model(view_of(dense_model), path, names)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,30 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from deeptn.base import optional
+from deeptn.base import PathLike, optional
 from deeptn.constraints import isometrize
 from deeptn.errors import FormatError, SpecError
 from deeptn.fitting import grow
 from deeptn.init import weight_exponents
-from deeptn.models import carry_out, check_teacher
+from deeptn.models import carry_out, check_rows, check_teacher
 from deeptn.network import Network
 from deeptn.recipe import Recipe
 
-#: From the parameters, in which W stands in the place of the cores, and a batch to logits.
-Forward = Callable[[Mapping[str, Any], jax.Array], jax.Array]
-
 
 class Trained(NamedTuple):
-    """Outcome of `train`.
+    """Outcome of `train`: the parameters (of isometric nodes before the map), the networks, and the last loss.
 
-    Attributes
-    ----------
-    params : dict
-        As they came, trained; the cores of isometric nodes before the map.
-    nets : dict of str to Network
-        Larger than before where the recipe let them grow.
-    loss : float
-        Of the last step; nan if a checkpoint left nothing to do.
+    Networks are larger where the recipe let them grow; the loss is nan if a checkpoint left nothing to do.
 
     Examples
     --------
@@ -49,19 +38,9 @@ class Trained(NamedTuple):
 
 
 def weights(nets: Mapping[str, Network], params: Mapping[str, Any], isometric: bool = False) -> dict[str, Any]:
-    """The parameters with every network's weight in the place of its cores.
+    """The parameters with the weight of ``nets[name]`` in the place of its cores, ``params[name]``.
 
-    Parameters
-    ----------
-    nets : mapping of str to deeptn.Network
-        By the keys of `params` under which their cores are.
-    params : mapping
-    isometric : bool
-        Whether the nodes that are marked go through `deeptn.isometrize`.
-
-    Returns
-    -------
-    dict
+    With `isometric`, nodes that are marked go through `deeptn.isometrize`.
 
     Examples
     --------
@@ -71,17 +50,13 @@ def weights(nets: Mapping[str, Network], params: Mapping[str, Any], isometric: b
     >>> {name: array.shape for name, array in weights({"fc": net}, params).items()}
     {'fc': (8, 16), 'bias': (8,)}
     """
-    made = dict(params)
-    for name, net in nets.items():
-        cores = params[name]
-        if isometric and any(node.isometric for node in net.spec.nodes):
-            cores = isometrize(net, cores)
-        made[name] = net.materialize(cores)
-    return made
+    mapped = {name for name, net in nets.items() if isometric and any(node.isometric for node in net.spec.nodes)}
+    cores = {name: isometrize(net, params[name]) if name in mapped else params[name] for name, net in nets.items()}
+    return {**params, **{name: net.materialize(cores[name]) for name, net in nets.items()}}
 
 
 def train(
-    forward: Forward,
+    forward: Callable[[dict[str, Any], jax.Array], jax.Array],
     params: Mapping[str, Any],
     nets: Mapping[str, Network],
     x: Any,
@@ -92,25 +67,21 @@ def train(
     *,
     isometric: bool = False,
     teacher: Callable[[jax.Array], jax.Array] | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint: PathLike | None = None,
 ) -> Trained:
     """Train a classifier: Adam, cross entropy, one jitted step.
 
     Parameters
     ----------
     forward : callable
-        ``forward(weights, x)`` returns logits, as for dense weights: ``weights`` are the parameters with every W in the
-        place of its cores.
+        ``forward(weights(nets, params), x)`` returns logits, of shape (rows, classes).
     params : mapping
-        A dictionary of real arrays and of nested dictionaries; ``params[name]`` are the cores of ``nets[name]``. Adam's
-        averages of half-precision ones are in float32.
+        Real arrays and nested dictionaries of them. Adam's averages of half-precision ones are in float32.
     nets : mapping of str to deeptn.Network
-    x : array of shape (N, ...)
-    y : integer array of shape (N,)
-        Class numbers from 0.
-    recipe : deeptn.recipe.Recipe
-        ``core_lr`` is for the cores of all `nets`.
-    seed, on_step, checkpoint
+        ``params[name]`` are the cores of ``nets[name]``.
+    x, y : arrays of shape (N, ...) and (N,)
+        Inputs, and class numbers from 0.
+    recipe, seed, on_step, checkpoint
         As for `deeptn.models.carry_out`; the seed is of the order of the rows.
     isometric : bool
         Keep the nodes that are marked isometric, up to a factor: `deeptn.isometrize`.
@@ -120,10 +91,8 @@ def train(
     Raises
     ------
     deeptn.DeepTNError
-        As `deeptn.models.carry_out`; without optax, or without a teacher that the recipe asks for.
-    deeptn.SpecError
-        If `params` lacks the cores of a network or has complex entries, `x`, `y` and the logits do not fit, or a weight
-        cannot decay, grow or be isometric as asked.
+        As `deeptn.models.carry_out`; without optax, or without a teacher that the recipe asks for; a `SpecError` if the
+        arguments do not fit each other, or a weight cannot decay, grow or be isometric as asked.
 
     Examples
     --------
@@ -137,25 +106,24 @@ def train(
     True
     """
     check_teacher(recipe, teacher)
-    adam = optional("optax", "jax").scale_by_adam
+    optax = optional("optax", "jax")
 
     def logits_of(nets: Mapping[str, Network], params: Any, x: Any) -> jax.Array:
         return forward(weights(nets, params, isometric), x)
 
     def loss_of(nets: Mapping[str, Network], params: Any, x: Any, y: Any) -> jax.Array:
         logits = logits_of(nets, params, x)
-        loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean()
+        loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, y).mean()
         if teacher is None or not recipe.distill:
             return loss
-        wanted = jax.nn.log_softmax(jax.lax.stop_gradient(teacher(x)) / recipe.temperature)
-        found = jax.nn.log_softmax(logits / recipe.temperature)
-        divergence = (jnp.exp(wanted) * (wanted - found)).sum(1).mean()
+        wanted, found = (jax.nn.log_softmax(z / recipe.temperature) for z in (teacher(x), logits))
+        divergence = optax.losses.kl_divergence_with_log_targets(found, jax.lax.stop_gradient(wanted)).mean()
         return (1 - recipe.distill) * loss + recipe.distill * recipe.temperature**2 * divergence
 
     given, networks, x, y = jax.tree.map(jnp.asarray, dict(params)), dict(nets), np.asarray(x), np.asarray(y)
     _check_networks(given, networks, recipe, isometric)
     _check_rows(partial(logits_of, networks, given), x, y, recipe)
-    trainer = _Trainer(adam, loss_of, given, networks, x, y, recipe, seed)
+    trainer = _Trainer(optax.scale_by_adam, loss_of, given, networks, x, y, recipe, seed)
     loss = carry_out(recipe, trainer, seed, on_step, checkpoint, isometric=isometric)
     return Trained(trainer.params, trainer.networks, loss)
 
@@ -179,10 +147,7 @@ def _check_networks(params: Mapping[str, Any], nets: Mapping[str, Network], reci
 
 def _check_rows(logits_of: Callable[[Any], jax.Array], x: np.ndarray, y: np.ndarray, recipe: Recipe) -> None:
     """Raise `SpecError` if inputs, class numbers and the shape of the first logits do not fit."""
-    if y.ndim != 1 or not np.issubdtype(y.dtype, np.integer) or len(x) != len(y) or not len(y):
-        raise SpecError(
-            f"y has shape {y.shape} and dtype {y.dtype}; expected integers of shape ({len(x)},), one at least"
-        )
+    check_rows(len(x), y)
     rows, logits = min(recipe.batch, len(x)), jax.eval_shape(logits_of, x[: recipe.batch]).shape
     if logits != (rows, logits[-1]):
         raise SpecError(f"forward returned shape {logits} for {rows} rows; expected (rows, classes)")
@@ -204,18 +169,21 @@ class _Trainer:
     seed: int
 
     def __post_init__(self):
-        self.rows = len(self.x)
-        self.state = {name: self.adam().init(_wide(value)) for name, value in self.params.items()}
+        self.rows, self.state = len(self.x), {}
+        self._begin(self.params)
+
+    def _begin(self, names: Iterable[str]) -> None:
+        """Adam knows nothing of some parameters yet."""
+        self.state |= {name: self.adam().init(_wide(self.params[name])) for name in names}
         self.compiled = self._compile()
 
     def grow(self, size: int, epoch: int) -> None:
-        """What Adam knows of the cores of a network that grows is forgotten."""
-        for number, (name, net) in enumerate(self.networks.items()):
+        before = self.networks.copy()
+        for number, (name, net) in enumerate(before.items()):
             grown = grow(net, self.params[name], size, seed=self.seed + 1000 * epoch + number)
             if grown.net != net:
                 self.networks[name], self.params[name] = grown.net, dict(grown.params)
-                self.state[name] = self.adam().init(_wide(self.params[name]))
-        self.compiled = self._compile()
+        self._begin(name for name, net in before.items() if net is not self.networks[name])
 
     def order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(self.rows)
@@ -238,7 +206,7 @@ class _Trainer:
     def _compile(self) -> Callable[..., Any]:
         """One step of training, of the networks as they are now."""
         adam, recipe, nets = self.adam, self.recipe, self.networks.copy()
-        core_lr = recipe.lr if recipe.core_lr is None else recipe.core_lr
+        core_lr, lr = recipe.rates
         powers = {name: weight_exponents(net.spec) for name, net in nets.items()} if recipe.decay else {}
 
         @jax.jit
@@ -250,7 +218,7 @@ class _Trainer:
             new, after = {}, {}
             for name, value in params.items():
                 update, after[name] = adam(b1=beta).update(_wide(gradient[name]), state[name])
-                rate = (core_lr if name in nets else recipe.lr) * share
+                rate = (core_lr if name in nets else lr) * share
                 new[name] = jax.tree.map(lambda p, u, rate=rate: (p - rate * u).astype(p.dtype), value, update)
             for name, exponents in powers.items():
                 factor = 1.0 - core_lr * share * recipe.decay

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 import warnings
 from typing import Any
 
@@ -11,16 +10,14 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from deeptn.base import write_atomically
-from deeptn.errors import MissingBackendError, PlanError
+from deeptn.base import PathLike, optional, write_atomically
+from deeptn.errors import PlanError
 
 from .layers import TNLayer, TNWeight, layers_of
 from .models import fold_
 
 
-def export_onnx(
-    model: nn.Module, args: tuple[Any, ...], path: str | os.PathLike[str], *, fold: bool = False, **options: Any
-) -> None:
+def export_onnx(model: nn.Module, args: tuple[Any, ...], path: PathLike, *, fold: bool = False, **options: Any) -> None:
     """Write a model for onnxruntime and other ONNX runtimes.
 
     Parameters
@@ -55,21 +52,17 @@ def export_onnx(
     >>> os.path.getsize(path) < 4 * 784 * 256 / 10
     True
     """
-    try:
-        import onnxscript  # noqa: F401 - torch's exporter needs it
-        from google.protobuf.message import EncodeError
-    except ImportError as error:
-        raise MissingBackendError("onnxscript", "onnx") from error
+    optional("onnxscript", "onnx")  # torch's exporter needs it
+    EncodeError = optional("google.protobuf.message", "onnx").EncodeError
     if not any(layers_of(model)):
         raise PlanError("the model has no generated layer; write torch.onnx.export")
     if isinstance(model, TNWeight) and fold:
         raise PlanError("a TNWeight alone has no dense layer to fold into; export the module that uses it")
-    for name in ("f", "dynamo", "optimize", "verbose"):
-        if name in options:
-            raise PlanError(f"export_onnx sets {name!r} itself; leave it out, or write torch.onnx.export")
+    if own := options.keys() & {"f", "dynamo", "optimize", "verbose"}:
+        raise PlanError(f"export_onnx sets {min(own)!r} itself; leave it out, or write torch.onnx.export")
     model = copy.deepcopy(model).eval()
     for layer in layers_of(model):  # the map of a constraint has no counterpart in ONNX
-        for name in layer.network.spec.param_shapes if parametrize.is_parametrized(layer.cores) else ():
+        for name in layer.network.spec.param_shapes:
             if parametrize.is_parametrized(layer.cores, name):
                 parametrize.remove_parametrizations(layer.cores, name)
     if fold and isinstance(model, TNLayer):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from deeptn.base import Params
-from deeptn.fitting import Fit, FitResult, fit_by_gradient
+from deeptn.fitting import Fit, FitResult, How, fit_by_gradient
 from deeptn.fitting import gradient as fitting
 from deeptn.network import Network
 
@@ -22,15 +22,10 @@ def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, h
     ----------
     net : deeptn.Network
     weight : Tensor of shape ``net.shape``
-        The fit runs on its device, half precision in float32.
+        Real and finite, or a `SpecError`. The fit runs on its device, half precision in float32.
     params : dict of str to Tensor, optional
         Starting point, by default a random one. The error is never above that of the start.
     how : deeptn.fitting.Fit, optional
-
-    Raises
-    ------
-    deeptn.SpecError
-        If the weight has another shape, is not floating point or not finite.
 
     Examples
     --------
@@ -80,7 +75,7 @@ def _minimise(
     return best[1], losses
 
 
-def find_params(net: Network, weight: Tensor, how: Any) -> dict[str, Tensor]:
+def find_params(net: Network, weight: Tensor, how: How) -> dict[str, Tensor]:
     """Carry out the ``fit=`` argument of `compress`; random starts by a seed from torch's generator."""
     return fitting.find_params(net, weight, how, fit, draw_seed)
 

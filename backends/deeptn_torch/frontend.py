@@ -15,14 +15,7 @@ from .view import TorchModel
 
 
 class TorchFrontEnd:
-    """`TNLinear` as the laws see it; the entry point ``torch``.
-
-    Examples
-    --------
-    >>> import deeptn as dtn
-    >>> from deeptn.testing import check_front_end
-    >>> check_front_end(TorchFrontEnd(), [dtn.network("TTMatrix", (6, 8))])
-    """
+    """`TNLinear` as the laws see it; the entry point ``torch``."""
 
     name = library = "torch"
     view = TorchModel

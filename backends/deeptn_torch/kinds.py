@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from torch import nn
 
-from .layers import CONVOLUTIONS, TNEmbedding, TNLayer, TNLinear, TNWeight
+from deeptn.models import Kind
 
+from .layers import CONVOLUTIONS, TNEmbedding, TNLinear, TNWeight
 
-class Kind(NamedTuple):
-    """How the weight of a class of layers is generated: by a layer in its place or, without one, inside of it."""
-
-    name: str
-    made: type[TNLayer] | None = None
-    axes: tuple[int, ...] | None = None
-
-
-#: By classes of layers; a subclass is of the kind of its closest base.
-KINDS: dict[type, Kind] = {made.dense: Kind(made.kind, made) for made in (TNLinear, TNEmbedding, *CONVOLUTIONS)}
+#: By classes of layers. What has no `make` stays, and its weight is generated inside of it.
+KINDS: dict[type, Kind] = {
+    made.dense: Kind(made.kind, made.like, made.dense) for made in (TNLinear, TNEmbedding, *CONVOLUTIONS)
+}
 #: Of one weight of several in a module.
 SINGLE = Kind(TNWeight.kind)
 
@@ -26,15 +19,9 @@ SINGLE = Kind(TNWeight.kind)
 def register_layer(cls: type[nn.Module], kind: str = "linear", axes: tuple[int, ...] | None = None) -> None:
     """Make known a class of layers of your own, so that `compress`, `load_model` and the others take them.
 
-    A layer of this class stays what it is; its parameter ``weight`` is generated inside of it.
-
-    Parameters
-    ----------
-    cls : type
-    kind : str
-        What it computes, as files name it; see `deeptn.models.Weight`.
-    axes : tuple of int, optional
-        Where the axes of PyTorch's weight, ``(outputs, inputs, …)``, stand in yours.
+    A layer of this class stays what it is; its parameter ``weight`` is generated inside of it. `kind` is what it
+    computes, as files name it: ``"linear"``, ``"conv2d"``, ``"embedding"``, …; `axes` is where the axes of PyTorch's
+    weight, ``(outputs, inputs, …)``, stand in yours.
 
     Examples
     --------
@@ -48,4 +35,4 @@ def register_layer(cls: type[nn.Module], kind: str = "linear", axes: tuple[int, 
     >>> type(small[0]).forward is Doubled.forward, report.params_after
     (True, 96)
     """
-    KINDS[cls] = Kind(kind, None, axes)
+    KINDS[cls] = Kind(kind, axes=axes)

@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Iterable, Mapping
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import nn
 
 from deeptn import models
+from deeptn.base import PathLike
+from deeptn.fitting import How
 from deeptn.models import Report, Target
 
 from .view import TorchModel
 
 M = TypeVar("M", bound=nn.Module)
+Seed = int | torch.Generator | None
 
 
 def compress(
-    model: M,
-    targets: Mapping[str, Target],
-    ignore: Iterable[str] = (),
-    fit: Any = "auto",
-    seed: int | torch.Generator | None = None,
+    model: M, targets: Mapping[str, Target], ignore: Iterable[str] = (), fit: How = "auto", seed: Seed = None
 ) -> tuple[M, Report]:
     """Return a copy of a model in which chosen layers have generated weights, and a report.
 
-    The model is left as it is. Names are those of layers (`nn.Linear`, `nn.Embedding`, convolutions, those of
-    `register_layer`) and of single weights in recurrent modules and `nn.MultiheadAttention`: ``"attn.in_proj_weight"``.
-    Random cores follow `seed`, by default torch's generator. Parameters and errors: `deeptn.models.compress`.
+    Names are those of layers (`nn.Linear`, `nn.Embedding`, convolutions, those of `register_layer`) and of single
+    weights in recurrent modules and `nn.MultiheadAttention`: ``"attn.in_proj_weight"``. Random cores follow `seed`, by
+    default torch's generator. Parameters and errors: `deeptn.models.compress`.
 
     Examples
     --------
@@ -47,8 +45,8 @@ def compress_(
     model: nn.Module,
     targets: Mapping[str, Target],
     ignore: Iterable[str] = (),
-    fit: Any = "auto",
-    seed: int | torch.Generator | None = None,
+    fit: How = "auto",
+    seed: Seed = None,
 ) -> Report:
     """Compress a model in place; see `compress`. Nothing is replaced unless all layers can be.
 
@@ -76,7 +74,7 @@ def fold_(model: nn.Module, targets: Iterable[str] | None = None) -> list[str]:
     return models.fold(TorchModel(model), targets)[1]
 
 
-def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
+def save_model(model: nn.Module, path: PathLike) -> None:
     """Write a model with generated layers: its ``state_dict``, and in the header the network of every such layer.
 
     Tensors that several names share are stored once. Constrained cores are stored as they are used; the constraint
@@ -84,28 +82,24 @@ def save_model(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Examples
     --------
-    >>> import tempfile, os
+    >>> import os, tempfile
     >>> from deeptn_torch import TNLinear
-    >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
-    >>> save_model(nn.Sequential(TNLinear(400, 120), nn.ReLU(), nn.Linear(120, 10)), path)
-    >>> os.path.getsize(path) < 4 * 400 * 120 / 4
-    True
+    >>> save_model(nn.Sequential(TNLinear(400, 120), nn.ReLU()), os.path.join(tempfile.mkdtemp(), "small.safetensors"))
     """
     models.save_model(TorchModel(model), path)
 
 
-def load_model(dense_model: M, path: str | os.PathLike[str], names: Mapping[str, str] | None = None) -> M:
+def load_model(dense_model: M, path: PathLike, names: Mapping[str, str] | None = None) -> M:
     """Return a copy of a model, dense or generated, filled with what any front-end wrote.
 
     Dtypes and devices are its own, whatever the file has. For `names` and errors see `deeptn.models.load_model`.
 
     Examples
     --------
-    >>> import tempfile, os
+    >>> import os, tempfile
     >>> from deeptn_torch import TNLinear
-    >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
-    >>> save_model(nn.Sequential(TNLinear(400, 120), nn.ReLU()), path)
-    >>> load_model(nn.Sequential(nn.Linear(400, 120), nn.ReLU()), path)[0].network.num_params
+    >>> save_model(nn.Sequential(TNLinear(400, 120)), path := os.path.join(tempfile.mkdtemp(), "small.safetensors"))
+    >>> load_model(nn.Sequential(nn.Linear(400, 120)), path)[0].network.num_params
     384
     """
     return models.load_model(TorchModel(copy.deepcopy(dense_model)), path, names)

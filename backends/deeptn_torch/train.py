@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -13,9 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from deeptn.arrays import from_raw
+from deeptn.base import PathLike
 from deeptn.errors import DeepTNError, FormatError, SpecError
 from deeptn.init import weight_exponents
-from deeptn.models import carry_out, check_loss, check_teacher
+from deeptn.models import carry_out, check_loss, check_rows, check_teacher
 from deeptn.network import Network
 from deeptn.recipe import Recipe
 
@@ -40,7 +40,7 @@ def train(
     on_step: Callable[[], object] = lambda: None,
     *,
     teacher: nn.Module | None = None,
-    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint: PathLike | None = None,
 ) -> None:
     """Train a classifier in place: Adam, cross entropy.
 
@@ -50,20 +50,16 @@ def train(
         Parameters without ``requires_grad`` stay as they are.
     data : object
         With tensors ``train_x`` of shape (N, ...) and ``train_y`` of shape (N,), the class numbers.
-    recipe : deeptn.recipe.Recipe
-    seed : int
-        Of the order of the rows; the same seed gives every model the same batches.
-    on_step, checkpoint
-        As for `deeptn.models.carry_out`.
+    recipe, seed, on_step, checkpoint
+        As for `deeptn.models.carry_out`; the seed is of the order of the rows, the same for every model.
     teacher : nn.Module, optional
         For ``recipe.distill``; used in evaluation mode, without a gradient.
 
     Raises
     ------
-    deeptn.DeepTNError, deeptn.FormatError
-        As `deeptn.models.carry_out`; also if a teacher is missing, or no parameter is trained.
-    deeptn.SpecError
-        If a weight cannot decay or grow as the recipe says.
+    deeptn.DeepTNError
+        As `deeptn.models.carry_out`; also if a teacher is missing, or no parameter is trained; a `SpecError` if `data`
+        has other than a class number per row, or a weight cannot decay or grow as the recipe says.
 
     Examples
     --------
@@ -76,9 +72,8 @@ def train(
     False
     """
     check_teacher(recipe, teacher)
-    _check(model, recipe)
-    if checkpoint is not None:
-        _check_state(model)
+    check_rows(len(data.train_x), data.train_y)
+    _check(model, recipe, checkpoint is not None)
     taught = teacher is not None and teacher.training
     model.train()
     if teacher is not None:
@@ -118,7 +113,7 @@ class _Trainer:
         for group in groups:
             group["lr"], group["betas"] = group["peak"] * share, (beta, 0.999)
         x, y = self.data.train_x[chosen], self.data.train_y[chosen]
-        loss = _loss(self.model, self.teacher, x, y, self.recipe)
+        loss = self._loss(x, y)
         found = float(loss.detach())
         check_loss(found, self.recipe)  # before the step, so that the model stays as it was
         self.optimizer.zero_grad()
@@ -129,6 +124,17 @@ class _Trainer:
         if self.recipe.decay:
             shrink(self.model, 1.0 - groups[0]["lr"] * self.recipe.decay)
         return found
+
+    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+        recipe, logits = self.recipe, self.model(x)
+        loss = F.cross_entropy(logits, y)
+        if self.teacher is None or not recipe.distill:
+            return loss
+        with torch.no_grad():
+            wanted = F.log_softmax(self.teacher(x) / recipe.temperature, 1)
+        found = F.log_softmax(logits / recipe.temperature, 1)
+        divergence = F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+        return (1 - recipe.distill) * loss + recipe.distill * recipe.temperature**2 * divergence
 
     def tensors(self) -> dict[str, Tensor]:
         found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
@@ -152,18 +158,6 @@ class _Trainer:
         torch.set_rng_state(found["rng"])
 
 
-def _loss(model: nn.Module, teacher: nn.Module | None, x: Tensor, y: Tensor, recipe: Recipe) -> Tensor:
-    logits = model(x)
-    loss = F.cross_entropy(logits, y)
-    if teacher is None or not recipe.distill:
-        return loss
-    with torch.no_grad():
-        wanted = F.log_softmax(teacher(x) / recipe.temperature, 1)
-    found = F.log_softmax(logits / recipe.temperature, 1)
-    divergence = F.kl_div(found, wanted, reduction="batchmean", log_target=True)
-    return (1 - recipe.distill) * loss + recipe.distill * recipe.temperature**2 * divergence
-
-
 def core_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     """Parameter groups for an optimizer: the cores of all generated layers with ``recipe.core_lr``, then the others.
 
@@ -179,18 +173,20 @@ def core_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     found = {id(core): core for layer in layers_of(model) for core in layer.cores.parameters() if core.requires_grad}
     cores = list(found.values())
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in found]
-    rates = (recipe.lr if recipe.core_lr is None else recipe.core_lr, recipe.lr)
-    return [{"params": params, "lr": lr, "peak": lr} for params, lr in zip((cores, others), rates)]
+    return [{"params": params, "lr": lr, "peak": lr} for params, lr in zip((cores, others), recipe.rates)]
 
 
 def _trained(model: nn.Module) -> list[TNLayer]:
     return [layer for layer in layers_of(model) if any(core.requires_grad for core in layer.cores.parameters())]
 
 
-def _check(model: nn.Module, recipe: Recipe) -> None:
+def _check(model: nn.Module, recipe: Recipe, stored: bool) -> None:
     """Find out before the first step what could not be done later."""
     if not any(p.requires_grad for p in model.parameters()):
         raise DeepTNError("no parameter of the model has requires_grad; there is nothing to train")
+    for name, value in model.state_dict().items() if stored else ():
+        if not isinstance(value, Tensor):
+            raise DeepTNError(f"checkpoints hold tensors, {name!r} of the state_dict is none; leave checkpoint= out")
     if recipe.decay:
         shrink(model, 1.0)
     if recipe.grow:
@@ -206,20 +202,10 @@ def _check(model: nn.Module, recipe: Recipe) -> None:
                     trial.grow(size)
 
 
-def _check_state(model: nn.Module) -> None:
-    """Raise `DeepTNError` if the state of a model is more than a checkpoint holds."""
-    for name, value in model.state_dict().items():
-        if not isinstance(value, Tensor):
-            raise DeepTNError(f"checkpoints hold tensors, {name!r} of the state_dict is none; leave checkpoint= out")
-
-
 def shrink(model: nn.Module, factor: float) -> None:
     """Multiply every generated weight whose cores are trained by a factor, by scaling the cores of its last stage.
 
-    Raises
-    ------
-    deeptn.SpecError
-        If a network shares the parameters of its last stage with others, or a layer some of its cores.
+    `SpecError` if a network shares the parameters of its last stage with others, or a layer some of its cores.
 
     Examples
     --------

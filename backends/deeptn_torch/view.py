@@ -13,11 +13,12 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from deeptn.arrays import dtype_of, from_raw
-from deeptn.models import Entry, Generated, Weight, kind_of, own_method, path_of, refuse, tied
+from deeptn.models import Entry, Generated, Kind, Weight, kind_of, path_of, refuse, tied
 
 from .fit import draw_seed, fit
-from .kinds import KINDS, SINGLE, Kind
-from .layers import TNLayer, TNWeight, generated_inside, register, unregister, weights_of
+from .kinds import KINDS, SINGLE
+from .layers import TNLayer, TNWeight
+from .layers.weight import generated_inside, register, unregister, weights_of
 
 META = "is on the meta device, without memory; write model.to_empty(device='cpu') first"
 LAZY = "is lazy, without data yet; call the model once"
@@ -47,9 +48,9 @@ class Place(NamedTuple):
     def generate(self, change: Generated) -> TNLayer:
         """A generated layer for this place; nothing is drawn."""
         old = self.module._parameters[self.key]
-        params = {n: from_raw(a, "torch") if isinstance(a, np.ndarray) else a for n, a in change.params.items()}
-        if self.kind.made is not None:
-            return self.kind.made.like(self.module, change.network, params)
+        params = change.arrays("torch")
+        if self.kind.make is not None:
+            return self.kind.make(self.module, change.network, params)
         made = TNWeight(change.network.shape, change.network, "meta", old.dtype, axes=self.kind.axes)
         return made.filled(self.module, old, params)
 
@@ -79,7 +80,7 @@ class TorchModel:
         found: list[Place] = []
         for module, names in owners.items():
             keys = dict.fromkeys((*weights_of(module), *generated_inside(module)), SINGLE)
-            kind = Kind(module.kind, type(module)) if isinstance(module, TNLayer) else kind_of(KINDS, module)
+            kind = Kind(module.kind) if isinstance(module, TNLayer) else kind_of(KINDS, module)
             weight: Any = module._parameters.get("weight")
             if kind is not None and not is_lazy(weight):
                 keys["weight"] = kind
@@ -105,18 +106,18 @@ class TorchModel:
                 refused = "is in a module of another class since (fully_shard does that); fold it before"
             dtype, net = _dtype(next(iter(layer.cores.values()))), layer.network
             read = lambda: layer.weight.detach()  # noqa: E731
-            return Weight(names, kind.name, net.shape, dtype, read, own, bias, net, refused)
+            return Weight(names, kind.form, net.shape, dtype, read, own, bias, net, refused)
         weight = getattr(module, key).detach()
         weight = weight if kind.axes is None else weight.permute(kind.axes)
-        refused = META if weight.is_meta else _replaceable(module, kind.made) if kind.made else None
-        if parametrize.is_parametrized(module, None if kind.made else key):
+        refused = META if weight.is_meta else _replaceable(module, kind) if kind.base else None
+        if parametrize.is_parametrized(module, None if kind.base else key):
             refused = "is parametrized, which would be lost; remove the parametrization first"
-        for what in ("weight", "bias") if kind.made else (key,):
+        for what in ("weight", "bias") if kind.base else (key,):
             for user, name, path in users[module._parameters[what]] if module._parameters.get(what) is not None else ():
                 if user is not module or name != what:
                     refused = tied(what, path)
         shape = tuple(weight.shape)
-        return Weight(names, kind.name, shape, _dtype(weight), lambda: weight, own, bias, None, refused)
+        return Weight(names, kind.form, shape, _dtype(weight), lambda: weight, own, bias, None, refused)
 
     def _slots(self) -> dict[str, tuple[str, Any, bool]]:
         """Names of entries to those of the ``state_dict``, tensors, and whether these are constrained."""
@@ -179,11 +180,11 @@ def _dtype(tensor: Tensor) -> str | None:
     return None if name.startswith("float8") else name  # `load_state_dict` rounds to it
 
 
-def _replaceable(module: nn.Module, made: type[TNLayer]) -> str | None:
+def _replaceable(module: nn.Module, kind: Kind) -> str | None:
     """Why a layer cannot be replaced: it computes something else, holds more, or others listen to it."""
     parts = [key for key in (*module._parameters, *module._buffers, *module._modules) if key not in ("weight", "bias")]
     more = f"has {parts[0]!r} beside its weight and bias, which would be lost; register its class" if parts else None
-    return own_method(module, made.dense, "forward") or more or _hooks(module)
+    return kind.differs(module, "forward") or more or _hooks(module)
 
 
 def _hooks(module: nn.Module) -> str | None:

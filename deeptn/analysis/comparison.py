@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from ..arrays import relative_error, to_numpy
-from ..base import Array, ParamsLike, optional, positive_int, text_table
+from ..base import Array, ParamsLike, Shape, optional, positive_int, text_table
 from ..budget import at_budget
 from ..engine import Cost
 from ..errors import LayoutError, SpecError
@@ -19,6 +19,11 @@ from ..network import Network
 from ..topologies import Topology, describe, topology_names
 from ..topologies import topology as as_topology
 from .cuts import measure_cut, rank_bound
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 #: From a network and a weight to parameters, for the families without a closed form.
 FitFunction = Callable[[Network, Array], ParamsLike]
@@ -81,7 +86,7 @@ class Comparison:
     weight of shape (4, 4), at most 16 parameters
     """
 
-    shape: tuple[int, ...]
+    shape: Shape
     budget: int
     rows: tuple[Compared, ...]
 
@@ -103,7 +108,7 @@ class Comparison:
         ]
         return f"weight of shape {self.shape}, at most {self.budget:,} parameters\n{text_table([head, *cells])}"
 
-    def plot(self) -> Any:
+    def plot(self) -> Figure:
         """Bars of the error, over a matplotlib figure of its own.
 
         Returns
@@ -229,6 +234,6 @@ def _text(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
-def _axes() -> tuple[Any, Any]:
+def _axes() -> tuple[Figure, Axes]:
     figure = optional("matplotlib.figure", "draw").Figure(layout="constrained")
     return figure, figure.subplots()

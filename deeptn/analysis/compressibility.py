@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..arrays import relative_error, to_numpy
-from ..base import Array, positive_int, text_table
+from ..base import Array, Shape, positive_int, text_table
 from ..budget import at_budget
 from ..errors import LayoutError, SpecError
 from ..network import Network, network
 from ..topologies import Topology, describe
 from .comparison import FitFunction, _axes, _checked, _families, _generated, _on_outputs, _text
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ class Compressibility:
     8
     """
 
-    shape: tuple[int, ...]
+    shape: Shape
     dense: int
     rows: tuple[Needed, ...]
 
@@ -87,7 +90,7 @@ class Compressibility:
         ]
         return f"weight of shape {self.shape}, {self.dense:,} entries\n{text_table([head, *cells])}"
 
-    def plot(self) -> Any:
+    def plot(self) -> Figure:
         """Parameters over accuracy, a line for each family.
 
         Returns

@@ -6,12 +6,17 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..base import optional
 from ..network import Network
 from ..spec import NetworkSpec, Node, Stage
 from ..topologies import describe
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 
 #: Colours of the weight's axes (Okabe & Ito's palette, safe for colour-blind readers).
 _AXIS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -57,7 +62,7 @@ def summary(net: Network) -> str:
     return "\n".join(lines)
 
 
-def draw(net: Network, ax: Any = None) -> Any:
+def draw(net: Network, ax: Axes | None = None) -> Figure:
     """Draw a network: nodes in columns from the first stage (left) to the legs (right), activations as bars.
 
     The terms of a sum or a product stand one below the other, each with its legs.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from ..network import Network
 from ..params import check_params
 from ..spec import Layout
 from .cuts import TOLERANCE, Cut, _cut, rank_bound
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class Analysis:
             lines.insert(0, f"mean {mean:.3g}, std {std:.3g}, kurtosis {kurtosis:.3g}")
         return "\n".join([self.label, *lines])
 
-    def plot(self) -> Any:
+    def plot(self) -> Figure:
         """The spectrum of every cut that has one, the largest value first.
 
         Returns

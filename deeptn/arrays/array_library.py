@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..base import Array, Params
+from ..base import Array, Params, Shape
 from ..spec import pad_axes
 from .operations import PlainActivations, PlainViews
 
@@ -102,7 +102,7 @@ class ArrayLibrary(PlainViews, PlainActivations, ABC):
         """Inverse of `from_raw`, from any device."""
 
     @abstractmethod
-    def constant(self, values: tuple[float, ...], shape: tuple[int, ...], like: Array) -> Array:
+    def constant(self, values: tuple[float, ...], shape: Shape, like: Array) -> Array:
         """An array of fixed entries beside `like`, of its dtype."""
 
     @abstractmethod

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from autoray import infer_backend
 
-from ..base import Array, Params
+from ..base import Array, Params, Shape
 from ..errors import FormatError, MissingBackendError, SpecError, near_match
 from .array_library import DTYPES, ArrayLibrary, numpy_dtype
 from .lookup import LIBRARIES, library, library_of
@@ -86,7 +86,7 @@ def from_raw(array: np.ndarray, like: str) -> Array:
     return library(like).from_raw(array)
 
 
-def constant(values: tuple[float, ...], shape: tuple[int, ...], like: Array) -> Array:
+def constant(values: tuple[float, ...], shape: Shape, like: Array) -> Array:
     """Make an array of fixed entries beside `like`: same library, dtype and device."""
     return library_of(like).constant(values, shape, like)
 

@@ -8,7 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
-from ..base import Array, Params, optional
+from ..base import Array, Params, Shape, optional
 from ..errors import SpecError
 from .array_library import ArrayLibrary
 from .operations import squared_norm
@@ -76,7 +76,7 @@ class JaxArrays(ArrayLibrary):
     def to_raw(self, array: Array) -> np.ndarray:
         return np.asarray(array)
 
-    def constant(self, values: tuple[float, ...], shape: tuple[int, ...], like: Array) -> Array:
+    def constant(self, values: tuple[float, ...], shape: Shape, like: Array) -> Array:
         return self._numpy.asarray(np.asarray(values, dtype=like.dtype).reshape(shape))
 
     def astype(self, array: Array, dtype: str) -> Array:

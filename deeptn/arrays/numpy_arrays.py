@@ -8,7 +8,7 @@ from typing import Any, final
 
 import numpy as np
 
-from ..base import Array, Params
+from ..base import Array, Params, Shape
 from ..errors import SpecError
 from .array_library import DTYPES, ArrayLibrary
 from .operations import squared_norm
@@ -57,7 +57,7 @@ class NumPyArrays(ArrayLibrary):
     def to_raw(self, array: np.ndarray) -> np.ndarray:
         return np.asarray(array)
 
-    def constant(self, values: tuple[float, ...], shape: tuple[int, ...], like: np.ndarray) -> np.ndarray:
+    def constant(self, values: tuple[float, ...], shape: Shape, like: np.ndarray) -> np.ndarray:
         return np.asarray(values, dtype=like.dtype).reshape(shape)
 
     def astype(self, array: np.ndarray, dtype: str) -> np.ndarray:

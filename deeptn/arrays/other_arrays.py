@@ -9,7 +9,7 @@ from typing import Any, final
 import numpy as np
 from autoray import do
 
-from ..base import Array, Params
+from ..base import Array, Params, Shape
 from ..errors import SpecError
 from .array_library import ArrayLibrary
 from .operations import squared_norm
@@ -70,7 +70,7 @@ class OtherArrays(ArrayLibrary):
     def to_raw(self, array: Array) -> np.ndarray:
         return do("to_numpy", array)
 
-    def constant(self, values: tuple[float, ...], shape: tuple[int, ...], like: Array) -> Array:
+    def constant(self, values: tuple[float, ...], shape: Shape, like: Array) -> Array:
         return do("asarray", np.asarray(values, dtype=self.dtype(like)).reshape(shape), like=like)
 
     def astype(self, array: Array, dtype: str) -> Array:

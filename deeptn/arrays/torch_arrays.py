@@ -7,7 +7,7 @@ from typing import Any, final
 
 import numpy as np
 
-from ..base import Array, Params, optional
+from ..base import Array, Params, Shape, optional
 from .array_library import ArrayLibrary, numpy_dtype
 from .operations import squared_norm
 from .tuning import Tuning
@@ -77,7 +77,7 @@ class TorchArrays(ArrayLibrary):
         raw = array.reshape(-1).view(self._torch.uint8).numpy()
         return raw.view(numpy_dtype(name)).reshape(tuple(array.shape))
 
-    def constant(self, values: tuple[float, ...], shape: tuple[int, ...], like: Array) -> Array:
+    def constant(self, values: tuple[float, ...], shape: Shape, like: Array) -> Array:
         return like.new_tensor(values).reshape(shape)
 
     def astype(self, array: Array, dtype: str) -> Array:

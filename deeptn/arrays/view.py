@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from ..base import Shape
+
 
 @dataclass(frozen=True, slots=True)
 class View:
@@ -25,7 +27,7 @@ class View:
     register: int
     axes: tuple[int, ...] | None
     perm: tuple[int, ...] | None
-    shape: tuple[int, ...]
+    shape: Shape
     transposed: bool
     items: int | tuple[int, int, int] | None = None
     strided: tuple[tuple[int, ...], tuple[int, ...], int] | None = field(init=False, compare=False, repr=False)

@@ -6,13 +6,15 @@ from .files import cache_folder, write_atomically
 from .optional import optional
 from .registry import Registry
 from .text import text_table
-from .types import Array, Params, ParamsLike
+from .types import Array, Params, ParamsLike, PathLike, Shape
 
 __all__ = [
     "Array",
     "Params",
     "ParamsLike",
+    "PathLike",
     "Registry",
+    "Shape",
     "boolean",
     "cache_folder",
     "compose",

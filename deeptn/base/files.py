@@ -8,8 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .types import PathLike
 
-def write_atomically(path: str | os.PathLike[str], write: Callable[[Path], Any]) -> None:
+
+def write_atomically(path: PathLike, write: Callable[[Path], Any]) -> None:
     """Let `write` fill a temporary file beside `path`, then rename it: a failure leaves the old file as it was."""
     path = Path(path)
     if not path.parent.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, TypeAlias
 
@@ -10,3 +11,7 @@ Array: TypeAlias = Any
 #: The trainable tensors of a network, by parameter name.
 Params: TypeAlias = dict[str, Array]
 ParamsLike: TypeAlias = Mapping[str, Array]
+#: Lengths of the axes of an array.
+Shape: TypeAlias = tuple[int, ...]
+#: Where a file is.
+PathLike: TypeAlias = str | os.PathLike[str]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..base import optional, positive_int, positive_ints
 from ..errors import SpecError
 from ..network import Network, network
 from ..spec import Layout
 from ..topologies import Graph
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 
 def from_adjacency(matrix: Any, shape: Sequence[int] | None = None, layout: Layout | None = None) -> Network:
@@ -43,7 +46,7 @@ def from_adjacency(matrix: Any, shape: Sequence[int] | None = None, layout: Layo
 
 
 def from_networkx(
-    graph: Any, shape: Sequence[int] | None = None, layout: Layout | None = None, rank: int = 2
+    graph: nx.Graph, shape: Sequence[int] | None = None, layout: Layout | None = None, rank: int = 2
 ) -> Network:
     """Make a network of a networkx graph: its nodes are the tensors, its edges the bonds.
 
@@ -118,7 +121,7 @@ def from_networkx(
     return network(topology, [sizes[ix] for ix in output] if shape is None else shape, layout)
 
 
-def to_networkx(net: Network) -> Any:
+def to_networkx(net: Network) -> nx.MultiGraph:
     """Return the structure of a network as a networkx graph.
 
     Parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..base import Params, ParamsLike
 from ..errors import SpecError
@@ -12,8 +12,11 @@ from ..params import check_params
 from ..spec import Layout
 from .tensors import import_tensors, stage_tensors
 
+if TYPE_CHECKING:
+    import quimb.tensor as qtn
 
-def to_quimb(net: Network, params: ParamsLike) -> list[Any]:
+
+def to_quimb(net: Network, params: ParamsLike) -> list[qtn.TensorNetwork]:
     """Return the network as quimb tensor networks, one per stage.
 
     Parameters
@@ -55,7 +58,7 @@ def to_quimb(net: Network, params: ParamsLike) -> list[Any]:
 
 
 def from_quimb(
-    tn: Any,
+    tn: qtn.TensorNetwork | Sequence[qtn.TensorNetwork],
     output: Sequence[str] | None = None,
     shape: Sequence[int] | None = None,
     layout: Layout | None = None,

@@ -9,6 +9,7 @@ from functools import lru_cache
 from typing import Any
 
 from ..arrays import CPU, Tuning, View
+from ..base import Shape
 from ..errors import ProgramError
 from ..spec import NetworkSpec, Node, Stage
 from .cost import Cost
@@ -176,7 +177,7 @@ class _Compiler:
             return [self.entry]
         return [results[source] for source in self.spec.sources(number)]
 
-    def pad(self, axes: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    def pad(self, axes: tuple[int, ...], shape: Shape) -> None:
         """Append zeros to the input."""
         assert self.entry is not None
         rows, register = self.sizes[BATCH], self.entry.register

@@ -6,6 +6,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Literal
 
+from ..base import Shape
+
 Mode = Literal["materialize", "apply"]
 
 #: What a cost can be asked for.
@@ -46,7 +48,7 @@ class Cost:
         """Plain data for JSON."""
         return asdict(self)
 
-    def with_product(self, shape: tuple[int, ...], batch: int) -> Cost:
+    def with_product(self, shape: Shape, batch: int) -> Cost:
         """Cost of decoding a weight of this shape (the present one) and one dense product with `batch` rows."""
         size, columns = math.prod(shape), math.prod(shape[1:])
         return Cost(

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from ..arrays import Operations
-from ..base import Array
+from ..base import Array, Shape
 
 
 class Pool:
@@ -18,7 +18,7 @@ class Pool:
         self._held: dict[Any, Array] = {}
         self._free: dict[int, list[Array]] = {}
 
-    def take(self, key: Any, shape: tuple[int, ...], like: Array) -> Array | None:
+    def take(self, key: Any, shape: Shape, like: Array) -> Array | None:
         """A buffer of this shape, or None where the result is small or its size unknown."""
         size = math.prod(shape)
         if size < self._large:  # -1 among the axes included

@@ -8,6 +8,7 @@ from functools import cached_property
 from itertools import pairwise
 
 from ..arrays import Tuning
+from ..base import Shape
 from .cost import Cost
 from .steps import Activate, Contract, Step
 
@@ -46,7 +47,7 @@ class Program:
     stacks: tuple[tuple[int, ...], ...]
     steps: tuple[Step, ...]
     result: int
-    shape: tuple[int, ...]
+    shape: Shape
     cost: Cost
     recompute: bool
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from ..arrays import Operations, View
-from ..base import Array
+from ..base import Array, Shape
 from .pool import Pool
 
 
@@ -82,7 +82,7 @@ class Contract(Step):
 
     left: View
     right: View
-    shape: tuple[int, ...]
+    shape: Shape
     result: int
     free: tuple[int, ...] = ()
 
@@ -192,7 +192,7 @@ class Crop(Step):
 
     operand: int
     axes: tuple[int, ...]
-    shape: tuple[int, ...]
+    shape: Shape
     result: int
     free: tuple[int, ...] = ()
 
@@ -218,7 +218,7 @@ class Pad(Step):
 
     operand: int
     axes: tuple[int, ...]
-    shape: tuple[int, ...]
+    shape: Shape
     result: int
     free: tuple[int, ...] = ()
 

@@ -4,14 +4,13 @@
 # Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import DTYPES, to_raw
-from ..base import Array, Params, is_object
+from ..base import Array, Params, PathLike, is_object
 from ..errors import FormatError, PlanError, SpecError
 from ..network import Network
 from .network_file import check_floats, cores_of, network_from_dict, network_to_dict
@@ -96,7 +95,7 @@ def _renamed(name: str, names: Mapping[str, str]) -> str:
     return name
 
 
-def save_model(model: StoredModel, path: str | os.PathLike[str]) -> None:
+def save_model(model: StoredModel, path: PathLike) -> None:
     """Write a model with generated layers to one safetensors file, from arrays of any library.
 
     The names are those of a ``state_dict``: ``"fc1.cores.L1_g0"``, ``"fc1.bias"``. A front-end for a library of your
@@ -157,7 +156,7 @@ def _is_bias(array: np.ndarray, net: Network, kind: str) -> bool:
     return array.size % net.shape[1] == 0 if kind.startswith("conv_transpose") else array.size == net.shape[0]
 
 
-def load_model(path: str | os.PathLike[str]) -> StoredModel:
+def load_model(path: PathLike) -> StoredModel:
     """Read a model that any front-end wrote, as NumPy arrays.
 
     Parameters

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import DTYPES, convert, dtype_of, target
-from ..base import Params, ParamsLike, is_list, is_object
+from ..base import Params, ParamsLike, PathLike, is_list, is_object
 from ..errors import FormatError, SpecError
 from ..network import Network
 from ..params import check_params
@@ -87,7 +86,7 @@ def _numbers(data: Any) -> Iterator[int]:
         yield data
 
 
-def save(path: str | os.PathLike[str], net: Network, params: ParamsLike) -> None:
+def save(path: PathLike, net: Network, params: ParamsLike) -> None:
     """Write a network and its parameters to one safetensors file.
 
     Parameters
@@ -117,7 +116,7 @@ def save(path: str | os.PathLike[str], net: Network, params: ParamsLike) -> None
     write_tensors(path, {"format": NETWORK} | network_to_dict(net), params)
 
 
-def load(path: str | os.PathLike[str], like: Any = "numpy", device: Any = None) -> tuple[Network, Params]:
+def load(path: PathLike, like: Any = "numpy", device: Any = None) -> tuple[Network, Params]:
     """Read a network and its parameters.
 
     Parameters

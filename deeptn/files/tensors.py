@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import to_raw
-from ..base import Array, is_object, write_atomically
+from ..base import Array, PathLike, is_object, write_atomically
 from ..errors import FormatError, SpecError
 
 #: Key of deeptn's JSON in the metadata of a safetensors header.
@@ -40,7 +39,7 @@ def parse_header(metadata: dict[str, str] | None, form: str) -> dict[str, Any]:
     return header
 
 
-def write_tensors(path: str | os.PathLike[str], header: dict[str, Any], tensors: Mapping[str, Array]) -> None:
+def write_tensors(path: PathLike, header: dict[str, Any], tensors: Mapping[str, Array]) -> None:
     """Arrays of any library with their dtypes in the header."""
     save_file = importlib.import_module("safetensors.numpy").save_file
     stored: dict[str, np.ndarray] = {}
@@ -57,7 +56,7 @@ def write_tensors(path: str | os.PathLike[str], header: dict[str, Any], tensors:
     write_atomically(path, lambda file: save_file(stored, file, metadata={HEADER: text}))
 
 
-def read_tensors(path: str | os.PathLike[str], form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def read_tensors(path: PathLike, form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The header, and every tensor in the dtype that it was saved from."""
     with open_safetensors(path, "numpy") as file:
         header = parse_header(file.metadata(), form)
@@ -79,7 +78,7 @@ def read_tensors(path: str | os.PathLike[str], form: str) -> tuple[dict[str, Any
 class open_safetensors:
     """Context manager around `safetensors.safe_open` that turns every complaint about the file into `FormatError`."""
 
-    def __init__(self, path: str | os.PathLike[str], framework: str):
+    def __init__(self, path: PathLike, framework: str):
         if not Path(path).is_file():
             raise FileNotFoundError(f"no file {str(path)!r}")
         importlib.import_module("ml_dtypes")  # by which NumPy knows the bfloat16 that safetensors asks it for

@@ -1,7 +1,7 @@
 """Parameters for a given weight: closed forms, fits by gradient, and networks that grow without changing it."""
 
 from .closed_forms import Decomposition, decompose
-from .gradient import Fit, FitResult, Minimise, find_params, fit_by_gradient
+from .gradient import Fit, FitResult, How, Minimise, find_params, fit_by_gradient
 from .growth import Growth, deepen, grow, widen, with_scale
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Fit",
     "FitResult",
     "Growth",
+    "How",
     "Minimise",
     "decompose",
     "deepen",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from autoray import do
 
@@ -49,6 +49,10 @@ class Fit:
             raise SpecError(f"Fit.steps must be a non-negative integer, got {self.steps!r}")
         if self.lr is not None and not (isinstance(self.lr, (int, float)) and 0 < self.lr < math.inf):
             raise SpecError(f"Fit.lr must be a positive number, got {self.lr!r}")
+
+
+#: How cores are found for a weight, as the argument ``fit`` of ``compress`` and of ``from_dense`` says it.
+How: TypeAlias = Fit | Literal["auto"] | None
 
 
 class FitResult(NamedTuple):
@@ -111,7 +115,7 @@ def fit_by_gradient(
 
 
 def find_params(
-    net: Network, weight: Array, how: Any, fit: Callable[..., FitResult], draw_seed: Callable[[], int]
+    net: Network, weight: Array, how: How, fit: Callable[..., FitResult], draw_seed: Callable[[], int]
 ) -> Params:
     """Carry out the ``fit=`` argument of ``compress`` and of ``from_linear``.
 

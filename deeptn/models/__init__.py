@@ -2,19 +2,23 @@
 
 from .compress import compress, fold
 from .files import from_stored, load_model, save_model, to_stored
+from .kinds import Kind, kind_of
 from .modes import Mode, check_mode, is_faster
 from .report import LayerReport, Report, layer_report
 from .rules import Target, as_network, matches, resolve, select
-from .training import Trainer, carry_out, check_loss, check_teacher
-from .view import Entry, Generated, ModelView, Weight, count, kind_of, own_method, path_of, refuse, tied
+from .stored import StoredView
+from .training import Trainer, carry_out, check_loss, check_rows, check_teacher
+from .view import Entry, Generated, ModelView, Weight, count, path_of, refuse, tied
 
 __all__ = [
     "Entry",
     "Generated",
+    "Kind",
     "LayerReport",
     "Mode",
     "ModelView",
     "Report",
+    "StoredView",
     "Target",
     "Trainer",
     "Weight",
@@ -22,6 +26,7 @@ __all__ = [
     "carry_out",
     "check_loss",
     "check_mode",
+    "check_rows",
     "check_teacher",
     "compress",
     "count",
@@ -32,7 +37,6 @@ __all__ = [
     "layer_report",
     "load_model",
     "matches",
-    "own_method",
     "path_of",
     "refuse",
     "resolve",

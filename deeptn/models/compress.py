@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 
 from ..errors import PlanError
-from ..fitting import find_params
+from ..fitting import How, find_params
 from .report import Report, layer_report
 from .rules import Target, resolve, select
 from .view import Generated, ModelView, Weight, count
 
 
 def compress(
-    view: ModelView, targets: Mapping[str, Target], ignore: Iterable[str] = (), fit: Any = "auto", seed: Any = None
+    view: ModelView,
+    targets: Mapping[str, Target],
+    ignore: Iterable[str] = (),
+    fit: How = "auto",
+    seed: Any = None,
 ) -> tuple[Any, Report]:
     """Let networks generate chosen weights of a model. Nothing is replaced unless all can be.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from .. import files
 from ..arrays import cast, to_raw
+from ..base import PathLike
 from ..errors import FormatError
 from ..files import StoredLayer, StoredModel
 from .compress import check_free
@@ -19,7 +19,7 @@ from .view import Entry, Generated, ModelView, Weight
 COUNTER = ".num_batches_tracked"
 
 
-def save_model(view: ModelView, path: str | os.PathLike[str]) -> None:
+def save_model(view: ModelView, path: PathLike) -> None:
     """Write a model with generated layers, to a file that every front-end reads (see `deeptn.save_model`).
 
     Parameters
@@ -48,7 +48,7 @@ def save_model(view: ModelView, path: str | os.PathLike[str]) -> None:
     files.save_model(to_stored(view), path)
 
 
-def load_model(view: ModelView, path: str | os.PathLike[str], names: Mapping[str, str] | None = None) -> Any:
+def load_model(view: ModelView, path: PathLike, names: Mapping[str, str] | None = None) -> Any:
     """Fill a model with what any front-end wrote. Nothing is changed unless the file fits.
 
     Parameters

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ..arrays import relative_error
-from ..base import Array, write_atomically
+from ..base import Array, PathLike, Shape, write_atomically
 from ..network import Network
 from ..topologies import describe
 
@@ -35,7 +34,7 @@ class LayerReport:
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: Shape
     topology: str
     params_before: int
     params_after: int
@@ -99,7 +98,7 @@ class Report:
             "model_after": self.model_after,
         }
 
-    def to_json(self, path: str | os.PathLike[str]) -> None:
+    def to_json(self, path: PathLike) -> None:
         """Write `to_dict` to a file."""
         write_atomically(path, lambda file: Path(file).write_text(json.dumps(self.to_dict(), indent=1) + "\n"))
 

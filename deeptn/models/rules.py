@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
+from ..base import Shape
 from ..errors import DeepTNError, PlanError, SpecError, near_match
 from ..network import Network, network
 from ..spec import Layout
@@ -141,7 +142,7 @@ def resolve(
     return networks
 
 
-def as_network(topology: Target, shape: tuple[int, ...], layout: Layout | None) -> Network:
+def as_network(topology: Target, shape: Shape, layout: Layout | None) -> Network:
     """The network of a topology, or the one that was given, if it makes weights of this shape."""
     if not isinstance(topology, Network):
         return network(topology, shape, layout)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..base import Array
-from ..errors import DeepTNError, FormatError
+from ..arrays import dtype_of
+from ..base import Array, PathLike
+from ..errors import DeepTNError, FormatError, SpecError
 from ..files import fingerprint, read_tensors, write_tensors
 from ..network import Network
 from ..recipe import Recipe
@@ -62,7 +62,7 @@ def carry_out(
     trainer: Trainer,
     seed: int,
     on_step: Callable[[], object],
-    checkpoint: str | os.PathLike[str] | None,
+    checkpoint: PathLike | None,
     **about: Any,
 ) -> float:
     """Train by a recipe, from a checkpoint on if there is one.
@@ -122,6 +122,13 @@ def check_loss(loss: float, recipe: Recipe) -> None:
         raise DeepTNError(f"the training loss became {loss}; lower the learning rate {recipe.lr}")
 
 
+def check_rows(rows: int, y: Array) -> None:
+    """Raise `SpecError` unless there is a class number for each of the rows, and one at least."""
+    dtype, shape = dtype_of(y), tuple(y.shape)
+    if shape != (rows,) or not rows or "int" not in dtype:
+        raise SpecError(f"y has shape {shape} and dtype {dtype}; expected integers of shape ({rows},), one at least")
+
+
 def check_teacher(recipe: Recipe, teacher: object) -> None:
     """Raise `DeepTNError` if a recipe asks for a teacher and there is none."""
     if recipe.distill and teacher is None:
@@ -134,7 +141,7 @@ def _grow(recipe: Recipe, trainer: Trainer, epoch: int) -> None:
         trainer.grow(max(sizes), epoch)
 
 
-def _read(path: str | os.PathLike[str], about: dict[str, Any]) -> tuple[int, dict[str, np.ndarray]]:
+def _read(path: PathLike, about: dict[str, Any]) -> tuple[int, dict[str, np.ndarray]]:
     """How many epochs a checkpoint has done, and its tensors."""
     try:
         header, tensors = read_tensors(path, CHECKPOINT)

@@ -8,16 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NoReturn, Protocol, TypeVar
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 
-from ..base import Array, ParamsLike
+from ..arrays import from_raw
+from ..base import Array, Params, ParamsLike, Shape
 from ..errors import PlanError
 from ..fitting import Fit, FitResult
 from ..network import Network
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Weight:
 
     names: tuple[str, ...]
     kind: str
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: str | None
     read: Callable[[], Array]
     own: str = "weight"
@@ -114,7 +113,7 @@ class Entry(NamedTuple):
     True
     """
 
-    shape: tuple[int, ...]
+    shape: Shape
     dtype: str | None
     tie: Hashable
     read: Callable[[], Array]
@@ -135,6 +134,11 @@ class Generated(NamedTuple):
 
     network: Network
     params: ParamsLike
+
+    def arrays(self, library: str) -> Params:
+        """The cores as arrays of the view's library; those that are not NumPy's are its own."""
+        cores = self.params.items()
+        return {name: from_raw(core, library) if isinstance(core, np.ndarray) else core for name, core in cores}
 
 
 class ModelView(Protocol):
@@ -181,17 +185,6 @@ class ModelView(Protocol):
         ...
 
 
-def kind_of(kinds: Mapping[type, T], layer: object) -> T | None:
-    """What a table has for the class of a layer, or for its closest base.
-
-    Examples
-    --------
-    >>> kind_of({int: "number", bool: "truth"}, True), kind_of({int: "number"}, "x")
-    ('truth', None)
-    """
-    return next((kinds[base] for base in type(layer).__mro__ if base in kinds), None)
-
-
 def path_of(*parts: str) -> str:
     """Name of a part of a part of a model.
 
@@ -201,14 +194,6 @@ def path_of(*parts: str) -> str:
     'encoder.weight'
     """
     return ".".join(part for part in parts if part)
-
-
-def own_method(layer: object, base: type, method: str) -> str | None:
-    """Why a layer cannot be replaced that computes something else than the class of its kind does."""
-    if getattr(type(layer), method) is getattr(base, method):
-        return None
-    name = type(layer).__name__
-    return f"is a {name} with a {method} of its own, which would be lost; write register_layer({name}) to keep it"
 
 
 def tied(what: str, other: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..base import Array, do, is_object, positive_int, positive_ints
+from ..base import Array, Shape, do, is_object, positive_int, positive_ints
 from ..errors import FormatError, LayoutError
 
 
@@ -109,7 +109,7 @@ class Layout:
     (128, 512)
     """
 
-    shape: tuple[int, ...]
+    shape: Shape
     factors: tuple[tuple[int, ...], ...] | None = None
     order: str | tuple[int, ...] = "rows"
 
@@ -252,7 +252,7 @@ class Layout:
         return tuple(leg.size for leg in self.legs)
 
     @cached_property
-    def padded_shape(self) -> tuple[int, ...]:
+    def padded_shape(self) -> Shape:
         """Shape before the surplus is cut off."""
         assert self.factors is not None
         return tuple(math.prod(f) for f in self.factors)

@@ -1,6 +1,6 @@
 """Laws that every network, every front-end and every view of models keeps, for the tests of your own ones."""
 
-from .front_ends import LAWS, LAYER, FrontEnd, check_front_end, default_networks, front_ends
+from .front_ends import LAWS, LAYER, FrontEnd, PureFunctions, check_front_end, default_networks, front_ends
 from .laws import check_laws
 from .model_views import MODEL_LAWS, check_model_view
 from .oracle import reference
@@ -11,6 +11,7 @@ __all__ = [
     "LAYER",
     "MODEL_LAWS",
     "FrontEnd",
+    "PureFunctions",
     "check_front_end",
     "check_laws",
     "check_model_view",

@@ -21,11 +21,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from .. import files
-from ..arrays import from_raw, to_numpy, to_raw
-from ..base import Array
+from ..arrays import from_raw, library, to_numpy, to_raw
+from ..base import Array, Params
 from ..files import StoredLayer, StoredModel
 from ..init import target_std
-from ..models import ModelView, load_model, save_model, to_stored
+from ..models import ModelView, StoredView, load_model, save_model, to_stored
 from ..network import Network, network
 from ..topologies import MERA, BrickWall, TensorTrain, Tree, Tucker
 
@@ -83,6 +83,44 @@ class FrontEnd(Protocol):
     def gradient(self, model: Any, x: Array, dy: Array) -> Mapping[str, Array] | None:
         """Return the gradient of ``sum(dy * y)`` by the names of cores; None where the library has no derivatives."""
         ...
+
+
+class PureFunctions:
+    """Networks with cores and biases by themselves, and no layer around them: what the core does for a library.
+
+    Parameters
+    ----------
+    library : str
+    init : callable, optional
+        Draws cores for a network by a seed; by default `deeptn.Network.init`.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> check_front_end(PureFunctions("numpy"), [dtn.network("TTMatrix", (6, 8))])
+    """
+
+    view = StoredView
+
+    def __init__(self, library: str = "numpy", init: Callable[[Network, int], Params] | None = None):
+        self.name = self.library = library
+        self._init = init
+
+    def linear(self, network: Network, bias: bool, seed: int) -> StoredModel:
+        cores = network.init(seed, like=self.library) if self._init is None else self._init(network, seed)
+        zeros = from_raw(np.zeros(network.shape[0], "float32"), self.library) if bias else None
+        return StoredModel({LAYER: StoredLayer("linear", network, cores, zeros)}, {})
+
+    def call(self, model: StoredModel, x: Array) -> Array:
+        layer = model.layers[LAYER]
+        y = layer.network.apply(layer.params, x)
+        return y if layer.bias is None else y + layer.bias
+
+    def gradient(self, model: StoredModel, x: Array, dy: Array) -> dict[str, np.ndarray] | None:
+        arrays, layer = library(self.library), model.layers[LAYER]
+        if not arrays.has_gradients:
+            return None
+        return arrays.pull_back(lambda cores: layer.network.apply(cores, x), layer.params, arrays.to_raw(dy))[1]
 
 
 def front_ends() -> dict[str, FrontEnd]:

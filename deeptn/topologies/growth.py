@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ..base import Shape
 from ..errors import SpecError
 from ..spec import NetworkSpec, Node
 
@@ -68,7 +69,7 @@ def _zero_holders(spec: NetworkSpec) -> dict[str, str]:
     return {ix: node.name for node in nodes for ix in node.indices if ix in node.inputs or ix not in read}
 
 
-def _identity(node: Node, shape: tuple[int, ...]) -> np.ndarray:
+def _identity(node: Node, shape: Shape) -> np.ndarray:
     """The identity from the inputs of a node to its outputs, in the order of its axes."""
     sizes = dict(zip(node.indices, shape))
     order = [*node.outputs, *node.inputs]

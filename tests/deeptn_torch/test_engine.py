@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 from deeptn_torch import TNLinear
-from deeptn_torch.engine import autograd as engine
 from deeptn_torch.engine import contract, register
+from deeptn_torch.engine import runner as engine
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch.autograd import forward_ad
 

@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import torch
-from deeptn_torch.engine import autograd as engine
+from deeptn_torch.engine import runner as engine
 
 from deeptn.engine import run_plain
 

@@ -484,14 +484,6 @@ def test_dtypes_that_files_do_not_have(tmp_path):
         load_model(Model(), tmp_path / "m")
 
 
-def test_complex_layers_in_equinox(tmp_path):
-    cores = NET.init(dtype="complex64")
-    dtn.save_model(dtn.files.StoredModel({"fc": dtn.files.StoredLayer("linear", NET, cores, None)}, {}), tmp_path / "m")
-    model = {"fc": eqx.nn.Linear(4, 4, use_bias=False, dtype=jnp.complex64, key=KEY)}
-    read = tne.load_model(model, tmp_path / "m")
-    assert all(np.asarray(read["fc"].cores[name]).tobytes() == cores[name].tobytes() for name in cores)  # type: ignore[attr-defined]
-
-
 def test_numpy_arrays_in_jax_models(tmp_path):
     tne.save_model(Held(tne.TNLinear(4, 4, key=KEY), np.full(3, 0.1)), tmp_path / "m")
     read = tne.load_model(Held(dense(), np.ones(3)), tmp_path / "m")

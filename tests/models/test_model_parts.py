@@ -21,6 +21,7 @@ from torch import nn
 import deeptn as dtn
 
 KEY = jax.random.key(0)
+NET = dtn.network("LowRank", (4, 4))
 
 
 def dense() -> Any:
@@ -279,3 +280,11 @@ def test_variables_beside_those_of_pytorch(tmp_path):
     assert all(type(core) is nnx.Param for core in small["fc"].cores.values())
     tnx.save_model(small, tmp_path / "m")
     assert set(dtn.load_model(tmp_path / "m").tensors) == {"q.weight", "q.bias", "q.scale"}
+
+
+def test_complex_layers_in_equinox(tmp_path):
+    cores = NET.init(dtype="complex64")
+    dtn.save_model(dtn.files.StoredModel({"fc": dtn.files.StoredLayer("linear", NET, cores, None)}, {}), tmp_path / "m")
+    model = {"fc": eqx.nn.Linear(4, 4, use_bias=False, dtype=jnp.complex64, key=KEY)}
+    read = tne.load_model(model, tmp_path / "m")
+    assert all(np.asarray(read["fc"].cores[name]).tobytes() == cores[name].tobytes() for name in cores)  # type: ignore[attr-defined]

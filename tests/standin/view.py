@@ -30,6 +30,9 @@ class Linear:
 
 
 # [view]
+LINEAR = models.Kind("linear", base=Linear)
+
+
 class CuPyModel:
     """A dictionary of `Linear`, `TNLinear` and arrays; two names may have one layer."""
 
@@ -52,12 +55,12 @@ class CuPyModel:
         refused = None
         if network is None:
             shape, dtype, read = layer.weight.shape, layer.weight.dtype.name, partial(cp.asnumpy, layer.weight)
-            refused = models.own_method(layer, Linear, "__call__")
+            refused = LINEAR.differs(layer, "__call__")
         else:
             shape, dtype = network.shape, next(iter(layer.cores.values())).dtype.name
             read = lambda: network.materialize({name: cp.asnumpy(core) for name, core in layer.cores.items()})
         bias = layer.bias is not None
-        return models.Weight(names, "linear", shape, dtype, read, bias=bias, network=network, refused=refused)
+        return models.Weight(names, LINEAR.form, shape, dtype, read, bias=bias, network=network, refused=refused)
 
     def _arrays(self) -> dict[str, tuple[dict[str, Any], str]]:
         """Where every entry is: a dictionary, and a key."""

@@ -22,10 +22,10 @@ from ..tiers import grid
 SQUARE = dtn.network(dtn.TTMatrix(rank=2), (8, 8))
 
 
-PACKAGES = {"torch": "torch", "jax": "jax", "equinox": "equinox", "nnx": "flax"}
+PACKAGES = {"numpy": "numpy", "torch": "torch", "jax": "jax", "equinox": "equinox", "nnx": "flax"}
 
 
-@grid(lambda name, number: name == "torch" or number in "03", name=list(PACKAGES), number=range(6))
+@grid(lambda name, number: name in ("numpy", "torch") or number in "03", name=list(PACKAGES), number=range(6))
 def test_the_front_ends_keep_the_laws(name, number):
     """JAX compiles for every network: in every run it has a padded brick wall, and a MERA with copies."""
     pytest.importorskip(PACKAGES[name])

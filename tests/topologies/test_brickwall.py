@@ -8,7 +8,7 @@ import pytest
 import deeptn as dtn
 from deeptn.arrays import to_numpy
 
-from ..conftest import close
+from ..conftest import LIBRARIES, close
 from ..oracle import gate_by_gate
 from ..tiers import grid
 
@@ -52,12 +52,16 @@ def test_gate_by_gate(count, layers, between):
     assert np.abs(net.materialize(params) - expected).max() <= 1e-12
 
 
-def test_gate_by_gate_in_single_precision(library):
-    net = dtn.network(dtn.BrickWall(layers=3), (16, 32))
-    params = net.init(seed=1)
-    wide = {name: array.astype("float64") for name, array in params.items()}
-    expected = gate_by_gate(wide, (2,) * 9, 3, "relu", "rms").reshape(net.shape)
-    assert close(net.materialize(net.init(seed=1, like=library)), expected, 1e-6)
+@grid(1, count=[2, 3, 4, 5, 8, 9], layers=[1, 2, 3, 4], between=BETWEEN, library=LIBRARIES)
+def test_gate_by_gate_in_single_precision(count, layers, between, library):
+    pytest.importorskip(library)
+    activation, normalize = between
+    shape = (2 ** (count // 2), 2 ** (count - count // 2))
+    net = dtn.network(dtn.BrickWall(layers=layers, activation=activation, normalize=normalize), shape)
+    seed = 10 + layers
+    wide = {name: array.astype("float64") for name, array in net.init(seed=seed).items()}
+    expected = gate_by_gate(wide, (2,) * count, layers, activation, normalize).reshape(net.shape)
+    assert close(net.materialize(net.init(seed=seed, like=library)), expected, 1e-6)
 
 
 @pytest.mark.parametrize("d", [3, 4])

@@ -12,12 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from deeptn.base import positive_int
-from deeptn.models import Mode, Target, as_network, check_mode
+from deeptn.models import Kind, Mode, Target, as_network, check_mode
 from deeptn.network import Network, multiply
 from deeptn.spec import Layout
 
 from ..functional import init
-from ..layers import Kind, Layer, kinds_of, look_up
+from ..layers import Layer, kinds_of, look_up
 
 
 class TNLayer(Layer, eqx.Module):
@@ -62,10 +62,6 @@ class TNLayer(Layer, eqx.Module):
         return eqx.tree_at(lambda d: d.weight, self.dense, self.weight, is_leaf=lambda leaf: leaf is None)
 
     @classmethod
-    def _weight_of(cls, dense: Any) -> jax.Array:
-        return dense.weight
-
-    @classmethod
     def _of(cls, dense: Any, net: Network, cores: Mapping[str, jax.Array]) -> Any:
         make: Any = cls
         arguments = {name: getattr(dense, name) for name in cls.arguments}
@@ -83,19 +79,15 @@ class TNLinear(TNLayer):
 
     Parameters
     ----------
-    in_features, out_features : int or "scalar"
+    in_features, out_features, use_bias, dtype, key
+        As for `equinox.nn.Linear`.
     topology, layout
         As for `deeptn.network`, or a network; W has the shape ``(out_features, in_features)``.
-    use_bias, dtype, key
-        As for `equinox.nn.Linear`.
     mode : {"auto", "materialize", "apply"}
         See `deeptn.models.Mode`.
     batch_hint : int
-        How many examples are mapped over (`jax.vmap`); the mode and the order of contraction are chosen for so many.
-
-    Notes
-    -----
-    One example at a time, as everywhere in Equinox: ``jax.vmap(layer)(x)``. The weight is decoded once for all.
+        Over how many examples `jax.vmap` maps the layer, which takes one as everywhere in Equinox (W is decoded once
+        for all of them); the mode and the order of contraction are chosen for so many.
 
     Examples
     --------
@@ -159,8 +151,7 @@ class TNConv1d(TNConv):
     Examples
     --------
     >>> import jax
-    >>> layer = TNConv1d(16, 32, 3, "TTMatrix", padding=1, key=jax.random.key(0))
-    >>> layer(jax.numpy.ones((16, 20))).shape
+    >>> TNConv1d(16, 32, 3, "TTMatrix", padding=1, key=jax.random.key(0))(jax.numpy.ones((16, 20))).shape
     (32, 20)
     """
 
@@ -258,12 +249,8 @@ KINDS: dict[type, Kind] = kinds_of(TNLinear, TNConv1d, TNConv2d, TNConv3d, TNEmb
 def register_layer(cls: type, kind: str = "linear") -> None:
     """Make known a class of layers of your own, so that `compress`, `load_model` and the others take them.
 
-    Parameters
-    ----------
-    cls : type
-        Of `equinox.Module`, with a ``weight`` of PyTorch's order of axes, ``(outputs, inputs, …)``.
-    kind : str
-        What it computes, as files name it: ``"linear"``, ``"conv2d"``, ``"embedding"``, …
+    Its ``weight`` has PyTorch's order of axes, ``(outputs, inputs, …)``; `kind` is what it computes, as files name it:
+    ``"linear"``, ``"conv2d"``, ``"embedding"``, …
 
     Examples
     --------

@@ -11,12 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from deeptn.base import Shape
 from deeptn.errors import PlanError
-from deeptn.models import Entry, Generated, Weight, kind_of, own_method, path_of, refuse
+from deeptn.models import Entry, Generated, Kind, Weight, kind_of, path_of, refuse
 
 from ..fit import fit
-from ..layers import Kind
-from ..models import KEY, TURNED, array_like, changed, checked, generated, is_array, is_key, seed_of
+from ..view import KEY, TURNED, array_like, changed, checked, generated, is_array, is_key, seed_of
 from .layers import KINDS, TNLayer
 
 
@@ -51,7 +51,7 @@ class EquinoxModel:
             return generated((name,), layer)
         shape, refused = tuple(layer.weight.shape), None
         if kind.base is not None:
-            refused = own_method(layer, kind.base, "__call__")
+            refused = kind.differs(layer, "__call__")
             if len(shape) != 2 + getattr(layer, "num_spatial_dims", 0):
                 refused = f"holds a stack of weights, {shape}, as filter_vmap makes them; compress single layers"
         read, bias = partial(checked, layer.weight), getattr(layer, "bias", None) is not None
@@ -90,7 +90,7 @@ class EquinoxModel:
         self.model = _swapped(self.model, new)
 
 
-def _read(leaf: Any, shape: tuple[int, ...]) -> Any:
+def _read(leaf: Any, shape: Shape) -> Any:
     return checked(leaf).reshape(shape)
 
 

@@ -11,13 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from deeptn.base import Shape
 from deeptn.errors import SpecError
-from deeptn.models import Mode, Target, as_network, check_mode
+from deeptn.models import Kind, Mode, Target, as_network, check_mode
 from deeptn.network import Network
 from deeptn.spec import Layout
 
 from ..functional import init
-from ..layers import Kind, Layer, kinds_of, look_up, wide
+from ..layers import Layer, kinds_of, look_up, wide
 
 
 def torch_axes(own: str, ndim: int) -> tuple[int, ...]:
@@ -57,7 +58,7 @@ class TNLayer(Layer, nnx.Module):
     ):
         drawn: list[dict[str, jax.Array]] = []
 
-        def draw(key: Any, shape: tuple[int, ...], dtype: Any, *more: Any) -> jax.Array:
+        def draw(key: Any, shape: Shape, dtype: Any, *more: Any) -> jax.Array:
             shape = tuple(shape[axis] for axis in torch_axes(self.attribute, len(shape)))
             self.network = as_network(topology, shape, layout)
             drawn.append(init(self.network, key, dtype, std=std))
@@ -113,15 +114,13 @@ class TNLinear(TNLayer):
 
     Parameters
     ----------
-    in_features, out_features : int
+    in_features, out_features, rngs, **options
+        As for `flax.nnx.Linear`: ``use_bias``, ``dtype``, ``param_dtype``, ``precision``, ``bias_init``, …
     topology, layout
         As for `deeptn.network`, or a network; it makes the weight in the shape ``(out_features, in_features)``.
-    rngs : flax.nnx.Rngs
     mode : {"auto", "materialize", "apply"}
         See `deeptn.models.Mode`. A ``precision``, ``dot_general`` or ``preferred_element_type`` of your own takes the
         decoded kernel always.
-    **options
-        As for `flax.nnx.Linear`: ``use_bias``, ``dtype``, ``param_dtype``, ``precision``, ``bias_init``, …
 
     Examples
     --------
@@ -170,14 +169,10 @@ class TNConv(TNLayer):
 
     Parameters
     ----------
-    in_features, out_features : int
-    kernel_size : int or sequence of int
-        Its length is the number of spatial axes.
+    in_features, out_features, kernel_size, strides, **options
+        As for `flax.nnx.Conv`: ``padding``, ``kernel_dilation``, ``use_bias``, ``dtype``, …
     topology, layout, rngs
         As for `TNLinear`; the weight is of shape ``(out_features, in_features // feature_group_count, *kernel_size)``.
-    strides : int or sequence of int
-    **options
-        As for `flax.nnx.Conv`: ``padding``, ``kernel_dilation``, ``use_bias``, ``dtype``, …
 
     Examples
     --------
@@ -212,15 +207,10 @@ class TNEmbed(TNLayer):
 
     Parameters
     ----------
-    num_embeddings, features : int
+    num_embeddings, features, **options
+        As for `flax.nnx.Embed`: ``dtype``, ``param_dtype``, … Rows beyond the table are not a number, as there.
     topology, layout, rngs, mode
         As for `TNLinear`. With ``"apply"`` only the rows that are asked for are generated.
-    **options
-        As for `flax.nnx.Embed`: ``dtype``, ``param_dtype``, …
-
-    Notes
-    -----
-    Rows beyond the table are not a number, as in `flax.nnx.Embed`.
 
     Examples
     --------
@@ -282,14 +272,9 @@ KINDS: dict[type, Kind] = kinds_of(TNLinear, TNConv, TNEmbed)
 def register_layer(cls: type[nnx.Module], kind: str = "linear", attribute: str = "kernel") -> None:
     """Make known a class of layers of your own, so that `compress`, `load_model` and the others take them.
 
-    Parameters
-    ----------
-    cls : type
-    kind : str
-        What it computes, as files name it: ``"linear"``, ``"conv2d"``, ``"embedding"``, …
-    attribute : str
-        The variable that holds the weight: a ``"kernel"`` in NNX's order of axes, ``(…, inputs, outputs)``, any other
-        in PyTorch's, ``(outputs, inputs, …)``.
+    `kind` is what it computes, as files name it: ``"linear"``, ``"conv2d"``, ``"embedding"``, …; `attribute` the
+    variable that holds the weight: a ``"kernel"`` in NNX's order of axes, ``(…, inputs, outputs)``, any other in
+    PyTorch's, ``(outputs, inputs, …)``.
 
     Examples
     --------

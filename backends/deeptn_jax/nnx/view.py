@@ -11,11 +11,10 @@ import numpy as np
 from flax import nnx
 from flax.nnx.training.metrics import MetricState
 
-from deeptn.models import Entry, Generated, Weight, kind_of, own_method, path_of, refuse, tied
+from deeptn.models import Entry, Generated, Kind, Weight, kind_of, path_of, refuse, tied
 
 from ..fit import fit
-from ..layers import Kind
-from ..models import TURNED, array_like, changed, checked, generated, is_array, is_key, seed_of
+from ..view import TURNED, array_like, changed, checked, generated, is_array, is_key, seed_of
 from .graph import parts
 from .layers import KINDS, TNLayer, from_weight, to_weight, torch_axes
 
@@ -49,7 +48,7 @@ class NNXModel:
         self.model, self.order = model, order
 
     @classmethod
-    def of_copy(cls, model: Any) -> NNXModel:
+    def of_copy(cls, model: nnx.Module) -> NNXModel:
         """Of a copy, which has forgotten in which order the parts of the model were set."""
         return cls(nnx.clone(model), tuple(parts(model, nnx.Module, once=True)))
 
@@ -80,7 +79,7 @@ class NNXModel:
         variable = own[kind.attribute]
         if kind.base is not None:
             more = next((key for key in own if key not in (kind.attribute, "bias")), None)
-            refused = own_method(layer, kind.base, "__call__") or refused
+            refused = kind.differs(layer, "__call__") or refused
             refused = refused or (more and f"has {more!r} beside its weight and bias, which would be lost")
         for what in (kind.attribute, "bias"):
             places = {path_of(name, what) for name in names}

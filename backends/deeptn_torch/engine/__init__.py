@@ -3,18 +3,9 @@
 from deeptn.engine import register_runner
 
 from .arrays import HOST, TORCH
-from .autograd import gradients, run
-from .forward import autocasts
 from .operators import contract, register
+from .runner import autocasts, gradients, run
 
 register_runner("torch", run)
 
-__all__ = [
-    "HOST",
-    "TORCH",
-    "autocasts",
-    "contract",
-    "gradients",
-    "register",
-    "run",
-]
+__all__ = ["HOST", "TORCH", "autocasts", "contract", "gradients", "register", "run"]

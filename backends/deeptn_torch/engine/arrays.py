@@ -42,12 +42,12 @@ class TensorOperations(Operations, ABC):
         """Conjugated, where it is complex."""
 
     @abstractmethod
-    def adjoint(self, array: Array) -> Array:
-        """Transposed and conjugated."""
-
-    @abstractmethod
     def sum_products(self, x: Array, y: Array) -> Array:
         """``sum_b x[b] @ y[b]``, in parts, so that the single products need little room."""
+
+    def adjoint(self, array: Array) -> Array:
+        """Transposed and conjugated."""
+        return self.conj(array.swapaxes(-1, -2))
 
     def pad(self, array: Array, shape: Sequence[int]) -> Array:
         shape = (array.shape[0], *shape[1:]) if shape[0] < 0 else shape
@@ -100,9 +100,6 @@ class Tensors(TensorOperations, PlainActivations):
 
     def conj(self, array: Tensor) -> Tensor:
         return array.conj() if array.is_complex() else array
-
-    def adjoint(self, array: Tensor) -> Tensor:
-        return array.mH if array.is_complex() else array.mT
 
     def sum_products(self, x: Tensor, y: Tensor) -> Tensor:
         batch, m, k = x.shape
@@ -169,9 +166,6 @@ class Hosted(TensorOperations, PlainViews):
 
     def conj(self, array: np.ndarray) -> np.ndarray:
         return array.conj() if array.dtype.kind == "c" else array
-
-    def adjoint(self, array: np.ndarray) -> np.ndarray:
-        return self.conj(array.swapaxes(-1, -2))
 
     def sum_products(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return self._tensors.sum_products(torch.from_numpy(x), torch.from_numpy(y)).numpy()

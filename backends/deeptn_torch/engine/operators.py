@@ -10,7 +10,7 @@ from torch import Tensor
 
 from deeptn.engine import Program
 
-from .autograd import gradients, run
+from .runner import gradients, run
 
 _PROGRAMS: list[Program] = []
 _NUMBERS: dict[Program, int] = {}
@@ -26,18 +26,7 @@ def register(program: Program) -> int:
 
 @torch.library.custom_op("deeptn::contract", mutates_args=())
 def contract(inputs: Sequence[Tensor], number: int) -> Tensor:
-    """Run a registered program.
-
-    The inputs, float32, float64 or complex, stand in the order of ``program.inputs``; see `register` for the number.
-
-    Examples
-    --------
-    >>> import deeptn as dtn
-    >>> net = dtn.network("BrickWall", (8, 8))
-    >>> number = register(net.program("materialize", 1))
-    >>> contract(list(net.init(like="torch").values()), number).numel()
-    64
-    """
+    """Run a program by its number (`register`) on float32, float64 or complex inputs, ordered as ``program.inputs``."""
     return run(_PROGRAMS[number], inputs).contiguous()
 
 

@@ -14,19 +14,25 @@ from deeptn.base import Array
 from deeptn.engine import Activate, Contract, Crop, Join, Pad, Permute, Pool, Program, Run, Step, execute
 from deeptn.spec import activations
 
-from .forward import Kept, registers_of
+
+def registers_of(program: Program, leaves: Sequence[Any]) -> list[Any]:
+    """All registers of a program, filled with what the steps read and do not make."""
+    registers: list[Any] = [None] * (program.first_step + len(program.steps))
+    for number, leaf in zip(program.leaves, leaves):
+        registers[number] = leaf
+    return registers
 
 
 class Reverse:
     """One backward pass. Keys of the pool: a register for its value, its bitwise complement for its gradient."""
 
     def __init__(
-        self, program: Program, leaves: Sequence[Tensor], kept: Kept, needed: Sequence[bool], last: bool = True
+        self, program: Program, leaves: Sequence[Tensor], kept: Run, needed: Sequence[bool], last: bool = True
     ):
         self.program = program
         self.leaves = leaves
-        self.lib = kept.lib
-        self.tape = kept.tape if last else dict(kept.tape)
+        self.lib: Any = kept.lib
+        self.tape: Any = kept.tape if last else dict(kept.tape or {})
         self.last = last
         self.registers: list[Any] = []
         if program.recompute:

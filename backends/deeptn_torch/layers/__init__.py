@@ -4,7 +4,7 @@ from .base import TNLayer, layers_of
 from .conv import CONVOLUTIONS, TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
 from .embedding import TNEmbedding
 from .linear import TNLinear
-from .weight import TNWeight, generated_inside, parametrize_, register, unregister, weights_of
+from .weight import TNWeight, parametrize_
 
 __all__ = [
     "CONVOLUTIONS",
@@ -18,10 +18,6 @@ __all__ = [
     "TNLayer",
     "TNLinear",
     "TNWeight",
-    "generated_inside",
     "layers_of",
     "parametrize_",
-    "register",
-    "unregister",
-    "weights_of",
 ]

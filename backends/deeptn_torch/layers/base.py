@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from deeptn.base import Shape
 from deeptn.constraints import isometric_nodes, scaled_isometry
 from deeptn.errors import SpecError, near_match
-from deeptn.fitting import grow
+from deeptn.fitting import How, grow
 from deeptn.init import NodeMatrix
-from deeptn.models import as_network, check_mode, is_faster
+from deeptn.models import Target, as_network, check_mode, is_faster
 from deeptn.network import Network, decode
 from deeptn.spec import Layout, Node
-from deeptn.topologies import Topology, describe
+from deeptn.topologies import describe
 
 from ..engine import contract, register
 from ..fit import draw_seed, find_params
@@ -25,9 +27,7 @@ from .cache import CachedWeight, Cores, trainable
 
 
 class TNLayer(CachedWeight):
-    """What all layers with a generated weight share: the cores, the decoded weight and its cache.
-
-    When the decoded weight is kept says `CachedWeight`. What all layers take:
+    """What all layers with a generated weight share and take; `CachedWeight` says when the decoded weight is kept.
 
     Parameters
     ----------
@@ -62,8 +62,8 @@ class TNLayer(CachedWeight):
 
     def _make(
         self,
-        shape: tuple[int, ...],
-        topology: Topology | Network | str,
+        shape: Shape,
+        topology: Target,
         layout: Layout | None,
         device: Any,
         dtype: Any,
@@ -73,11 +73,8 @@ class TNLayer(CachedWeight):
         """Take up a network for a weight of some shape, and a bias of so many entries; draw both."""
         net = as_network(topology, shape, layout)
         self.mode = check_mode(mode)
-
-        def empty(*sizes: int) -> Tensor:
-            return torch.empty(sizes, device=device, dtype=dtype)
-
-        self._hold(net, {name: empty(*sizes) for name, sizes in net.spec.param_shapes.items()})
+        empty = partial(torch.empty, device=device, dtype=dtype)
+        self._hold(net, {name: empty(sizes) for name, sizes in net.spec.param_shapes.items()})
         self.register_parameter("bias", nn.Parameter(empty(outputs)) if outputs else None)
         self._register()
         self.reset_parameters()
@@ -97,11 +94,9 @@ class TNLayer(CachedWeight):
     def constrain(self, nodes: Iterable[str] | None = None) -> None:
         """Keep nodes isometric in training, up to a positive factor; see `deeptn.isometrize`.
 
-        Their cores become parametrized (`torch.nn.utils.parametrize`), so that ``state_dict`` holds the tensors before
-        the map as ``cores.parametrizations.NAME.original``; ``parametrize.remove_parametrizations`` ends it.
-
         Nodes go by their names, by default those that the topology marks. `SpecError` if there is none, one cannot be
-        an isometry, or a core has not full rank.
+        an isometry, or a core has not full rank. Cores become parametrized (`torch.nn.utils.parametrize`): the
+        ``state_dict`` holds the tensors before the map, and ``parametrize.remove_parametrizations`` ends it.
 
         Examples
         --------
@@ -134,8 +129,7 @@ class TNLayer(CachedWeight):
 
         Return ``‖W_new - W_old‖ / ‖W_old‖``. At a size that it has already the layer stays as it is. The cores become
         new parameters, of which an optimizer has to be told; frozen ones stay frozen, what is added is frozen if all
-        were.
-        `SpecError` where cores are constrained.
+        were. `SpecError` where cores are constrained.
         """
         if parametrize.is_parametrized(self.cores):
             raise SpecError("the cores are constrained, and what is added to them is not; remove the constraint first")
@@ -169,15 +163,12 @@ class TNLayer(CachedWeight):
 
     def _weight_or_cores(self, rows: int) -> tuple[Tensor | None, tuple[Tensor, ...]]:
         """The weight, or no weight and the cores where the network is to be used for so many rows itself."""
-        weight = None if self.mode == "apply" else self._cached_weight()
+        always = self.mode == "apply" and self.network.is_linear
+        weight = None if always else self._cached_weight()
         if weight is not None:
             return weight, ()
         cores = self._cores()
-        if self._applies(cores, rows):
-            return None, cores
-        if self.mode == "apply":  # of a network with activations
-            weight = self._cached_weight()
-        return self._decoded(cores) if weight is None else weight, cores
+        return None if self._applies(cores, rows) else self._decoded(cores), cores
 
     def _applies(self, cores: tuple[Tensor, ...], rows: int) -> bool:
         if self.mode == "materialize" or not self.network.is_linear or rows == 0:
@@ -206,15 +197,13 @@ class TNLayer(CachedWeight):
         """
         if stages is None:
             return super().requires_grad_(requires_grad)
-        known = dict(enumerate(self.network.spec.stages))
-        known |= {number - len(known): stage for number, stage in known.items()}
-        stages = list(stages)
+        found, params = self.network.spec.stages, set[str]()
         for number in stages:
-            if number not in known:
-                raise SpecError(f"stage {number} of {len(known) // 2}")
-        for node in (node for number in stages for node in known[number].nodes):
-            if node.param is not None:
-                self._stored(node.param).requires_grad_(requires_grad)
+            if not -len(found) <= number < len(found):
+                raise SpecError(f"stage {number} of {len(found)}")
+            params |= {node.param for node in found[number].nodes if node.param is not None}
+        for name in params:
+            self._stored(name).requires_grad_(requires_grad)
         return self
 
     def reset_parameters(self, scheme: str = "orthogonal", std: float | None = None) -> None:
@@ -265,13 +254,10 @@ class TNLayer(CachedWeight):
         self._register()
 
     @classmethod
-    def from_dense(
-        cls, dense: Any, topology: Topology | Network | str, fit: Any = "auto", layout: Layout | None = None
-    ) -> Any:
-        """Replace a trained layer; what was frozen stays frozen.
+    def from_dense(cls, dense: Any, topology: Target, fit: How = "auto", layout: Layout | None = None) -> Any:
+        """Replace a trained layer: its device, dtype, a copy of its bias; what was frozen stays frozen.
 
-        The new layer, on the device and in the dtype of `dense`, has a copy of its bias. `fit` says how the cores are
-        found; see `deeptn.models.compress`.
+        `fit` says how the cores are found; see `deeptn.models.compress`.
         """
         net = as_network(topology, tuple(dense.weight.shape), layout)
         return cls.like(dense, net, find_params(net, dense.weight.detach(), fit))
@@ -319,7 +305,7 @@ _scaled_isometry: Any = torch.compiler.allow_in_graph(scaled_isometry)
 class Isometry(nn.Module):
     """The map of `TNLayer.constrain` for one core; its gradient goes through the QR decomposition."""
 
-    def __init__(self, node: Node, shape: tuple[int, ...]):
+    def __init__(self, node: Node, shape: Shape):
         super().__init__()
         self.view = NodeMatrix(node, shape)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -43,7 +43,7 @@ class CachedWeight(nn.Module):
         held: dict[str, Any] = self._modules["cores"]._parameters  # type: ignore[union-attr]
         # nn.ParameterDict's own way, which is slow, follows parametrizations too.
         cores = tuple(held.values()) if tuple(held) == self._names else tuple(self.cores[n] for n in self._names)
-        if not _same(cores, self._checked):
+        if len(cores) != len(self._checked) or not all(map(_IS, cores, self._checked)):
             check_params(self.network.spec, dict(zip(self._names, cores)))
             self._checked = cores if all(isinstance(core, nn.Parameter) for core in cores) else ()
         return cores
@@ -103,10 +103,6 @@ class CachedWeight(nn.Module):
 
 _IS = operator.is_
 _VERSION = operator.attrgetter("_version")
-
-
-def _same(some: Collection[Any], others: Collection[Any]) -> bool:
-    return len(some) == len(others) and all(map(_IS, some, others))
 
 
 def trainable(cores: Iterable[Tensor]) -> bool:

@@ -11,10 +11,9 @@ from torch import Tensor, nn
 from deeptn.base import positive_int
 from deeptn.engine import gather_rows
 from deeptn.errors import SpecError
-from deeptn.models import Mode
+from deeptn.models import Mode, Target
 from deeptn.network import Network
 from deeptn.spec import Layout
-from deeptn.topologies import Topology
 
 from .base import TNLayer
 
@@ -22,22 +21,18 @@ from .base import TNLayer
 class TNEmbedding(TNLayer):
     """Rows of a table that a deep tensor network generates; a drop-in for `torch.nn.Embedding`.
 
+    The table starts with standard deviation 1, as that one's. ``max_norm``, ``scale_grad_by_freq`` and ``sparse`` are
+    about rows that are parameters, which these are not.
+
     Parameters
     ----------
-    num_embeddings, embedding_dim : int
-        As for `torch.nn.Embedding`.
+    num_embeddings, embedding_dim, padding_idx
+        As for `torch.nn.Embedding`; entries with the index `padding_idx` give zeros and no gradient.
     topology, device, dtype, layout
         As for `TNLayer`; the table has the shape ``(num_embeddings, embedding_dim)``.
-    padding_idx : int, optional
-        Entries with this index give zeros and no gradient; negative counts from the end.
     mode : {"auto", "materialize", "apply"}
         As for `TNLayer`; ``"apply"`` generates the rows that are asked for one by one (with activations, and under
         `torch.compile`, the table is decoded all the same).
-
-    Notes
-    -----
-    The table starts with standard deviation 1, as that of `torch.nn.Embedding`. ``max_norm``, ``scale_grad_by_freq``
-    and ``sparse`` are about rows that are parameters, which these are not.
 
     Examples
     --------
@@ -54,7 +49,7 @@ class TNEmbedding(TNLayer):
         self,
         num_embeddings: int,
         embedding_dim: int,
-        topology: Topology | Network | str = "TTMatrix",
+        topology: Target = "TTMatrix",
         padding_idx: int | None = None,
         device: Any = None,
         dtype: Any = None,
@@ -94,9 +89,7 @@ class TNEmbedding(TNLayer):
     @classmethod
     def like(cls, dense: nn.Embedding, net: Network, params: dict[str, Tensor]) -> TNEmbedding:
         if dense.max_norm is not None or dense.scale_grad_by_freq or dense.sparse:
-            raise SpecError(
-                f"{dense} has max_norm, scale_grad_by_freq or sparse, which a generated table does not know"
-            )
+            raise SpecError(f"{dense} has max_norm, scale_grad_by_freq or sparse, which no generated table has")
         return super().like(dense, net, params)
 
     def to_dense(self) -> nn.Embedding:

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from deeptn.base import positive_int
 from deeptn.errors import LayoutError
-from deeptn.models import Mode
-from deeptn.network import Network, multiply
+from deeptn.models import Mode, Target
+from deeptn.network import multiply
 from deeptn.spec import Layout
-from deeptn.topologies import Topology
 
 from ..engine import autocasts
 from .base import TNLayer, contract_traced
@@ -25,9 +24,8 @@ class TNLinear(TNLayer):
 
     Parameters
     ----------
-    in_features, out_features : int
+    in_features, out_features, bias
         As for `torch.nn.Linear`; inputs are ``(..., in_features)``.
-    bias : bool
     topology, device, dtype, layout
         As for `TNLayer`; the weight has the shape ``(out_features, in_features)``.
     batch_hint : int, optional
@@ -35,11 +33,6 @@ class TNLinear(TNLayer):
         then. Without it a compiled layer decodes W (with ``mode="apply"``: 128).
     mode : {"auto", "materialize", "apply"}
         As for `TNLayer`; ``"apply"`` contracts the network with the input.
-
-    Raises
-    ------
-    deeptn.SpecError, deeptn.LayoutError
-        As `deeptn.network`.
 
     Examples
     --------
@@ -55,7 +48,7 @@ class TNLinear(TNLayer):
         self,
         in_features: int,
         out_features: int,
-        topology: Topology | Network | str = "BrickWall",
+        topology: Target = "BrickWall",
         bias: bool = True,
         device: Any = None,
         dtype: Any = None,

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from deeptn.base import Shape
 from deeptn.errors import SpecError, near_match
-from deeptn.network import Network
+from deeptn.fitting import How
+from deeptn.models import Target
 from deeptn.spec import Layout
-from deeptn.topologies import Topology
 
 from ..fit import find_params
 from .base import TNLayer
@@ -42,8 +43,8 @@ class TNWeight(TNLayer):
 
     def __init__(
         self,
-        shape: tuple[int, ...],
-        topology: Topology | Network | str = "BrickWall",
+        shape: Shape,
+        topology: Target = "BrickWall",
         device: Any = None,
         dtype: Any = None,
         *,
@@ -69,33 +70,22 @@ class TNWeight(TNLayer):
 
 
 def parametrize_(
-    module: nn.Module,
-    name: str,
-    topology: Topology | Network | str,
-    fit: Any = "auto",
-    layout: Layout | None = None,
+    module: nn.Module, name: str, topology: Target, fit: How = "auto", layout: Layout | None = None
 ) -> TNWeight:
     """Let a deep tensor network generate a weight of a module, in place, whatever the module does with it.
 
     Parameters
     ----------
-    module : nn.Module
-        For example `torch.nn.LSTM` or `torch.nn.MultiheadAttention`.
-    name : str
-        Of a parameter with two axes at least that is not parametrized: ``"weight_hh_l0"``, ``"in_proj_weight"``.
+    module, name
+        A parameter with two axes at least, not parametrized: ``"weight_hh_l0"`` of an LSTM, ``"in_proj_weight"``.
     topology, fit, layout
         As for `TNLayer.from_dense`.
 
-    Returns
-    -------
-    TNWeight
-        Its cores are parameters of the module now, ``"parametrizations.NAME.0.cores.…"``.
-
     Notes
     -----
-    By `torch.nn.utils.parametrize`; `fold_` puts the decoded weight back as a parameter. Within
-    ``parametrize.cached()`` the weight is decoded once. PyTorch pickles no parametrized modules; save them with
-    `deeptn_torch.save_model` or as a ``state_dict``.
+    Cores of the `TNWeight` that is returned are parameters of the module now, ``"parametrizations.NAME.0.cores.…"``, by
+    `torch.nn.utils.parametrize`, within whose ``cached()`` the weight is decoded once; `fold_` makes it a parameter
+    again. PyTorch pickles no parametrized modules; use `deeptn_torch.save_model` or the ``state_dict``.
 
     Examples
     --------
@@ -198,13 +188,10 @@ def generated_inside(module: nn.Module) -> list[str]:
     return [name for name, parts in parametrizations.items() if isinstance(parts[0], TNWeight)]
 
 
-def weights_of(module: nn.Module) -> dict[str, Tensor]:
-    """The weights of a module that `compress` may let a network generate one by one: packed and recurrent ones."""
-    if isinstance(module, nn.MultiheadAttention):
-        names = ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")
-    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
-        names = tuple(name for name in module._parameters if name.startswith("weight_"))
-    else:
-        names = ()
-    found = {name: module._parameters.get(name) for name in names}
-    return {name: weight for name, weight in found.items() if weight is not None}
+def weights_of(module: nn.Module) -> list[str]:
+    """Names of the weights that `compress` may let networks generate one by one: packed and recurrent ones."""
+    recurrent = isinstance(module, (nn.RNNBase, nn.RNNCellBase))
+    if not recurrent and not isinstance(module, nn.MultiheadAttention):
+        return []
+    held = [name for name, weight in module._parameters.items() if weight is not None]
+    return [name for name in held if (name.startswith("weight_") if recurrent else name.endswith("_proj_weight"))]

@@ -8,6 +8,7 @@ with one checkpoint per stage). That of a smaller one keeps every operand as it 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,10 +16,10 @@ import torch
 from torch import Tensor
 
 from deeptn.arrays import library_of
-from deeptn.engine import Pool, Program, Run, execute, run_plain
+from deeptn.engine import Pool, Program, Run, execute, run_plain, start
 
-from .forward import forward, full_precision, leaves_of, operations_for, registers_of
-from .reverse import Reverse, autograd_on
+from .arrays import HOST, TORCH, TORCH_ON_GPU, TensorOperations
+from .reverse import Reverse, autograd_on, registers_of
 
 
 def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
@@ -59,10 +60,53 @@ def gradients(program: Program, inputs: Sequence[Tensor], needed: Sequence[bool]
     return [g.clone(memory_format=torch.contiguous_format) for g in found]
 
 
+def full_precision(tensor: Tensor) -> Any:
+    """Switch autocast off: a contraction of many small tensors is not for half precision."""
+    return torch.autocast(tensor.device.type, enabled=False) if autocasts(tensor) else contextlib.nullcontext()
+
+
+def autocasts(tensor: Tensor) -> bool:
+    """Whether autocast is on for the device of a tensor."""
+    kind = tensor.device.type
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+
+
+def operations_for(program: Program, leaves: Sequence[Tensor]) -> TensorOperations:
+    """NumPy on the tensors' memory for small programs on the CPU, else torch."""
+    if not all(leaf.is_cpu for leaf in leaves):
+        return TORCH_ON_GPU
+    return HOST if program.is_small(HOST.tuning) else TORCH
+
+
+def leaves_of(program: Program, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """What the steps read, contiguous. Stacks are made here, where autograd follows: it handles many tensors faster."""
+    registers = start(program, inputs, TORCH)
+    return [registers[number].contiguous() for number in program.leaves]
+
+
+def _forward(program: Program, leaves: Sequence[Tensor]) -> tuple[Tensor, Run]:
+    """The result, and what a backward pass wants to find.
+
+    That are the registers ``program.kept``, where the others are recomputed; else the operands of all products, on the
+    tape beside those of the activations and their factors.
+    """
+    lib = operations_for(program, leaves)
+    kept = Run(registers_of(program, lib.enter(leaves)), lib, tape={})
+    if program.recompute:
+        kept.pool = Pool(lib)
+        result = execute(program, program.steps, kept, program.kept)
+        kept.pool = kept.registers[program.result] = None
+    else:
+        kept.operands = kept.tape
+        result = execute(program, program.steps, kept)
+        kept.registers = []
+    return lib.leave(result), kept
+
+
 class _Contraction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, program: Program, *leaves: Tensor) -> Tensor:
-        result, ctx.kept = forward(program, leaves)
+        result, ctx.kept = _forward(program, leaves)
         ctx.program = program
         ctx.save_for_backward(*leaves)
         # No view, so that it may be changed in place.

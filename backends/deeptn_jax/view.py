@@ -1,0 +1,79 @@
+"""What the views of models of all JAX libraries share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from deeptn.arrays import from_raw
+from deeptn.errors import PlanError
+from deeptn.models import Generated, Kind, ModelView, Weight, kind_of
+from deeptn.params import check_params
+
+KEY = "is a key of jax.random; store jax.random.key_data of it"
+TURNED = "belongs to a transposed convolution, whose kernel PyTorch has in another form"
+
+
+#: By classes of models; of the libraries that are imported. Changes of a model leave the one that was given as it is.
+VIEWS: dict[type, Callable[[Any], ModelView]] = {}
+
+
+def view_of(model: Any) -> ModelView:
+    """The view of a model, or of a copy where it is changed in place."""
+    view = kind_of(VIEWS, model)
+    assert view is not None  # these functions are imported with a library
+    return view(model)
+
+
+def seed_of(key: Any) -> int:
+    """A seed of a key of `jax.random` or an integer; a fresh one of None."""
+    if key is None:
+        return int(np.random.default_rng().integers(2**62))
+    return key if isinstance(key, int) else int(jax.random.bits(key, (), "uint32"))
+
+
+def checked(tree: Any) -> Any:
+    """A pytree, if it has data."""
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(tree)):
+        raise PlanError("the model has shapes, but no data (eval_shape); load_model fills it, or draw its arrays")
+    return tree
+
+
+def is_array(leaf: Any) -> bool:
+    """Whether a leaf is an array, or the shape of one."""
+    return isinstance(leaf, (jax.Array, jax.ShapeDtypeStruct, np.ndarray, np.generic))
+
+
+def is_key(leaf: Any) -> bool:
+    """Whether an array is a key of `jax.random`."""
+    return bool(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key))
+
+
+def array_like(array: np.ndarray, like: Any) -> Any:
+    """A NumPy array where there was one, else one of JAX."""
+    return array if isinstance(like, (np.ndarray, np.generic)) else from_raw(array, "jax")
+
+
+def generated(names: tuple[str, ...], layer: Any, refused: str | None = None) -> Weight:
+    """What a view shows of a generated layer."""
+    net, dtype = layer.network, jax.tree.leaves(layer.cores)[0].dtype.name
+
+    def read() -> jax.Array:
+        checked(layer.cores)
+        return layer.decode()
+
+    return Weight(names, layer.kind, net.shape, dtype, read, "weight", layer.bias is not None, net, refused)
+
+
+def changed(kinds: Mapping[type, Kind], layer: Any, change: Generated | None) -> Any:
+    """What stands in the place of a layer after a change."""
+    if change is None:
+        checked((layer.cores, layer.bias))
+        return layer.to_dense()
+    check_params(change.network.spec, change.params)
+    kind: Any = kind_of(kinds, layer)
+    return kind.make(layer, change.network, change.arrays("jax"))
