@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from ..topologies import topology as as_topology
 from .cuts import measure_cut, rank_bound
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -234,6 +233,6 @@ def _text(value: float | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
-def _axes() -> tuple[Figure, Axes]:
+def _axes() -> tuple[Figure, Any]:
     figure = optional("matplotlib.figure", "draw").Figure(layout="constrained")
     return figure, figure.subplots()

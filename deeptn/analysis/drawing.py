@@ -96,29 +96,30 @@ def draw(net: Network, ax: Axes | None = None) -> Figure:
     tops = [0.0]
     for picture in pictures:
         tops.append(tops[-1] + picture.bottom - picture.top + 1.6)
-    if ax is None:
+    into: Any = ax
+    if into is None:
         size = (3.2 + 0.62 * width + 0.5 * (len(pictures) > 1), 0.6 + 0.36 * tops[-1])
-        ax = figure_module.Figure(figsize=size, layout="constrained").add_subplot()
+        into = figure_module.Figure(figsize=size, layout="constrained").add_subplot()
     axes = {leg.name: _AXIS_COLOURS[leg.axis % len(_AXIS_COLOURS)] for leg in spec.legs}
     for picture, top in zip(pictures, tops):
-        picture.paint(ax, top - picture.top, width, axes)
+        picture.paint(into, top - picture.top, width, axes)
     if len(pictures) > 1:
         x, last = width + 2.5, spec.stages[-1]
-        ax.plot([x, x], [0.0, tops[-1] - 1.6], color=_BAR, linewidth=1.0)
+        into.plot([x, x], [0.0, tops[-1] - 1.6], color=_BAR, linewidth=1.0)
         sign, middle = "+" if last.add else "×", tops[-1] / 2 - 0.8
-        ax.text(x + 0.15, middle, sign, fontsize=16, va="center", color=_TEXT)
+        into.text(x + 0.15, middle, sign, fontsize=16, va="center", color=_TEXT)
     name = describe(net.topology)
     title = f"{name if len(name) < 60 else type(net.topology).__name__}\n"
-    ax.set_title(
+    into.set_title(
         f"{title}{' × '.join(map(str, net.shape))} from {net.num_params:,} parameters",
         fontsize=9,
         loc="left",
         color=_TEXT,
     )
-    ax.set_xlim(-0.9, width + 2.4 + 0.8 * (len(pictures) > 1))
-    ax.set_ylim(tops[-1] - 1.0, -1.3)
-    ax.axis("off")
-    return ax.figure
+    into.set_xlim(-0.9, width + 2.4 + 0.8 * (len(pictures) > 1))
+    into.set_ylim(tops[-1] - 1.0, -1.3)
+    into.axis("off")
+    return into.figure
 
 
 def _branches(spec: NetworkSpec) -> list[list[int]]:

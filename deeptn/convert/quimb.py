@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..base import Params, ParamsLike
 from ..errors import SpecError
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import quimb.tensor as qtn
 
 
-def to_quimb(net: Network, params: ParamsLike) -> list[qtn.TensorNetwork]:
+def to_quimb(net: Network, params: ParamsLike) -> list[Any]:
     """Return the network as quimb tensor networks, one per stage.
 
     Parameters
@@ -103,7 +103,7 @@ def from_quimb(
     >>> net.materialize(params).shape, net.num_params
     ((8, 8), 144)
     """
-    networks = list(tn) if isinstance(tn, (list, tuple)) else [tn]
+    networks: list[Any] = list(tn) if isinstance(tn, (list, tuple)) else [tn]
     stages = []
     for number, network in enumerate(networks):
         if not hasattr(network, "tensors") or not hasattr(network, "outer_inds"):

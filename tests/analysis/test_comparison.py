@@ -105,7 +105,7 @@ def test_plots(tmp_path):
     net = dtn.network("BrickWall", (8, 8))
     spectra = dtn.analysis.analyze(net, net.init()).plot().axes[0].lines
     assert len(spectra) == 6
-    assert len(dtn.analysis.inspect(WEIGHT).plot().axes[0].lines[0].get_xdata()) == 24
+    assert np.size(dtn.analysis.inspect(WEIGHT).plot().axes[0].lines[0].get_xdata()) == 24
     with pytest.raises(dtn.SpecError, match="no spectrum"):
         dtn.analysis.analyze(net).plot()
 

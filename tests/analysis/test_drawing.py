@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -21,6 +23,7 @@ def test_nothing_is_cut_off_or_written_over(net):
     figure = dtn.draw(net)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
+    ax: Any
     (ax,) = figure.axes
     renderer = canvas.get_renderer()
     frame = figure.bbox
