@@ -14,6 +14,7 @@ import hypothesis
 import numpy as np
 import pytest
 
+from deeptn import DeepTNError
 from deeptn.arrays import to_numpy
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50)
@@ -28,6 +29,14 @@ UNSUPPORTED = {
     ("jax", "float64"): "jax_enable_x64",
     ("jax", "complex128"): "jax_enable_x64",
 }
+
+
+def check_error(call, error: type[Exception], message: str) -> None:
+    """Whether a call raises an error with a message; of deeptn's family, but for PyTorch's own ValueError."""
+    with pytest.raises(error, match=message) as caught:
+        call()
+    if error is not ValueError:
+        assert isinstance(caught.value, DeepTNError)
 
 
 @pytest.fixture(name="torch")

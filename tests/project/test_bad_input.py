@@ -14,6 +14,8 @@ from deeptn.engine import compile_network
 from deeptn.spec import Leg
 from deeptn.testing import networks
 
+from ..conftest import check_error
+
 NET = dtn.network(dtn.BrickWall(layers=2), (12, 10))
 LINEAR = dtn.network(dtn.TensorTrain(rank=2), (12, 10))
 OTHER = dtn.network(dtn.BrickWall(layers=1), (12, 10))
@@ -444,10 +446,7 @@ CASES = {
 
 @pytest.mark.parametrize(("call", "error", "message"), CASES.values(), ids=CASES)
 def test_message(call, error, message):
-    with pytest.raises(error, match=message) as caught:
-        call()
-    if error is not ValueError:
-        assert isinstance(caught.value, dtn.DeepTNError)
+    check_error(call, error, message)
 
 
 def test_missing_package(monkeypatch):

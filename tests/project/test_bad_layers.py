@@ -14,6 +14,8 @@ from torch import nn
 import deeptn as dtn
 from deeptn import PlanError, SpecError
 
+from ..conftest import check_error
+
 NET = dtn.network(dtn.BrickWall(layers=2), (12, 10))
 OTHER = dtn.network(dtn.BrickWall(layers=1), (12, 10))
 
@@ -127,10 +129,7 @@ CASES = {
 
 @pytest.mark.parametrize(("call", "error", "message"), CASES.values(), ids=CASES)
 def test_message(call, error, message):
-    with pytest.raises(error, match=message) as caught:
-        call()
-    if error is not ValueError:
-        assert isinstance(caught.value, dtn.DeepTNError)
+    check_error(call, error, message)
 
 
 def test_a_shared_weight_is_refused():
