@@ -20,7 +20,7 @@ def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = N
     ----------
     net : deeptn.Network
     weight : jax.Array of shape ``net.shape``
-        Real and finite, or a `SpecError`. Half precision is fitted in float32.
+        Real and finite, or a `SpecError`. Half precision is fitted in float32; the result has its dtype.
     params : dict of str to jax.Array, optional
         Starting point, by default a random one. The error is never above that of the start.
     how : deeptn.fitting.Fit, optional

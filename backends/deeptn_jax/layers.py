@@ -1,4 +1,4 @@
-"""What the layers of all JAX libraries share, and the registry of the layers that they stand for."""
+"""What the layers of all JAX libraries share."""
 
 from __future__ import annotations
 

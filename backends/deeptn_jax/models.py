@@ -21,8 +21,8 @@ def compress(
     """Return a model in which chosen layers have generated weights, and a report; see `deeptn.models.compress`.
 
     Names are paths, ``"layers.0"``, of linear layers, convolutions, embeddings and layers of `register_layer`, in an
-    `nnx.Module` or in any pytree of Equinox modules. Random cores are drawn by `key`, one of `jax.random` or an
-    integer; by default a fresh one.
+    `nnx.Module` or in any pytree of Equinox modules. Random cores are drawn by `key`, one of `jax.random` (in NNX
+    ``rngs.params()``) or an integer; by default a fresh one.
 
     In NNX cores are variables of the class that the kernel has, `nnx.Param` if that one has a constructor of its own.
     Metadata of the kernel, such as its sharding, fits none of them and is left behind.
@@ -57,9 +57,9 @@ def save_model(model: Any, path: PathLike) -> None:
 
     Names are paths (``"layers.0.weight"``), in NNX those that PyTorch has for the variable: ``"layers.0.weight"`` for a
     kernel, ``"norm.running_mean"`` for a mean; shapes are PyTorch's too. A module of several names is stored once,
-    under all of them. Not stored is what is no array and, in NNX, what stands in no variable; the state of Equinox's
-    stateful layers (`equinox.nn.BatchNorm`), which is outside of the model; the states of NNX's random generators,
-    metrics and optimizers, its caches and intermediates.
+    under all of them. Not stored: anything that is not an array; the state of Equinox's stateful layers
+    (`equinox.nn.BatchNorm`), which is outside of the model; in NNX anything outside a variable, caches, intermediates,
+    and the states of random generators, metrics and optimizers.
 
     Examples
     --------

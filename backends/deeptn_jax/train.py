@@ -16,7 +16,7 @@ from deeptn.constraints import isometrize
 from deeptn.errors import FormatError, SpecError
 from deeptn.fitting import grow
 from deeptn.init import weight_exponents
-from deeptn.models import carry_out, check_rows, check_teacher
+from deeptn.models import carry_out, check_teacher
 from deeptn.network import Network
 from deeptn.recipe import Recipe
 
@@ -78,9 +78,9 @@ def train(
     params : mapping
         Real arrays and nested dictionaries of them. Adam's averages of half-precision ones are in float32.
     nets : mapping of str to deeptn.Network
-        ``params[name]`` are the cores of ``nets[name]``.
+        ``params[name]`` are the cores of ``nets[name]``; all of them train with ``recipe.core_lr``.
     x, y : arrays of shape (N, ...) and (N,)
-        Inputs, and class numbers from 0.
+        Inputs, and class numbers from 0, integers.
     recipe, seed, on_step, checkpoint
         As for `deeptn.models.carry_out`; the seed is of the order of the rows.
     isometric : bool
@@ -113,7 +113,7 @@ def train(
 
     def loss_of(nets: Mapping[str, Network], params: Any, x: Any, y: Any) -> jax.Array:
         logits = logits_of(nets, params, x)
-        loss = optax.losses.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean()
         if teacher is None or not recipe.distill:
             return loss
         wanted, found = (jax.nn.log_softmax(z / recipe.temperature) for z in (teacher(x), logits))
@@ -142,12 +142,13 @@ def _check_networks(params: Mapping[str, Any], nets: Mapping[str, Network], reci
     if isometric and not any(node.isometric for net in nets.values() for node in net.spec.nodes):
         raise SpecError("isometric=True, but no node of any network is marked as isometric")
     if isometric and recipe.grow:
-        raise SpecError("isometries cannot grow: what is added to them is none; leave isometric or Recipe.grow out")
+        raise SpecError("isometries cannot grow: what is added is not isometric; leave isometric or Recipe.grow out")
 
 
 def _check_rows(logits_of: Callable[[Any], jax.Array], x: np.ndarray, y: np.ndarray, recipe: Recipe) -> None:
     """Raise `SpecError` if inputs, class numbers and the shape of the first logits do not fit."""
-    check_rows(len(x), y)
+    if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer) or not len(y):
+        raise SpecError(f"y has shape {y.shape} and dtype {y.dtype}; expected integers, one for each of {len(x)} rows")
     rows, logits = min(recipe.batch, len(x)), jax.eval_shape(logits_of, x[: recipe.batch]).shape
     if logits != (rows, logits[-1]):
         raise SpecError(f"forward returned shape {logits} for {rows} rows; expected (rows, classes)")
@@ -173,7 +174,7 @@ class _Trainer:
         self._begin(self.params)
 
     def _begin(self, names: Iterable[str]) -> None:
-        """Adam knows nothing of some parameters yet."""
+        """Start Adam's averages of these parameters, and compile the step."""
         self.state |= {name: self.adam().init(_wide(self.params[name])) for name in names}
         self.compiled = self._compile()
 
@@ -183,7 +184,8 @@ class _Trainer:
             grown = grow(net, self.params[name], size, seed=self.seed + 1000 * epoch + number)
             if grown.net != net:
                 self.networks[name], self.params[name] = grown.net, dict(grown.params)
-        self._begin(name for name, net in before.items() if net is not self.networks[name])
+        if larger := [name for name, net in before.items() if net is not self.networks[name]]:
+            self._begin(larger)
 
     def order(self, epoch: int) -> np.ndarray:
         return np.random.default_rng([self.seed, epoch]).permutation(self.rows)

@@ -18,15 +18,14 @@ KEY = "is a key of jax.random; store jax.random.key_data of it"
 TURNED = "belongs to a transposed convolution, whose kernel PyTorch has in another form"
 
 
-#: By classes of models; of the libraries that are imported. Changes of a model leave the one that was given as it is.
-VIEWS: dict[type, Callable[[Any], ModelView]] = {}
+#: Whether a library's model is meant, and its view, for the libraries that are imported; Equinox takes any pytree.
+#: Changes leave the model that was given as it is.
+VIEWS: list[tuple[Callable[[Any], bool], Callable[[Any], ModelView]]] = []
 
 
 def view_of(model: Any) -> ModelView:
-    """The view of a model, or of a copy where it is changed in place."""
-    view = kind_of(VIEWS, model)
-    assert view is not None  # these functions are imported with a library
-    return view(model)
+    """The view of a model."""
+    return next((view for fits, view in VIEWS if fits(model)), VIEWS[0][1])(model)
 
 
 def seed_of(key: Any) -> int:

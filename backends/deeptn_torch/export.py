@@ -53,7 +53,8 @@ def export_onnx(model: nn.Module, args: tuple[Any, ...], path: PathLike, *, fold
     True
     """
     optional("onnxscript", "onnx")  # torch's exporter needs it
-    EncodeError = optional("google.protobuf.message", "onnx").EncodeError
+    from google.protobuf.message import EncodeError
+
     if not any(layers_of(model)):
         raise PlanError("the model has no generated layer; write torch.onnx.export")
     if isinstance(model, TNWeight) and fold:

@@ -22,7 +22,7 @@ def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, h
     ----------
     net : deeptn.Network
     weight : Tensor of shape ``net.shape``
-        Real and finite, or a `SpecError`. The fit runs on its device, half precision in float32.
+        Real and finite, or a `SpecError`. Half precision is fitted in float32; the result has its dtype and device.
     params : dict of str to Tensor, optional
         Starting point, by default a random one. The error is never above that of the start.
     how : deeptn.fitting.Fit, optional

@@ -15,7 +15,7 @@ from deeptn.arrays import from_raw
 from deeptn.base import PathLike
 from deeptn.errors import DeepTNError, FormatError, SpecError
 from deeptn.init import weight_exponents
-from deeptn.models import carry_out, check_loss, check_rows, check_teacher
+from deeptn.models import carry_out, check_loss, check_teacher
 from deeptn.network import Network
 from deeptn.recipe import Recipe
 
@@ -58,8 +58,8 @@ def train(
     Raises
     ------
     deeptn.DeepTNError
-        As `deeptn.models.carry_out`; also if a teacher is missing, or no parameter is trained; a `SpecError` if `data`
-        has other than a class number per row, or a weight cannot decay or grow as the recipe says.
+        As `deeptn.models.carry_out`; if a teacher is missing or no parameter is trained; a `SpecError` if a weight
+        cannot decay or grow as the recipe says.
 
     Examples
     --------
@@ -72,7 +72,6 @@ def train(
     False
     """
     check_teacher(recipe, teacher)
-    check_rows(len(data.train_x), data.train_y)
     _check(model, recipe, checkpoint is not None)
     taught = teacher is not None and teacher.training
     model.train()
@@ -186,7 +185,7 @@ def _check(model: nn.Module, recipe: Recipe, stored: bool) -> None:
         raise DeepTNError("no parameter of the model has requires_grad; there is nothing to train")
     for name, value in model.state_dict().items() if stored else ():
         if not isinstance(value, Tensor):
-            raise DeepTNError(f"checkpoints hold tensors, {name!r} of the state_dict is none; leave checkpoint= out")
+            raise DeepTNError(f"checkpoints hold tensors, {name!r} of the state_dict is not one; leave checkpoint= out")
     if recipe.decay:
         shrink(model, 1.0)
     if recipe.grow:

@@ -106,7 +106,7 @@ class TorchModel:
                 refused = "is in a module of another class since (fully_shard does that); fold it before"
             dtype, net = _dtype(next(iter(layer.cores.values()))), layer.network
             read = lambda: layer.weight.detach()  # noqa: E731
-            return Weight(names, kind.form, net.shape, dtype, read, own, bias, net, refused)
+            return Weight(names, kind.name(net.shape), net.shape, dtype, read, own, bias, net, refused)
         weight = getattr(module, key).detach()
         weight = weight if kind.axes is None else weight.permute(kind.axes)
         refused = META if weight.is_meta else _replaceable(module, kind) if kind.base else None
@@ -117,7 +117,7 @@ class TorchModel:
                 if user is not module or name != what:
                     refused = tied(what, path)
         shape = tuple(weight.shape)
-        return Weight(names, kind.form, shape, _dtype(weight), lambda: weight, own, bias, None, refused)
+        return Weight(names, kind.name(shape), shape, _dtype(weight), lambda: weight, own, bias, None, refused)
 
     def _slots(self) -> dict[str, tuple[str, Any, bool]]:
         """Names of entries to those of the ``state_dict``, tensors, and whether these are constrained."""

@@ -85,7 +85,7 @@ def measure(name: str, device: str | None = None) -> Machine:
     seconds, cost = _decode_seconds(_product(1024, 512), name, device)
     flop = max(seconds - step, 0.1 * seconds) / cost.flops
     moved = []
-    for size in (16, 160):  # 4 MiB, and more than `deeptn.cost.FRESH` elements
+    for size in (16, 160):  # 4 MiB, and more than `deeptn.engine.cost.FRESH` elements
         array = np.ones((64, size, 1024), "float32")
         seconds = _seconds(_permuted_copy, [convert(array, name, "float32", device)])
         moved.append(max(seconds - 3 * step, 0.1 * seconds) / array.size)

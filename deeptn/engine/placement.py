@@ -14,7 +14,7 @@ Order: TypeAlias = tuple[str, ...]
 class Pairing:
     """The indices of one pairwise contraction: those of the result, and those that are summed over.
 
-    `order` are those of the result as `deeptn.stacking` orders them.
+    `order` are those of the result as `deeptn.engine.stacking` orders them.
     """
 
     result: int

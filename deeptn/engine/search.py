@@ -14,7 +14,7 @@ from typing import Any
 import cotengra
 
 from ..arrays import CPU, Tuning
-from ..base import Shape, cache_folder, write_atomically
+from ..base import cache_folder, write_atomically
 from .stacking import Path, merge_alike, schedule
 
 # How thoroughly it searches is a matter of the machine that compiles, wherever the arrays lie.
@@ -58,7 +58,8 @@ def search(
     Returns
     -------
     tuple of tuple of (int, int)
-        ``len(inputs) - 1`` pairs in SSA form, in groups that look the same and can be one step (`deeptn.stacking`).
+        ``len(inputs) - 1`` pairs in SSA form, in groups that look the same and can be one step: see
+        `deeptn.engine.stacking`.
 
     Notes
     -----
@@ -91,7 +92,7 @@ def search(
 
 @lru_cache(maxsize=4096)
 def _search(
-    inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: Shape, singles: int, tuning: Tuning
+    inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...], singles: int, tuning: Tuning
 ) -> Path:
     problem = (inputs, output, sizes, singles)
     if len(inputs) < 3:
@@ -129,7 +130,7 @@ def _read(file: pathlib.Path, count: int) -> Path | None:
 
 
 def _search_anew(
-    inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: Shape, singles: int, tuning: Tuning
+    inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...], singles: int, tuning: Tuning
 ) -> Path:
     symbols = [cotengra.get_symbol(label) for label in range(len(sizes))]
     terms = [tuple(symbols[ix] for ix in indices) for indices in inputs]

@@ -117,7 +117,7 @@ def fit_by_gradient(
 def find_params(
     net: Network, weight: Array, how: How, fit: Callable[..., FitResult], draw_seed: Callable[[], int]
 ) -> Params:
-    """Carry out the ``fit=`` argument of ``compress`` and of ``from_linear``.
+    """Carry out the ``fit=`` argument of ``compress`` and of ``from_dense``.
 
     ``"auto"``: the closed form where the family has one, else `Fit()`. A `Fit`: by gradient, from the closed form where
     there is one. None: a random start of the root mean square of the weight.

@@ -7,7 +7,7 @@ from .modes import Mode, check_mode, is_faster
 from .report import LayerReport, Report, layer_report
 from .rules import Target, as_network, matches, resolve, select
 from .stored import StoredView
-from .training import Trainer, carry_out, check_loss, check_rows, check_teacher
+from .training import Trainer, carry_out, check_loss, check_teacher
 from .view import Entry, Generated, ModelView, Weight, count, path_of, refuse, tied
 
 __all__ = [
@@ -26,7 +26,6 @@ __all__ = [
     "carry_out",
     "check_loss",
     "check_mode",
-    "check_rows",
     "check_teacher",
     "compress",
     "count",

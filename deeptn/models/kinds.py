@@ -20,7 +20,7 @@ class Kind(NamedTuple):
     make : callable, optional
         ``make(dense, network, cores)`` returns the layer that stands for a dense one.
     base : type, optional
-        Whose computation the result does. Without it the class of the layer stays, whatever it computes.
+        Class whose computation the new layer reproduces. Without it the layer stays, whatever it computes.
     attribute : str
         Holds the weight.
     axes : tuple of int, optional
@@ -43,7 +43,7 @@ class Kind(NamedTuple):
         return self.form.format(len(shape) - 2)
 
     def differs(self, layer: object, method: str) -> str | None:
-        """Why a layer cannot be replaced that computes something else than the class of its kind does."""
+        """Why a layer that overrides a method cannot be replaced; None if it does not."""
         if self.base is None or getattr(type(layer), method) is getattr(self.base, method):
             return None
         name = type(layer).__name__

@@ -51,12 +51,10 @@ class StoredView:
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         state = self.model.state()
         new = state | {name: from_raw(array, library_of(state[name]).name) for name, array in arrays.items()}
-        layers = {
-            name: layer._replace(
-                params={core: new[f"{name}.cores.{core}"] for core in layer.params}, bias=new.get(f"{name}.bias")
-            )
-            for name, layer in self.model.layers.items()
-        }
+        layers: dict[str, StoredLayer] = {}
+        for name, layer in self.model.layers.items():
+            cores = {core: new[f"{name}.cores.{core}"] for core in layer.params}
+            layers[name] = layer._replace(params=cores, bias=None if layer.bias is None else new[f"{name}.bias"])
         self.model = StoredModel(layers, {name: new[name] for name in self.model.tensors})
 
     def fit(self, *args: Any) -> NoReturn:

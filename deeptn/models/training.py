@@ -9,9 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..arrays import dtype_of
 from ..base import Array, PathLike
-from ..errors import DeepTNError, FormatError, SpecError
+from ..errors import DeepTNError, FormatError
 from ..files import fingerprint, read_tensors, write_tensors
 from ..network import Network
 from ..recipe import Recipe
@@ -120,13 +119,6 @@ def check_loss(loss: float, recipe: Recipe) -> None:
     """Raise `DeepTNError` if a loss is not finite."""
     if not math.isfinite(loss):
         raise DeepTNError(f"the training loss became {loss}; lower the learning rate {recipe.lr}")
-
-
-def check_rows(rows: int, y: Array) -> None:
-    """Raise `SpecError` unless there is a class number for each of the rows, and one at least."""
-    dtype, shape = dtype_of(y), tuple(y.shape)
-    if shape != (rows,) or not rows or "int" not in dtype:
-        raise SpecError(f"y has shape {shape} and dtype {dtype}; expected integers of shape ({rows},), one at least")
 
 
 def check_teacher(recipe: Recipe, teacher: object) -> None:

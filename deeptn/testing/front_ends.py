@@ -91,8 +91,9 @@ class PureFunctions:
     Parameters
     ----------
     library : str
+        Whose arrays it takes, as autoray names it.
     init : callable, optional
-        Draws cores for a network by a seed; by default `deeptn.Network.init`.
+        Draws cores for a network by a seed; by default `deeptn.Network.init`, which knows NumPy, PyTorch and JAX.
 
     Examples
     --------

@@ -13,12 +13,14 @@ import torch
 from deeptn_jax import equinox as tne
 from deeptn_jax import nnx as tnx
 from deeptn_jax.nnx import graph
+from deeptn_jax.view import VIEWS
 from deeptn_torch import TNLinear, compress, load_model, save_model
 from flax import nnx, struct
 from flax.core import FrozenDict
 from torch import nn
 
 import deeptn as dtn
+from deeptn import models
 
 KEY = jax.random.key(0)
 NET = dtn.network("LowRank", (4, 4))
@@ -288,3 +290,42 @@ def test_complex_layers_in_equinox(tmp_path):
     model = {"fc": eqx.nn.Linear(4, 4, use_bias=False, dtype=jnp.complex64, key=KEY)}
     read = tne.load_model(model, tmp_path / "m")
     assert all(np.asarray(read["fc"].cores[name]).tobytes() == cores[name].tobytes() for name in cores)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(params=[True, False], ids=["with Equinox", "alone"])
+def views(request, monkeypatch) -> None:
+    """The views that are there when NNX is imported with Equinox, or without it."""
+    monkeypatch.setattr("deeptn_jax.view.VIEWS", VIEWS if request.param else VIEWS[:1])
+
+
+@pytest.mark.usefixtures("views")
+def test_nnx_modules_in_plain_containers(tmp_path):
+    for model, name in (([linear()], "0"), ({"a": linear()}, "a")):
+        with pytest.raises(
+            dtn.PlanError, match=f"layer '{name}' stands in a plain container; use nnx.List or nnx.Dict"
+        ):
+            tnx.compress(model, {name: "LowRank"})
+    with pytest.raises(dtn.PlanError, match="the model has no layer"):
+        tnx.compress(None, {"a": "LowRank"})
+    tnx.save_model({"a": generated(), "b": linear()}, tmp_path / "m")
+    stored = dtn.load_model(tmp_path / "m")
+    assert list(stored.layers) == ["a"]
+    assert stored.tensors["b.weight"].shape == (4, 4)
+
+
+def test_a_stored_model_is_seen_without_its_layers():
+    cores = NET.init(seed=1)
+    stored = dtn.files.StoredModel({"fc": dtn.files.StoredLayer("linear", NET, cores, None)}, {"fc.bias": np.ones(4)})
+    view = models.StoredView(stored)
+    (weight,) = view.weights()
+    assert (weight.name, weight.kind, weight.shape, weight.bias) == ("fc", "linear", (4, 4), False)
+    np.testing.assert_array_equal(weight.read(), NET.materialize(cores))
+    view.write({"fc.cores.U": 2 * cores["U"]})
+    layer = view.model.layers["fc"]
+    np.testing.assert_array_equal(layer.params["U"], 2 * cores["U"])
+    np.testing.assert_array_equal(layer.params["V"], cores["V"])
+    assert layer.bias is None
+    assert view.model.tensors["fc.bias"].tolist() == [1.0] * 4
+    with pytest.raises(dtn.PlanError, match="'fc' is a bare array, not a layer"):
+        models.fold(view)
+    assert view.seed(3) == view.seed(3) != view.seed(None)

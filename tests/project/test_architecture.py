@@ -158,6 +158,22 @@ def test_files_stay_small():
             assert len(path.read_text().splitlines()) <= 450, path
 
 
+def test_views_are_small_and_have_no_function_in_common():
+    """What two frameworks do alike is written once, in the core."""
+    paths = sorted((ROOT / "backends").rglob("view.py"))
+    assert len(paths) == 4  # PyTorch, JAX, and on it Equinox and NNX
+    bodies: dict[str, Path] = {}
+    for path in paths:
+        text = path.read_text()
+        assert len(text.splitlines()) <= 200, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                said = [part for part in node.body if not isinstance(getattr(part, "value", None), ast.Constant)]
+                body = "\n".join(map(ast.unparse, said))
+                if len(body) > 60:  # a name handed on is not a copy
+                    assert bodies.setdefault(body, path) == path, (path, node.name)
+
+
 def test_the_wheel_holds_what_it_should(tmp_path):
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],

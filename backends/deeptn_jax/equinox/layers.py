@@ -86,8 +86,8 @@ class TNLinear(TNLayer):
     mode : {"auto", "materialize", "apply"}
         See `deeptn.models.Mode`.
     batch_hint : int
-        Over how many examples `jax.vmap` maps the layer, which takes one as everywhere in Equinox (W is decoded once
-        for all of them); the mode and the order of contraction are chosen for so many.
+        Number of examples under `jax.vmap`: the layer takes one, as everywhere in Equinox, and W is decoded once for
+        all. The mode and the order of contraction are chosen for that number.
 
     Examples
     --------
@@ -249,8 +249,8 @@ KINDS: dict[type, Kind] = kinds_of(TNLinear, TNConv1d, TNConv2d, TNConv3d, TNEmb
 def register_layer(cls: type, kind: str = "linear") -> None:
     """Make known a class of layers of your own, so that `compress`, `load_model` and the others take them.
 
-    Its ``weight`` has PyTorch's order of axes, ``(outputs, inputs, …)``; `kind` is what it computes, as files name it:
-    ``"linear"``, ``"conv2d"``, ``"embedding"``, …
+    The ``weight`` of this `equinox.Module` has PyTorch's order of axes, ``(outputs, inputs, …)``; `kind` is what it
+    computes, as files name it: ``"linear"``, ``"conv2d"``, ``"embedding"``, …
 
     Examples
     --------

@@ -170,7 +170,7 @@ class TNConv(TNLayer):
     Parameters
     ----------
     in_features, out_features, kernel_size, strides, **options
-        As for `flax.nnx.Conv`: ``padding``, ``kernel_dilation``, ``use_bias``, ``dtype``, …
+        As for `flax.nnx.Conv`, one size of the kernel for each spatial axis: ``padding``, ``kernel_dilation``, …
     topology, layout, rngs
         As for `TNLinear`; the weight is of shape ``(out_features, in_features // feature_group_count, *kernel_size)``.
 
@@ -208,7 +208,7 @@ class TNEmbed(TNLayer):
     Parameters
     ----------
     num_embeddings, features, **options
-        As for `flax.nnx.Embed`: ``dtype``, ``param_dtype``, … Rows beyond the table are not a number, as there.
+        As for `flax.nnx.Embed`: ``dtype``, ``param_dtype``, … Indices outside the table give rows of NaN, as there.
     topology, layout, rngs, mode
         As for `TNLinear`. With ``"apply"`` only the rows that are asked for are generated.
 

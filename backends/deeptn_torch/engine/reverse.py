@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -13,6 +13,8 @@ from deeptn.arrays import View
 from deeptn.base import Array
 from deeptn.engine import Activate, Contract, Crop, Join, Pad, Permute, Pool, Program, Run, Step, execute
 from deeptn.spec import activations
+
+from .arrays import TensorOperations
 
 
 def registers_of(program: Program, leaves: Sequence[Any]) -> list[Any]:
@@ -31,8 +33,9 @@ class Reverse:
     ):
         self.program = program
         self.leaves = leaves
-        self.lib: Any = kept.lib
-        self.tape: Any = kept.tape if last else dict(kept.tape or {})
+        self.lib = cast("TensorOperations", kept.lib)
+        tape = cast("dict[int, Any]", kept.tape)
+        self.tape = tape if last else dict(tape)
         self.last = last
         self.registers: list[Any] = []
         if program.recompute:

@@ -87,15 +87,16 @@ def leaves_of(program: Program, inputs: Sequence[Tensor]) -> list[Tensor]:
 def _forward(program: Program, leaves: Sequence[Tensor]) -> tuple[Tensor, Run]:
     """The result, and what a backward pass wants to find.
 
-    That are the registers ``program.kept``, where the others are recomputed; else the operands of all products, on the
-    tape beside those of the activations and their factors.
+    These are the registers in ``program.kept`` where the rest is recomputed; otherwise the operands of every product,
+    kept on the tape with those of the activations and their factors.
     """
     lib = operations_for(program, leaves)
     kept = Run(registers_of(program, lib.enter(leaves)), lib, tape={})
     if program.recompute:
         kept.pool = Pool(lib)
         result = execute(program, program.steps, kept, program.kept)
-        kept.pool = kept.registers[program.result] = None
+        kept.registers[program.result] = None
+        kept.pool = None
     else:
         kept.operands = kept.tape
         result = execute(program, program.steps, kept)

@@ -95,8 +95,9 @@ class TNLayer(CachedWeight):
         """Keep nodes isometric in training, up to a positive factor; see `deeptn.isometrize`.
 
         Nodes go by their names, by default those that the topology marks. `SpecError` if there is none, one cannot be
-        an isometry, or a core has not full rank. Cores become parametrized (`torch.nn.utils.parametrize`): the
-        ``state_dict`` holds the tensors before the map, and ``parametrize.remove_parametrizations`` ends it.
+        an isometry, or a core does not have full rank. Cores become parametrized (`torch.nn.utils.parametrize`): the
+        ``state_dict`` holds the tensors before the map as ``cores.parametrizations.NAME.original``, and
+        ``parametrize.remove_parametrizations`` ends it.
 
         Examples
         --------
@@ -117,7 +118,7 @@ class TNLayer(CachedWeight):
             values = torch.linalg.svdvals(isometry.view.matrix(self.cores[name].detach()).to(torch.complex128))
             if values[-1] <= 1e-6 * values[0]:
                 raise SpecError(
-                    f"the core {name!r} has not full rank (as after growth), and its isometry is not determined; "
+                    f"the core {name!r} does not have full rank (as after growth), so its isometry is not determined; "
                     "train or perturb it first"
                 )
         self.clear_cache()
@@ -199,8 +200,8 @@ class TNLayer(CachedWeight):
             return super().requires_grad_(requires_grad)
         found, params = self.network.spec.stages, set[str]()
         for number in stages:
-            if not -len(found) <= number < len(found):
-                raise SpecError(f"stage {number} of {len(found)}")
+            if number not in range(-len(found), len(found)):
+                raise SpecError(f"stage {number!r} of {len(found)}")
             params |= {node.param for node in found[number].nodes if node.param is not None}
         for name in params:
             self._stored(name).requires_grad_(requires_grad)
@@ -255,7 +256,7 @@ class TNLayer(CachedWeight):
 
     @classmethod
     def from_dense(cls, dense: Any, topology: Target, fit: How = "auto", layout: Layout | None = None) -> Any:
-        """Replace a trained layer: its device, dtype, a copy of its bias; what was frozen stays frozen.
+        """Replace a trained layer. Device, dtype and bias are copied; frozen parameters stay frozen.
 
         `fit` says how the cores are found; see `deeptn.models.compress`.
         """

@@ -21,8 +21,8 @@ from .base import TNLayer
 class TNEmbedding(TNLayer):
     """Rows of a table that a deep tensor network generates; a drop-in for `torch.nn.Embedding`.
 
-    The table starts with standard deviation 1, as that one's. ``max_norm``, ``scale_grad_by_freq`` and ``sparse`` are
-    about rows that are parameters, which these are not.
+    The table starts with standard deviation 1, as there. ``max_norm``, ``scale_grad_by_freq`` and ``sparse`` are about
+    rows that are parameters, which these are not.
 
     Parameters
     ----------

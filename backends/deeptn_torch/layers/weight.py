@@ -83,9 +83,9 @@ def parametrize_(
 
     Notes
     -----
-    Cores of the `TNWeight` that is returned are parameters of the module now, ``"parametrizations.NAME.0.cores.…"``, by
-    `torch.nn.utils.parametrize`, within whose ``cached()`` the weight is decoded once; `fold_` makes it a parameter
-    again. PyTorch pickles no parametrized modules; use `deeptn_torch.save_model` or the ``state_dict``.
+    The cores of the returned `TNWeight` become parameters of the module, ``"parametrizations.NAME.0.cores.…"``. Within
+    ``torch.nn.utils.parametrize.cached()`` the weight is decoded once. `fold_` turns it back into a parameter. PyTorch
+    cannot pickle parametrized modules; use `deeptn_torch.save_model` or the ``state_dict``.
 
     Examples
     --------
