@@ -138,8 +138,10 @@ def test_freezing_stages(family):
     assert {name for name, core in layer.cores.items() if not core.requires_grad} == last
     assert layer.bias is not None
     assert layer.bias.requires_grad
-    with pytest.raises(dtn.SpecError, match=f"stage {stages}"):
-        layer.requires_grad_(False, stages=[stages])
+    for wrong in (stages, "x", 0.5):
+        with pytest.raises(dtn.SpecError, match=f"stage {wrong!r} of {stages}"):
+            layer.requires_grad_(False, stages=[0, wrong])  # type: ignore[list-item]
+    assert next(iter(layer.cores.values())).requires_grad or stages == 1
     layer.requires_grad_(False)
     assert not any(p.requires_grad for p in layer.parameters())
 
