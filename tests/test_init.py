@@ -55,6 +55,18 @@ def test_a_copy_node_copies():
     )
 
 
+def test_a_copy_node_between_legs_of_unequal_sizes():
+    """Ones run along the longest index, modulo the sizes of the others; columns have norm one."""
+    one = init_module.SCHEMES["copy"](np.zeros((3, 10)), (3,), (2, 5))
+    wanted = np.zeros((3, 2, 5))
+    for k in range(5):
+        wanted[k % 3, k % 2, k] = 1.0
+    np.testing.assert_array_equal(one, wanted.reshape(3, 10))
+    many = init_module.SCHEMES["copy"](np.zeros((10, 3)), (2, 5), (3,))
+    np.testing.assert_allclose(np.linalg.norm(many, axis=0), 1.0)
+    assert (many != 0).sum() == 5
+
+
 def test_the_identity_stands_on_a_spread_state():
     net = dtn.network(dtn.BrickWall(layers=4), (16, 16))
     weight = net.materialize(net.init(seed=0, dtype="float64", scheme="identity"))

@@ -158,6 +158,16 @@ def test_the_handmade_file_is_good(tmp_path):
     assert dtn.load(path)[0] == NETWORKS["lowrank"]
 
 
+def test_pairs_of_something_else_are_not_complex_numbers(tmp_path):
+    path, net = tmp_path / "w.safetensors", NETWORKS["lowrank"]
+    dtn.save(path, net, net.init(dtype="complex64"))
+    content = path.read_bytes()
+    assert content.count(b'"F32"') == len(net.spec.param_shapes)
+    path.write_bytes(content.replace(b'"F32"', b'"I32"'))
+    with pytest.raises(dtn.FormatError, match="pairs of int32"):
+        dtn.load(path)
+
+
 def test_messages(tmp_path):
     with pytest.raises(FileNotFoundError, match="no file"):
         dtn.load(tmp_path / "nothing")
