@@ -102,9 +102,10 @@ def test_complex_gates_are_unitary():
     assert np.abs(matrix.imag).max() > 0.01
 
 
+@pytest.mark.parametrize("dtype", ["float64", "complex128"])
 @pytest.mark.parametrize("net", LINEAR.values(), ids=LINEAR)
-def test_the_contracted_norm_is_that_of_the_decoded_weight(net, monkeypatch):
-    params = net.init(seed=1, dtype="float64")
+def test_the_contracted_norm_is_that_of_the_decoded_weight(net, dtype, monkeypatch):
+    params = net.init(seed=1, dtype=dtype)
     decoded = root_mean_square(net.spec, net.layout, params)
     monkeypatch.setattr(init_module, "DECODE_LIMIT", 1)
     monkeypatch.setattr(init_module, "seconds", lambda cost: -cost.peak if cost.params > net.num_params else 0.0)
