@@ -15,6 +15,7 @@ ACTIVATIONS = {
     "tanh": np.tanh,
     "sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
     "silu": lambda x: x / (1.0 + np.exp(-x)),
+    "gelu": lambda x: x / (1.0 + np.exp(-np.sqrt(8.0 / np.pi) * (x + 0.044715 * x**3))),  # by the sigmoid
     "sin": np.sin,
 }
 

@@ -1,12 +1,24 @@
-"""Activations of the user's own."""
+"""Activations: their values, and those of a user's own."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from autoray import do
 
 import deeptn as dtn
+from deeptn.arrays import to_numpy
+from deeptn.spec import activations
 
 from ..conftest import close
+from ..oracle import ACTIVATIONS
+
+
+@pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name is not None])
+def test_values(name, library):
+    x = np.linspace(-4.0, 4.0, 33, dtype="float32")
+    found = activations.resolve(name)(do("array", x, like=library))
+    np.testing.assert_allclose(to_numpy(found), ACTIVATIONS[name](x.astype("float64")), rtol=2e-5, atol=1e-6)
 
 
 def test_activations_of_the_users_own():
