@@ -148,7 +148,7 @@ def _check_networks(params: Mapping[str, Any], nets: Mapping[str, Network], reci
 def _check_rows(logits_of: Callable[[Any], jax.Array], x: np.ndarray, y: np.ndarray, recipe: Recipe) -> None:
     """Raise `SpecError` if inputs, class numbers and the shape of the first logits do not fit."""
     if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer) or not len(y):
-        raise SpecError(f"y has shape {y.shape} and dtype {y.dtype}; expected integers, one for each of {len(x)} rows")
+        raise SpecError(f"y has shape {y.shape} and dtype {y.dtype}; expected integers of shape ({len(x)},)")
     rows, logits = min(recipe.batch, len(x)), jax.eval_shape(logits_of, x[: recipe.batch]).shape
     if logits != (rows, logits[-1]):
         raise SpecError(f"forward returned shape {logits} for {rows} rows; expected (rows, classes)")

@@ -61,7 +61,7 @@ def test_constrained_layers_compile_and_are_saved(tmp_path):
 def test_a_core_without_full_rank_is_not_constrained():
     layer = model(dtn.Tree(rank=2))[0]
     layer.grow(4)
-    with pytest.raises(dtn.SpecError, match="has not full rank"):
+    with pytest.raises(dtn.SpecError, match="does not have full rank"):
         layer.constrain()
 
 

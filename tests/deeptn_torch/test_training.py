@@ -370,7 +370,7 @@ def test_a_state_that_no_checkpoint_holds_is_refused_before_the_first_step(tmp_p
         raise AssertionError
 
     net = torch.nn.Sequential(model(), Counting(3, 3, dtype=torch.float64))
-    with pytest.raises(dtn.DeepTNError, match=r"'1\._extra_state' of the state_dict is none"):
+    with pytest.raises(dtn.DeepTNError, match=r"'1\._extra_state' of the state_dict is not one"):
         train(net, data(), Recipe(epochs=1), seed=0, on_step=never, checkpoint=tmp_path / "c")
     train(net, data(), Recipe(epochs=1), seed=0)
 
