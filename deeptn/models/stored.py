@@ -57,7 +57,7 @@ class StoredView:
             layers[name] = layer._replace(params=cores, bias=None if layer.bias is None else new[f"{name}.bias"])
         self.model = StoredModel(layers, {name: new[name] for name in self.model.tensors})
 
-    def fit(self, *args: Any) -> NoReturn:
+    def fit(self, *args: Any, **options: Any) -> NoReturn:
         refuse("weight", ARRAY)
 
     def seed(self, given: int | None) -> int:
