@@ -30,7 +30,7 @@ DEPTHS = (1, 2, 4, 8, 16)
 #: Seeds of the moments, and of the gradients.
 MANY, SOME = 8, 5
 LEAKY = "leaky_relu:0.2"
-#: What stands between the layers of a brick wall, and the scheme of its initialiser.
+#: The activation between the layers of a brick wall, and the scheme of its initialiser.
 VARIANTS: dict[str, tuple[dtn.BrickWall, str]] = {
     "none": (dtn.BrickWall(activation=None), "orthogonal"),
     "ReLU": (dtn.BrickWall(), "orthogonal"),

@@ -46,7 +46,7 @@ Data = Mapping[str, Any]
 
 
 class Limit(NamedTuple):
-    """A goal: a figure of the results, and what it may be at most or shall be at least."""
+    """A goal: a figure of the results, and its upper or lower limit."""
 
     goal: str
     figure: Callable[[Data], float]

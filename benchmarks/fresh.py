@@ -23,7 +23,7 @@ def growth(call: Callable[[], Any]) -> int:
     """
     gc.collect()
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _status("VmRSS")
     call()
     return max(0, _status("VmHWM") - before)

@@ -34,7 +34,7 @@ CHOICES: Mapping[str, Sequence[Any]] = {
 
 Arrays = dict[str, np.ndarray]
 
-#: From a network, its parameters, the gradient that comes in, an input and whether states are made again: W, W applied
+#: From a network, its parameters, the gradient that comes in, an input and whether states are recomputed: W, W applied
 #: to the input (where the network is linear), and the gradients.
 Engine = Callable[["Case", Arrays, np.ndarray, np.ndarray], tuple[Any, Any, Mapping[str, Any]]]
 
@@ -62,7 +62,7 @@ class Case:
         return f"{type(self.net.topology).__name__} {' × '.join(map(str, self.net.shape))}{more}"
 
     def to_dict(self) -> dict[str, Any]:
-        """All that it takes to make the case again."""
+        """Everything needed to reproduce the case."""
         layout, cost = self.net.layout, self.net.cost()
         return {
             "topology": repr(self.net.topology),

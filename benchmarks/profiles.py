@@ -27,7 +27,7 @@ KINDS = {
 def profile(step: Callable[[], Any], repeats: int = 300) -> dict[str, dict[str, float]]:
     """Seconds and number of operations, by kind, of one of `repeats` calls in a row.
 
-    The activation's own gradient stands under "activation"; "rest" is the time outside all of them: the engine between
+    The activation's own gradient is part of "activation"; "rest" is the time outside all of them: the engine between
     its operations, autograd, the parameters, the layer's dense product. The clocks themselves take about 5 %.
     """
     for _ in range(repeats // 3):

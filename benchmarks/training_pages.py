@@ -186,7 +186,7 @@ def trainability_page(data: dict[str, Any], recipes: dict[str, Any] | None) -> s
         "",
         f"Over all {len(generated)} networks of the table, accuracy goes with the *effective rank* of the trained weight as a "
         "matrix (exp of the entropy of its squared singular values): Spearman's rank correlation is "
-        f"{rank_correlation(ranks, means):.2f}. A linear network whose row legs all stand before its column legs has a rank of "
+        f"{rank_correlation(ranks, means):.2f}. A linear network whose row legs all come before its column legs has a rank of "
         "no more than its bond in the middle; an activation lifts that bound, and so does a layout that pairs row legs with "
         "column legs, as TTMatrix does: one term of it is a Kronecker product of full rank. That is why it wins here "
         "with the fewest parameters, and why activations help most where the bonds are small. At the largest budget:",

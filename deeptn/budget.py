@@ -20,7 +20,7 @@ def at_budget(topology: Topology | str, shape: Sequence[int], params: int, layou
     Parameters
     ----------
     topology : Topology or str
-        The family, with the fields that shall stay.
+        The family; its other fields stay as they are.
     shape : sequence of int
         Shape of the weight.
     params : int

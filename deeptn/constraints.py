@@ -35,9 +35,7 @@ def isometric_nodes(net: Network, nodes: Iterable[str] | None = None) -> tuple[N
         found = [node for node in net.spec.nodes if node.isometric and node.param is not None]
         if not found:
             what = "this network" if net.topology is None else describe(net.topology)
-            raise SpecError(
-                f"no node of {what} is marked as isometric; name those that shall be, for example nodes=[…]"
-            )
+            raise SpecError(f"no node of {what} is marked as isometric; name the nodes, for example nodes=[…]")
         return tuple(found)
     found = []
     for name in nodes:
@@ -45,7 +43,7 @@ def isometric_nodes(net: Network, nodes: Iterable[str] | None = None) -> tuple[N
             raise SpecError(f"unknown node {name!r}; {near_match(str(name), by_name)}")
         node = by_name[name]
         if node.param is None or not node.inputs:
-            raise SpecError(f"node {name!r} is constant or has no inputs; there is no isometry to make of it")
+            raise SpecError(f"node {name!r} is constant or has no inputs; it cannot become an isometry")
         found.append(node)
     return tuple(found)
 

@@ -1,6 +1,6 @@
 """Initialisers, calibrated on the generated tensor.
 
-A scheme turns standard normal draws into tensors; it is written with autoray, so that it runs on NumPy arrays and
+A scheme makes tensors of standard normal draws; it is written with autoray, so that it runs on NumPy arrays and
 under jax.jit alike. Afterwards the nodes of the last stage are scaled, so that the weight has the asked size.
 """
 
@@ -175,7 +175,7 @@ def initialize(
 
 @cache
 def _shares(spec: NetworkSpec) -> tuple[dict[str, float], bool]:
-    """Exponents with which a factor of W is spread over parameters; and whether one of these stands elsewhere too.
+    """Exponents with which a factor of W is spread over parameters; and whether another stage uses one of these too.
 
     Otherwise W, which is multilinear in the stages that are added up to it, is multiplied by just that factor.
     """
@@ -192,7 +192,7 @@ def weight_exponents(spec: NetworkSpec) -> dict[str, float]:
     Raises
     ------
     SpecError
-        If a parameter of the stages that are added up to W also stands in another one: there are no such powers.
+        If a parameter of the stages that are added up to W is also used in another one: there are no such powers.
     """
     shares, elsewhere = _shares(spec)
     if elsewhere:

@@ -107,7 +107,7 @@ class Network:
             Random orthogonal (isometric) nodes, independent normal entries, identities on a spread product state plus
             noise, or copy tensors plus noise.
         std : float, optional
-            Root mean square that the weight shall have, ``sqrt(2 / prod(shape[1:]))`` by default.
+            Root mean square of the weight, by default ``sqrt(2 / prod(shape[1:]))``.
 
         Returns
         -------
@@ -145,7 +145,7 @@ class Network:
             Rows (entries of axis 0) to decode, without a step. A linear network generates these alone; one with
             activations is decoded and cut.
         recompute : bool, optional
-            Whether a gradient (in torch and JAX) keeps the states between the stages only and makes the others again.
+            Whether a gradient (in torch and JAX) keeps only the states between the stages and recomputes the others.
             By default where they have 2^24 elements or more, `Program.recompute`. JAX keeps all where stages join.
 
         Returns
@@ -157,7 +157,7 @@ class Network:
         Raises
         ------
         SpecError
-            If the parameters are not those of this network, or `rows` is no slice of single steps.
+            If the parameters are not those of this network, or `rows` is not a slice with step 1.
 
         Examples
         --------
@@ -354,7 +354,7 @@ class Network:
         Raises
         ------
         SpecError
-            For a batch that is no positive number, or an unknown library.
+            If the batch is not a positive number, or the library is unknown.
 
         Examples
         --------
@@ -412,7 +412,7 @@ def network(topology: Topology | str, shape: Sequence[int], layout: Layout | Non
     Parameters
     ----------
     topology : Topology or str
-        For example ``BrickWall(layers=2)``; a name stands for the family with its defaults.
+        For example ``BrickWall(layers=2)``; a name means the family with its defaults.
     shape : sequence of int
         Shape of the weight; any number of axes, the first one being the outputs.
     layout : Layout, optional

@@ -57,7 +57,7 @@ def load_images(name: str = "digits", folder: PathLike | None = None) -> Images:
     FileNotFoundError
         If `folder` lacks a file.
     FormatError
-        If a file is no IDX file, its size is wrong, or a download fails its checksum.
+        If a file is not an IDX file, its size is wrong, or a download fails its checksum.
     """
     if name == "digits":
         if folder is not None:

@@ -69,7 +69,7 @@ def generated(names: tuple[str, ...], layer: Any, refused: str | None = None) ->
 
 
 def changed(kinds: Mapping[type, Kind], layer: Any, change: Generated | None) -> Any:
-    """What stands in the place of a layer after a change."""
+    """What replaces a layer."""
     if change is None:
         checked((layer.cores, layer.bias))
         return layer.to_dense()

@@ -21,7 +21,7 @@ def register_layer(cls: type[nn.Module], kind: str = "linear", axes: tuple[int, 
 
     A layer of this class stays what it is; its parameter ``weight`` is generated inside of it. `kind` is what it
     computes, as files name it: ``"linear"``, ``"conv2d"``, ``"embedding"``, …; `axes` is where the axes of PyTorch's
-    weight, ``(outputs, inputs, …)``, stand in yours.
+    weight, ``(outputs, inputs, …)``, are in yours.
 
     Examples
     --------

@@ -141,7 +141,7 @@ class TorchModel:
         found = {}
         for name, (_, value, constrained) in self._slots().items():
             if not isinstance(value, Tensor) or is_lazy(value):
-                why = LAZY if isinstance(value, Tensor) else f"is no tensor but a {type(value).__name__}"
+                why = LAZY if isinstance(value, Tensor) else f"is a {type(value).__name__}, not a tensor"
                 found[name] = Entry((0,), None, name, partial(refuse, name, why), False, why)
                 continue
             whole = hasattr(value, "full_tensor")

@@ -146,7 +146,7 @@ def compressibility(
     Raises
     ------
     SpecError
-        If the inputs do not go with the weight, or a level is no positive number.
+        If the inputs do not go with the weight, or a level is not a positive number.
 
     Examples
     --------

@@ -65,7 +65,7 @@ def summary(net: Network) -> str:
 def draw(net: Network, ax: Axes | None = None) -> Figure:
     """Draw a network: nodes in columns from the first stage (left) to the legs (right), activations as bars.
 
-    The terms of a sum or a product stand one below the other, each with its legs.
+    The terms of a sum or a product are drawn one below the other, each with its legs.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def _branches(spec: NetworkSpec) -> list[list[int]]:
 
 @dataclass
 class _Picture:
-    """Where the nodes of a chain of stages stand. x grows with the data flow, y downwards; legs are one apart."""
+    """Positions of the nodes of a chain of stages. x grows with the data flow, y downwards; legs are one apart."""
 
     spec: NetworkSpec
     numbers: Sequence[int]
@@ -143,7 +143,7 @@ class _Picture:
     width: float = 0.0
 
     def __post_init__(self):
-        # Backwards from the legs: a node stands at the mean height of what leaves it.
+        # Backwards from the legs: a node is at the mean height of what leaves it.
         self.heights |= {ix: float(k) for k, ix in enumerate(self.spec.stages[self.numbers[-1]].output)}
         self.legs = dict(self.heights)
         columns = {number: _columns(self.spec.stages[number]) for number in self.numbers}
@@ -155,7 +155,7 @@ class _Picture:
         self.width = x - _GAP
         for number in reversed(self.numbers):
             stage = self.spec.stages[number]
-            # Cores of a chain or a grid stand beside their own legs.
+            # Cores of a chain or a grid are beside their own legs.
             upright = not any(columns[number].values()) or all(set(n.indices) & set(self.legs) for n in stage.nodes)
             for node in sorted(stage.nodes, key=lambda node: -columns[number][node.name]):
                 self.places[node.name] = starts[number] + columns[number][node.name], self._height(node, upright)
@@ -258,7 +258,7 @@ class _Picture:
         return (left - 0.6, y) if left == right else ((left + right) / 2, max(y for _, y in points) + _APART)
 
     def _lines(self, width: float) -> list[tuple[list[Point], str]]:
-        """Polylines with the index that they stand for."""
+        """Polylines with their index."""
         lines: list[tuple[list[Point], str]] = []
         for ix, groups in self._ends().items():
             whole: list[Point] = []
@@ -274,7 +274,7 @@ class _Picture:
         return lines
 
     def _bond(self, ix: str, a: Point, b: Point) -> list[Point]:
-        if a[0] == b[0]:  # of one column: around what stands between
+        if a[0] == b[0]:  # of one column: around what is between
             between = [p for p in self.places.values() if p[0] == a[0] and a[1] < p[1] < b[1]]
             bow = 0.25 + 0.06 * len(between)
             if not between:
@@ -315,7 +315,7 @@ def _columns(stage: Stage) -> dict[str, int]:
 
     for node in stage.nodes:
         measure(node)
-    if len(depth) == 1 + max(depth.values()):  # a plain chain stands upright
+    if len(depth) == 1 + max(depth.values()):  # a plain chain is upright
         return dict.fromkeys(depth, 0)
     return depth
 

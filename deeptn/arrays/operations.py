@@ -56,7 +56,7 @@ class Operations(ABC):
 
     @abstractmethod
     def crop(self, array: Array, axes: Sequence[int], shape: Sequence[int]) -> Array:
-        """An array seen with some axes, the first entries along each, as many as `shape` says; -1 stands for all."""
+        """An array seen with some axes, the first entries along each, as many as `shape` says; -1 means all."""
 
     @abstractmethod
     def pad(self, array: Array, shape: Sequence[int]) -> Array:

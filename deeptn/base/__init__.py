@@ -1,11 +1,11 @@
-"""What every other package stands on: checks, type names, registries, files replaced as a whole."""
+"""What every other package builds on: checks, type names, registries, files replaced as a whole."""
 
 from .checks import boolean, is_list, is_object, positive_int, positive_ints, rank_field, ranks
 from .dispatch import compose, do
 from .files import cache_folder, write_atomically
 from .optional import optional
 from .registry import Registry
-from .text import text_table
+from .text import kilobytes, path_of, text_table
 from .types import Array, Params, ParamsLike, PathLike, Shape
 
 __all__ = [
@@ -21,7 +21,9 @@ __all__ = [
     "do",
     "is_list",
     "is_object",
+    "kilobytes",
     "optional",
+    "path_of",
     "positive_int",
     "positive_ints",
     "rank_field",

@@ -21,7 +21,7 @@ class Registry(Generic[T]):
         What is registered, for messages.
     group : str, optional
         Group of entry points in which installed packages name what they register. They are imported when a name is
-        looked for in vain, or when all names are listed; one that fails is warned of and left out.
+        not found, or when all names are listed; one that fails is warned of and left out.
 
     Examples
     --------

@@ -30,7 +30,8 @@ def _parse(text: str) -> Any:
         return text
 
 
-def _shape(text: str) -> tuple[int, ...]:
+def shape_of(text: str) -> tuple[int, ...]:
+    """A shape from the command line: ``120,400`` or ``120x400``."""
     try:
         return tuple(int(part) for part in text.replace("x", ",").split(","))
     except ValueError:
@@ -63,7 +64,7 @@ def _run(options: argparse.Namespace) -> int:
     for name in given:
         if name not in known:
             raise SpecError(f"{type(family).__name__} has no field {name!r}; {near_match(name, known)}")
-    net = network(type(family)(**given), _shape(options.shape))
+    net = network(type(family)(**given), shape_of(options.shape))
     out = options.out or Path(f"{type(family).__name__.lower()}.svg")
     kind = out.suffix.lstrip(".").lower()
     if kind not in FORMATS:

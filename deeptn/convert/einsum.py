@@ -74,7 +74,7 @@ def to_einsum(net: Network, params: ParamsLike) -> list[tuple[str, list[Array]]]
     -------
     list of (str, list of array)
         For each stage the equation and its operands; the activated result of an earlier stage that enters is one of
-        them. Above 52 indices the symbols are no letters: `opt_einsum` and `cotengra` read them, `numpy.einsum` not.
+        them. Above 52 indices the symbols are not letters; `opt_einsum` and `cotengra` read them, NumPy does not.
         Where the last stage adds others, W is the sum over ``net.spec.summands``.
 
     Examples

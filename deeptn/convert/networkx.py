@@ -54,8 +54,8 @@ def from_networkx(
     ----------
     graph : networkx.Graph or networkx.MultiGraph
         A node may have an attribute ``legs``: the sizes of its open indices, an integer or a sequence of them (or a
-        mapping, as `to_networkx` writes it). An edge may have a ``size``. A node with the attribute ``hyper`` stands
-        for an index that its neighbours share; with a leg it is open.
+        mapping, as `to_networkx` writes it). An edge may have a ``size``. A node with the attribute ``hyper`` is
+        an index that its neighbours share; with a leg it is open.
     shape, layout
         As for `from_adjacency`. The legs are those of the nodes, in the order of the graph's nodes.
     rank : int

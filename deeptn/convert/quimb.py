@@ -71,8 +71,8 @@ def from_quimb(
     ----------
     tn : quimb.tensor.TensorNetwork, or a sequence of them
         Hyper-indices are kept. Tensors become nodes ``T0, T1, …`` in the order of ``tn.tensors``. In a sequence, as
-        `to_quimb` returns it, the tensor tagged ``"STATE"`` stands for the result of the network before; a network
-        without one begins a new term. Terms are added up, but those for which a tensor tagged ``"FACTOR"`` stands.
+        `to_quimb` returns it, the tensor tagged ``"STATE"`` is the result of the network before; a network
+        without one begins a new term. Terms are added up, except those that a tensor tagged ``"FACTOR"`` represents.
     output : sequence of str, optional
         The open indices, in the order of the legs; ``tn.outer_inds()`` by default.
     shape : sequence of int, optional
@@ -80,7 +80,7 @@ def from_quimb(
     layout : Layout, optional
         Instead of `shape`, where the legs lie otherwise; its legs are the open indices, one by one.
     activation, normalize : str, optional
-        What stands between the networks of a sequence.
+        What comes between the networks of a sequence.
 
     Returns
     -------

@@ -83,7 +83,7 @@ def import_tensors(
 ) -> tuple[Network, Params]:
     """Rename indices by their order of appearance, and validate.
 
-    A stage is its tensors, the indices of what stands for the result of the one before, and the number of terms that it
+    A stage is its tensors, the indices of the result of the one before, and the number of terms that it
     multiplies. Without such a result a new term begins; terms that nothing multiplies are added up.
     """
     sizes: dict[str, int] = {}

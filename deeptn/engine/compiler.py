@@ -91,7 +91,7 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A stage with the order of its contractions. `tensors` are the nodes'; before them stand the states that enter.
+    """A stage with the order of its contractions. `tensors` are the nodes'; before them come the states that enter.
 
     With `ordered` its result lies as `output` says.
     """
@@ -231,7 +231,7 @@ class _Compiler:
             done += len(group)
             left, right = (self.side_by_side([tensors[pair[side]] for pair in group]) for side in (0, 1))
             result = self.contract(first, left, right, wishes[first.result])
-            # All members of a group lie alike: what stands at a place in the order of the first, stands there in all.
+            # All members of a group have the same order of axes as the first.
             places = [first.order.index(ix) for ix in result.order]
             for item, join in enumerate(members):
                 order = tuple(join.order[place] for place in places)

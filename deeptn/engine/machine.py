@@ -110,7 +110,7 @@ def _seconds(call: Callable[[Sequence[Any]], Any], inputs: Sequence[Any]) -> flo
     """Minimum over some calls: what else the machine does should not count against the library."""
     lib = library_of(inputs[0])
     call = lib.compiled(call)
-    to_numpy(call(inputs).reshape(-1)[:1])  # fails where there are no data
+    to_numpy(call(inputs).reshape(-1)[:1])  # fails without data
     times = []
     begin = time.perf_counter()
     while len(times) < 4 or (time.perf_counter() - begin < 0.1 and len(times) < 200):

@@ -56,7 +56,7 @@ def wishes_of(
     """For every result a rank per index: in ascending rank is how its consumer would like the axes to lie.
 
     From the result backwards; a consumer passes on the ranks that it was itself asked for. A much larger operand is
-    wished with the summed indices where those of the smaller one will stand, so that its axes need not move. Otherwise
+    wished with the summed indices where those of the smaller one will be, so that its axes need not move. Otherwise
     a consumer wants what it keeps and what it sums over in two blocks, either first.
     """
     sets = [frozenset(order) for order in orders] + [join.kept for join in joins]
@@ -89,7 +89,7 @@ def wishes_of(
 
 
 def monotone(blocks: Sequence[Order], wish: Mapping[str, int]) -> bool | None:
-    """Whether two blocks follow the wished ranks when swapped (True), as they stand (False) or not at all (None)."""
+    """Whether two blocks follow the wished ranks when swapped (True), as they are (False) or not at all (None)."""
     left, right = ([wish.get(ix, 0) for ix in block] for block in blocks)
     if not left or not right or max(left) <= min(right):
         return False
@@ -97,7 +97,7 @@ def monotone(blocks: Sequence[Order], wish: Mapping[str, int]) -> bool | None:
 
 
 def apart(order: Order, keep: Order) -> bool:
-    """Whether some indices stand at the front or at the back of a tensor, in this order."""
+    """Whether some indices are at the front or at the back of a tensor, in this order."""
     return order[: len(keep)] == keep or order[len(order) - len(keep) :] == keep
 
 

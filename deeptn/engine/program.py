@@ -53,7 +53,7 @@ class Program:
 
     @cached_property
     def segments(self) -> tuple[tuple[Step, ...], ...]:
-        """The steps of each stage; an activation stands at the head of the stage that it leads to."""
+        """The steps of each stage; an activation is the first step of the stage that it leads to."""
         starts = [0, *(k for k, step in enumerate(self.steps) if isinstance(step, Activate)), len(self.steps)]
         return tuple(self.steps[a:b] for a, b in pairwise(starts))
 
@@ -107,7 +107,7 @@ class Program:
 
     @cached_property
     def first_step(self) -> int:
-        """Register of the first step: before it stand inputs, constants and stacks."""
+        """Register of the first step; inputs, constants and stacks come before."""
         return len(self.inputs) + len(self.constants) + len(self.stacks)
 
     @cached_property

@@ -189,7 +189,7 @@ def walk(counts: Sequence[int], sizes: Sequence[int]) -> Iterator[Block]:
     return itertools.product(*parts)
 
 
-#: The index that stands for the row legs of a node once rows are gathered.
+#: The index that replaces the row legs of a node once rows are gathered.
 ROW = "__row"
 
 

@@ -154,6 +154,6 @@ def execute(program: Program, steps: Sequence[Step], run: Run, keep: Collection[
 
 
 def activate(x: Array, activation: str | None, normalize: bool) -> Array:
-    """What stands between two stages: division by the root mean square, then the element-wise function."""
+    """Apply what comes between two stages: division by the root mean square, then the element-wise function."""
     lib = library_of(x)
     return lib.activate(x, activation, lib.inverse_rms(x) if normalize else None)

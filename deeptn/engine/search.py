@@ -51,7 +51,7 @@ def search(
     sizes : tuple of (str, int)
         Size of every index.
     singles : int
-        So many of the first tensors are no parameters, and stand in no stack.
+        How many of the first tensors are not parameters, and belong to no stack.
     tuning : Tuning
         What an element written and a step weigh; how large blocks and stacks may be.
 

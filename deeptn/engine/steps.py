@@ -77,7 +77,7 @@ class Step(ABC):
 class Contract(Step):
     """``result = left @ right``; both may be stacks, or the left matrix may meet a batch.
 
-    `shape` is that of the product; -1 stands where the rows of an input are among the axis.
+    `shape` is that of the product; -1 marks the axis that includes the rows of an input.
     """
 
     left: View

@@ -1,15 +1,18 @@
 """Files of networks and of models: safetensors with a header of JSON, nothing in them is executed."""
 
-from .model_file import StoredLayer, StoredModel, load_model, save_model
-from .network_file import fingerprint, load, network_from_dict, network_to_dict, save
-from .tensors import HEADER, VERSION, open_safetensors, read_tensors, write_tensors
+from .model_file import MODEL, StoredLayer, StoredModel, load_model, save_model
+from .network_file import NETWORK, fingerprint, load, network_from_dict, network_to_dict, save
+from .tensors import HEADER, VERSION, form_of, open_safetensors, read_tensors, write_tensors
 
 __all__ = [
     "HEADER",
+    "MODEL",
+    "NETWORK",
     "VERSION",
     "StoredLayer",
     "StoredModel",
     "fingerprint",
+    "form_of",
     "load",
     "load_model",
     "network_from_dict",

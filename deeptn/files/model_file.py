@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import DTYPES, to_raw
-from ..base import Array, Params, PathLike, is_object
+from ..base import Array, Params, PathLike, is_list, is_object
 from ..errors import FormatError, PlanError, SpecError
 from ..network import Network
-from .network_file import check_floats, cores_of, network_from_dict, network_to_dict
-from .tensors import read_tensors, write_tensors
+from .network_file import check_floats, cores_of, network_from_dict, network_to_dict, packed, unpack
+from .tensors import check_keys, read_tensors, write_tensors
 
 #: What the header says of such a file.
 MODEL = "deeptn.model"
@@ -26,7 +26,7 @@ class StoredLayer(NamedTuple):
     Attributes
     ----------
     kind : str
-        Of the layer that it stands for, in PyTorch's conventions: ``"linear"``, ``"conv2d"``, ``"embedding"``, …
+        Of the layer that it replaces, in PyTorch's conventions: ``"linear"``, ``"conv2d"``, ``"embedding"``, …
     network : Network
     params : dict of str to array
         Its cores.
@@ -113,7 +113,7 @@ def save_model(model: StoredModel, path: PathLike) -> None:
     PlanError
         If there is no generated layer, or one without a name.
     SpecError
-        If parameters are not those of their network, or `model` is no `StoredModel`.
+        If parameters are not those of their network, or `model` is not a `StoredModel`.
 
     Examples
     --------
@@ -145,8 +145,14 @@ def save_model(model: StoredModel, path: PathLike) -> None:
             tensors[name] = raw
         else:
             aliases[name] = places[place]
-    layers = {name: {"kind": layer.kind} | network_to_dict(layer.network) for name, layer in model.layers.items()}
-    write_tensors(path, {"format": MODEL, "layers": layers, "aliases": aliases}, tensors)
+    found = sorted((layer.network for layer in model.layers.values()), key=lambda net: net.topology is None)
+    networks = list(dict.fromkeys(found))  # equal ones once, by their family if one of them has it
+    layers = {
+        name: {"kind": layer.kind, "network": networks.index(layer.network)} for name, layer in model.layers.items()
+    }
+    stored = packed({name: layer.network for name, layer in model.layers.items()}, tensors, aliases)
+    header = {"format": MODEL, "networks": [network_to_dict(net) for net in networks], "layers": layers}
+    write_tensors(path, header | ({"aliases": aliases} if aliases else {}), stored)
 
 
 def _is_bias(array: np.ndarray, net: Network, kind: str) -> bool:
@@ -185,23 +191,51 @@ def load_model(path: PathLike) -> StoredModel:
     (5, 10)
     """
     header, tensors = read_tensors(path, MODEL)
-    entries, aliases = header.get("layers"), header.get("aliases")
+    entries, aliases = header.get("layers"), header.get("aliases", {})
     if not is_object(entries) or not is_object(aliases):
-        raise FormatError("the header needs 'layers' and 'aliases'")
+        raise FormatError("the header needs 'layers', and 'aliases' must be a table")
+    for name, entry in entries.items():
+        if not is_object(entry) or not isinstance(entry.get("kind"), str):
+            raise FormatError(f"layer {name!r} of the file is not a table with a kind")
+    networks = _networks(header, entries, sum(array.size for array in tensors.values()))
+    whole = {f"{name}.cores" for name in networks}
+    _share(tensors, {name: source for name, source in aliases.items() if name in whole})
+    unpack(networks, tensors, aliases)
+    _share(tensors, {name: source for name, source in aliases.items() if name not in whole})
+    layers: dict[str, StoredLayer] = {}
+    for name, net in networks.items():
+        kind = entries[name]["kind"]
+        cores = cores_of(net, tensors, name)
+        bias = tensors.pop(f"{name}.bias", None)
+        if bias is not None and not _is_bias(bias, net, kind):
+            raise FormatError(f"layer {name!r}: a bias of {bias.dtype} {bias.shape} for a weight of shape {net.shape}")
+        layers[name] = StoredLayer(kind, net, cores, bias)
+        for core in cores:
+            del tensors[f"{name}.cores.{core}"]
+    return StoredModel(layers, tensors)
+
+
+def _networks(header: dict[str, Any], entries: dict[str, Any], count: int) -> dict[str, Network]:
+    """The networks of the layers, by their names; older files have one in every layer."""
+    if header["version"] < 3:
+        keys = ("layout", "spec", "topology")
+        return {name: network_from_dict({key: entry.get(key) for key in keys}) for name, entry in entries.items()}
+    found = header.get("networks")
+    if not is_list(found):
+        raise FormatError("the header needs 'networks'")
+    check_keys(header, ("format", "version", "networks", "layers", "aliases", "dtypes"), "the header")
+    networks = [network_from_dict(data, count) for data in found]
+    for name, entry in entries.items():
+        check_keys(entry, ("kind", "network"), f"layer {name!r} of the file")
+        number = entry.get("network")
+        if type(number) is not int or not 0 <= number < len(networks):
+            raise FormatError(f"layer {name!r} names the network {number!r:.20} of {len(networks)}")
+    return {name: networks[entry["network"]] for name, entry in entries.items()}
+
+
+def _share(tensors: dict[str, np.ndarray], aliases: Mapping[str, Any]) -> None:
+    """Give tensors their other names."""
     for name, source in aliases.items():
         if not isinstance(source, str) or source not in tensors:
             raise FormatError(f"the tensor {name!r} is an alias of {source!r:.60}, which the file does not hold")
         tensors[name] = tensors[source]
-    layers: dict[str, StoredLayer] = {}
-    for name, entry in entries.items():
-        if not is_object(entry) or not isinstance(entry.get("kind"), str):
-            raise FormatError(f"layer {name!r} of the file is no table with a kind")
-        net = network_from_dict({key: entry.get(key) for key in ("layout", "spec", "topology")})
-        cores = cores_of(net, tensors, f"{name}.cores.")
-        bias = tensors.pop(f"{name}.bias", None)
-        if bias is not None and not _is_bias(bias, net, entry["kind"]):
-            raise FormatError(f"layer {name!r}: a bias of {bias.dtype} {bias.shape} for a weight of shape {net.shape}")
-        layers[name] = StoredLayer(entry["kind"], net, cores, bias)
-        for core in cores:
-            del tensors[f"{name}.cores.{core}"]
-    return StoredModel(layers, tensors)

@@ -2,67 +2,99 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import itertools
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+import math
+import zlib
+from collections.abc import Container, Mapping
+from contextlib import suppress
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
 
-from ..arrays import DTYPES, convert, dtype_of, target
-from ..base import Params, ParamsLike, PathLike, is_list, is_object
+from ..arrays import DTYPES, convert, dtype_of, target, to_raw
+from ..base import Params, ParamsLike, PathLike, is_list, is_object, path_of
 from ..errors import FormatError, SpecError
 from ..network import Network
 from ..params import check_params
 from ..spec import Layout, NetworkSpec
-from ..topologies import topology_from_dict, topology_names, topology_to_dict
-from .tensors import read_tensors, write_tensors
+from ..topologies import Topology, topology_from_dict, topology_names, topology_to_dict
+from .tensors import check_keys, compact, read_tensors, write_tensors
 
 NETWORK = "deeptn.network"
 
 
+#: What a description may weigh when it is inflated, and from which length on it is deflated, in bytes.
+INFLATED, LONG = 2**26, 512
+
+
 def network_to_dict(net: Network) -> dict[str, Any]:
-    """Plain data for JSON: layout, spec, and the topology if it is a registered one."""
-    known = net.topology is not None and type(net.topology).__name__ in topology_names()
-    return {
-        "layout": net.layout.to_dict(),
-        "spec": net.spec.to_dict(),
-        "topology": topology_to_dict(net.topology) if known and net.topology is not None else None,
-    }
+    """Plain data for JSON, as short as it can be.
+
+    A family that comes with deeptn stores its fields and the layout, if these build the very specification, whose
+    fingerprint is beside them; any other network stores its specification. What is long is deflated.
+    """
+    data: dict[str, Any] = {"layout": net.layout.to_dict()}
+    topology = net.topology
+    if topology is not None and type(topology).__name__ in topology_names():
+        data["topology"] = topology_to_dict(topology)
+    if topology is not None and _comes_with_deeptn(topology) and topology.build(net.layout.legs) == net.spec:
+        data["digest"] = fingerprint(net)
+    else:
+        data["spec"] = net.spec.to_dict()
+    text = compact(data)
+    if len(text) < LONG:
+        return data
+    return {"deflate": base64.b64encode(zlib.compress(text.encode(), 9)).decode()}
 
 
-def network_from_dict(data: Any) -> Network:
-    """Inverse of `network_to_dict`.
+def network_from_dict(data: Any, entries: int = 0) -> Network:
+    """Inverse of `network_to_dict`, and of what older versions wrote.
 
-    The spec is what counts. The topology is kept where it is registered here and still builds that spec.
+    Where there is a specification it is what counts; the topology is kept where it is registered here and still builds
+    that specification.
+
+    Parameters
+    ----------
+    data : object
+    entries : int
+        How many numbers the file has for the network: building takes time in proportion to the size, which nothing else
+        in a hostile file limits.
 
     Raises
     ------
     FormatError
-        For data of another form.
+        For data of another form, or a family that is not known here or builds another network than it did.
     """
-    if not is_object(data) or set(data) != {"layout", "spec", "topology"}:
-        raise FormatError(f"a network needs the keys 'layout', 'spec' and 'topology', got {data!r:.80}")
-    layout, spec = Layout.from_dict(data["layout"]), NetworkSpec.from_dict(data["spec"])
-    family = data["topology"]
-    topology = None
-    if is_object(family) and family.get("name") in topology_names():
+    if is_object(data) and data.keys() == {"deflate"}:
+        data = _inflated(data["deflate"])
+    if not is_object(data) or "layout" not in data or not {"spec", "digest"} & data.keys():
+        raise FormatError(f"a network needs a 'layout' and a 'spec' or a 'digest', got {data!r:.80}")
+    check_keys(data, ("layout", "topology", "spec", "digest"), "a network of the file")
+    layout, family = Layout.from_dict(data["layout"]), data.get("topology")
+    spec = NetworkSpec.from_dict(data["spec"]) if "spec" in data else None
+    limit = max(4096, entries, spec.num_params if spec else 0)
+    topology = built = None
+    if is_object(family) and _is_known(family, limit):
         topology = topology_from_dict(family)
-        try:
-            # Building takes time in proportion to the size, which nothing in a hostile file limits.
-            plausible = all(size <= max(4096, spec.num_params) for size in _numbers(family))
-            topology = topology if plausible and topology.build(layout.legs) == spec else None
-        except SpecError:
-            topology = None
+        with suppress(SpecError):
+            built = topology.build(layout.legs)
+    if spec is None and (built is None or topology is None):
+        raise FormatError(f"this deeptn cannot build the network {family!r:.200} for the shape {layout.shape}")
     try:
-        return Network(spec, layout, topology)
+        net = Network(spec or built, layout, topology if spec in (None, built) else None)  # type: ignore[arg-type]
     except SpecError as error:
         raise FormatError(f"bad network: {error}") from error
+    if spec is None and fingerprint(net) != data["digest"]:
+        raise FormatError(f"this deeptn builds another network of {family!r:.200} than the one that wrote the file")
+    return net
 
 
 def fingerprint(net: Network) -> str:
-    """A short text that is the same for equal networks (SHA-256 of their JSON).
+    """A short text that is the same for equal networks (SHA-256 of the JSON of layout and specification).
 
     Examples
     --------
@@ -71,19 +103,36 @@ def fingerprint(net: Network) -> str:
     >>> fingerprint(wall) == fingerprint(dtn.network("BrickWall", (8, 8))) != fingerprint(dtn.network("Tree", (8, 8)))
     True
     """
-    text = json.dumps(network_to_dict(replace(net, topology=None)), sort_keys=True)
+    text = json.dumps([net.layout.to_dict(), net.spec.to_dict()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _numbers(data: Any) -> Iterator[int]:
-    """All integers in plain data."""
-    if is_object(data):
-        data = list(data.values())
-    if is_list(data):
-        for value in data:
-            yield from _numbers(value)
-    elif isinstance(data, int):
-        yield data
+def _comes_with_deeptn(topology: Topology) -> bool:
+    """Whether a family, and those that it is made of, are known wherever deeptn is installed."""
+    parts = [value for field in fields(topology) if is_list(value := getattr(topology, field.name))]
+    inner = [part for value in parts for part in value if isinstance(part, Topology)]
+    known = type(topology).__module__.startswith(f"{Topology.__module__.rpartition('.')[0]}.")
+    return known and type(topology).__name__ in topology_names() and all(map(_comes_with_deeptn, inner))
+
+
+def _inflated(text: Any) -> Any:
+    try:
+        engine = zlib.decompressobj()
+        found = engine.decompress(base64.b64decode(text, validate=True), INFLATED)
+        if not engine.eof:
+            raise FormatError(f"the description of a network is cut off, or larger than {INFLATED} bytes")
+        return json.loads(found)
+    except (ValueError, TypeError, RecursionError, zlib.error) as error:
+        raise FormatError(f"the description of a network cannot be read: {error}") from error
+
+
+def _is_known(family: dict[str, Any], limit: int) -> bool:
+    """Whether all topologies in plain data are registered here, and no number is above a limit."""
+    parts: list[Any] = [family]
+    for part in parts:
+        parts += part.values() if is_object(part) else part if is_list(part) else ()
+    names = [part.get("name") for part in parts if is_object(part)]
+    return set(names) <= set(topology_names()) and all(part <= limit for part in parts if isinstance(part, int))
 
 
 def save(path: PathLike, net: Network, params: ParamsLike) -> None:
@@ -113,7 +162,8 @@ def save(path: PathLike, net: Network, params: ParamsLike) -> None:
     (True, 'float32')
     """
     check_floats(net, params)
-    write_tensors(path, {"format": NETWORK} | network_to_dict(net), params)
+    tensors = {f"cores.{name}": to_raw(params[name]) for name in net.spec.param_shapes}
+    write_tensors(path, {"format": NETWORK, "network": network_to_dict(net)}, packed({"": net}, tensors, {}))
 
 
 def load(path: PathLike, like: Any = "numpy", device: Any = None) -> tuple[Network, Params]:
@@ -148,14 +198,17 @@ def load(path: PathLike, like: Any = "numpy", device: Any = None) -> tuple[Netwo
     torch.bfloat16
     """
     header, tensors = read_tensors(path, NETWORK)
-    net = network_from_dict({key: header.get(key) for key in ("layout", "spec", "topology")})
-    dtypes = header.get("dtypes")
-    if not is_object(dtypes) or dtypes.keys() != tensors.keys() or not set(dtypes.values()) <= set(DTYPES):
-        raise FormatError("the header's dtypes do not name the parameters of the network one by one")
+    if header["version"] < 3:
+        net = network_from_dict({key: header.get(key) for key in ("layout", "spec", "topology")})
+        tensors = {f"cores.{name}": array for name, array in tensors.items()}
+    else:
+        check_keys(header, ("format", "version", "network", "dtypes"), "the header")
+        net = network_from_dict(header.get("network"), sum(array.size for array in tensors.values()))
+        unpack({"": net}, tensors)
     library = target(like, "float32", device)[0]
     params: Params = {}
     for name, array in cores_of(net, tensors, "").items():
-        dtype = dtypes[name] if dtypes[name] in library.dtypes else "float32"
+        dtype = array.dtype.name if array.dtype.name in library.dtypes else "float32"
         params[name] = convert(array, library.name, dtype, device)
     return net, params
 
@@ -168,15 +221,57 @@ def check_floats(net: Network, params: ParamsLike) -> None:
             raise SpecError(f"parameter {name!r} has the dtype {dtype_of(params[name])}; expected floats")
 
 
-def cores_of(net: Network, tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+def packed(
+    networks: Mapping[str, Network], tensors: Mapping[str, np.ndarray], aliases: dict[str, str]
+) -> dict[str, np.ndarray]:
+    """The tensors of a file: the cores of every layer as one, in the order of the specification, flat.
+
+    A core of another dtype than the first, and one that is an alias, is left out. Where all cores of a layer are those
+    of another one, `aliases` gets one entry in the place of many.
+    """
+    stored = dict(tensors)
+    for layer, net in networks.items():
+        names = [path_of(layer, "cores", core) for core in net.spec.param_shapes]
+        own = [name for name in names if name in stored]
+        own = [name for name in own if stored[name].dtype == stored[own[0]].dtype]
+        if own:
+            stored[path_of(layer, "cores")] = np.concatenate([stored.pop(name).reshape(-1) for name in own])
+        sources = {aliases.get(name, "")[: -len(core)] for name, core in zip(names, net.spec.param_shapes)}
+        source = sources.pop().removesuffix(".") if len(sources) == 1 else ""
+        if source in stored and stored[source].size == net.num_params:
+            for name in names:
+                del aliases[name]
+            aliases[path_of(layer, "cores")] = source
+    return stored
+
+
+def unpack(networks: Mapping[str, Network], tensors: dict[str, np.ndarray], aliases: Container[str] = ()) -> None:
+    """Inverse of `packed`, in place: cores that are neither tensors of their own nor aliases are views of one."""
+    for layer, net in networks.items():
+        whole = tensors.pop(path_of(layer, "cores"), None)
+        shapes = {path_of(layer, "cores", core): shape for core, shape in net.spec.param_shapes.items()}
+        missing = {name: n for name, n in shapes.items() if name not in tensors and name not in aliases}
+        if whole is None:
+            continue
+        ends = list(itertools.accumulate(math.prod(shape) for shape in missing.values()))
+        if not missing or whole.shape != (ends[-1],):
+            raise FormatError(f"the cores of {_whose(layer)} have the shape {whole.shape}, expected {tuple(ends[-1:])}")
+        for (name, shape), part in zip(missing.items(), np.split(whole, ends[:-1])):
+            tensors[name] = part.reshape(shape)
+
+
+def cores_of(net: Network, tensors: Mapping[str, np.ndarray], layer: str) -> dict[str, np.ndarray]:
     """The parameters of a network among the tensors of a file."""
-    shapes = net.spec.param_shapes
+    shapes, prefix = net.spec.param_shapes, path_of(layer, "cores") + "."
     found = {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}
     if found.keys() != shapes.keys():
-        whose = f"layer {prefix.removesuffix('.cores.')!r}" if prefix else "the network"
-        raise FormatError(f"the tensors of the file are not the parameters of {whose} in its header")
+        raise FormatError(f"the tensors of the file are not the parameters of {_whose(layer)} in its header")
     for name, shape in shapes.items():
         if found[name].shape != shape or found[name].dtype.name not in DTYPES:
             came = f"{found[name].dtype} {found[name].shape}"
             raise FormatError(f"parameter {name!r}: expected floats of shape {shape}, got {came}")
     return {name: found[name] for name in shapes}
+
+
+def _whose(layer: str) -> str:
+    return f"layer {layer!r}" if layer else "the network"

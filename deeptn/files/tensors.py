@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ from ..errors import FormatError, SpecError
 #: Key of deeptn's JSON in the metadata of a safetensors header.
 HEADER = "deeptn"
 
+COMPLEX = ("complex64", "complex128")
+
 #: 1: half precision was widened to float32 in files of networks, and complex entries of models were not pairs.
-VERSION = 2
+#: 2: a specification for every network, a tensor for every core, a dtype for every tensor.
+VERSION = 3
 
 
 def parse_header(metadata: dict[str, str] | None, form: str) -> dict[str, Any]:
@@ -29,7 +32,7 @@ def parse_header(metadata: dict[str, str] | None, form: str) -> dict[str, Any]:
     try:
         header: Any = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"the {HEADER!r} entry of the header is no JSON: {error}") from error
+        raise FormatError(f"the {HEADER!r} entry of the header is not JSON: {error}") from error
     if not is_object(header) or header.get("format") != form:
         came: Any = header.get("format") if is_object(header) else header
         raise FormatError(f"expected a file of the format {form!r}, got {came!r:.60}")
@@ -39,21 +42,47 @@ def parse_header(metadata: dict[str, str] | None, form: str) -> dict[str, Any]:
     return header
 
 
+def form_of(path: PathLike) -> str:
+    """Return what a file says that it holds: ``"deeptn.network"``, ``"deeptn.model"``, or another format of deeptn."""
+    with open_safetensors(path, "numpy") as file:
+        text = (file.metadata() or {}).get(HEADER, "{}")
+    try:
+        header: Any = json.loads(text)
+    except (ValueError, RecursionError):
+        header = None
+    form = header.get("format") if is_object(header) else None
+    if not isinstance(form, str):
+        raise FormatError(f"{str(path)!r} was not written by deeptn: its header does not say what it holds")
+    return form
+
+
 def write_tensors(path: PathLike, header: dict[str, Any], tensors: Mapping[str, Array]) -> None:
-    """Arrays of any library with their dtypes in the header."""
+    """Arrays of any library; complex ones are pairs, and named in the header."""
     save_file = importlib.import_module("safetensors.numpy").save_file
     stored: dict[str, np.ndarray] = {}
     dtypes: dict[str, str] = {}
     for name, array in tensors.items():
         raw = to_raw(array)
-        dtypes[name] = str(raw.dtype.name)
-        if dtypes[name].startswith("float8"):
-            raise SpecError(f"{name!r} is of {dtypes[name]}, which files of deeptn do not hold; convert it first")
+        if raw.dtype.name.startswith("float8"):
+            raise SpecError(f"{name!r} is of {raw.dtype}, which files of deeptn do not hold; convert it first")
         if raw.dtype.kind == "c":
+            dtypes[name] = str(raw.dtype.name)
             raw = np.stack([np.real(raw), np.imag(raw)], axis=-1)
         stored[name] = np.ascontiguousarray(raw).reshape(raw.shape)
-    text = json.dumps(header | {"version": VERSION, "dtypes": dict(sorted(dtypes.items()))})
+    text = compact(header | {"version": VERSION} | ({"dtypes": dtypes} if dtypes else {}))
     write_atomically(path, lambda file: save_file(stored, file, metadata={HEADER: text}))
+
+
+def check_keys(data: dict[str, Any], known: Collection[str], what: str) -> None:
+    """Raise `FormatError` for keys that a later version has added: what they say may change every number."""
+    for key in data:
+        if key not in known:
+            raise FormatError(f"{what} has {key!r:.40}, which this deeptn does not know; a later one wrote it")
+
+
+def compact(data: Any) -> str:
+    """JSON without spaces."""
+    return json.dumps(data, separators=(",", ":"))
 
 
 def read_tensors(path: PathLike, form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -66,9 +95,11 @@ def read_tensors(path: PathLike, form: str) -> tuple[dict[str, Any], dict[str, n
         raise FormatError(f"the header's dtypes must name a dtype for every tensor, got {dtypes!r:.60}")
     for name, dtype in dtypes.items():
         array = tensors.get(name)
-        if dtype in ("complex64", "complex128") and array is not None and array.shape[-1:] == (2,):
+        if header["version"] > 2 and (dtype not in COMPLEX or array is None or array.shape[-1:] != (2,)):
+            raise FormatError(f"the header has the dtype {dtype!r:.20} for {name!r}; expected pairs for a complex one")
+        if dtype in COMPLEX and array is not None and array.shape[-1:] == (2,):
             if array.dtype.name not in ("float32", "float64"):
-                raise FormatError(f"tensor {name!r}: pairs of {array.dtype} are no complex numbers")
+                raise FormatError(f"tensor {name!r}: pairs of {array.dtype} are not complex numbers")
             tensors[name] = np.ascontiguousarray(array, f"float{int(dtype[7:]) // 2}").view(dtype)[..., 0]
         elif dtype in ("float16", "bfloat16") and array is not None and array.dtype.name == "float32":  # version 1
             tensors[name] = array.astype(dtype)
@@ -76,7 +107,7 @@ def read_tensors(path: PathLike, form: str) -> tuple[dict[str, Any], dict[str, n
 
 
 class open_safetensors:
-    """Context manager around `safetensors.safe_open` that turns every complaint about the file into `FormatError`."""
+    """Context manager around `safetensors.safe_open` that raises `FormatError` for every complaint about the file."""
 
     def __init__(self, path: PathLike, framework: str):
         if not Path(path).is_file():
@@ -89,7 +120,7 @@ class open_safetensors:
         try:
             self.file: Any = safe_open(path, framework=framework)
         except (SafetensorError, OSError, ValueError, TypeError) as error:
-            raise FormatError(f"{str(path)!r} is no safetensors file: {error}") from error
+            raise FormatError(f"{str(path)!r} is not a safetensors file: {error}") from error
 
     def __enter__(self) -> Any:
         return self.file.__enter__()

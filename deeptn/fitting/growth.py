@@ -174,7 +174,7 @@ def widen(net: Network, params: ParamsLike, size: int, noise: float = 0.1, seed:
 
 def _family(net: Network, what: str) -> Topology:
     if net.topology is None:
-        raise SpecError(f"{what} turns the size of a topology, got a network without one")
+        raise SpecError(f"{what} changes the size of a topology, and this network has none")
     return net.topology
 
 
@@ -243,7 +243,7 @@ def _take_over(net: Network, params: ParamsLike, larger: Network, noise: float |
 def _take_back_factors(net: Network, params: dict[str, np.ndarray], goal: np.ndarray) -> dict[str, np.ndarray]:
     """Multiply each of the stages that W is the sum of by a number, so that W is closest to the goal.
 
-    Normalisation may have brought in a factor. The number goes to a parameter that stands in that stage alone.
+    Normalisation may have brought in a factor. The number goes to a parameter of that stage alone.
     """
     uses = Counter(node.param for node in net.spec.nodes if node.param is not None)
     candidates = [

@@ -1,5 +1,6 @@
 """What is done to whole models: which layers are generated, by what, what it cost, and their files."""
 
+from ..base import path_of
 from .compress import compress, fold
 from .files import from_stored, load_model, save_model, to_stored
 from .kinds import Kind, kind_of
@@ -8,7 +9,7 @@ from .report import LayerReport, Report, layer_report
 from .rules import Target, as_network, matches, resolve, select
 from .stored import StoredView
 from .training import Trainer, carry_out, check_loss, check_teacher
-from .view import Entry, Generated, ModelView, Weight, count, path_of, refuse, tied
+from .view import Entry, Generated, ModelView, Weight, at_rest, count, refuse, tied
 
 __all__ = [
     "Entry",
@@ -23,6 +24,7 @@ __all__ = [
     "Trainer",
     "Weight",
     "as_network",
+    "at_rest",
     "carry_out",
     "check_loss",
     "check_mode",

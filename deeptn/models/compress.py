@@ -11,7 +11,7 @@ from ..errors import PlanError
 from ..fitting import How, find_params
 from .report import Report, layer_report
 from .rules import Target, resolve, select
-from .view import Generated, ModelView, Weight, count
+from .view import Generated, ModelView, Weight, at_rest, count
 
 
 def compress(
@@ -67,10 +67,10 @@ def compress(
     generated = [weight.name for weight in weights if weight.network is not None]
     networks = resolve({name: weight.shape for name, weight in dense.items()}, targets, ignore, generated)
     if "" in networks:
-        raise PlanError("the model is a single layer; write from_dense of the layer that stands for it")
+        raise PlanError("the model is a single layer; write from_dense of the layer that replaces it")
     for name in networks:
         check_free(dense[name], f", or add {name!r} to ignore")
-    before, seeds = count(view), _seeds(view, seed)
+    before, seeds = (count(view), at_rest(view)), _seeds(view, seed)
     changes: dict[str, Generated | None] = {}
     rows = []
     for name, net in networks.items():
@@ -79,7 +79,7 @@ def compress(
         changes[name] = Generated(net, params)
         rows.append(layer_report(name, net, weight, net.materialize(params)))
     view.replace(changes)
-    return view.model, Report(tuple(rows), before, count(view))
+    return view.model, Report(tuple(rows), before[0], count(view), before[1], at_rest(view))
 
 
 def fold(view: ModelView, targets: Iterable[str] | None = None) -> tuple[Any, list[str]]:

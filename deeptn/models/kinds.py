@@ -18,13 +18,13 @@ class Kind(NamedTuple):
     form : str
         How files name a layer, ``{}`` being the number of spatial axes: ``"linear"``, ``"conv{}d"``, ``"embedding"``, …
     make : callable, optional
-        ``make(dense, network, cores)`` returns the layer that stands for a dense one.
+        ``make(dense, network, cores)`` returns the layer that replaces a dense one.
     base : type, optional
         Class whose computation the new layer reproduces. Without it the layer stays, whatever it computes.
     attribute : str
         Holds the weight.
     axes : tuple of int, optional
-        Where the axes of PyTorch's weight, ``(outputs, inputs, …)``, stand in that one.
+        Where the axes of PyTorch's weight, ``(outputs, inputs, …)``, are in that one.
 
     Examples
     --------

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..arrays import relative_error
-from ..base import Array, PathLike, Shape, write_atomically
+from ..base import Array, PathLike, Shape, kilobytes, write_atomically
 from ..network import Network
 from ..topologies import describe
 
@@ -66,11 +66,15 @@ class Report:
     layers : tuple of LayerReport
     model_before, model_after : int
         All parameters of the model.
+    bytes_before, bytes_after : int
+        All arrays of the model at rest; a file has a header beside them.
     """
 
     layers: tuple[LayerReport, ...]
     model_before: int
     model_after: int
+    bytes_before: int
+    bytes_after: int
 
     @property
     def params_before(self) -> int:
@@ -96,6 +100,8 @@ class Report:
             "ratio": self.ratio,
             "model_before": self.model_before,
             "model_after": self.model_after,
+            "bytes_before": self.bytes_before,
+            "bytes_after": self.bytes_after,
         }
 
     def to_json(self, path: PathLike) -> None:
@@ -109,8 +115,11 @@ class Report:
             for x in self.layers
         ]
         total = f"{self.params_before:,} -> {self.params_after:,} (x{self.ratio:.1f})"
-        model = f"model {self.model_before:,} -> {self.model_after:,}"
-        return "\n".join([*lines, f"compressed layers {total}, {model}"])
+        return "\n".join([*lines, f"compressed layers {total}, {self._model()}"])
+
+    def _model(self) -> str:
+        parameters = f"model {self.model_before:,} -> {self.model_after:,} parameters"
+        return f"{parameters}, {kilobytes(self.bytes_before)} -> {kilobytes(self.bytes_after)} at rest"
 
     def __rich__(self) -> Any:
         from rich.box import SIMPLE_HEAD
@@ -121,7 +130,7 @@ class Report:
             *columns,
             title="Compression",
             box=SIMPLE_HEAD,
-            caption=f"error of W, flops to decode it; model {self.model_before:,} -> {self.model_after:,}",
+            caption=f"error of W, flops to decode it; {self._model()}",
         )
         for x in self.layers:
             cells = (x.name, "x".join(map(str, x.shape)), x.topology, f"{x.params_before:,}", f"{x.params_after:,}")

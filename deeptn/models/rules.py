@@ -47,7 +47,7 @@ def select(
     Raises
     ------
     PlanError
-        If a pattern is no string, no regular expression, or selects nothing.
+        If a pattern is not a string, not a valid regular expression, or selects nothing.
 
     Examples
     --------
@@ -63,7 +63,7 @@ def select(
         try:
             found[pattern] = [name for name in names if matches(pattern, name)]
         except re.error as error:
-            raise PlanError(f"{what}: {pattern!r} is no regular expression: {error}") from error
+            raise PlanError(f"{what}: {pattern!r} is not a valid regular expression: {error}") from error
         done = [name for name in generated if matches(pattern, name)]
         if done and not found[pattern]:
             raise PlanError(

@@ -87,7 +87,7 @@ def carry_out(
     Raises
     ------
     DeepTNError
-        If the loss is no longer finite.
+        If the loss is not finite.
     FormatError
         If the checkpoint is none of this recipe, seed and model.
     """

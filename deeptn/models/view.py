@@ -12,8 +12,8 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 
 import numpy as np
 
-from ..arrays import from_raw
-from ..base import Array, Params, ParamsLike, Shape
+from ..arrays import from_raw, numpy_dtype
+from ..base import Array, Params, ParamsLike, Shape, path_of
 from ..errors import PlanError
 from ..fitting import Fit, FitResult
 from ..network import Network
@@ -185,19 +185,8 @@ class ModelView(Protocol):
         ...
 
 
-def path_of(*parts: str) -> str:
-    """Name of a part of a part of a model.
-
-    Examples
-    --------
-    >>> path_of("", "encoder", "weight")
-    'encoder.weight'
-    """
-    return ".".join(part for part in parts if part)
-
-
 def tied(what: str, other: str) -> str:
-    """Why a layer cannot be replaced whose weight or bias also stands elsewhere."""
+    """Why a layer whose weight or bias is used elsewhere too cannot be replaced."""
     return f"shares its {what} with {other!r}; untie them"
 
 
@@ -209,3 +198,17 @@ def refuse(name: str, why: str) -> NoReturn:
 def count(view: ModelView) -> int:
     """Number of trained entries of all arrays, those of one tie once."""
     return sum({entry.tie: math.prod(entry.shape) for entry in view.entries().values() if entry.trained}.values())
+
+
+def at_rest(view: ModelView) -> int:
+    """Bytes of all arrays, those of one tie once: what a file holds beside its header."""
+    entries = view.entries().values()
+    return sum({entry.tie: math.prod(entry.shape) * _itemsize(entry.dtype) for entry in entries}.values())
+
+
+def _itemsize(dtype: str | None) -> int:
+    """Bytes of a number; 1 for float8, which views do not name, 0 for what is not a number (keys of `jax.random`)."""
+    try:
+        return numpy_dtype(dtype).itemsize if dtype else 1
+    except TypeError:
+        return 0

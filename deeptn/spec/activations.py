@@ -74,7 +74,7 @@ def resolve(name: str) -> Callable[[Array], Array]:
     Raises
     ------
     SpecError
-        For an unknown name, or a parameter that is no finite number or that the function does not take.
+        For an unknown name, or a parameter that is not a finite number or that the function does not take.
     """
     if not isinstance(name, str):
         raise SpecError(f"activation must be a string or None, got {name!r}")
@@ -99,7 +99,7 @@ def _resolve(name: str) -> Callable[[Array], Array]:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise SpecError(f"activation {name!r}: {text!r} is no number; write for example '{word}:{entry.default}'")
+        raise SpecError(f"activation {name!r}: {text!r} is not a number; write for example '{word}:{entry.default}'")
     return _with_parameter(entry.function, value)
 
 

@@ -98,7 +98,7 @@ class Layout:
     Raises
     ------
     LayoutError
-        If the factors of an axis cannot hold it, or the order is no permutation of the legs.
+        If the factors of an axis cannot hold it, or the order is not a permutation of the legs.
 
     Examples
     --------
@@ -135,7 +135,7 @@ class Layout:
         if isinstance(order, (tuple, list)):
             order = tuple(int(k) if hasattr(k, "__index__") else k for k in order)
             if not all(isinstance(k, int) for k in order) or sorted(order) != list(range(count)):
-                raise LayoutError(f"order = {order} is no permutation of the {count} legs 0..{count - 1}")
+                raise LayoutError(f"order = {order} is not a permutation of the {count} legs 0..{count - 1}")
         elif order not in ("rows", "interleaved"):
             raise LayoutError(f"order = {order!r}; expected 'rows', 'interleaved' or a permutation of the legs")
         for name, value in (("shape", shape), ("factors", factors), ("order", order)):
@@ -187,7 +187,7 @@ class Layout:
 
     @classmethod
     def single(cls, shape: Sequence[int]) -> Layout:
-        """One leg per axis, so the tensor is the weight as it stands."""
+        """One leg per axis, so the tensor is the weight itself."""
         shape = positive_ints(shape, "shape", LayoutError)
         return cls(shape, tuple((n,) for n in shape))
 
@@ -232,7 +232,7 @@ class Layout:
 
     @cached_property
     def permutation(self) -> tuple[int, ...]:
-        """Entry k is the place in `axis_legs` of the leg that stands at place k of `legs`."""
+        """Entry k is the place in `axis_legs` of leg k of `legs`."""
         if isinstance(self.order, tuple):
             return self.order
         places = range(len(self.axis_legs))

@@ -27,9 +27,9 @@ class NetworkSpec:
         The open indices of the generated tensor, in order; the output of the last stage.
     stages : tuple of Stage
         Each takes the result of the one before (or those that it names); the last one's is the generated tensor.
-        Between two of them stands an activation, a normalisation or a sum.
+        Between two of them comes an activation, a normalisation or a sum.
     sizes : mapping or tuple of pairs
-        Sizes of all indices that are no legs.
+        Sizes of all indices other than legs.
 
     Raises
     ------
@@ -114,32 +114,16 @@ class NetworkSpec:
         return tuple(sorted(found))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Plain data for JSON; fields of nodes and stages that have their default are left out."""
+        stages = [_said(stage) | {"nodes": [_said(node) for node in stage.nodes]} for stage in self.stages]
+        for stage in stages:
+            for node in stage["nodes"]:
+                if node.get("param") == node["name"]:
+                    del node["param"]
         return {
             "legs": [[leg.name, leg.size, leg.axis] for leg in self.legs],
             "sizes": [list(pair) for pair in self.sizes],
-            "stages": [
-                {
-                    "nodes": [
-                        {
-                            "name": node.name,
-                            "indices": list(node.indices),
-                            "inputs": list(node.inputs),
-                            "param": node.param,
-                            "constant": None if node.constant is None else list(node.constant),
-                            "isometric": node.isometric,
-                        }
-                        for node in stage.nodes
-                    ],
-                    "output": list(stage.output),
-                    "activation": stage.activation,
-                    "normalize": stage.normalize,
-                    "sources": None if stage.sources is None else list(stage.sources),
-                    "multiply": list(stage.multiply),
-                    "add": list(stage.add),
-                }
-                for stage in self.stages
-            ],
+            "stages": stages,
         }
 
     @classmethod
@@ -159,6 +143,15 @@ def _stage(data: Any) -> Stage:
     values: dict[str, Any] = dict(_fields(data, Stage))
     values["nodes"] = tuple(Node(**_fields(node, Node)) for node in values["nodes"])
     return Stage(**values)
+
+
+def _said(part: Node | Stage) -> dict[str, Any]:
+    """The fields of a node or a stage that have not their default, tuples as lists."""
+    values = ((field.name, getattr(part, field.name)) for field in fields(part) if field.name != "nodes")
+    defaults = {field.name: field.default for field in fields(part)}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values if value != defaults[name]
+    }
 
 
 def _fields(data: Any, cls: type[Node] | type[Stage]) -> dict[str, Any]:
@@ -252,7 +245,7 @@ def _validate_between(spec: NetworkSpec) -> None:
     read = Counter(source for number in range(last + 1) for source in spec.sources(number))
     if spec.stages[last].activation or spec.stages[last].normalize:
         raise SpecError(
-            f"stage {last} is the last one and has an activation or normalisation; these stand between stages"
+            f"stage {last} is the last one and has an activation or normalisation; these belong between stages"
         )
     for number, stage in enumerate(spec.stages[:-1]):
         if not read[number] and number not in joined:
@@ -281,7 +274,7 @@ def _validate_between(spec: NetworkSpec) -> None:
 def _validate_node(spec: NetworkSpec, node: Node, shapes: dict[str, tuple[int, ...]]) -> None:
     for ix in node.indices:
         if ix not in spec.index_sizes:
-            raise SpecError(f"node {node.name!r}: the index {ix!r} has no size and is no leg")
+            raise SpecError(f"node {node.name!r}: the index {ix!r} has no size and is not a leg")
     shape = spec.node_shape(node)
     if node.constant is not None:
         if len(node.constant) != math.prod(shape):

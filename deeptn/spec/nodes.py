@@ -47,7 +47,7 @@ class Node:
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name.isidentifier():
-            raise SpecError(f"node name {self.name!r} is no identifier; write letters, digits and '_', e.g. 'L1_g3'")
+            raise SpecError(f"node name {self.name!r} is not an identifier; write letters, digits, '_', e.g. 'L1_g3'")
         for field in ("indices", "inputs"):
             value = getattr(self, field)
             if isinstance(value, str) or not all(isinstance(ix, str) and ix for ix in value):
@@ -66,11 +66,11 @@ class Node:
         elif self.param is None:
             object.__setattr__(self, "param", self.name)
         elif not isinstance(self.param, str) or not self.param.isidentifier():
-            raise SpecError(f"node {self.name!r}: parameter name {self.param!r} is no identifier")
+            raise SpecError(f"node {self.name!r}: parameter name {self.param!r} is not an identifier")
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """The indices that are no inputs."""
+        """The indices that are not inputs."""
         return tuple(ix for ix in self.indices if ix not in self.inputs)
 
 
@@ -84,7 +84,7 @@ class Stage:
         The tensors. The output of the stage before is one more tensor of the stage, with the indices that the
         stage before names in `output`; an index it shares with no node passes through.
     output : tuple of str
-        Open indices, in the order of the axes of the result. An index may stand in any number of tensors
+        Open indices, in the order of the axes of the result. An index may be in any number of tensors
         (a hyper-index): it is summed over unless it is open.
     activation : str, optional
         Element-wise function applied to the result.
@@ -126,7 +126,7 @@ class Stage:
 
 
 def check_between(activation: str | None, normalize: str | None) -> None:
-    """Raise `SpecError` unless both may stand between two stages."""
+    """Raise `SpecError` unless both are allowed between two stages."""
     if activation is not None:
         activations.resolve(activation)
     if normalize is not None and normalize != "rms":

@@ -143,7 +143,7 @@ def _check_names(make: Make) -> None:
     owned = [name for weight in view.weights() for name in weight.owned]
     assert len(set(owned)) == len(owned), f"two weights own one entry: {sorted(owned)}"
     lost = set(owned) - view.entries().keys()
-    assert not lost, f"weights own {sorted(lost)}, which are no entries"
+    assert not lost, f"weights own {sorted(lost)}, which are not entries"
 
 
 def _check_shapes(make: Make) -> None:

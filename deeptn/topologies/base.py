@@ -15,7 +15,7 @@ from .growth import take_over
 #: For fields by their names some values to try; None where nothing can be drawn.
 Choices: TypeAlias = Mapping[str, Sequence[Any]] | None
 
-#: What may stand between two stages.
+#: What may come between two stages.
 BETWEEN: dict[str, Sequence[Any]] = {
     "activation": (None, "relu", "leaky_relu:0.2", "tanh"),
     "normalize": ("rms", None),
@@ -33,7 +33,7 @@ class Topology(ABC):
     Attributes
     ----------
     size_field : str
-        Name of the field that holds the size: layers, rank, terms. `at_budget` and `grow` turn it up; the number of
+        Name of the field that holds the size: layers, rank, terms. `at_budget` and `grow` raise it; the number of
         parameters never falls with it (where nodes share parameters, almost never).
     choices : mapping of str to sequence, or None
         What `deeptn.testing.networks` tries for the fields, by name; the size is tried at 1, 2, 3 and 50 unless it is

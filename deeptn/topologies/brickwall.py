@@ -185,7 +185,7 @@ class BrickWall(Topology):
     ) -> dict[str, np.ndarray]:
         """Put the new layers behind the first: of identities, by `Topology.grown`.
 
-        With ReLU they stand behind its first activation, where σ(1·σ(x)) = σ(x).
+        With ReLU they come after its first activation, where σ(1·σ(x)) = σ(x).
         """
         if self.layers == 1 and (self.activation is not None or self.bond is not None):
             raise SpecError(

@@ -19,7 +19,7 @@ from .registry import register_topology
 class Butterfly(Topology):
     r"""A product of sparse factors, each mixing one digit of the index (butterfly matrix; with two levels: Monarch).
 
-    Factor k turns the k-th column digit into the k-th row digit; all other digits number its blocks::
+    Factor k replaces the k-th column digit by the k-th row digit; all other digits number its blocks::
 
         W[y1 y2 y3, x1 x2 x3] = B1[y1, x1 x2 x3] · B2[y1 y2, x2 x3] · B3[y1 y2 y3, x3]
 

@@ -15,7 +15,7 @@ from .legs import names
 def chain(
     legs: tuple[Leg, ...], groups: Sequence[tuple[Leg, ...]], rank: int | tuple[int, ...], shared: bool, what: str
 ) -> NetworkSpec:
-    """Cores on a line, core k with the legs of group k; a bond is no larger than what stands on either side of it.
+    """Cores on a line, core k with the legs of group k; a bond is at most as large as either side of it.
 
     With `shared` cores of one shape have one parameter.
     """
@@ -31,7 +31,7 @@ def chain(
         left = (f"b{k - 1}",) if k else ()
         right = (f"b{k}",) if k < len(bonds) else ()
         shape = [*(sizes[b] for b in left), *(leg.size for leg in group), *(sizes[b] for b in right)]
-        # Those at the two ends may be alike, but differ in what they are: a first core is no last one.
+        # Those at the two ends may look alike, but a first core is not a last one.
         param = "_".join(["core", "end" * (not left), *map(str, shape)]) if shared else None
         nodes.append(Node(f"core{k}", (*left, *names(group), *right), left, param))
     stage = Stage(tuple(nodes), names(legs))

@@ -27,7 +27,7 @@ class Graph(Topology):
     ----------
     nodes : mapping of str to str or sequence of str, or a sequence of such mappings
         For each node its indices, as a word of one-letter names or as a sequence of names. An index in more than
-        two nodes, or open and in two, is a hyper-index. A sequence of mappings stands for several stages; the open
+        two nodes, or open and in two, is a hyper-index. A sequence of mappings means several stages; the open
         indices of each are one more tensor of the next.
     output : str or sequence of str, or a sequence of these
         The open indices; the k-th one (of the last stage) is the k-th leg of the layout. With several stages one entry
@@ -37,7 +37,7 @@ class Graph(Topology):
     rank : int
         Size of the bonds that `sizes` does not name.
     activation : str or None, or a sequence
-        What stands between two stages, or for each gap between them.
+        What comes between two stages, or one for each gap between them.
     normalize : {"rms", None}
         As for `BrickWall`.
 

@@ -25,7 +25,7 @@ def register_topology(cls: T) -> T:
     LowRank(rank=8)
     """
     if not (isinstance(cls, type) and issubclass(cls, Topology) and "__dataclass_fields__" in vars(cls)):
-        raise SpecError(f"{cls!r} is no topology: derive from deeptn.Topology and decorate as a frozen dataclass")
+        raise SpecError(f"{cls!r} is not a topology: derive from deeptn.Topology and decorate as a frozen dataclass")
     if getattr(cls, "size_field", None) not in {field.name for field in fields(cls)}:
         raise SpecError(
             f"{cls.__name__}.size_field must name one of its fields, got {getattr(cls, 'size_field', None)!r}"
@@ -89,8 +89,8 @@ def topology_from_dict(data: Any) -> Topology:
     """Inverse of `topology_to_dict` (lists become tuples); `FormatError` for data of another form."""
     if not is_object(data) or not isinstance(data.get("name"), str):
         raise FormatError(f"a topology needs a 'name', got {data!r:.80}")
-    values = {key: _tuples(value) for key, value in data.items() if key != "name"}
     try:
+        values = {key: _tuples(value) for key, value in data.items() if key != "name"}
         cls = _REGISTRY[data["name"]]
         known = {field.name for field in fields(cls)}
         for key in values:

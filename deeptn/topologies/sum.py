@@ -24,7 +24,7 @@ class Sum(Combined):
     Parameters
     ----------
     terms : tuple of Topology
-        At least one. The default layout is that of the last, which is also the one that `at_budget` turns; the
+        At least one. The default layout is that of the last, which is also the one that `at_budget` varies; the
         others keep their sizes. Nodes and parameters of term k are named ``T{k}_…``.
 
     Notes

@@ -56,7 +56,7 @@ class Wires:
         self._nodes = []
 
     def network(self, activation: str | None, normalize: str | None) -> NetworkSpec:
-        """The network whose last wires are the legs; an activation stands after every layer but the last."""
+        """The network whose last wires are the legs; an activation follows every layer but the last."""
         final = dict(zip(self._layers[-1][1], (leg.name for leg in self._legs), strict=True))
 
         def named(indices: Sequence[str]) -> tuple[str, ...]:

@@ -124,7 +124,7 @@ def test_embedding_under_compile():
 @pytest.mark.parametrize(
     ("call", "error", "match"),
     [
-        (lambda: TNEmbedding(10, 4, padding_idx=10), dtn.SpecError, "padding_idx = 10 is no row"),
+        (lambda: TNEmbedding(10, 4, padding_idx=10), dtn.SpecError, "padding_idx = 10 is outside a table of 10 rows"),
         (lambda: TNEmbedding(0, 4), dtn.SpecError, "num_embeddings"),
         (lambda: TNEmbedding(10, 4, mode="gather"), dtn.SpecError, "mode"),  # type: ignore[arg-type]
         (lambda: TNEmbedding(10, 4, mode="apply")(torch.tensor([10])), IndexError, "rows 0 to 9"),

@@ -220,13 +220,23 @@ DAMAGE = {
     "no such layer": (lambda h, t: h["layers"].update({"nose": h["layers"].pop("body.0")}), "layer 'nose'"),
     "kind": (lambda h, t: h["layers"]["body.0"].update(kind="conv2d"), "'conv2d' layer 'body.0'"),
     "unknown kind": (lambda h, t: h["layers"]["body.0"].update(kind="exec"), "'exec' layer 'body.0'"),
-    "plan no table": (lambda h, t: h["layers"].update({"body.0": 3}), "is no table"),
+    "plan no table": (lambda h, t: h["layers"].update({"body.0": 3}), "is not a table"),
     "layers": (lambda h, t: h.update(layers=[]), "needs 'layers'"),
-    "alias": (lambda h, t: h["aliases"].update({"a": "b"}), "is an alias of 'b'"),
+    "layer of a later version": (lambda h, t: h["layers"]["body.0"].update(scale=2.0), "layer 'body.0' .* has 'scale'"),
+    "header of a later version": (lambda h, t: h.update(checksums={}), "the header has 'checksums'"),
+    "networks": (lambda h, t: h.update(networks={}), "needs 'networks'"),
+    "network number": (lambda h, t: h["layers"]["body.0"].update(network=2), "names the network 2 of 2"),
+    "network text": (lambda h, t: h["layers"]["body.0"].update(network="0"), "names the network '0' of 2"),
+    "alias of cores": (lambda h, t: h.update(aliases={"body.0.cores": "nothing"}), "is an alias of 'nothing'"),
+    "cores twice": (
+        lambda h, t: h.update(aliases={"body.0.cores": "body.2.cores"}),
+        "the cores of layer 'body.0' have the shape",
+    ),
+    "alias": (lambda h, t: h.update(aliases={"a": "b"}), "is an alias of 'b'"),
     "format": (lambda h, t: h.update(format="deeptn.network"), "expected a file of the format 'deeptn.model'"),
     "swapped": (
         lambda h, t: h["layers"].update({"body.2": h["layers"]["body.0"]}),
-        "not the parameters of layer 'body.2'",
+        "the cores of layer 'body.2' have the shape",
     ),
     "tensor missing": (lambda h, t: t.pop("head.weight"), "do not fit the model"),
     "tensor shape": (lambda h, t: t.update({"head.weight": torch.ones(2, 2)}), "do not fit the model"),
@@ -241,7 +251,7 @@ def test_damaged_checkpoints(change, message, dense, tmp_path):
     with pytest.raises(dtn.FormatError, match=message):
         load_model(Net(classes=5) if message == "the tensors of" else dense, path)
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(dtn.FormatError, match="is no safetensors file"):
+    with pytest.raises(dtn.FormatError, match="is not a safetensors file"):
         load_model(dense, path)
 
 

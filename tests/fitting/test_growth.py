@@ -140,7 +140,7 @@ def test_what_cannot_grow():
         dtn.fitting.widen(train, wall.init(), 3)
     bare = dtn.Network(train.spec, train.layout)
     for what in (lambda: dtn.fitting.grow(bare, bare.init(), 3), lambda: dtn.fitting.deepen(bare, bare.init())):
-        with pytest.raises(dtn.SpecError, match=r"turns the size of a topology, got a network without one"):
+        with pytest.raises(dtn.SpecError, match=r"changes the size of a topology, and this network has none"):
             what()
     uniform = dtn.network(dtn.TensorTrain(rank=2, shared=True), (4, 4))
     with pytest.raises(dtn.SpecError, match="the larger network has no parameter 'core__2_2_2' to take over"):

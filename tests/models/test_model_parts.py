@@ -301,9 +301,7 @@ def views(request, monkeypatch) -> None:
 @pytest.mark.usefixtures("views")
 def test_nnx_modules_in_plain_containers(tmp_path):
     for model, name in (([linear()], "0"), ({"a": linear()}, "a")):
-        with pytest.raises(
-            dtn.PlanError, match=f"layer '{name}' stands in a plain container; use nnx.List or nnx.Dict"
-        ):
+        with pytest.raises(dtn.PlanError, match=f"layer '{name}' is in a plain container; use nnx.List or nnx.Dict"):
             tnx.compress(model, {name: "LowRank"})
     with pytest.raises(dtn.PlanError, match="the model has no layer"):
         tnx.compress(None, {"a": "LowRank"})

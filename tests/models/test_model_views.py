@@ -169,7 +169,7 @@ SHOWN = {
         "loud": "is a LoudNNX with a __call__ of its own",
         "one": "shares its bias with 'two.bias'",
         "two": "shares its bias with 'one.bias'",
-        "plain.0": "stands in a plain container",
+        "plain.0": "is in a plain container",
     },
     "stand-in": {"loud": "is a LoudLinear with a __call__ of its own"},
 }

@@ -13,7 +13,7 @@ def test_report(tmp_path):
         LayerReport("a", (12, 10), "Tree(rank=4)", 120, 40, 0.5, 1000, 120, 200),
         LayerReport("b", (4, 6), "Tree(rank=4)", 24, 8, 0.25, 100, 24, 40),
     )
-    report = Report(rows, 200, 104)
+    report = Report(rows, 200, 104, 800, 416)
     assert (report.params_before, report.params_after, report.ratio) == (144, 48, 3.0)
     report.to_json(tmp_path / "r.json")
     data = json.loads((tmp_path / "r.json").read_text())
@@ -26,4 +26,4 @@ def test_report(tmp_path):
     console.print(report)
     text = console.export_text()
     assert "Tree(rank=4)" in text
-    assert "200 -> 104" in text
+    assert "200 -> 104 parameters, 800 bytes -> 416 bytes at rest" in text

@@ -81,7 +81,7 @@ CASES = {
     "activation slope": (
         lambda: dtn.network(dtn.Tree(activation="leaky_relu:x"), (4, 4)),
         SpecError,
-        "'x' is no number",
+        "'x' is not a number",
     ),
     "activation argument": (
         lambda: dtn.network(dtn.Tree(activation="relu:1"), (4, 4)),
@@ -95,7 +95,7 @@ CASES = {
     "no tucker leg": (lambda: dtn.network("Tucker", (1,)), SpecError, "at least 1 leg"),
     "vector low rank": (lambda: dtn.network("LowRank", (8,)), SpecError, "column legs"),
     "vector ttmatrix": (lambda: dtn.network("TTMatrix", (8,)), SpecError, "column legs"),
-    "register no class": (lambda: dtn.register_topology(int), SpecError, "is no topology"),
+    "register no class": (lambda: dtn.register_topology(int), SpecError, "is not a topology"),
     "register twice": (lambda: dtn.spec.register_activation("relu", abs), SpecError, "already registered"),
     "register no callable": (lambda: dtn.spec.register_activation("new", 3), SpecError, "must be a callable"),
     "register colon": (lambda: dtn.spec.register_activation("a:b", abs), SpecError, "without a colon"),
@@ -302,11 +302,11 @@ CASES = {
         "does not name the open",
     ),
     # specifications
-    "node dot": (lambda: Node("L1.g0", ("a",)), SpecError, "is no identifier"),
+    "node dot": (lambda: Node("L1.g0", ("a",)), SpecError, "is not an identifier"),
     "node repeats": (lambda: Node("A", ("x", "x")), SpecError, "node 'A' repeats the index 'x'"),
     "node input": (lambda: Node("A", ("x",), inputs=("y",)), SpecError, "the input 'y' is none of its indices"),
     "node string": (lambda: Node("A", "xy"), SpecError, "must be a tuple of index names"),
-    "node param": (lambda: Node("A", ("x",), param="a.b"), SpecError, "is no identifier"),
+    "node param": (lambda: Node("A", ("x",), param="a.b"), SpecError, "is not an identifier"),
     "node both": (lambda: Node("A", ("x",), param="p", constant=(1.0,)), SpecError, "constant and names a parameter"),
     "constant length": (
         lambda: spec(U, V, Node("c", ("b",), constant=(1.0,))),

@@ -62,7 +62,11 @@ CASES = {
     "target near": (lambda: dtt.compress(model(), {"00": "Tree"}), PlanError, "did you mean '0'"),
     "targets empty": (lambda: dtt.compress(model(), {}), PlanError, "must map patterns to topologies"),
     "targets list": (lambda: dtt.compress(model(), ["0"]), PlanError, "must map patterns to topologies"),
-    "target regular expression": (lambda: dtt.compress(model(), {"re:(": "Tree"}), PlanError, "no regular expression"),
+    "target regular expression": (
+        lambda: dtt.compress(model(), {"re:(": "Tree"}),
+        PlanError,
+        "not a valid regular expression",
+    ),
     "target number": (lambda: dtt.compress(model(), {0: "Tree"}), PlanError, "a rule is a layer name"),
     "target topology": (
         lambda: dtt.compress(model(), {"0": "Tre"}),

@@ -22,7 +22,7 @@ from ..layers import Layer, kinds_of, look_up, wide
 
 
 def torch_axes(own: str, ndim: int) -> tuple[int, ...]:
-    """Where the axes of PyTorch's weight stand in a variable of a name: a kernel is ``(*kernel_size, in, out)``."""
+    """Where PyTorch's axes are in a variable, by its name: a kernel is ``(*kernel_size, in, out)``."""
     return (ndim - 1, ndim - 2, *range(ndim - 2)) if own == "kernel" and ndim > 1 else tuple(range(ndim))
 
 

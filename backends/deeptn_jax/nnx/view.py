@@ -18,7 +18,7 @@ from ..view import TURNED, array_like, changed, checked, generated, is_array, is
 from .graph import parts
 from .layers import KINDS, TNLayer, from_weight, to_weight, torch_axes
 
-#: Variables that are no part of a trained model.
+#: Variables that do not belong to a trained model.
 PASSING = (nnx.RngState, nnx.Cache, nnx.Intermediate, nnx.OptState, MetricState)
 #: PyTorch's names for the variables of modules.
 NAMES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
@@ -71,7 +71,7 @@ class NNXModel:
         return [self._weight(layer, names, users, held) for layer, names in places]
 
     def _weight(self, layer: Any, names: tuple[str, ...], users: Mapping[int, list[str]], held: set[int]) -> Weight:
-        refused = None if id(layer) in held else "stands in a plain container; use nnx.List or nnx.Dict"
+        refused = None if id(layer) in held else "is in a plain container; use nnx.List or nnx.Dict"
         kind: Kind | None = kind_of(KINDS, layer)
         if kind is None:
             return generated(names, layer, refused)

@@ -25,7 +25,7 @@ from .reverse import Reverse, autograd_on, registers_of
 def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
     """Execute a program on tensors; registered as the runner for torch.
 
-    The tensors stand in the order of ``program.inputs``; the result is differentiable any number of times. Under
+    The tensors come in the order of ``program.inputs``; the result is differentiable any number of times. Under
     `torch.compile`, `torch.export`, `torch.func`, forward-mode differentiation and dispatch modes the plain steps run,
     which those can follow.
     """

@@ -186,7 +186,7 @@ class TNLayer(CachedWeight):
     def requires_grad_(self, requires_grad: bool = True, stages: Iterable[int] | None = None) -> Any:
         """Freeze or free all parameters, or the cores of some stages, by their numbers; the last is -1.
 
-        A core that stands in several stages goes with each.
+        A core that several stages share goes with each.
 
         Examples
         --------
@@ -280,7 +280,7 @@ class TNLayer(CachedWeight):
 
     @classmethod
     def _arguments(cls, layer: Any) -> dict[str, Any]:
-        """With what a layer was made, this one or the dense one that it stands for."""
+        """The arguments that a layer was made with, this one or the dense one that it replaces."""
         values = {name: getattr(layer, name) for name in cls.arguments}
         return {name: value is not None if name == "bias" else value for name, value in values.items()}
 

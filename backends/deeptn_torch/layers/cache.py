@@ -1,4 +1,4 @@
-"""The cache of a decoded weight: when it is kept, and when it is no longer that of the cores."""
+"""The cache of a decoded weight: when it is kept, and when it is stale."""
 
 from __future__ import annotations
 

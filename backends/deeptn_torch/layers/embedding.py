@@ -61,7 +61,7 @@ class TNEmbedding(TNLayer):
         self.num_embeddings = positive_int(num_embeddings, "num_embeddings")
         self.embedding_dim = positive_int(embedding_dim, "embedding_dim")
         if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
-            raise SpecError(f"padding_idx = {padding_idx} is no row of a table of {num_embeddings}")
+            raise SpecError(f"padding_idx = {padding_idx} is outside a table of {num_embeddings} rows")
         self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
         self._make((num_embeddings, embedding_dim), topology, layout, device, dtype, mode)
 

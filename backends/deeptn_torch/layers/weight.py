@@ -29,7 +29,7 @@ class TNWeight(TNLayer):
     topology, device, dtype, layout
         As for `TNLayer`.
     axes : tuple of int, optional
-        Where the axes of the network's weight stand in what a call returns.
+        Where the axes of the network's weight are in what a call returns.
 
     Examples
     --------

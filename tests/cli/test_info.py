@@ -1,0 +1,77 @@
+"""``deeptn``, ``deeptn list`` and ``deeptn info``."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import deeptn as dtn
+from deeptn.cli import main
+from deeptn.files import StoredLayer, StoredModel, write_tensors
+
+
+def test_without_a_command_there_is_help_with_examples(capsys):
+    assert main([]) == 0
+    said = capsys.readouterr().out
+    assert [line.split()[:2] for line in said.splitlines() if line.startswith("  deeptn")] == [
+        ["deeptn", "list"],
+        ["deeptn", "draw"],
+        ["deeptn", "demo"],
+    ]
+
+
+def test_list_names_every_topology(capsys):
+    assert main(["list", "--shape", "16,16"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == list(dtn.topologies.topology_names())
+    wall = next(line.split() for line in lines if line.startswith("BrickWall"))
+    assert wall[1] == str(dtn.network(dtn.BrickWall(layers=1), (16, 16)).num_params)
+
+
+def test_list_of_another_shape(capsys):
+    assert main(["list", "--shape", "7"]) == 0
+    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "LowRank" in lines
+    assert main(["list", "--shape", "seven"]) == 1
+    assert "write the sizes between commas" in capsys.readouterr().err
+
+
+def test_info_about_a_network(tmp_path, capsys):
+    net = dtn.network(dtn.BrickWall(layers=2), (120, 400))
+    dtn.save(tmp_path / "w", net, net.init())
+    assert main(["info", str(tmp_path / "w")]) == 0
+    _, row, last = capsys.readouterr().out.splitlines()
+    assert row.split() == ["weight", "120", "×", "400", "BrickWall(layers=2)", "384", "1,536", "192,000"]
+    assert (
+        last
+        == f"{(tmp_path / 'w').stat().st_size / 1000:.1f} KB on disk; cores: 1.5 KB; the same weights dense: 192.0 KB"
+    )
+
+
+def test_info_about_a_model(tmp_path, capsys):
+    net = dtn.network(dtn.TTMatrix(rank=2), (10, 64))
+    tree = dtn.network(dtn.Tree(rank=2), (10, 10))
+    own = dtn.Network(tree.spec, tree.layout)
+    layers = {
+        "fc": StoredLayer("linear", net, net.init(), np.zeros(10, "float32")),
+        "head": StoredLayer("linear", own, own.init(), None),
+    }
+    dtn.save_model(StoredModel(layers, {"norm.weight": np.ones(64, "float32")}), tmp_path / "m")
+    assert main(["info", str(tmp_path / "m")]) == 0
+    _, first, second, others, last = capsys.readouterr().out.splitlines()
+    assert first.split()[:2] == ["fc", "linear"]
+    assert "TTMatrix(rank=2)" in first
+    assert "a network of its own" in second
+    assert others == "2 other tensors: 74 numbers, 296 bytes"
+    assert last.endswith("the same weights dense: 3.0 KB")
+
+
+def test_info_about_something_else(tmp_path, capsys):
+    (tmp_path / "text").write_text("nothing of ours")
+    assert main(["info", str(tmp_path / "text")]) == 1
+    assert "is not a safetensors file" in capsys.readouterr().err
+    write_tensors(tmp_path / "checkpoint", {"format": "deeptn-checkpoint"}, {"a": np.ones(2)})
+    assert main(["info", str(tmp_path / "checkpoint")]) == 1
+    assert "a file of the format 'deeptn-checkpoint'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["info"])
