@@ -28,7 +28,7 @@ def _configure(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> int:
     shape = shape_of(options.shape)
     head = ("topology", f"smallest for {' × '.join(map(str, shape))}", "fields", "parameters for Q legs of size d")
-    rows = [head]
+    rows: list[tuple[str, ...]] = [head]
     for name in topology_names():
         family = topology(name)
         rows.append((name, _smallest(family, shape), ", ".join(f.name for f in fields(family)), family.formula or "–"))

@@ -45,9 +45,9 @@ def parse_header(metadata: dict[str, str] | None, form: str) -> dict[str, Any]:
 def form_of(path: PathLike) -> str:
     """Return what a file says that it holds: ``"deeptn.network"``, ``"deeptn.model"``, or another format of deeptn."""
     with open_safetensors(path, "numpy") as file:
-        text = (file.metadata() or {}).get(HEADER, "{}")
+        metadata: dict[str, str] = file.metadata() or {}
     try:
-        header: Any = json.loads(text)
+        header: Any = json.loads(metadata.get(HEADER, "{}"))
     except (ValueError, RecursionError):
         header = None
     form = header.get("format") if is_object(header) else None

@@ -11,7 +11,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
-from ..base import is_object, positive_int
+from ..base import is_list, is_object, positive_int
 from ..errors import FormatError, SpecError
 from .layout import Leg
 from .nodes import Node, Stage
@@ -146,12 +146,10 @@ def _stage(data: Any) -> Stage:
 
 
 def _said(part: Node | Stage) -> dict[str, Any]:
-    """The fields of a node or a stage that have not their default, tuples as lists."""
-    values = ((field.name, getattr(part, field.name)) for field in fields(part) if field.name != "nodes")
-    defaults = {field.name: field.default for field in fields(part)}
-    return {
-        name: list(value) if isinstance(value, tuple) else value for name, value in values if value != defaults[name]
-    }
+    """The fields of a node or a stage that differ from their defaults, tuples as lists."""
+    values: dict[str, Any] = {field.name: getattr(part, field.name) for field in fields(part) if field.name != "nodes"}
+    changed = {field.name for field in fields(part) if values.get(field.name, field.default) != field.default}
+    return {name: list(value) if is_list(value) else value for name, value in values.items() if name in changed}
 
 
 def _fields(data: Any, cls: type[Node] | type[Stage]) -> dict[str, Any]:

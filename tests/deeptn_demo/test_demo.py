@@ -87,7 +87,6 @@ def test_lenet5_on_a_local_folder(tmp_path, monkeypatch, capsys):
 
 WRONG = {
     "command": (["dmo"], 2, "invalid choice"),
-    "no command": ([], 2, "required"),
     "option": (["demo", "--epochs", "3"], 2, "unrecognized arguments"),
     "data": (["demo", "--data", "imagenet"], 2, "invalid choice"),
     "seeds text": (["demo", "--seeds", "many"], 2, "invalid int"),

@@ -225,8 +225,8 @@ DAMAGE = {
     "layer of a later version": (lambda h, t: h["layers"]["body.0"].update(scale=2.0), "layer 'body.0' .* has 'scale'"),
     "header of a later version": (lambda h, t: h.update(checksums={}), "the header has 'checksums'"),
     "networks": (lambda h, t: h.update(networks={}), "needs 'networks'"),
-    "network number": (lambda h, t: h["layers"]["body.0"].update(network=2), "names the network 2 of 2"),
-    "network text": (lambda h, t: h["layers"]["body.0"].update(network="0"), "names the network '0' of 2"),
+    "network number": (lambda h, t: h["layers"]["body.0"].update(network=3), "names the network 3 of 3"),
+    "network text": (lambda h, t: h["layers"]["body.0"].update(network="0"), "names the network '0' of 3"),
     "alias of cores": (lambda h, t: h.update(aliases={"body.0.cores": "nothing"}), "is an alias of 'nothing'"),
     "cores twice": (
         lambda h, t: h.update(aliases={"body.0.cores": "body.2.cores"}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import json
 import math
 import os
@@ -20,7 +21,7 @@ import deeptn as dtn
 from deeptn.arrays import to_numpy
 from deeptn.base import write_atomically
 from deeptn.files import HEADER, network_from_dict, network_to_dict
-from deeptn.topologies import register_topology
+from deeptn.topologies import register_topology, registry
 
 from ..conftest import DTYPES, UNSUPPORTED
 from ..market import NETWORKS
@@ -83,14 +84,15 @@ def described(net: dtn.Network) -> dict:
     return json.loads(zlib.decompress(base64.b64decode(data["deflate"]))) if "deflate" in data else data
 
 
-@register_topology
 @dataclass(frozen=True, kw_only=True)
 class Somebodys(dtn.LowRank):
     """A family that is registered here, and not wherever a file is read."""
 
 
 @pytest.mark.parametrize("topology", [Somebodys(rank=2), dtn.Sum(terms=(dtn.LowRank(), Somebodys(rank=2)))])
-def test_a_family_of_your_own_is_read_without_it(topology):
+def test_a_family_of_your_own_is_read_without_it(topology, monkeypatch):
+    monkeypatch.setattr(registry, "_REGISTRY", copy.deepcopy(registry._REGISTRY))
+    register_topology(Somebodys)
     net = dtn.network(topology, (4, 6))
     data = described(net)
     assert network_from_dict(data).topology == topology
@@ -268,7 +270,7 @@ def test_pairs_of_something_else_are_not_complex_numbers(tmp_path):
     path, net = tmp_path / "w.safetensors", NETWORKS["lowrank"]
     dtn.save(path, net, net.init(dtype="complex64"))
     content = path.read_bytes()
-    assert content.count(b'"F32"') == len(net.spec.param_shapes)
+    assert content.count(b'"F32"') == 1
     path.write_bytes(content.replace(b'"F32"', b'"I32"'))
     with pytest.raises(dtn.FormatError, match="pairs of int32"):
         dtn.load(path)

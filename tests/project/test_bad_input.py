@@ -337,7 +337,7 @@ CASES = {
     "no stages": (lambda: dtn.NetworkSpec(LEGS, ()), SpecError, "at least one stage"),
     "no nodes": (lambda: spec(), SpecError, "stage 0 has no nodes"),
     "stage of strings": (lambda: Stage(("A",), ("a",)), SpecError, "must be deeptn.Node objects"),
-    "last activation": (lambda: spec(U, V, activation="relu"), SpecError, "stand between stages"),
+    "last activation": (lambda: spec(U, V, activation="relu"), SpecError, "belong between stages"),
     "nothing between": (lambda: two_stages(), SpecError, "neither activation nor normalisation"),
     "state dangles": (
         lambda: dtn.NetworkSpec(
@@ -371,8 +371,8 @@ CASES = {
     "factors count": (lambda: dtn.Layout((4, 4), ((2, 2),)), LayoutError, "1 entries for a shape of 2 axes"),
     "factors number": (lambda: dtn.Layout((4, 4), 2), LayoutError, "one tuple of integers per axis"),
     "order word": (lambda: dtn.Layout((4, 4), order="columns"), LayoutError, "expected 'rows', 'interleaved'"),
-    "order floats": (lambda: dtn.Layout((4, 4), order=(3.0, 1, 0, 2)), LayoutError, "no permutation of the 4 legs"),
-    "order tuple": (lambda: dtn.Layout((4, 4), order=(0, 1, 2, 2)), LayoutError, "no permutation of the 4 legs"),
+    "order floats": (lambda: dtn.Layout((4, 4), order=(3.0, 1, 0, 2)), LayoutError, "not a permutation of the 4 legs"),
+    "order tuple": (lambda: dtn.Layout((4, 4), order=(0, 1, 2, 2)), LayoutError, "not a permutation of the 4 legs"),
     "d 1": (lambda: dtn.Layout.padded((4, 4), 1), LayoutError, "at least 2"),
     "near 1": (lambda: dtn.Layout.balanced((4, 4), near=1), LayoutError, "at least 2"),
     "layout of other shape": (lambda: dtn.network("Tree", (4, 4), dtn.Layout((4, 8))), LayoutError, "the weight has"),
