@@ -9,13 +9,16 @@ import deeptn as dtn
 from deeptn.files import StoredLayer, StoredModel
 
 from ..market import NETWORKS
+from ..tiers import grid
 
 KB = 1024
 #: What a file may hold beside its numbers, in bytes: in any case, for every tensor, for every node of a network that no
 #: topology builds.
 ONCE, DENSE, NODE = 4 * KB, 128, 48
 #: All families at their defaults, and the networks of the other tests.
-ALL = {name: dtn.network(name, (24, 20)) for name in dtn.topologies.topology_names()} | NETWORKS
+FAMILIES = dtn.topologies.topology_names()
+ALL = {name: dtn.network(name, (24, 20)) for name in FAMILIES} | NETWORKS
+OWN = {"family": False, "own": True}
 
 
 def size(model: StoredModel, folder) -> int:
@@ -40,8 +43,11 @@ def test_the_vgg16_layers_of_the_paper(tmp_path):
     assert size(StoredModel(layers, {}), tmp_path) <= 3 * 1000
 
 
-@pytest.mark.parametrize("own", [False, True], ids=["family", "own"])
-@pytest.mark.parametrize("name", ALL)
+@grid(
+    lambda name, own: name in FAMILIES and (own == "family" or name in "BrickWall MERA TTMatrix"),
+    name=list(ALL),
+    own=OWN,
+)
 def test_any_network(name, own, tmp_path):
     net = dtn.Network(ALL[name].spec, ALL[name].layout) if own else ALL[name]
     layers = {"layer": StoredLayer("linear", net, net.init(), None)}
