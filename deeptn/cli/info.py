@@ -33,9 +33,12 @@ def _info(options: argparse.Namespace) -> int:
     elif form == MODEL:
         model = load_model(path)
         layers = model.layers
-        tensors = {name: to_raw(array) for name, array in model.state().items() if ".cores." not in name}
+        biases = {f"{name}.bias": layer.bias for name, layer in layers.items() if layer.bias is not None}
+        tensors = {name: to_raw(array) for name, array in (model.tensors | biases).items()}
     else:
         raise FormatError(f"{path}: a file of the format {form!r}; deeptn info knows networks and models")
+    if not layers:
+        raise FormatError(f"{path}: the model has no generated layer")
     rows, small, large = zip(*(_row(name, layer) for name, layer in layers.items()))
     rest = sum(array.nbytes for array in {array.ctypes.data: array for array in tensors.values()}.values())
     size = Path(path).stat().st_size

@@ -131,8 +131,8 @@ def _is_known(family: dict[str, Any], limit: int) -> bool:
     parts: list[Any] = [family]
     for part in parts:
         parts += part.values() if is_object(part) else part if is_list(part) else ()
-    names = [part.get("name") for part in parts if is_object(part)]
-    return set(names) <= set(topology_names()) and all(part <= limit for part in parts if isinstance(part, int))
+    names, known = [part.get("name") for part in parts if is_object(part)], topology_names()
+    return all(name in known for name in names) and all(part <= limit for part in parts if isinstance(part, int))
 
 
 def save(path: PathLike, net: Network, params: ParamsLike) -> None:

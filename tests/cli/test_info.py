@@ -73,5 +73,8 @@ def test_info_about_something_else(tmp_path, capsys):
     write_tensors(tmp_path / "checkpoint", {"format": "deeptn-checkpoint"}, {"a": np.ones(2)})
     assert main(["info", str(tmp_path / "checkpoint")]) == 1
     assert "a file of the format 'deeptn-checkpoint'" in capsys.readouterr().err
+    write_tensors(tmp_path / "none", {"format": "deeptn.model", "networks": [], "layers": {}}, {"a": np.ones(2)})
+    assert main(["info", str(tmp_path / "none")]) == 1
+    assert "the model has no generated layer" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["info"])
