@@ -1,4 +1,4 @@
-"""Initialisation against depth: moments of the weight, gradients per stage, and whether training still works.
+"""Measure initialization against depth: moments of the weight, gradients per stage, and whether training still works.
 
 python benchmarks/depth.py --jobs 2
 """
@@ -27,10 +27,10 @@ from deeptn.init import SCHEMES, target_std
 
 RESULTS = Path(__file__).parent / "results"
 DEPTHS = (1, 2, 4, 8, 16)
-#: Seeds of the moments, and of the gradients.
+#: Number of seeds for the moments, and for the gradients.
 MANY, SOME = 8, 5
 LEAKY = "leaky_relu:0.2"
-#: The activation between the layers of a brick wall, and the scheme of its initialiser.
+#: By the activation between the layers: the brick wall, and its initialization scheme.
 VARIANTS: dict[str, tuple[dtn.BrickWall, str]] = {
     "none": (dtn.BrickWall(activation=None), "orthogonal"),
     "ReLU": (dtn.BrickWall(), "orthogonal"),
@@ -43,7 +43,7 @@ VARIANTS: dict[str, tuple[dtn.BrickWall, str]] = {
     "ReLU, identity": (dtn.BrickWall(), "identity"),
     "ReLU, copy": (dtn.BrickWall(), "copy"),
 }
-#: Families without a depth of their own, for the moments.
+#: Families without a field for the depth; only their moments are measured.
 SHALLOW = {
     "Tree, ReLU": dtn.Tree(rank=4),
     "Tree, none": dtn.Tree(rank=4, activation=None),
@@ -58,7 +58,7 @@ SHALLOW = {
 
 
 def moments(job: tuple[str, int | None, str, int]) -> dict[str, Any]:
-    """Mean over seeds of what `deeptn.analysis.inspect` says of a 120 × 400 weight at its start."""
+    """Return what `deeptn.analysis.inspect` reports for an initial 120 × 400 weight, averaged over seeds."""
     name, layers, scheme, seeds = job
     family = SHALLOW[name] if layers is None else replace(VARIANTS[name][0], layers=layers)
     net = dtn.network(family, (120, 400))
@@ -85,9 +85,9 @@ def moments(job: tuple[str, int | None, str, int]) -> dict[str, Any]:
 
 
 def gradients(job: tuple[str, int, int]) -> dict[str, Any]:
-    """Norm of the gradient of ``sum(W * G)`` by the cores of every stage, times their norm over that of W.
+    """Return the norm of the gradient of ``sum(W * G)`` for the cores of each stage, times their norm over W's norm.
 
-    For a linear network that is the same at any depth but for the number of cores. The geometric mean over seeds.
+    For a linear network, it does not depend on depth, except through the number of cores. Geometric mean over seeds.
     """
     name, layers, seeds = job
     family, scheme = VARIANTS[name]
@@ -110,7 +110,7 @@ def gradients(job: tuple[str, int, int]) -> dict[str, Any]:
 
 
 def training(job: tuple[str, int, int]) -> dict[str, Any]:
-    """Accuracy on the digits of 64→64→10 with the first weight generated."""
+    """Train 64→64→10, with the first weight generated, on the digits, and return the accuracy."""
     name, layers, seed = job
     torch.set_num_threads(1)
     family, scheme = VARIANTS[name]
@@ -131,18 +131,18 @@ def training(job: tuple[str, int, int]) -> dict[str, Any]:
 
 
 def table_jobs(seeds: int, depths: Sequence[int]) -> list[tuple[str, int | None, str, int]]:
-    """Every scheme with every activation and depth, and with every other family."""
+    """Return the jobs: every scheme with every activation and depth, and with every other family."""
     plain = [name for name, (_, scheme) in VARIANTS.items() if scheme == "orthogonal"]
     walls = [(name, layers, scheme, seeds) for scheme in SCHEMES for name in plain for layers in depths]
     return [*walls, *((name, None, scheme, seeds) for scheme in SCHEMES for name in SHALLOW)]
 
 
 def main() -> None:
-    """Measure everything, write the JSON."""
+    """Measure everything and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="of the training")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds for the training")
     parser.add_argument("--depths", type=int, nargs="+", default=DEPTHS)
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time, one thread each")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel processes, one thread each")
     parser.add_argument("--out", type=Path, default=RESULTS / "depth.json")
     options = parser.parse_args()
     runs = [(name, layers, seed) for layers in options.depths for name in VARIANTS for seed in range(options.seeds)]

@@ -1,11 +1,11 @@
-"""The contraction engine against its peers: time, memory, choices and searches, all by one command.
+"""Compare the contraction engine with its peers: time, memory, choices and searches, with one command.
 
-Everything is float32 on a CPU. Calls that are compared run in interleaved rounds (A B C A B C …), once they were found
-to compute the same. The numbers go to ``results/engine.json``, from which the page and its figure are written.
+Everything is float32 on a CPU. Compared calls run in interleaved rounds (A B C A B C …), after a check that they
+compute the same. The numbers go to ``results/engine.json``; the page and its figure are written from it.
 
     python benchmarks/engine.py                       # all sections, with weights of 2^24 entries
-    python benchmarks/engine.py --only decode,small   # the others are kept as they are in the file
-    python benchmarks/engine.py --quick               # small weights, into a temporary folder: does it run?
+    python benchmarks/engine.py --only decode,small   # the other sections in the file stay as they are
+    python benchmarks/engine.py --quick               # small weights, temporary folder: checks that it runs
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ SECTIONS: dict[str, Callable[[Settings], dict[str, Any]]] = {
     "search": surveys.search,
 }
 
-#: The sections of the results.
+#: The sections of the results, by name.
 Data = Mapping[str, Any]
 
 
 class Limit(NamedTuple):
-    """A goal: a figure of the results, and its upper or lower limit."""
+    """A goal: a figure computed from the results, and its upper or lower limit."""
 
     goal: str
     figure: Callable[[Data], float]
@@ -55,12 +55,12 @@ class Limit(NamedTuple):
 
 
 def rows(data: Data, section: str, *words: str) -> list[dict[str, Any]]:
-    """Rows of a section whose label has all these words."""
+    """Return the rows of a section whose label contains all these words."""
     return [row for row in data[section]["rows"] if all(word in row["label"] for word in words)]
 
 
 def ratio(section: str, words: tuple[str, ...], over: str, under: str) -> Callable[[Data], float]:
-    """Seconds of one way by those of another, the worst row; ``"a|b"`` is the fastest of what begins so."""
+    """Return the worst ratio of the seconds of two ways; ``"a|b"`` is the fastest way whose name starts with a or b."""
 
     def seconds(row: dict[str, Any], names: str) -> float:
         return min(value for name, value in row["seconds"].items() if name.startswith(tuple(names.split("|"))))
@@ -70,18 +70,18 @@ def ratio(section: str, words: tuple[str, ...], over: str, under: str) -> Callab
 
 
 def memory(*words: str) -> Callable[[Data], float]:
-    """Growth in times of W."""
+    """Return the growth of memory, as a multiple of W."""
     return lambda data: max(row["ways"]["deeptn"]["times_weight"] for row in rows(data, "memory", *words))
 
 
 def slowest(kind: str) -> Callable[[Data], float]:
-    """Seconds until the family that takes longest has a program."""
+    """Return the seconds that the slowest family takes to get a program."""
     modes = ("materialize", "apply")
     return lambda data: max(row[kind].get(mode, 0.0) for row in rows(data, "search") for mode in modes)
 
 
 def compilation(data: Data) -> float:
-    """Seconds of jax.jit for the gradient."""
+    """Return the seconds that jax.jit takes to compile the gradient."""
     return max(row["jax_compile_seconds"] for row in rows(data, "backward"))
 
 
@@ -140,7 +140,7 @@ LIMITS = [
 
 
 def judge(data: Data) -> list[dict[str, Any]]:
-    """Every goal with its figure, None where that was not measured, and whether it is met."""
+    """Return every goal with its figure (None if it was not measured), and whether it is met."""
     judged = []
     for goal, figure, comparison, limit in LIMITS:
         try:
@@ -154,7 +154,7 @@ def judge(data: Data) -> list[dict[str, Any]]:
 
 
 def show_limits(judged: list[dict[str, Any]], quick: bool) -> None:
-    """The goals on the terminal."""
+    """Print the goals."""
     table = Table(
         "goal", "limit", "measured", "", title="small weights; the goals are for large ones" if quick else None
     )
@@ -166,19 +166,19 @@ def show_limits(judged: list[dict[str, Any]], quick: bool) -> None:
 
 
 def main() -> None:
-    """Measure, then write the JSON file, the page and the figure."""
+    """Measure, and write the JSON file, the page and the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(SECTIONS), help="sections, with commas")
-    parser.add_argument("--quick", action="store_true", help="small weights, two rounds, into a temporary folder")
+    parser.add_argument("--only", default=",".join(SECTIONS), help="comma-separated sections")
+    parser.add_argument("--quick", action="store_true", help="small weights, two rounds, write to a temporary folder")
     parser.add_argument("--rounds", type=int, default=Settings.rounds)
-    parser.add_argument("--slow-rounds", type=int, default=Settings.slow_rounds, help="for calls above two seconds")
+    parser.add_argument("--slow-rounds", type=int, default=Settings.slow_rounds, help="for calls over two seconds")
     parser.add_argument("--threads", type=int, default=Settings.threads)
     parser.add_argument("--seed", type=int, default=Settings.seed)
-    parser.add_argument("--out", type=Path, help="JSON file; the page is written beside it if it is not the usual one")
+    parser.add_argument("--out", type=Path, help="JSON file; the page goes next to it unless this is the default")
     options = parser.parse_args()
     chosen = options.only.split(",")
     if unknown := set(chosen) - set(SECTIONS):
-        parser.error(f"unknown sections {sorted(unknown)}; there are {', '.join(SECTIONS)}")
+        parser.error(f"unknown sections {sorted(unknown)}; choose from {', '.join(SECTIONS)}")
     quick = options.quick
     settings = Settings(quick, 2 if quick else options.rounds, options.slow_rounds, options.threads, options.seed)
     out = options.out or (Path(tempfile.gettempdir()) / "deeptn-quick" if quick else RESULTS) / "engine.json"
@@ -193,7 +193,7 @@ def main() -> None:
         start = time.perf_counter()
         try:
             section = SECTIONS[name](settings)
-        except Exception:  # the other sections take their time too
+        except Exception:  # run the other sections anyway
             console.print_exception()
             failed.append(name)
             continue
@@ -201,7 +201,7 @@ def main() -> None:
         found = data["sections"] | {name: section}
         data["sections"] = {name: found[name] for name in SECTIONS if name in found}
         data |= {"environment": section["environment"], "limits": judge(found)}
-        out.write_text(json.dumps(data, indent=1) + "\n")  # after each: what is measured is not lost
+        out.write_text(json.dumps(data, indent=1) + "\n")  # after each section, so that no result is lost
     if not data["sections"]:
         raise SystemExit("nothing was measured")
     show_limits(data["limits"], quick)

@@ -1,4 +1,4 @@
-"""FC-2 on Fashion-MNIST: 784→256→10 with a generated first weight. Jobs, a log of results that can be taken up again.
+"""FC-2 on Fashion-MNIST, 784→256→10 with a generated first weight: training jobs, and a log that resumes them.
 
 Used by `trainability.py` and `recipes.py`.
 """
@@ -28,8 +28,8 @@ from deeptn.topologies import topology_to_dict
 
 RESULTS = Path(__file__).parent / "results"
 SHAPE = (256, 784)
-#: Factors of the rows and of the columns, interleaved: the columns as the 28 × 28 pixels that they are. None: the
-#: topology's own layout, for most binary legs of a padded weight, all of the rows before those of the columns.
+#: Interleaved factors of rows and columns; the "pixels" layouts split the columns as 28 × 28. None: the topology's own
+#: layout, for most topologies binary legs of a padded weight, those of the rows before those of the columns.
 LAYOUTS: dict[str, Any] = {
     "own": None,
     "pixels": ((16, 16), (28, 28)),
@@ -38,9 +38,9 @@ LAYOUTS: dict[str, Any] = {
     "interleaved": ((2,) * 8, (2,) * 10),
     "single": ((256,), (784,)),
 }
-#: The dense layers, and the first one's two controls.
+#: Methods without a generated weight: a dense first layer, trained or fixed.
 CONTROLS = ("dense", "fixed random")
-#: Learning rates that every method is tried at; the layers that are not generated have HEAD.
+#: Learning rates tried for every method; layers that are not generated use HEAD.
 GRID, HEAD = (1e-3, 3e-3, 1e-2, 3e-2), 2e-3
 
 
@@ -55,18 +55,18 @@ class Job:
         None for the controls, which `label` names.
     recipe : deeptn.recipe.Recipe
     seed : int
-        Of the head, of the cores and of the order of the images.
+        Seed of the head, the cores and the order of the images.
     split : {"test", "validation"}
-        Train on all images and count on the test images; or train on 50,000 and count on the other 10,000.
+        Train on all images and evaluate on the test images; or train on 50,000 and evaluate on the other 10,000.
     scheme : str
-        Of the initialiser.
+        Initialization scheme.
     start : {"random", "fit"}
         Random cores, or cores fitted to the weight of a dense model of the same seed
         (in closed form, or by gradient).
     layout : str
         One of `LAYOUTS`.
     scale : bool
-        Whether the network has a parameter for the size of W alone.
+        Whether the network has a separate parameter for the scale of W.
     """
 
     label: str
@@ -81,11 +81,11 @@ class Job:
 
     @property
     def key(self) -> str:
-        """What tells two jobs apart."""
+        """The identity of a job, as JSON."""
         return json.dumps(self.to_dict(), sort_keys=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return the job as plain data."""
         data = {name: getattr(self, name) for name in ("label", "seed", "split", "scheme", "start", "layout", "scale")}
         family = None if self.topology is None else topology_to_dict(self.topology)
         return json.loads(json.dumps(data | {"topology": family, "recipe": asdict(self.recipe)}))
@@ -93,7 +93,7 @@ class Job:
 
 @cache
 def images(split: str, folder: str | None) -> Images:
-    """The data of a split."""
+    """Return the data of a split."""
     data = load_images("fashion-mnist", folder)
     if split == "test":
         return data
@@ -104,7 +104,7 @@ def images(split: str, folder: str | None) -> Images:
 
 
 def make_net(job: Job) -> dtn.Network:
-    """The network of a job."""
+    """Return the network of a job."""
     assert job.topology is not None
     factors = LAYOUTS[job.layout]
     layout = None if factors is None else dtn.Layout(SHAPE, factors, order="interleaved")
@@ -113,7 +113,7 @@ def make_net(job: Job) -> dtn.Network:
 
 
 def make_model(job: Job, folder: str | None) -> nn.Sequential:
-    """The model of a job at its start. The head is the same for all jobs of a seed."""
+    """Return the initial model of a job. All jobs of a seed have the same head, except after a fit."""
     torch.manual_seed(job.seed)
     head = nn.Linear(SHAPE[0], 10)
     torch.manual_seed(1000 + job.seed)
@@ -135,7 +135,7 @@ def make_model(job: Job, folder: str | None) -> nn.Sequential:
 
 @cache
 def teacher(seed: int, split: str, folder: str | None) -> nn.Sequential:
-    """A dense model, trained for ten epochs."""
+    """Return a dense model, trained for ten epochs."""
     job = Job("dense", None, dtn.recipe.Recipe(epochs=10, lr=1e-3), seed, split)
     model = make_model(job, folder)
     train(model, images(split, folder), job.recipe, seed)
@@ -143,7 +143,7 @@ def teacher(seed: int, split: str, folder: str | None) -> nn.Sequential:
 
 
 def stage_gradients(model: nn.Sequential, data: Images) -> list[float]:
-    """Norm of the gradient of the loss by the cores of every stage, over the norm of these cores; 1,000 images."""
+    """Return the norm of the loss gradient for the cores of each stage, over the norm of these cores; 1,000 images."""
     layer: Any = model[1]
     loss = nn.functional.cross_entropy(model(data.train_x[:1000]), data.train_y[:1000])
     names = list(layer.cores)
@@ -157,7 +157,7 @@ def stage_gradients(model: nn.Sequential, data: Images) -> list[float]:
 
 
 def run(job: Job, folder: str | None = None) -> dict[str, Any]:
-    """Train and count."""
+    """Train and evaluate a model."""
     data = images(job.split, folder)
     model = make_model(job, folder)
     layer: Any = model[1]
@@ -193,7 +193,7 @@ def _work(arguments: tuple[Job, str | None]) -> tuple[Job, dict[str, Any]]:
 
 @dataclass
 class Log:
-    """Results by job, a line each; a job that is there already is not run again."""
+    """A log of results, one line per job; jobs already in it are not run again."""
 
     path: Path
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -206,7 +206,7 @@ class Log:
                 self.done[json.dumps(entry["job"], sort_keys=True)] = entry["result"]
 
     def run(self, jobs: Iterable[Job], processes: int, folder: str | None) -> None:
-        """Run what is not there yet, so many at a time, one thread each."""
+        """Run the jobs that are not in the log yet, in parallel processes with one thread each."""
         wanted = [job for job in jobs if job.key not in self.done]
         if not wanted:
             return

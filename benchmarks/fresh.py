@@ -1,6 +1,6 @@
-"""What is measured in a process of its own: the growth of memory, and the first search for a contraction order.
+"""Measurements that need a new process: the growth of memory, and the first search for a contraction order.
 
-python benchmarks/fresh.py TASK THREADS JSON        # `timing.fresh` calls it so
+python benchmarks/fresh.py TASK THREADS JSON        # called by `timing.fresh`
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 
 
 def growth(call: Callable[[], Any]) -> int:
-    """By how many bytes the resident memory grows at most during a call (Linux).
+    """Return the largest growth of the resident memory during a call, in bytes (Linux).
 
-    The peak is ``VmHWM``; ``ru_maxrss`` of a new process begins with that of the one which started it.
+    The peak is ``VmHWM``, because ``ru_maxrss`` of a new process starts at the value of its parent process.
     """
     gc.collect()
     with contextlib.suppress(OSError):
@@ -35,7 +35,7 @@ def _status(field: str) -> int:
 
 
 def backward(way: str, legs: int, layers: int, seed: int) -> dict[str, Any]:
-    """Growth during one decoding with its backward pass; the gradient that comes in is there before."""
+    """Return the growth during one decode with its backward pass; the incoming gradient is allocated before."""
     import torch
     from peers import brickwall, gate_by_gate
 
@@ -48,13 +48,13 @@ def backward(way: str, legs: int, layers: int, seed: int) -> dict[str, Any]:
             return lambda: net.materialize(params).backward(gradient)
         return lambda: gate_by_gate(params, legs, layers).reshape(net.shape).backward(gradient)
 
-    decode_backward(12)()  # thread pools and libraries
+    decode_backward(12)()  # warms up thread pools and libraries
     call = decode_backward(legs)
     return _result(growth(call), legs)
 
 
 def stream(legs: int, part: int, seed: int) -> dict[str, Any]:
-    """Growth while the weight is decoded block by block into a file."""
+    """Return the growth while the weight is decoded block by block into a file."""
     import numpy as np
     from peers import brickwall
     from timing import difference
@@ -88,12 +88,12 @@ def _result(grown: int, legs: int) -> dict[str, Any]:
 
 
 def search(family: str, fields: dict[str, Any], shape: list[int], batch: int) -> dict[str, float]:
-    """Seconds until a program is there; ``DEEPTN_CACHE`` says whether anything is known already."""
+    """Return the seconds until a program is compiled; ``DEEPTN_CACHE`` may already contain its paths."""
     start = time.perf_counter()
     import deeptn as dtn
 
     seconds = {"import": time.perf_counter() - start}
-    # cotengra imports some of its parts on the first search
+    # the first search makes cotengra import some of its modules
     other = dtn.Tucker(rank=2) if family != "Tucker" else dtn.TensorTrain(rank=2)
     start = time.perf_counter()
     dtn.network(other, (64, 64)).program("materialize")
@@ -101,7 +101,7 @@ def search(family: str, fields: dict[str, Any], shape: list[int], batch: int) ->
     net: Any = dtn.network(getattr(dtn, family)(**fields), shape)
     for mode, rows in (("materialize", 1), ("apply", batch)):
         if mode == "materialize" or net.is_linear:
-            gc.collect()  # a full collection of what the imports left takes 9 ms, wherever it happens to come
+            gc.collect()  # else a full collection of what the imports left, 9 ms, may happen while the clock runs
             start = time.perf_counter()
             net.program(mode, rows)
             seconds[mode] = time.perf_counter() - start
@@ -111,7 +111,7 @@ def search(family: str, fields: dict[str, Any], shape: list[int], batch: int) ->
 def main() -> None:
     """Run one task and print its result as JSON."""
     task, threads, arguments = sys.argv[1:]
-    if task != "search":  # which times the imports
+    if task != "search":  # a search times the imports
         import torch
 
         torch.set_num_threads(int(threads))

@@ -1,14 +1,14 @@
-"""Whether deeptn computes the right thing on a GPU, and how long that takes: all by one command, within five minutes.
+"""Check that deeptn computes correctly on a GPU, and time it: with one command, within five minutes.
 
-Networks of all families in PyTorch and JAX against NumPy in float64 come first, then times on the device, in float32
-without TF32. What is not right is noted and does not stop the others; the exit status is 1 then. The file
+First, networks of all families in PyTorch and JAX are compared with NumPy in float64; then the device is timed, in
+float32 without TF32. A failure is recorded and does not stop the rest, but makes the exit status 1. The file
 ``gpu-<card>.json`` is written after every section.
 
     python benchmarks/gpu.py --out FOLDER     # on a machine with a CUDA card
-    python benchmarks/gpu.py --quick          # small, on a CPU, nothing is kept: does it run?
+    python benchmarks/gpu.py --quick          # small, on a CPU, keeps nothing: checks that it runs
 
-Of deeptn's requirements it takes NumPy, autoray, cotengra and rich alone, and no installation of deeptn itself:
-``PYTHONPATH=.:backends`` will do.
+It needs PyTorch and, of deeptn's requirements, only NumPy, autoray, cotengra and rich. deeptn itself need not be
+installed: ``PYTHONPATH=.:backends`` is enough.
 """
 
 from __future__ import annotations
@@ -38,23 +38,23 @@ from timing import console
 import deeptn
 from deeptn.base import write_atomically
 
-#: Rows of a section.
+#: The rows of a section.
 Rows = Iterator[dict[str, Any]]
 
 
 class LeftOut(Exception):
-    """Why a section cannot be run here; no fault."""
+    """Raised if a section cannot run here; not a failure."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """What is run, and where.
+    """What to run, and where.
 
     Attributes
     ----------
     device : torch.device
     quick : bool
-        Small sizes.
+        Whether to use small sizes.
     seed : int
     """
 
@@ -64,35 +64,35 @@ class Run:
 
     @property
     def watch(self) -> Stopwatch:
-        """The clock."""
+        """The stopwatch for this device."""
         return Stopwatch(self.device, 2 if self.quick else 100)
 
     @property
     def legs(self) -> int:
-        """Binary legs of the weight that is decoded."""
+        """Number of binary legs of the weight to decode."""
         return 12 if self.quick else 24
 
     def cases(self, count: int, first: int = 0, skip: int = 1) -> Iterator[Case]:
-        """Small networks, one in three of them for --quick, and every `skip`-th of the large ones."""
+        """Yield `count` small networks (a third with --quick), and every `skip`-th of the large ones."""
         few = itertools.islice(small(self.seed, first), count // 3 if self.quick else count)
         many = itertools.islice(large(18 if self.quick else 20), 0, 3 if self.quick else None, skip)
         return itertools.chain(few, many)
 
 
 def correct_torch(run: Run) -> Rows:
-    """PyTorch: 22 small networks and 8 large ones."""
+    """Check PyTorch with 22 small networks and 8 large ones."""
     engine = torch_engine(run.device)
     for case in run.cases(22):
         yield check(case, engine)
 
 
 def correct_jax(run: Run) -> Rows:
-    """JAX: 7 small networks, from another family on, and 3 large ones."""
+    """Check JAX with 7 small networks, starting at another family, and 3 large ones."""
     jax = optional("jax")
     if jax is None:
         raise LeftOut("JAX is not installed")
     if run.device.type == "cuda" and jax.default_backend() != "gpu":
-        raise LeftOut(f"JAX sees no GPU, but {jax.devices()}")
+        raise LeftOut(f"JAX sees no GPU, only {jax.devices()}")
     jax.config.update("jax_default_matmul_precision", "highest")
     engine = jax_engine(jax)
     for case in run.cases(7, first=11, skip=3):
@@ -100,12 +100,12 @@ def correct_jax(run: Run) -> Rows:
 
 
 def train(run: Run) -> Rows:
-    """A step of two sizes of layers."""
+    """Time a training step of layers of two sizes."""
     sides = ((40, 12), (64, 64)) if run.quick else ((400, 120), (4096, 4096))
     return training(run.watch, sides, 8 if run.quick else 128, run.seed)
 
 
-#: By name: what yields the rows, and after how many seconds no further one is begun.
+#: By name: a function that yields the rows, and the seconds after which no new row is started.
 SECTIONS: dict[str, tuple[Callable[[Run], Rows], float]] = {
     "correct: torch": (correct_torch, 50),
     "correct: JAX": (correct_jax, 50),
@@ -116,7 +116,7 @@ SECTIONS: dict[str, tuple[Callable[[Run], Rows], float]] = {
 
 
 def section(name: str, run: Run) -> dict[str, Any]:
-    """Rows of a section; ``cut_short``, ``left_out`` or ``error`` say why there are no more."""
+    """Run a section and return its rows; ``cut_short``, ``left_out`` or ``error`` say why rows are missing."""
     rows, seconds = SECTIONS[name]
     found: dict[str, Any] = {"rows": []}
     start = time.perf_counter()
@@ -129,7 +129,7 @@ def section(name: str, run: Run) -> dict[str, Any]:
                 break
     except LeftOut as reason:
         found["left_out"] = str(reason)
-    except Exception as error:  # the other sections are to be run too
+    except Exception as error:  # run the other sections anyway
         console.print_exception()
         found["error"] = said(error)
     for word in ("cut_short", "left_out", "error"):
@@ -139,7 +139,7 @@ def section(name: str, run: Run) -> dict[str, Any]:
 
 
 def show(row: dict[str, Any]) -> None:
-    """A row on the terminal: relative errors, or milliseconds on the device (and of the host)."""
+    """Print a row: relative errors, or milliseconds on the device (and on the host)."""
     if "ways" in row:
         cells = [f"{name} {shown(way)}" for name, way in row["ways"].items()]
     elif row["error"] is None:
@@ -152,7 +152,7 @@ def show(row: dict[str, Any]) -> None:
 
 
 def shown(way: dict[str, Any]) -> str:
-    """Times of one way; a star where they are not those of a graph."""
+    """Format the times of one way, with a star if they were not measured with a graph."""
     if "error" in way:
         return way["error"]
     star = "" if way["graph"] is None else "*"
@@ -160,7 +160,7 @@ def shown(way: dict[str, Any]) -> str:
 
 
 def about(device: torch.device) -> dict[str, Any]:
-    """Where and with what."""
+    """Return the environment: device, versions and precision."""
     found = environment()
     found["versions"].setdefault("deeptn", getattr(deeptn, "__version__", "not installed"))
     found |= {"card": card(device), "cuda": torch.version.cuda, "driver": None}
@@ -177,12 +177,12 @@ def about(device: torch.device) -> dict[str, Any]:
 
 
 def card(device: torch.device) -> str:
-    """The name of a card."""
+    """Return the name of the card."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
 
 
 def measure(run: Run, folder: Path) -> bool:
-    """Run all sections, write the file after each; whether everything is right."""
+    """Run all sections, writing the file after each; return whether everything is correct."""
     name = re.sub(r"[^a-z0-9]+", "-", card(run.device).lower()).strip("-")
     out = folder / f"gpu-{name}.json"
     folder.mkdir(parents=True, exist_ok=True)
@@ -201,18 +201,18 @@ def measure(run: Run, folder: Path) -> bool:
 
 
 def main() -> None:
-    """Read the command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, help="folder of the JSON file")
-    parser.add_argument("--quick", action="store_true", help="small, on a CPU, nothing is kept")
+    parser.add_argument("--out", type=Path, help="folder for the JSON file")
+    parser.add_argument("--quick", action="store_true", help="small networks on a CPU; keep nothing")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     if not options.quick and options.out is None:
-        parser.error("name the folder of the results: --out FOLDER")
+        parser.error("name a folder for the results: --out FOLDER")
     if not options.quick and not torch.cuda.is_available():
-        parser.error("torch sees no CUDA card; --quick tries the script on a CPU")
+        parser.error("torch sees no CUDA device; write --quick to try the script on a CPU")
     torch.set_float32_matmul_precision("highest")
-    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # JAX, imported later, leaves the card's memory to torch
+    os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # so JAX, imported later, leaves memory on the card for torch
     if options.quick:
         os.environ["JAX_PLATFORMS"] = "cpu"
     run = Run(torch.device("cpu" if options.quick else "cuda"), options.quick, options.seed)

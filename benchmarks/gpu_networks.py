@@ -1,4 +1,4 @@
-"""Networks of every family, and whether an engine computes their values and gradients as NumPy does in float64."""
+"""Networks of every family, and a check of an engine's values and gradients against NumPy in float64."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import deeptn as dtn
 from deeptn.arrays import relative_error, to_numpy
 from deeptn.engine import runner_of
 
-#: An engine in float32 may differ by so much from NumPy in float64; and so much may the gradient in float64, which is
-#: torch's on the CPU, from a difference of two decodings in NumPy along a random direction.
+#: Allowed difference between an engine in float32 and NumPy in float64; and between the reference gradient (torch on
+#: the CPU in float64) and a difference quotient of two decodes in NumPy along a random direction.
 TOLERANCE, SLOPE = 1e-5, 1e-5
 
-#: Length of the step of that difference, in times of the entries.
+#: Step of this difference quotient, relative to the size of the entries.
 STEP = 1e-7
 
-#: What the fields of a family are drawn among.
+#: Values from which the fields of a family are drawn.
 CHOICES: Mapping[str, Sequence[Any]] = {
     "activation": ("relu", "tanh", "silu", "gelu", "relu", None),
     "normalize": ("rms", None),
@@ -34,21 +34,21 @@ CHOICES: Mapping[str, Sequence[Any]] = {
 
 Arrays = dict[str, np.ndarray]
 
-#: From a network, its parameters, the gradient that comes in, an input and whether states are recomputed: W, W applied
-#: to the input (where the network is linear), and the gradients.
+#: Takes a case, its parameters, the incoming gradient and an input; returns W, W applied to the input (None if the
+#: network is not linear), and the gradients.
 Engine = Callable[["Case", Arrays, np.ndarray, np.ndarray], tuple[Any, Any, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network to be computed with parameters of a seed.
+    """A network to compute with the parameters of a seed.
 
     Attributes
     ----------
     net : deeptn.Network
     seed : int
     recompute : bool, optional
-        As for `Network.materialize`.
+        Passed to `Network.materialize`.
     """
 
     net: dtn.Network
@@ -57,12 +57,12 @@ class Case:
 
     @property
     def label(self) -> str:
-        """The family and the shape."""
+        """The family, the shape, and whether states are recomputed."""
         more = ", recomputed" if self.recompute else ""
         return f"{type(self.net.topology).__name__} {' × '.join(map(str, self.net.shape))}{more}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything needed to reproduce the case."""
+        """Return everything needed to reproduce the case."""
         layout, cost = self.net.layout, self.net.cost()
         return {
             "topology": repr(self.net.topology),
@@ -78,7 +78,7 @@ class Case:
 
 
 def small(seed: int, first: int = 0) -> Iterator[Case]:
-    """Networks of up to 2^14 entries, endlessly, one family after another from the one of number `first` on."""
+    """Yield networks of at most 2^14 entries without end, family after family, starting at number `first`."""
     names = [name for name in dtn.topologies.topology_names() if hasattr(dtn, name)]
     for number in itertools.count(first):
         random = np.random.default_rng((seed, number))
@@ -89,7 +89,7 @@ def small(seed: int, first: int = 0) -> Iterator[Case]:
 
 
 def _drawn(name: str, random: np.random.Generator) -> dtn.Network | None:
-    """A network of a family on legs of random sizes; None where the family cannot be built on them."""
+    """Draw a network of a family on legs of random sizes; None if the family cannot be built on them."""
 
     def one_of(some: Sequence[Any]) -> Any:
         return some[int(random.integers(len(some)))]
@@ -102,7 +102,7 @@ def _drawn(name: str, random: np.random.Generator) -> dtn.Network | None:
     layout_factors: tuple[tuple[int, ...], ...] = (tuple(sizes[:cut]), tuple(sizes[cut:]))
     family: dtn.Topology
     activation = one_of(CHOICES["activation"])
-    if name == "Graph":  # two stages, a ring under three legs
+    if name == "Graph":  # two stages; the second is a ring with three legs
         layout_factors = (tuple(sizes[:2]), tuple(sizes[2:3]))
         family = dtn.Graph(nodes=[{"S": "pq"}, {"U": "pax", "V": "xby", "W": "ycqx"}], output=["pq", "abc"], rank=3)
     elif name in ("Sum", "Product"):
@@ -123,12 +123,12 @@ def _drawn(name: str, random: np.random.Generator) -> dtn.Network | None:
 
 
 def large(legs: int) -> Iterator[Case]:
-    """Networks of about 2^legs entries whose states a gradient makes again."""
+    """Yield networks of about 2^legs entries; their gradients recompute the states."""
     side, short = 2 ** (legs // 2), 2 ** (legs // 2) - 2 ** (legs // 2 - 3) - 1
     families = (
         (dtn.BrickWall(layers=3, normalize=None), (side, side)),
         (dtn.BrickWall(layers=4, activation="tanh", cyclic=True), (short, side)),
-        (dtn.BrickWall(layers=3), (2 * side, short)),  # an odd number of legs: one constant
+        (dtn.BrickWall(layers=3), (2 * side, short)),  # an odd number of legs, so one node is constant
         (dtn.MERA(rank=4), (short, short)),
         (dtn.BrickWall(layers=4, activation="gelu", residual=True), (side, short)),
         (dtn.Sum(terms=(dtn.LowRank(rank=8), dtn.BrickWall(layers=3))), (short, side)),
@@ -140,11 +140,11 @@ def large(legs: int) -> Iterator[Case]:
 
 
 def parameters(case: Case) -> Arrays:
-    """Parameters in float32.
+    """Return parameters in float32.
 
-    The gradient jumps where the argument of a ReLU changes its sign, so that rounding alone would change it. There all
-    entries are positive but for the signs of the open indices of each stage: no argument is a difference, and none
-    comes near zero. The first sign of an index is positive, so that something passes.
+    The gradient jumps where the argument of a ReLU changes sign, so rounding alone could change it. With ReLU, all
+    entries are therefore positive, except for signs along the open indices of each stage: no argument is a difference,
+    and none comes near zero. The first sign of each index is positive, so that some values pass.
     """
     params = case.net.init(case.seed)
     stages = case.net.spec.stages
@@ -166,22 +166,22 @@ def parameters(case: Case) -> Arrays:
 
 
 def check(case: Case, engine: Engine) -> dict[str, Any]:
-    """Compare an engine with the reference.
+    """Compare an engine with the reference in one case.
 
     Returns
     -------
     dict
-        ``network``, the relative errors ``value``, ``apply`` (None where the network is not linear), ``gradient``
-        (all cores together) and ``slope`` (of the reference itself), ``passed`` and ``error``.
+        ``network``; the relative errors ``value``, ``apply`` (None if the network is not linear), ``gradient`` (all
+        cores together) and ``slope`` (of the reference gradient); ``passed`` and ``error``.
     """
     row: dict[str, Any] = {"label": case.label, "network": case.to_dict(), "passed": False, "error": None}
     try:
         row |= _errors(case, engine)
-    except Exception as error:  # the other networks are to be tried too
+    except Exception as error:  # try the other networks anyway
         row["error"] = f"{type(error).__name__}: {error}"
         return row
     found = [row[name] for name in ("value", "apply", "gradient") if row[name] is not None]
-    row["passed"] = all(error <= TOLERANCE for error in found) and row["slope"] <= SLOPE  # not a number: no
+    row["passed"] = all(error <= TOLERANCE for error in found) and row["slope"] <= SLOPE  # NaN does not pass
     return row
 
 
@@ -208,7 +208,7 @@ def _errors(case: Case, engine: Engine) -> dict[str, float | None]:
 def _slope_error(
     net: dtn.Network, params: Arrays, incoming: np.ndarray, slopes: Arrays, random: np.random.Generator
 ) -> float:
-    """How far gradients are from a central difference in NumPy, relative to what a random direction gives."""
+    """Return the relative error of gradients against a central difference in NumPy along a random direction."""
     ways = {name: STEP * np.std(array) * random.standard_normal(array.shape) for name, array in params.items()}
     ahead, behind = (
         net.materialize({name: array + sign * ways[name] for name, array in params.items()}) for sign in (1, -1)
@@ -221,11 +221,11 @@ def _slope_error(
 
 def _check_runner(library: str, run: Any) -> None:
     if runner_of(library) is not run:
-        raise RuntimeError(f"programs of {library} are not run by its own engine, but by {runner_of(library)}")
+        raise RuntimeError(f"{library} programs do not run on deeptn's {library} engine, but on {runner_of(library)}")
 
 
 def torch_engine(device: torch.device) -> Engine:
-    """The engine of `deeptn_torch` on a device; W with and without a gradient have to be the same."""
+    """Return the engine of `deeptn_torch` on a device; it also checks that W without a gradient equals W with one."""
     from deeptn_torch.engine import run
 
     _check_runner("torch", run)
@@ -238,7 +238,7 @@ def torch_engine(device: torch.device) -> Engine:
             plain = case.net.materialize(cores, recompute=case.recompute)
             difference = relative_error(plain, weight)
             if not difference <= TOLERANCE:
-                raise RuntimeError(f"W without a gradient differs by {difference:.1e} from W with one")
+                raise RuntimeError(f"W computed without a gradient differs by {difference:.1e} from W with one")
             applied = case.net.apply(cores, torch.tensor(x, device=device)) if case.net.is_linear else None
         return weight, applied, {name: core.grad for name, core in cores.items()}
 
@@ -246,8 +246,8 @@ def torch_engine(device: torch.device) -> Engine:
 
 
 def jax_engine(jax: Any) -> Engine:
-    """The engine of `deeptn_jax` under jit, on JAX's default device."""
-    import deeptn_jax  # noqa: F401 - makes its engine known
+    """Return the engine of `deeptn_jax` under jit, on JAX's default device."""
+    import deeptn_jax  # noqa: F401 - registers its engine
     from deeptn_jax.engine import run
 
     _check_runner("jax", run)

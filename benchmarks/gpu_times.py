@@ -1,4 +1,4 @@
-"""Times and memory on a device: calls replayed from a graph between two events, and calls as Python makes them."""
+"""Measure times and memory on a device, with calls replayed from a CUDA graph and with calls made from Python."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import deeptn as dtn
 from deeptn.engine.machine import machine
 from deeptn.topologies import describe
 
-#: Calls before the first one that counts.
+#: Number of warm-up calls.
 WARM = 3
 
 
@@ -30,9 +30,9 @@ class Way:
     Attributes
     ----------
     call : callable
-        What is timed. It returns tensors that are compared, or None.
+        The function to time. It returns tensors to compare, or None.
     replayed : callable, optional
-        What is captured as a graph, where that is not `call`.
+        The function to capture as a graph, if it is not `call`.
     """
 
     call: Callable[[], Any]
@@ -41,14 +41,14 @@ class Way:
 
 @dataclass(frozen=True)
 class Stopwatch:
-    """Takes the median of some calls on a device.
+    """Measures the median time of repeated calls on a device.
 
     Parameters
     ----------
     device : torch.device
     repeats : int
     seconds : float
-        Fewer calls are made, five at least, where all would take longer.
+        Time limit: if all repeats would take longer, fewer are made, but at least five.
     """
 
     device: torch.device
@@ -56,15 +56,15 @@ class Stopwatch:
     seconds: float = 2.5
 
     def measure(self, way: Way) -> dict[str, Any]:
-        """Times of one way.
+        """Return the times of one way.
 
         Returns
         -------
         dict
-            ``device_seconds`` between two events around a replay of the graph, ``host_seconds`` until a call from
-            Python returns, ``eager_seconds`` between two events around that call, ``graph`` (None, or why there is no
-            replay: then ``device_seconds`` are ``eager_seconds``), ``peak_bytes`` allocated beyond what was there, and
-            ``repeats``.
+            ``device_seconds``: between two events around a replay of the graph. ``host_seconds``: until a call from
+            Python returns. ``eager_seconds``: between two events around that call. ``graph``: None, or why capturing
+            failed (then ``device_seconds`` is ``eager_seconds``). ``peak_bytes``: allocated in addition to what was
+            allocated before. ``repeats``.
         """
         for _ in range(WARM):
             way.call()
@@ -79,17 +79,17 @@ class Stopwatch:
         try:
             replay = self.captured(way.replayed or way.call)
             device, _ = self._median(replay, repeats, settle=False)
-        except Exception as error:  # not every call can be captured; why not is worth knowing
+        except Exception as error:  # not every call can be captured; record the reason
             reason = said(first_of(error))
         return {"device_seconds": device, "host_seconds": host, "eager_seconds": eager, "graph": reason} | row
 
     def wait(self) -> None:
-        """Until the device has done everything."""
+        """Wait until the device is idle."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def peak(self, call: Callable[[], Any]) -> int | None:
-        """Bytes that a call allocates at most; None on a CPU."""
+        """Return the peak bytes that a call allocates; None on a CPU."""
         if self.device.type != "cuda":
             return None
         self.wait()
@@ -100,9 +100,9 @@ class Stopwatch:
         return torch.cuda.max_memory_allocated(self.device) - before
 
     def captured(self, call: Callable[[], Any]) -> Callable[[], None]:
-        """A call as a graph that only the device runs."""
+        """Capture a call as a CUDA graph, and return its replay function."""
         if self.device.type != "cuda":
-            raise RuntimeError("graphs are captured on CUDA devices alone")
+            raise RuntimeError("graphs can only be captured on CUDA devices")
         stream = torch.cuda.Stream(self.device)
         stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(stream):
@@ -110,7 +110,7 @@ class Stopwatch:
                 call()
         torch.cuda.current_stream(self.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # The outer context puts the stream back where a capture that fails does not.
+        # The outer context restores the stream; a failed capture does not.
         with torch.cuda.stream(torch.cuda.current_stream(self.device)), torch.cuda.graph(graph):
             call()
         for _ in range(WARM):
@@ -119,7 +119,7 @@ class Stopwatch:
         return graph.replay
 
     def _median(self, call: Callable[[], Any], repeats: int, settle: bool) -> tuple[float, float]:
-        """Seconds between two events, and until the call returns; with `settle` the device is idle before each."""
+        """Return the seconds between two events, and until the call returns; `settle` first waits for the device."""
         on_device, on_host = [], []
         cuda = self.device.type == "cuda"
         events = [[torch.cuda.Event(enable_timing=True) for _ in range(2)] for _ in range(repeats)] if cuda else []
@@ -139,33 +139,33 @@ class Stopwatch:
 
 
 def said(error: BaseException) -> str:
-    """An error in one line."""
+    """Return an error as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:400]
 
 
 def first_of(error: BaseException) -> BaseException:
-    """The error that led to the others: where a call cannot be captured, the end of the capture fails too."""
+    """Return the root cause of an error: if a call cannot be captured, ending the capture fails too."""
     while error.__context__ is not None:
         error = error.__context__
     return error
 
 
 def compared(label: str, ways: Mapping[str, Way], watch: Stopwatch) -> dict[str, Any]:
-    """A row of results.
+    """Check and time several ways; return a row of results.
 
     Parameters
     ----------
     label : str
     ways : mapping of str to Way
-        The first one is that of deeptn.
+        The first way is deeptn.
     watch : Stopwatch
 
     Returns
     -------
     dict
-        ``label``, ``ways``, ``ratios`` (device seconds of the first way by those of each other), ``differences`` of
-        what the others compute from what the first does, and ``passed``: the first way works and no other differs.
-        A way that fails is an ``error`` among the ways; the others are measured.
+        ``label``, ``ways``, ``ratios`` (device seconds of the first way divided by those of each other one),
+        ``differences`` (of the results from those of the first way), and ``passed`` (the first way works and no other
+        differs). A way that fails has an ``error`` in ``ways``; the others are still measured.
     """
     row: dict[str, Any] = {"label": label, "ways": {}, "differences": {}, "passed": True}
     base, expected = next(iter(ways)), None
@@ -179,7 +179,7 @@ def compared(label: str, ways: Mapping[str, Way], watch: Stopwatch) -> dict[str,
                 row["passed"] &= row["differences"][name] < TOLERANCE
             del result
             row["ways"][name] = watch.measure(way)
-        except Exception as error:  # the other ways are to be measured too
+        except Exception as error:  # measure the other ways anyway
             row["ways"][name] = {"error": said(error)}
             row["passed"] &= name != base
     seconds = {name: found["device_seconds"] for name, found in row["ways"].items() if "error" not in found}
@@ -188,7 +188,7 @@ def compared(label: str, ways: Mapping[str, Way], watch: Stopwatch) -> dict[str,
 
 
 def decode(watch: Stopwatch, legs: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Decode one weight of 2^legs entries without a gradient."""
+    """Time decoding a weight of 2^legs entries without a gradient."""
     for layers in (1, 3):
         net = brickwall(legs, layers)
         params = net.init(seed, like="torch", device=watch.device)
@@ -208,7 +208,7 @@ def decode(watch: Stopwatch, legs: int, seed: int) -> Iterator[dict[str, Any]]:
 
 
 def gradient(watch: Stopwatch, legs: int, seed: int) -> Iterator[dict[str, Any]]:
-    """Decode, and take the gradient of ``sum(W * G)``."""
+    """Time decoding and the gradient of ``sum(W * G)``."""
     random = torch.Generator().manual_seed(seed)
     for layers in (1, 3):
         net = brickwall(legs, layers)
@@ -234,7 +234,7 @@ def gradient(watch: Stopwatch, legs: int, seed: int) -> Iterator[dict[str, Any]]
 
 
 def _copy(tensor: Tensor) -> Way:
-    """What it takes to read and write as many entries; nothing to compare."""
+    """Return a way that reads and writes as many entries as a tensor has; it has no result to compare."""
 
     def call() -> None:
         tensor.clone()
@@ -258,7 +258,7 @@ class GateByGate(nn.Module):
 
 
 class CoreByCore(nn.Module):
-    """A layer with the cores of a TT-matrix, each of which is multiplied by the input in turn."""
+    """A layer with the cores of a TT-matrix; it multiplies the input by one core after another."""
 
     def __init__(self, layer: TNLinear):
         super().__init__()
@@ -279,7 +279,7 @@ class CoreByCore(nn.Module):
 
 
 def training(watch: Stopwatch, sides: tuple[tuple[int, int], ...], batch: int, seed: int) -> Iterator[dict[str, Any]]:
-    """A step of a layer: forward, backward, Adam."""
+    """Time a training step of a layer: forward, backward, Adam."""
     torch.manual_seed(seed)
     for into, out in sides:
         x, y = torch.randn(batch, into).to(watch.device), torch.randn(batch, out).to(watch.device)
@@ -287,7 +287,7 @@ def training(watch: Stopwatch, sides: tuple[tuple[int, int], ...], batch: int, s
             layer = TNLinear(into, out, family)
             naive = CoreByCore(layer) if isinstance(family, dtn.TTMatrix) else GateByGate(layer, family.layers)
             dense = layer.to_linear()
-            for module in (layer, naive, dense):  # drawn on the CPU, whatever became of the device's generator
+            for module in (layer, naive, dense):  # drawn on the CPU, whatever the device's generator does
                 module.to(watch.device)
             with torch.no_grad():
                 expected = dense(x)
@@ -310,7 +310,7 @@ def training(watch: Stopwatch, sides: tuple[tuple[int, int], ...], batch: int, s
 
 
 def _step(module: nn.Module, x: Tensor, y: Tensor) -> Way:
-    """A step with Adam's defaults; for a graph with ``capturable``, which keeps the count of steps on the device."""
+    """Return a step with Adam's defaults; the graph uses ``capturable``, which keeps the step count on the device."""
 
     def way(optimizer: torch.optim.Optimizer) -> Callable[[], None]:
         def call() -> None:

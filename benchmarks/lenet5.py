@@ -1,7 +1,7 @@
-"""LeNet-5 on Fashion-MNIST, both hidden linear layers compressed by every family, several seeds.
+"""Compress both hidden linear layers of LeNet-5 on Fashion-MNIST with every family, for several seeds.
 
-The same experiment as ``deeptn demo --data fashion-mnist --model lenet5``, one process per seed. Every finished method
-is appended to a log, so that an interrupted run goes on where it stopped.
+This is the experiment of ``deeptn demo --data fashion-mnist --model lenet5``, with one process per seed. Every finished
+method is appended to a log, so an interrupted run continues where it stopped.
 
     python benchmarks/lenet5.py --seeds 3 --jobs 2
 """
@@ -19,18 +19,18 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def read_log(path: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
-    """Results that are there already. The first line says how they were made; another recipe is refused."""
+    """Return the results in the log. Its first line records how they were made; a different recipe is an error."""
     if not path.exists():
         path.write_text(json.dumps(about) + "\n")
     head, *rows = map(json.loads, path.read_text().splitlines())
     for key in ("recipe", "torch_threads"):
         if head[key] != about[key]:
-            raise SystemExit(f"{path} was made with {key} = {head[key]}, not {about[key]}; name another --out")
+            raise SystemExit(f"{path} was written with {key} = {head[key]}, not {about[key]}; choose another --out")
     return rows
 
 
 def one_seed(seed: int, folder: str | None, threads: int, log: Path, about: dict[str, Any]) -> None:
-    """Run one seed; append every result as it comes, and leave out what the log has already."""
+    """Run one seed; append every result as it arrives, and skip what is already in the log."""
     import torch
     from deeptn_demo.data import load_images
     from deeptn_demo.experiment import SETTINGS, run_seed
@@ -53,17 +53,17 @@ def one_seed(seed: int, folder: str | None, threads: int, log: Path, about: dict
 
 
 def main() -> None:
-    """Run the seeds, then write the table as JSON."""
+    """Run the seeds, and write the table as JSON."""
     from deeptn_demo.environment import environment
     from deeptn_demo.experiment import RIVALS, SETTINGS, Result, summarize
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel processes")
     parser.add_argument("--threads", type=int, default=1, help="torch threads per process")
-    parser.add_argument("--data-dir", help="folder with the IDX files")
+    parser.add_argument("--data-dir", help="folder of the IDX files")
     parser.add_argument("--out", type=Path, default=RESULTS / "lenet5.json")
-    parser.add_argument("--collect", action="store_true", help="run nothing, write the table of what the log holds")
+    parser.add_argument("--collect", action="store_true", help="run nothing, only write the table from the log")
     options = parser.parse_args()
     setting = SETTINGS["lenet5"]
     recipe = {"train": vars(setting.train), "heal": vars(setting.heal)}
@@ -76,7 +76,7 @@ def main() -> None:
         with multiprocessing.get_context("spawn").Pool(options.jobs) as pool:
             pool.starmap(one_seed, jobs, chunksize=1)
         rows = read_log(log, about)
-    families = ["dense", "fixed random", "BrickWall", *RIVALS]
+    families = ["dense", "fixed random", "BrickWall", "narrower dense", *RIVALS]
     rows = [row for row in rows if row["seed"] < options.seeds]
     rows.sort(key=lambda r: (r["seed"], r["budget"] or 0, families.index(r["family"])))
     head = json.loads(log.read_text().splitlines()[0])

@@ -19,7 +19,7 @@ PAGES = HERE.parent / "docs" / "results"
 
 
 def lenet5_page(data: dict[str, Any]) -> str:
-    """The comparison on Fashion-MNIST."""
+    """Return the page on LeNet-5 and Fashion-MNIST."""
     from deeptn_demo.page import cells, number
 
     recipe = data["recipe"]
@@ -36,15 +36,16 @@ def lenet5_page(data: dict[str, Any]) -> str:
     lines = [
         "# LeNet-5 on Fashion-MNIST",
         "",
-        "Both hidden linear layers (400→120 and 120→84, 58,080 weights) are replaced by generated ones. Test "
-        f"accuracy, mean ± standard deviation over {len(data['seeds'])} paired seeds: for each seed one dense model, trained for "
-        f"{recipe['train']['epochs']} epochs, from which every method starts; the same batches and the same recipe for "
-        f"all ({recipe['heal']['epochs']} epochs, Adam, one-cycle schedule to {recipe['heal']['lr']:g}, batch "
-        f"{recipe['heal']['batch']}; nothing was tuned for any method).",
+        "Both hidden linear layers (400→120 and 120→84, 58,080 weights) are replaced by generated ones. The table shows the "
+        f"test accuracy, mean ± standard deviation over {len(data['seeds'])} paired seeds. For each seed, every method starts from "
+        f"the same dense model, trained for {recipe['train']['epochs']} epochs, and heals it with the same batches and the same "
+        f"recipe ({recipe['heal']['epochs']} epochs, Adam, one-cycle schedule to {recipe['heal']['lr']:g}, batch "
+        f"{recipe['heal']['batch']}). Nothing was tuned for any method.",
         "",
-        "Each family has the largest sizes that together are not above BrickWall's own parameters (one rank for both "
-        "layers, then one more in a layer while it fits); a dash where even rank 1 is larger. Families with a closed form were healed from it (“weight”) and from random cores (“random”); the one "
-        "with the lower training loss counts, the other is in the last column. BrickWall and Tree start at random.",
+        "Each family gets the largest sizes that need no more parameters than BrickWall (one rank for both layers, then one "
+        "more in each layer that still fits); a dash means that even rank 1 is larger. Families with a closed form were healed "
+        "from it (“weight”) and from random cores (“random”). The start with the lower training loss counts; the other one is in "
+        "the last column. BrickWall and Tree start from random cores.",
         "",
         *table(headings, rows),
         "",
@@ -58,7 +59,7 @@ def lenet5_page(data: dict[str, Any]) -> str:
 
 
 def versus(rows: Sequence[dict[str, Any]], first: str) -> list[str]:
-    """A table of what `timing.measure` found: milliseconds of deeptn, the others as multiples of it."""
+    """Return a table of results of `timing.measure`: deeptn in milliseconds, the others as multiples of it."""
     others = list(dict.fromkeys(name for row in rows for name in row["ratios"]))
     lines = []
     for row in rows:
@@ -71,24 +72,24 @@ def versus(rows: Sequence[dict[str, Any]], first: str) -> list[str]:
 
 
 def figure_of(value: float | None) -> str:
-    """Three digits; a dash for what was not measured."""
+    """Format a number with three digits, or a dash if it was not measured."""
     return "–" if value is None else f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def notes(section: dict[str, Any]) -> list[str]:
-    """What was left out, and why."""
+    """Return a line that says what was left out, and why."""
     reasons = {f"{name}: {why}" for row in section["rows"] for name, why in row.get("left_out", {}).items()}
     reasons |= {f"{name}: not installed" for name in section["missing"]}
     return ["", f"Left out: {'; '.join(sorted(reasons))}."] if reasons else []
 
 
 def engine_decode(section: dict[str, Any]) -> list[str]:
-    """Forward."""
+    """Return the section on decoding without a gradient."""
     compiled = [row["jax_compile_seconds"] for row in section["rows"] if "jax_compile_seconds" in row]
     return [
         f"`net.materialize(params)` of a BrickWall, 2^{section['legs']} entries ({2 ** (section['legs'] - 18)} MiB), "
-        "`normalize=None`, without a gradient: against a copy of the weight, the paper's way (one gate after another on the "
-        "whole state), quimb with its default options stage by stage, and the same program in JAX under `jit`"
+        "`normalize=None`, without a gradient. The peers are a copy of the weight; the paper's method (one gate after another on "
+        "the whole state); quimb with its default options, stage by stage; and the same program in JAX under `jit`"
         + (f" (compiled in {min(compiled):.1f} to {max(compiled):.1f} s, not counted)." if compiled else "."),
         "",
         *versus(section["rows"], "BrickWall"),
@@ -98,24 +99,25 @@ def engine_decode(section: dict[str, Any]) -> list[str]:
 
 
 def engine_floor(section: dict[str, Any]) -> list[str]:
-    """What the products with the state take alone."""
+    """Return the time that the products with the state take on their own."""
     floor = section["floor"]
     count, each = floor["products"], 1e3 * floor["seconds"]
     (row,) = (row for row in section["rows"] if row["label"] == floor["label"])
     return [
         "",
-        f"{row['label']} multiplies its state {count} times by a matrix of at most 32 × 32. In a chain of nothing but such "
-        f"products (into two buffers in turn) one takes {each:.1f} ms in torch, {count} take {count * each:.0f} ms: "
-        f"all of the {1e3 * row['seconds']['deeptn']:.0f} ms of the decoding.",
+        f"{row['label']} multiplies its state {count} times by a matrix of at most 32 × 32. In torch, a chain of such products "
+        f"alone (alternating between two buffers) takes {each:.1f} ms per product, {count * each:.0f} ms for {count}. The whole "
+        f"decoding takes {1e3 * row['seconds']['deeptn']:.0f} ms.",
     ]
 
 
 def engine_backward(section: dict[str, Any]) -> list[str]:
-    """Forward and backward."""
+    """Return the section on decoding with a gradient."""
     compiled = [row["jax_compile_seconds"] for row in section["rows"] if "jax_compile_seconds" in row]
     return [
-        "Decoding and the gradient of `sum(W * G)` by all cores, the same weights. “forward alone” is `materialize` without a "
-        "gradient" + (f"; JAX compiles its gradient in {max(compiled):.1f} s." if compiled else "."),
+        "Decoding the same weights, and the gradient of `sum(W * G)` with respect to all cores. “forward alone” is `materialize` "
+        "without a gradient."
+        + (f" JAX compiles its gradient in {max(compiled):.1f} s (not counted)." if compiled else ""),
         "",
         *versus(section["rows"], "BrickWall"),
         *notes(section),
@@ -123,7 +125,7 @@ def engine_backward(section: dict[str, Any]) -> list[str]:
 
 
 def engine_memory(section: dict[str, Any]) -> list[str]:
-    """Growth of the resident memory."""
+    """Return the section on the growth of the resident memory."""
     if "rows" not in section:
         return [f"Not measured: {section['left_out']}."]
     rows = []
@@ -131,20 +133,20 @@ def engine_memory(section: dict[str, Any]) -> list[str]:
         ways = (row["ways"].get(way, {}).get("times_weight") for way in ("deeptn", "gate by gate"))
         rows.append([row["label"], f"2^{row['legs']}", *map(figure_of, ways)])
     return [
-        "By how much the resident memory grows at most, in times of the weight, in a process of its own: one decoding with "
-        "its backward pass (the result and its gradient included), and `net.iter_blocks` with blocks of an eighth of the "
-        "weight at most, each written to a file.",
+        "The largest growth of the resident memory, as a multiple of the size of the weight, in a separate process: one decoding "
+        "with its backward pass (including the result and its gradient), and `net.iter_blocks` with blocks of at most an eighth "
+        "of the weight, each written to a file.",
         "",
         *table(["BrickWall", "entries", "deeptn [W]", "gate by gate [W]"], rows),
     ]
 
 
 def engine_apply(section: dict[str, Any]) -> list[str]:
-    """Products without the weight."""
+    """Return the section on products with W that do not decode it."""
     return [
-        f"`x @ W.T` without W, {section['side']} × {section['side']}; every peer has the same cores, and training is forward "
-        "and backward of the sum. “plain GEMMs” are the matrix products of the program alone, on matrices that lie ready; "
-        "“reconstructed” decodes W; TensorKrowch's MPO was given one node with all legs of the input, and torchTT always "
+        f"`x @ W.T` without W, {section['side']} × {section['side']}. All peers have the same cores; training means forward "
+        "and the backward pass of the sum. “plain GEMMs” are only the matrix products of the program, on matrices already in place. "
+        "“reconstructed” decodes W. TensorKrowch's MPO gets one node with all legs of the input, and torchTT always "
         "adds a bias.",
         "",
         *versus(section["rows"], "layer"),
@@ -153,11 +155,10 @@ def engine_apply(section: dict[str, Any]) -> list[str]:
 
 
 def engine_small(section: dict[str, Any]) -> list[str]:
-    """Dispatch."""
+    """Return the section on small layers."""
     return [
-        "`TNLinear(400, 120)` with 128 rows against `nn.Linear`: one step of training (forward and backward, so that W is "
-        "decoded each time unless the network is applied to the input), and `eval()` without a gradient, where the decoded W "
-        "is kept.",
+        "`TNLinear(400, 120)` with 128 rows against `nn.Linear`: one training step (forward and backward, so W is decoded each "
+        "time unless the network is applied to the input), and `eval()` without a gradient, where the decoded W is cached.",
         "",
         *versus(section["rows"], "layer"),
         "",
@@ -166,7 +167,7 @@ def engine_small(section: dict[str, Any]) -> list[str]:
 
 
 def engine_dispatch(section: dict[str, Any]) -> list[str]:
-    """Where the time of a small layer goes, and what the machine's own figures would allow."""
+    """Explain where a small layer spends its time, and what the measured speed of the machine would allow."""
     floor, machine = section["floor"], section["machine"]
     dense, idle = (1e6 * floor["seconds"][name] for name in ("nn.Linear", "idle"))
     kinds = sorted(
@@ -178,42 +179,43 @@ def engine_dispatch(section: dict[str, Any]) -> list[str]:
         cells = [f"{1e6 * p['seconds']:.0f}" + (f" ({p['operations']:.0f})" if p["operations"] else "") for p in parts]
         rows.append([row["label"], *cells])
     lines = [
-        "Where a step of training spends its time: microseconds (and operations), the clock around each of the engine's "
-        "array operations in place. “rest” is autograd, the parameters, the layer's dense product and the engine itself.",
+        "Where a training step spends its time, in microseconds (number of operations in brackets), timed around each "
+        "array operation of the engine. “rest” is autograd, the parameters, the layer's dense product and the engine itself.",
         "",
         *table(["layer", *kinds], rows),
         "",
-        f"A dense layer beside which {floor['parameters']} parameters are stacked, and do nothing, takes {idle:.0f} µs instead of "
-        f"{dense:.0f}, to clear, stack and accumulate so many gradients: {idle / dense:.1f} times.",
+        f"The number of parameters alone has a price: a dense layer takes {dense:.0f} µs; with {floor['parameters']} additional idle "
+        f"parameters, whose gradients have to be cleared, stacked and accumulated, it takes {idle:.0f} µs, {idle / dense:.1f} "
+        "times as long.",
     ]
     for row in section["where"]:
         flops, write = row["cost"]["flops"], row["cost"]["write"]
         arithmetic, moves = 3e6 * flops * machine["flop"], 3e6 * write * machine["element"]
         lines[-1] += (
-            f" {row['label']}: {flops / 1e6:.1f} Mflop and {write:,} elements written by {row['cost']['steps']} steps forward, "
-            f"about twice that backward; at the rates that `choose` measures on this machine {arithmetic:.0f} µs of arithmetic "
-            f"and {moves:.0f} µs of writing, so with the parameters {(idle + arithmetic + moves) / dense:.1f} times nn.Linear "
-            "if no step cost anything but its work."
+            f" {row['label']} needs {flops / 1e6:.1f} Mflop and writes {write:,} elements in {row['cost']['steps']} steps forward, "
+            f"and about twice that backward. At the rates that `choose` measures on this machine, this is {arithmetic:.0f} µs of "
+            f"arithmetic and {moves:.0f} µs of writing. Together with the parameters, the layer would take "
+            f"{(idle + arithmetic + moves) / dense:.1f} times as long as nn.Linear if its steps had no overhead."
         )
         operations = 1e6 * sum(part["seconds"] for kind, part in row["profile"].items() if kind != "rest")
         lines[-1] += (
-            f" As measured, its array operations alone take {operations:.0f} µs: with the idle parameters "
-            f"{(idle + operations) / dense:.1f} times, before autograd and the engine have done anything."
+            f" In fact, its array operations alone take {operations:.0f} µs: with the idle parameters, "
+            f"{(idle + operations) / dense:.1f} times as long, without autograd and the engine itself."
         )
     lines += [
         "",
-        "So the limits of 4 and 8 times are not reached; this program, with a parameter for every node and a call for every "
-        "operation, cannot. One with fewer of both is not excluded. Tried: the steps as generated straight-line code (12 % faster, a second executor, not kept); "
-        "NumPy's BLAS for the larger products (its threads and torch's get in each other's way); one thread; other waiting "
-        "policies of OpenMP (nn.Linear itself gets 2.7 times slower); settings of malloc and of the garbage collector; "
-        "padding and cropping inside the program instead of around it (within noise). One parameter for all cores would save "
-        "what the idle ones cost at most, and take away their names, their freezing and their exchange one by one.",
+        "So we miss the limits of 4 and 8 times. A program with one parameter per node and one call per operation cannot reach "
+        "them; one with fewer of both might. We tried: generating straight-line code for the steps (12 % faster, but a second "
+        "executor; dropped); NumPy's BLAS for the larger products (its threads conflict with torch's); a single thread; other "
+        "waiting policies of OpenMP (they make nn.Linear itself 2.7 times slower); settings of malloc and of the garbage collector; "
+        "padding and cropping inside the program instead of around it (no difference beyond noise). A single parameter for all "
+        "cores would save at most the price of the idle parameters, but cores could no longer be named, frozen or replaced one by one.",
     ]
     return lines
 
 
 def engine_choose(section: dict[str, Any]) -> list[str]:
-    """The choice between both ways."""
+    """Return the section on the choice between decoding and applying."""
     summary = section["summary"]
     rows = []
     for family in dict.fromkeys(row["label"] for row in section["rows"]):
@@ -222,17 +224,17 @@ def engine_choose(section: dict[str, Any]) -> list[str]:
         right = f"{sum(row['right'] for row in cases)} of {len(cases)}"
         rows.append([f"`{family}`", right, f"{statistics.mean(losses):.2f}", f"{max(losses):.2f}"])
     return [
-        "`net.choose(batch)` says whether to decode W or to apply the network. Over linear networks, shapes and batches "
-        f"it named the faster way in {summary['right']:.0%} of {summary['cases']} cases; in "
-        f"{summary['within_10_percent']:.0%} its way took at most 10 % longer than the other; on average "
-        f"{summary['mean_loss']:.2f} times as long as the better one, at most {summary['largest_loss']:.2f} times.",
+        "`net.choose(batch)` predicts whether decoding W or applying the network is faster. It was right in "
+        f"{summary['right']:.0%} of {summary['cases']} cases (linear networks, several shapes and batches). In "
+        f"{summary['within_10_percent']:.0%} of the cases, its choice took at most 10 % longer than the better one: on average "
+        f"{summary['mean_loss']:.2f} times as long, at most {summary['largest_loss']:.2f} times.",
         "",
         *table(["network", "right", "mean loss", "largest loss"], rows),
     ]
 
 
 def engine_search(section: dict[str, Any]) -> list[str]:
-    """Cold and warm starts."""
+    """Return the section on cold and warm searches."""
     rows = []
     for row in section["rows"]:
         found = (row[kind].get(mode) for mode in ("materialize", "apply") for kind in ("cold", "warm"))
@@ -241,9 +243,9 @@ def engine_search(section: dict[str, Any]) -> list[str]:
     trivial = statistics.median(row["cold"]["trivial"] for row in section["rows"])
     shape = " × ".join(map(str, section["shape"]))
     return [
-        f"Milliseconds from a {shape} network to its program in a new process: with an empty `DEEPTN_CACHE` (cold), and with "
-        f"the paths on disk (warm). `import deeptn` ({imports:.1f} s) and the first small program ({1e3 * trivial:.0f} ms: "
-        "cotengra's late imports) are not counted.",
+        f"Milliseconds to compile a {shape} network in a new process, with an empty `DEEPTN_CACHE` (cold) and with the paths on "
+        f"disk (warm). Not counted: `import deeptn` ({imports:.1f} s) and the first small program ({1e3 * trivial:.0f} ms, for "
+        "cotengra's late imports).",
         "",
         *table(["network", "materialize, cold", "warm", "apply, cold", "warm"], rows),
     ]
@@ -251,31 +253,31 @@ def engine_search(section: dict[str, Any]) -> list[str]:
 
 ENGINE = {
     "decode": ("Decoding", engine_decode),
-    "backward": ("The gradient", engine_backward),
+    "backward": ("Gradients", engine_backward),
     "memory": ("Memory", engine_memory),
-    "apply": ("Without the weight", engine_apply),
-    "small": ("A small layer", engine_small),
-    "choose": ("Which way", engine_choose),
-    "search": ("Searching", engine_search),
+    "apply": ("Applying without the weight", engine_apply),
+    "small": ("Small layers", engine_small),
+    "choose": ("Decode or apply", engine_choose),
+    "search": ("Search", engine_search),
 }
 
 
 def engine_page(data: dict[str, Any]) -> str:
-    """The contraction engine against its peers."""
+    """Return the page that compares the contraction engine with its peers."""
     sections = data["sections"]
     lines = [
         "# The contraction engine",
         "",
-        "float32 on a CPU. Calls that are compared take turns (A B C A B C …) after a check that they compute the same. The "
-        "first number is deeptn's median; the others say **how many times as long as deeptn** a peer takes: the ratio of the "
-        "medians, in brackets the quartiles of the ratios within a round.",
+        "All times are for float32 on a CPU. The compared calls take turns (A B C A B C …), after a check that they compute the "
+        "same. The first number is deeptn's median. The others say **how many times as long as deeptn** a peer takes: the ratio "
+        "of the medians, with the quartiles of the ratios within a round in brackets.",
         "",
     ]
     if "curves" in sections:
         lines += [
             "![Time to decode against size and depth](engine.svg)",
             "",
-            "A nonlinear network touches its state a few times per layer, the paper's way once per gate; see [design](../design.md).",
+            "deeptn passes over the state a few times per layer, the paper's method once per gate; see [design](../design.md).",
             "",
         ]
     for name, (title, write) in ENGINE.items():
@@ -296,7 +298,7 @@ def engine_page(data: dict[str, Any]) -> str:
 
 
 def engine_origin(sections: Iterable[tuple[str, dict[str, Any]]]) -> list[str]:
-    """Where the sections were measured, those together that were measured alike."""
+    """Return where the sections were measured, grouped by equal environment and settings."""
     groups: dict[str, list[str]] = {}
     for name, section in sections:
         where = about(section["environment"], ("jax", "quimb", "tensorly-torch", "torchTT", "tensorkrowch"))
@@ -307,7 +309,7 @@ def engine_origin(sections: Iterable[tuple[str, dict[str, Any]]]) -> list[str]:
 
 
 def engine_figure(data: dict[str, Any]) -> Any:
-    """Time to decode against the size of the weight, and against depth."""
+    """Plot the time to decode against the size of the weight, and against depth."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
@@ -352,14 +354,14 @@ def engine_figure(data: dict[str, Any]) -> Any:
 
 
 def lenet5_figure(data: dict[str, Any]) -> Any:
-    """Accuracy against parameters."""
+    """Plot accuracy against parameters."""
     from deeptn_demo.page import accuracy_figure
 
     return accuracy_figure(data["summary"], "LeNet-5 on Fashion-MNIST, 58,080 weights compressed")
 
 
 def trainability(data: dict[str, Any]) -> str:
-    """The page about topologies, with the recipes where they were measured."""
+    """Return the page on topologies, with the recipes if they were measured."""
     recipes = HERE / "results" / "recipes.json"
     return trainability_page(data, json.loads(recipes.read_text()) if recipes.is_file() else None)
 
@@ -382,13 +384,13 @@ def write(name: str, data: dict[str, Any], folder: Path) -> list[Path]:
     page.write_text(WRITERS[name](data))
     if name == "engine" and "curves" not in data["sections"]:
         return [page]
-    mpl.rcParams["svg.hashsalt"] = "deeptn"  # the same data give the same file
+    mpl.rcParams["svg.hashsalt"] = "deeptn"  # the same data produce the same file
     FIGURES[name](data).savefig(figure, metadata={"Date": None})
     return [page, figure]
 
 
 def main() -> None:
-    """Write every page whose JSON file exists, and its figure."""
+    """Write every page whose JSON file exists, with its figure."""
     for name in WRITERS:
         source = HERE / "results" / f"{name}.json"
         if source.is_file():

@@ -1,4 +1,4 @@
-"""What the engine is compared with: other ways to compute the same, from the same parameters."""
+"""The peers of the engine: other ways to compute the same results from the same parameters."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import deeptn as dtn
 
-#: What the peers are installed from.
+#: Packages of the peers.
 PACKAGES = ("tensorly-torch", "torchTT", "tensorkrowch", "opt_einsum")
 
-#: Modules that were asked for and are not there.
+#: Modules that `optional` did not find.
 MISSING: set[str] = set()
 
 
 def about() -> dict[str, Any]:
-    """The environment, with the versions of the peers; and which were missing."""
+    """Return the environment with the versions of the peers, and which peers were missing."""
     found = environment()
     for package in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -36,8 +36,8 @@ def about() -> dict[str, Any]:
 
 
 def optional(module: str) -> Any:
-    """A peer's module, None if it is not installed."""
-    # JAX reads the size of its thread pool once, from here
+    """Return a peer's module, or None if it is not installed."""
+    # JAX reads the size of its thread pool from here, once
     os.environ["PJRT_NPROC"] = str(torch.get_num_threads())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"(?s).*C\+\+ implementation not available")  # torchTT
@@ -49,7 +49,7 @@ def optional(module: str) -> Any:
 
 
 def brickwall(legs: int, layers: int, activation: str | None = "relu") -> dtn.Network:
-    """The network that most sections measure: a square weight of 2^legs entries, the paper's form."""
+    """Return the network that most sections measure: a square weight of 2^legs entries, in the paper's form."""
     side = 2 ** (legs // 2)
     activation = activation if layers > 1 else None
     return dtn.network(dtn.BrickWall(layers=layers, activation=activation, normalize=None), (side, side))
@@ -70,7 +70,7 @@ def gate_by_gate(
             for left in range(half, legs - 1, 2):
                 matrix = params[f"L{layer}_g{gate}"]
                 gate += 1
-                if matrix.ndim == 2:  # the part that v selects: a gate that maps v⊗v to this vector
+                if matrix.ndim == 2:  # only what v selects is stored: pad it to a gate that maps v⊗v to this vector
                     matrix = nn.functional.pad(matrix.reshape(4, 1), (0, 3))
                 before, after = 2**left, 2 ** (legs - left - 2)
                 state = torch.matmul(matrix.reshape(4, 4), state.reshape(before, 4, after))
@@ -82,8 +82,8 @@ def gate_by_gate(
 
 
 def quimb_decode(net: dtn.Network, params: Mapping[str, Tensor]) -> Callable[[], Tensor]:
-    """Contract stage after stage by quimb with its default options, ReLU in between."""
-    with torch.no_grad():  # the states that it contracts are replaced below
+    """Contract the stages one by one with quimb and its default options, with ReLU in between."""
+    with torch.no_grad():  # `decode` replaces the states in these networks
         networks = dtn.to_quimb(net, params)
     stages = net.spec.stages
     outputs = [*(stage.output for stage in stages[:-1]), tuple(leg.name for leg in net.layout.axis_legs)]
@@ -103,7 +103,7 @@ def quimb_decode(net: dtn.Network, params: Mapping[str, Tensor]) -> Callable[[],
 def jax_decode(
     net: dtn.Network, params: Mapping[str, Tensor], gradient: Tensor | None = None
 ) -> tuple[Callable[[], Any], float] | None:
-    """The decoding in JAX under jit, or the gradient of ``sum(W * gradient)``; and the seconds of its compilation."""
+    """Return decoding in JAX under jit, or the gradient of ``sum(W * gradient)``, and the seconds to compile it."""
     jax = optional("jax")
     if jax is None:
         return None
@@ -131,7 +131,7 @@ PRODUCTS = 4
 
 
 def state_products(legs: int) -> Callable[[], Tensor]:
-    """A chain of `PRODUCTS` products of a 32 × 32 matrix amid a state of ``2**legs`` entries, in torch."""
+    """Return a chain of `PRODUCTS` products of a 32 × 32 matrix with the middle of a ``2**legs`` state, in torch."""
     matrix, state = torch.eye(32), torch.randn(2 ** (legs // 4), 32, 2 ** (legs - 5 - legs // 4))
     buffers = [torch.empty_like(state), torch.empty_like(state)]
 
@@ -146,16 +146,16 @@ def state_products(legs: int) -> Callable[[], Tensor]:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer that was given the same cores.
+    """A layer with the same weight as deeptn's layer.
 
     Attributes
     ----------
     module : nn.Module
-        What has the parameters.
+        Module with the parameters.
     call : callable
-        From a batch of rows to a batch of rows.
+        Maps a batch of rows to a batch of rows.
     cores : callable, optional
-        Gradients of the cores, in deeptn's axes; None where the layer has no cores.
+        Returns the gradients of the cores, in deeptn's order of axes; None if the layer has no cores.
     """
 
     module: nn.Module
@@ -163,14 +163,14 @@ class Layer:
     cores: Callable[[], list[Tensor]] | None = None
 
     def training(self, x: Tensor) -> list[Tensor] | None:
-        """Forward and backward."""
+        """Run forward and backward."""
         self.module.zero_grad(set_to_none=True)
         self.call(x).sum().backward()
         return None if self.cores is None else self.cores()
 
 
 def dense_layer(weight: Tensor, bias: Tensor | None = None) -> Layer:
-    """`torch.nn.Linear` with this weight."""
+    """Return `torch.nn.Linear` with this weight."""
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None)
     with torch.no_grad():
         linear.weight.copy_(weight)
@@ -180,15 +180,15 @@ def dense_layer(weight: Tensor, bias: Tensor | None = None) -> Layer:
 
 
 def train_layers(factors: tuple[int, ...], rank: int, cores: list[Tensor]) -> dict[str, Layer]:
-    """The TT-matrix of every peer that is installed.
+    """Return the TT-matrix layer of every installed peer.
 
     Parameters
     ----------
     factors : tuple of int
-        Legs of the rows; the columns have the same.
+        Leg sizes of the rows; the columns have the same.
     rank : int
     cores : list of Tensor
-        Axes (bond), row leg, column leg, (bond).
+        Each with the axes (bond), row leg, column leg, (bond).
     """
     layers = {}
     if (tltorch := optional("tltorch")) is not None:
@@ -216,7 +216,7 @@ def _with_cores(module: nn.Module, parameters: list[Any], cores: list[Tensor], c
 
 
 def _tensorkrowch(tk: Any, factors: tuple[int, ...], cores: list[Tensor]) -> Layer:
-    """The package's MPO takes product states; here one data node with all column legs meets its cores in turn."""
+    """Contract the cores of the package's MPO, which takes product states, with one data node for all column legs."""
 
     class DenseInput(tk.models.MPO):
         def set_data_nodes(self) -> None:
@@ -235,7 +235,7 @@ def _tensorkrowch(tk: Any, factors: tuple[int, ...], cores: list[Tensor]) -> Lay
                 result = result @ core
             return result @ (last @ self.right_node)
 
-    # its axes: (bond), column leg, (bond), row leg; the outer bonds are cut off by unit vectors
+    # MPO's axes: (bond), column leg, (bond), row leg; unit vectors close the outer bonds
     first, *inner, last = cores
     turned = [first.permute(1, 2, 0), *(core.permute(0, 2, 3, 1) for core in inner), last.permute(0, 2, 1)]
     model = DenseInput(tensors=[core.clone() for core in turned])
@@ -248,7 +248,7 @@ def _tensorkrowch(tk: Any, factors: tuple[int, ...], cores: list[Tensor]) -> Lay
 
 
 class _Products(TorchDispatchMode):
-    """Notes the shapes of the matrix products that torch is asked for."""
+    """Records the shapes of the matrix products that torch computes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -261,7 +261,7 @@ class _Products(TorchDispatchMode):
 
 
 def plain_products(call: Callable[[], Any]) -> Callable[[], None]:
-    """The matrix products of a call and nothing else, on contiguous random matrices that lie ready."""
+    """Return the matrix products of a call, and nothing else, on contiguous random matrices already in place."""
     with torch.no_grad(), _Products() as found:
         call()
     pairs = [(torch.randn(left), torch.randn(right)) for left, right in found.shapes]

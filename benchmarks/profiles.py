@@ -1,4 +1,4 @@
-"""Where one step of training a small layer spends its time: the clock around each array operation, in place."""
+"""Measure where a training step of a small layer spends its time, with a clock around each array operation."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import numpy as np
 from deeptn_torch.engine import HOST
 from deeptn_torch.engine.reverse import Reverse
 
-#: An operation with an array of at least so many entries is one on the state.
+#: An operation counts as one on the state if one of its arrays has at least this many entries.
 STATE = 2**14
 
-#: Operations of `HOST` by what they are for.
+#: Operations of `HOST` by purpose.
 KINDS = {
     "products": ("matmul", "sum_products"),
     "views and moves": ("view", "write", "permute"),
@@ -25,10 +25,10 @@ KINDS = {
 
 
 def profile(step: Callable[[], Any], repeats: int = 300) -> dict[str, dict[str, float]]:
-    """Seconds and number of operations, by kind, of one of `repeats` calls in a row.
+    """Return the seconds and the number of operations per call, by kind, averaged over `repeats` calls.
 
-    The activation's own gradient is part of "activation"; "rest" is the time outside all of them: the engine between
-    its operations, autograd, the parameters, the layer's dense product. The clocks themselves take about 5 %.
+    "activation" includes the activation's gradient. "rest" is the time outside all array operations: the engine itself,
+    autograd, the parameters, the layer's dense product. The clocks themselves take about 5 %.
     """
     for _ in range(repeats // 3):
         step()
@@ -43,7 +43,7 @@ def profile(step: Callable[[], Any], repeats: int = 300) -> dict[str, dict[str, 
 
 @contextmanager
 def _clocks() -> Iterator[tuple[dict[str, float], Counter[str]]]:
-    """Put a clock around the operations, and take it away again."""
+    """Put a clock around each operation, and remove the clocks at the end."""
     seconds: dict[str, float] = defaultdict(float)
     counts: Counter[str] = Counter()
     depth = 0

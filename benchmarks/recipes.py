@@ -1,8 +1,8 @@
-"""The best recipe found for at most 2,068 parameters, and what each of its ingredients is worth; five paired seeds.
+"""Measure the best recipe found for at most 2,068 parameters, and what each ingredient is worth; five paired seeds.
 
-FC-2 on Fashion-MNIST as in `trainability.py`. `BEST` was chosen among about 67 single runs on the validation split, the
-dense control among 11; `DEEP` was tuned in its layout and bond alone. Every variant changes one thing.
-An interrupted run goes on where it stopped.
+FC-2 on Fashion-MNIST as in `trainability.py`. `BEST` is the best of about 67 single runs on the validation split, the
+dense control the best of 11; for `DEEP`, only the layout and the bond were tuned. Every variant changes one thing.
+An interrupted run continues where it stopped.
 
     python benchmarks/recipes.py --seeds 5 --jobs 2
 """
@@ -33,19 +33,19 @@ DEEP = Job(
     Recipe(epochs=15, lr=HEAD, core_lr=1e-2, decay=0.1),
     layout="pixels, prime",
 )
-#: One core that is the weight itself: a dense layer that the same decay acts upon.
+#: A single core, the weight itself: a dense layer on which the same decay acts.
 DENSE = dtn.Graph(nodes={"W": "ab"}, output="ab")
 
 
 def vary(job: Job, **changes: Any) -> Job:
-    """The same job with another recipe, topology or start."""
+    """Return the job with changes to itself or to its recipe."""
     own = {name: value for name, value in changes.items() if name in Job.__dataclass_fields__}
     rest = {name: value for name, value in changes.items() if name not in own}
     return replace(job, **own, recipe=replace(job.recipe, **rest))
 
 
 def common(base: Job) -> dict[str, Job]:
-    """What is varied in both ablations."""
+    """Return the variants that both ablations contain."""
     return {
         "the recipe": base,
         "no decay": vary(base, decay=0.0),
@@ -56,7 +56,7 @@ def common(base: Job) -> dict[str, Job]:
 
 
 def ablations() -> dict[str, dict[str, Job]]:
-    """Tables of variants by their names."""
+    """Return the tables of variants, by name."""
     dense = vary(BEST, label="dense", topology=DENSE, layout="single", core_lr=1e-3, decay=0.3)
     tree = dtn.Tree(rank=8, activation="leaky_relu:0.2")
     best = common(BEST) | {
@@ -91,11 +91,11 @@ def ablations() -> dict[str, dict[str, Job]]:
 
 
 def main() -> None:
-    """Run all, write the JSON."""
+    """Run everything and write the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time, one thread each")
-    parser.add_argument("--data-dir", help="folder with the IDX files")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel processes, one thread each")
+    parser.add_argument("--data-dir", help="folder of the IDX files")
     parser.add_argument("--out", type=Path, default=RESULTS / "recipes.json")
     options = parser.parse_args()
     log = Log(options.out.with_suffix(".log.jsonl"))

@@ -1,4 +1,4 @@
-"""The sections that compare the engine with its peers; each returns plain data, its ``rows`` as `timing.measure`."""
+"""Sections that compare the engine with its peers; each returns plain data, with ``rows`` from `timing.measure`."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from deeptn.engine.machine import machine
 
 
 def label(layers: int, activation: str | None) -> str:
-    """How a brick wall is called in the tables."""
+    """Return the label of a brick wall in the tables."""
     return f"M={layers} {activation or 'linear'}"
 
 
 def decode(settings: Settings) -> dict[str, Any]:
-    """Decode one large weight without a gradient."""
+    """Time decoding of large weights without a gradient."""
     legs = 16 if settings.quick else 24
     rows = []
     for layers, activation in ((1, None), (2, "relu"), (3, "relu")):
@@ -67,12 +67,12 @@ def decode(settings: Settings) -> dict[str, Any]:
 
 
 def reads(step: Contract) -> int:
-    """Elements of the larger operand."""
+    """Return the number of elements of the larger operand."""
     return max(math.prod(view.shape) for view in (step.left, step.right))
 
 
 def backward(settings: Settings) -> dict[str, Any]:
-    """Decode, and take the gradient of ``sum(W * G)``."""
+    """Time decoding with the gradient of ``sum(W * G)``."""
     legs = 16 if settings.quick else 24
     torch.manual_seed(settings.seed)
     rows = []
@@ -112,9 +112,9 @@ def backward(settings: Settings) -> dict[str, Any]:
 
 
 def memory(settings: Settings) -> dict[str, Any]:
-    """Growth of the resident memory: one gradient, and a weight that is streamed to a file."""
+    """Measure the growth of the resident memory during a gradient, and while a weight is streamed to a file."""
     if sys.platform != "linux":
-        return {"left_out": "the peak of the resident memory is read from /proc, which Linux has"}
+        return {"left_out": "the peak of the resident memory is read from /proc, which only Linux has"}
     legs, large = (18, 20) if settings.quick else (24, 28)
     rows = []
     for layers, activation in ((1, None), (3, "relu")):
@@ -130,7 +130,7 @@ def memory(settings: Settings) -> dict[str, Any]:
 
 
 def apply(settings: Settings) -> dict[str, Any]:
-    """Multiply a batch by W without forming it."""
+    """Time the product of a batch with W without forming W."""
     factors, rank, batch = ((4,) if settings.quick else (8,)) * 4, 8, 128
     side = factors[0] ** 4
     layout = dtn.Layout((side, side), factors=(factors, factors), order="interleaved")
@@ -165,7 +165,7 @@ def apply(settings: Settings) -> dict[str, Any]:
 
 
 def small(settings: Settings) -> dict[str, Any]:
-    """A layer of LeNet-5's size: what the steps cost beside the arithmetic."""
+    """Time layers of LeNet-5's size, to see what the steps cost in addition to the arithmetic."""
     torch.manual_seed(settings.seed)
     x = torch.randn(128, 400)
     families = {
@@ -197,7 +197,7 @@ def small(settings: Settings) -> dict[str, Any]:
             rows.append({"label": f"{name}, eval", **measure(ways, settings)})
     for row in rows:
         show(row["label"], row)
-    # What as many parameters cost that are stacked and otherwise idle.
+    # The cost of the same number of parameters, stacked but otherwise idle.
     net = dtn.network(families["BrickWall M=2 linear"], (120, 400))
     plain = torch.nn.Linear(400, 120)
     idle = Idle(plain, net.init(settings.seed, like="torch"))
@@ -222,7 +222,7 @@ def small(settings: Settings) -> dict[str, Any]:
 
 
 class Idle(torch.nn.Module):
-    """A dense layer beside which some parameters are stacked by shape, and do nothing."""
+    """A dense layer with additional parameters that are stacked by shape and do nothing else."""
 
     def __init__(self, dense: torch.nn.Linear, cores: Mapping[str, Tensor]):
         super().__init__()

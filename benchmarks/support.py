@@ -1,4 +1,4 @@
-"""What every layer of every front-end can do: all cases of `tests/models/matrix.py`, and the table in the documentation.
+"""Run all cases of `tests/models/matrix.py`: what every layer of every front-end can do. Write the table in the docs.
 
 python benchmarks/support.py            # about ten minutes
 """
@@ -25,7 +25,7 @@ from tables import about  # noqa: E402  # isort: skip
 OUT = HERE / "results" / "support.json"
 PAGE = HERE.parent / "docs" / "support.md"
 
-#: How a way of running is called on the page.
+#: Names of the ways of running on the page.
 NAMES = {
     "eager": "eager, forward and backward",
     "compile": "`torch.compile`",
@@ -39,13 +39,13 @@ TITLES = {"torch": "PyTorch", "equinox": "Equinox", "nnx": "Flax NNX"}
 
 
 def run() -> dict[str, Any]:
-    """Every case, with what went wrong."""
+    """Run every case, and record what went wrong."""
     rows = []
     for number, case in enumerate(matrix.CASES):
         start, error = time.perf_counter(), None
         try:
             matrix.check(case)
-        except Exception as caught:  # whatever a framework makes of it
+        except Exception as caught:  # frameworks raise many types of errors
             error = f"{type(caught).__name__}: {str(caught).strip().splitlines()[0]:.200}"
         seconds = time.perf_counter() - start
         rows.append({"case": case, "works": error is None, "error": error, "seconds": round(seconds, 3)})
@@ -55,17 +55,16 @@ def run() -> dict[str, Any]:
 
 
 def page(data: dict[str, Any]) -> str:
-    """The table of each framework."""
+    """Return the page, with a table for each framework."""
     works = {tuple(row["case"]): row["works"] for row in data["cases"]}
     notes: list[str] = []
     lines = [
         "# What the layers support",
         "",
-        "Every layer on every kind of network of the matrix test (`tests/models/matrix.py`: "
+        "Every layer with every kind of network of the matrix test (`tests/models/matrix.py`: "
         + "; ".join(matrix.FAMILIES)
-        + "), in float32, bfloat16 and float64. “✓” means that all of these agree with the dense layer of the same weight "
-        "(gradients too). Written by `python benchmarks/support.py`, never by hand; "
-        f"{sum(works.values())} of {len(works)} cases work. {about(data['environment'], ('jax', 'equinox', 'flax', 'onnxruntime'))}.",
+        + "), in float32, bfloat16 and float64. “✓” means that all of them agree with the dense layer of the same weight, gradients "
+        f"included. {sum(works.values())} of {len(works)} cases work. This page is written by `python benchmarks/support.py`. {about(data['environment'], ('jax', 'equinox', 'flax', 'onnxruntime'))}.",
         "",
     ]
     for framework, ways in matrix.WAYS.items():
@@ -84,7 +83,7 @@ def page(data: dict[str, Any]) -> str:
 
 
 def cell(works: dict[tuple[str, ...], bool], framework: str, layer: str, way: str, notes: list[str]) -> str:
-    """The dtypes in which a layer works on all networks, and why not in the others."""
+    """Return the dtypes in which a layer works with all networks, and the numbers of the notes on the others."""
     good, why = [], []
     for dtype in matrix.DTYPES:
         cases = [(framework, layer, family, dtype, way) for family in matrix.FAMILIES]
@@ -103,22 +102,23 @@ def cell(works: dict[tuple[str, ...], bool], framework: str, layer: str, way: st
 MORE = """
 ## Also tested
 
-- `torch.compile(fullgraph=True)`: no graph break, two graphs at most for all numbers of rows from 2 on; with inductor for
+- `torch.compile(fullgraph=True)`: no graph break, and at most two graphs for all batches of two or more rows; with inductor for
   `TNLinear` on all six networks.
-- Transposed convolutions, `LSTM`/`GRU` weights and the packed projections of `MultiheadAttention` in eager mode; see
-  [Models](models.md).
-- `deepcopy`, `pickle` (not of parametrized and constrained modules: a limit of PyTorch), `state_dict` of the first version,
+- Transposed convolutions, `LSTM` and `GRU` weights, and the packed projections of `MultiheadAttention` in eager mode; see
+  [PyTorch models](models.md).
+- `deepcopy`, `pickle` (except for parametrized and constrained modules, which PyTorch cannot pickle), `state_dict`,
   autocast, gradient checkpointing, `torch.func`, forward-mode differentiation, channels-last inputs, the meta device.
-- `DistributedDataParallel` and `fully_shard` (FSDP2) on two processes give the parameters of one process.
+- `DistributedDataParallel` and `fully_shard` (FSDP2) on two processes train to the same parameters as one process.
 - JAX: `scan` over stacked networks, decoded weights sharded over several devices.
-- No GPU: no case was run on one.
+
+Nothing was tested on a GPU.
 """
 
 
 def main() -> None:
-    """Run all cases, or write the page again."""
+    """Run all cases, or only write the page again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--page", action="store_true", help="only write the page, from the results that are there")
+    parser.add_argument("--page", action="store_true", help="only write the page, from existing results")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     data = json.loads(OUT.read_text()) if options.page else run()

@@ -1,4 +1,4 @@
-"""The sections that look over many networks: curves, the choice between two ways, and the search for an order."""
+"""Sections that survey many networks: curves, the choice between two ways, and the search for a contraction order."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from timing import Settings, console, fresh, measure, show
 import deeptn as dtn
 from deeptn.topologies import describe
 
-#: Gate by gate is measured up to so many seconds, estimated by so many per gate and entry.
+#: The largest estimated time at which gate by gate is measured, and the estimate per gate and entry [s].
 LONGEST, PER_ENTRY = 10.0, 2e-9
 
 
 def curves(settings: Settings) -> dict[str, Any]:
-    """Time to decode against the size of the weight, and against depth."""
+    """Measure the time to decode against the size of the weight, and against depth."""
     legs = range(10, 17 if settings.quick else 29, 2)
-    largest = 16 if settings.quick else 26  # with activations the state is there twice
+    largest = 16 if settings.quick else 26  # with activations, two copies of the state exist
     size = [_curve(q, m, settings) for m in (1, 3) for q in legs if m == 1 or q <= largest]
     depth_legs = 12 if settings.quick else 20
     depth = [_curve(depth_legs, m, settings) for m in (1, 2, 4, 8, 16)]
@@ -44,7 +44,7 @@ def _curve(legs: int, layers: int, settings: Settings) -> dict[str, Any]:
 
 
 def choose(settings: Settings) -> dict[str, Any]:
-    """Whether `Network.choose` names the faster way."""
+    """Check how often `Network.choose` picks the faster way."""
     families = [
         *(dtn.BrickWall(layers=layers, activation=None) for layers in (1, 2, 4)),
         *(dtn.TensorTrain(rank=rank) for rank in (4, 16)),
@@ -92,12 +92,12 @@ def _chosen(net: dtn.Network, batch: int) -> str:
     choice: Callable[..., Any] = net.choose
     try:
         return choice(batch, like="torch").mode
-    except TypeError:  # before there was a model per library
+    except TypeError:  # older versions have no `like`
         return choice(batch).mode
 
 
 def search(settings: Settings) -> dict[str, Any]:
-    """Seconds from a network to its programs, in a new process: with nothing on disk, and with the paths there."""
+    """Measure the seconds to compile a network's programs in a new process, without and with its paths on disk."""
     shape, repeats = ((256, 256), 1) if settings.quick else ((4096, 4096), 3)
     families: list[dtn.Topology] = [
         *(dtn.BrickWall(layers=layers) for layers in (1, 4, 16)),

@@ -1,4 +1,4 @@
-"""What the result pages share."""
+"""Helpers for all result pages."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def about(environment: dict[str, Any], packages: Sequence[str] = ()) -> str:
-    """Where and with what something was measured."""
+    """Describe where and with which versions something was measured."""
     versions = environment["versions"]
     shown = ", ".join(
         f"{name} {versions[name]}" for name in ("python", "torch", "numpy", "cotengra", *packages) if name in versions
@@ -16,6 +16,6 @@ def about(environment: dict[str, Any], packages: Sequence[str] = ()) -> str:
 
 
 def table(headings: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table; all columns but the first to the right."""
+    """Return a Markdown table; all columns except the first are aligned to the right."""
     lines = ["| " + " | ".join(headings) + " |", "| --- |" + " ---: |" * (len(headings) - 1)]
     return lines + ["| " + " | ".join(row) + " |" for row in rows]

@@ -1,4 +1,4 @@
-"""How things are timed: interleaved rounds of calls that were checked to compute the same, and fresh processes."""
+"""Time calls in interleaved rounds, after a check that they compute the same, and in new processes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from rich.console import Console
 
 Way = Callable[[], Any]
 
-#: A call below the first is repeated until one sample lasts as long as the second, so that all are as warm [s].
+#: Calls faster than FAST are repeated until a sample takes SAMPLE, so that all ways are equally warm [s].
 FAST, SAMPLE = 1e-2, 2e-2
 
-#: A call above this [s] gets the fewer rounds of `Settings.slow_rounds`.
+#: Calls slower than this get only `Settings.slow_rounds` rounds [s].
 SLOW = 2.0
 
-#: Worker threads of one library still spin for a moment after a call; the next one, of another library, waits it out.
+#: The worker threads of a library spin for a moment after a call; the next library's call waits until they stop [s].
 PAUSE = 2e-3
 
-#: float32 and the few entries at which a ReLU goes the other way stay far below; another network far above.
+#: Errors of float32, and of the few entries where a ReLU flips, are far below this; a different network is far above.
 TOLERANCE = 1e-2
 
 console = Console(highlight=False, soft_wrap=True)
@@ -37,7 +37,7 @@ console = Console(highlight=False, soft_wrap=True)
 
 @dataclass(frozen=True)
 class Settings:
-    """What the command line asks for."""
+    """Settings from the command line."""
 
     quick: bool = False
     rounds: int = 11
@@ -47,25 +47,25 @@ class Settings:
 
 
 def once(way: Way) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     start = time.perf_counter()
     result = way()
     seconds = time.perf_counter() - start
-    del result  # freeing a large array is not a part of the call
+    del result  # freeing a large array is not part of the call
     return seconds
 
 
 def interleave(ways: Mapping[str, Way], settings: Settings, seconds: Mapping[str, float]) -> dict[str, list[float]]:
-    """Seconds per call; a round (A B C) takes one sample of every way.
+    """Return the seconds per call; a round (A B C) takes one sample of every way.
 
     Parameters
     ----------
     ways : mapping of str to callable
-        Warmed up already.
+        Functions to time, already warmed up.
     settings : Settings
         How many rounds.
     seconds : mapping of str to float
-        About how long each takes.
+        Estimated seconds per call of each.
     """
     repeats = {name: math.ceil(SAMPLE / seconds[name]) if seconds[name] < FAST else 1 for name in ways}
     times: dict[str, list[float]] = {name: [] for name in ways}
@@ -78,22 +78,22 @@ def interleave(ways: Mapping[str, Way], settings: Settings, seconds: Mapping[str
 
 
 def measure(ways: Mapping[str, Way], settings: Settings, give_up: Mapping[str, float] | None = None) -> dict[str, Any]:
-    """Check that all ways compute what the first one does, then time them.
+    """Check that all ways compute the same as the first, then time them.
 
     Parameters
     ----------
     ways : mapping of str to callable
-        Each returns an array or a list of arrays; None where there is nothing to compare.
+        Each returns an array or a list of arrays, or None if there is nothing to compare.
     settings : Settings
         How many rounds.
     give_up : mapping of str to float, optional
-        Ways that are left out if they take more than so many times as long as the first.
+        For some ways, the largest ratio of their time to that of the first; above it they are left out.
 
     Returns
     -------
     dict
         ``seconds`` (medians), ``ratios`` to the first way (of the medians, and the quartiles of the ratios within a
-        round), ``rounds``, ``first_call`` (searches and compilation included), ``differences`` and ``left_out``.
+        round), ``rounds``, ``first_call`` (with searches and compilation), ``differences`` and ``left_out``.
     """
     base = next(iter(ways))
     first: dict[str, float] = {}
@@ -108,7 +108,7 @@ def measure(ways: Mapping[str, Way], settings: Settings, give_up: Mapping[str, f
         elif result is not None and expected is not None:
             differences[name] = difference(result, expected)
             if not differences[name] < TOLERANCE:
-                raise RuntimeError(f"{name} computes something else than {base}: differs by {differences[name]:.1e}")
+                raise RuntimeError(f"{name} does not compute the same as {base}: it differs by {differences[name]:.1e}")
         del result
     del expected
     about = {name: _about(way) for name, way in ways.items()}
@@ -132,7 +132,7 @@ def measure(ways: Mapping[str, Way], settings: Settings, give_up: Mapping[str, f
 
 
 def _about(way: Way) -> float:
-    """Seconds of a call; the best of three where that is cheap, so that the repeats of a sample are enough."""
+    """Estimate the seconds of a call: the best of three if it is fast, so that a sample gets enough repeats."""
     seconds = once(way)
     return seconds if seconds > SLOW else min(seconds, once(way), once(way))
 
@@ -142,7 +142,7 @@ def _quartiles(values: Sequence[float]) -> list[float]:
 
 
 def difference(result: Any, expected: Any) -> float:
-    """Largest difference relative to the largest entry, the worst of several arrays."""
+    """Return the largest difference relative to the largest entry, for the worst of several arrays."""
     pairs = zip(result, expected, strict=True) if isinstance(expected, list) else [(result, expected)]
     worst = 0.0
     for a, b in pairs:
@@ -156,28 +156,28 @@ def _tensor(array: Any) -> torch.Tensor:
 
 
 def show(label: str, row: Mapping[str, Any]) -> None:
-    """One line on the terminal: the seconds of the first way, and of the others as multiples of it."""
+    """Print one line: the milliseconds of the first way, and the others as multiples of it."""
     base, *others = row["seconds"]
     text = "   ".join(f"{name} [bold]{row['ratios'][name]['ratio']:.3g}[/]" for name in others)
     console.print(f"  {label:34} {base} [bold]{1e3 * row['seconds'][base]:.3g} ms[/]   {text}")
 
 
 def fresh(task: str, threads: int, variables: Mapping[str, str] | None = None, **arguments: Any) -> Any:
-    """Run a function of ``fresh.py`` in a new interpreter, and return what it does.
+    """Run a function of ``fresh.py`` in a new interpreter, and return its result.
 
     Parameters
     ----------
     task : str
         Name of the function.
     threads : int
-        For torch.
+        Number of torch threads.
     variables : mapping of str to str, optional
-        Added to the environment.
+        Additional environment variables.
     **arguments
-        Plain data.
+        Arguments of the function, as plain data.
     """
     command = [sys.executable, str(Path(__file__).with_name("fresh.py")), task, str(threads), json.dumps(arguments)]
     done = subprocess.run(command, env={**os.environ, **(variables or {})}, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"{task} failed in a process of its own:\n{done.stderr}")
+        raise RuntimeError(f"{task} failed in a new process:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -1,7 +1,7 @@
-"""Which topology trains: FC-2 on Fashion-MNIST at three budgets, paired seeds.
+"""Measure which topologies train: FC-2 on Fashion-MNIST at three budgets, with paired seeds.
 
-Every method's learning rate (of the cores; of all parameters for the controls) is chosen once on a validation split at
-the middle budget, or at the smallest one above that the family can have. An interrupted run goes on where it stopped.
+The learning rate of every method (for the cores; for all parameters of the controls) is chosen once, on a validation
+split at the middle budget, or at the next budget that the family fits. An interrupted run continues where it stopped.
 
     python benchmarks/trainability.py --seeds 3 --jobs 2
 """
@@ -39,7 +39,7 @@ METHODS: dict[str, Topology] = {
 
 
 def sizes(method: str) -> list[Topology | None]:
-    """The family at each budget; None where it cannot be so small."""
+    """Return the family at each budget, None where even its smallest network is too large."""
     found: list[Topology | None] = []
     for budget in BUDGETS:
         try:
@@ -50,12 +50,12 @@ def sizes(method: str) -> list[Topology | None]:
 
 
 def recipe(epochs: int, rate: float, control: bool) -> Recipe:
-    """The same for all but the rate that is tuned."""
+    """Return the recipe, which is the same for all methods except for the tuned learning rate."""
     return Recipe(epochs=epochs, lr=rate if control else HEAD, core_lr=None if control else rate)
 
 
 def tuning(epochs: int) -> dict[str, list[Job]]:
-    """For every method a job per rate of the grid."""
+    """Return, for every method, one job per learning rate of the grid."""
     jobs = {}
     for method in (*CONTROLS, *METHODS):
         family = None
@@ -68,7 +68,7 @@ def tuning(epochs: int) -> dict[str, list[Job]]:
 
 
 def final(epochs: int, seeds: int, rates: dict[str, float]) -> dict[str, list[list[Job]]]:
-    """For every method a list of jobs, one per seed, for each budget (one for the controls)."""
+    """Return, for every method and budget (only one for the controls), a list of jobs, one per seed."""
     jobs: dict[str, list[list[Job]]] = {}
     for method, rate in rates.items():
         control = method in CONTROLS
@@ -83,12 +83,12 @@ def final(epochs: int, seeds: int, rates: dict[str, float]) -> dict[str, list[li
 
 
 def main() -> None:
-    """Tune, run, write the table as JSON."""
+    """Tune and run all methods, and write the table as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=6)
-    parser.add_argument("--jobs", type=int, default=2, help="processes at a time, one thread each")
-    parser.add_argument("--data-dir", help="folder with the IDX files")
+    parser.add_argument("--jobs", type=int, default=2, help="parallel processes, one thread each")
+    parser.add_argument("--data-dir", help="folder of the IDX files")
     parser.add_argument("--out", type=Path, default=RESULTS / "trainability.json")
     options = parser.parse_args()
     log = Log(options.out.with_suffix(".log.jsonl"))
@@ -97,7 +97,7 @@ def main() -> None:
     rates = {m: max(zip((log[job]["accuracy"] for job in jobs), GRID))[1] for m, jobs in tuned.items()}
     jobs = final(options.epochs, options.seeds, rates)
     queue = [job for rows in jobs.values() for row in rows for job in row]
-    # The longest first, so that no process is left alone in the end.
+    # The longest jobs first, so that no process is still busy alone at the end.
     queue.sort(key=lambda job: -(0 if job.topology is None else dtn.network(job.topology, SHAPE).cost().write))
     log.run(queue, options.jobs, options.data_dir)
     rows: list[dict[str, Any]] = []

@@ -1,4 +1,4 @@
-"""The pages about training, for `pages.py`: which topology trains, the best recipe, initialisation against depth."""
+"""The pages about training, for `pages.py`: which topology trains, the best recipe, initialization and depth."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import numpy as np
 from tables import about, table
 
 BUDGETS = (436, 980, 2068)
-#: Methods that differ in the activation alone.
+#: Pairs of methods that differ only in the activation.
 PAIRS = [(f"{family}, ReLU", f"{family}, none") for family in ("BrickWall", "Tree", "AugmentedTree", "MERA")]
 
 
 def spread(values: Sequence[float], form: str = "{:.1f}") -> str:
-    """Mean ± standard deviation."""
+    """Format the mean ± standard deviation."""
     mean = form.format(statistics.mean(values))
     return f"{mean} ± {form.replace('+', '').format(statistics.stdev(values))}" if len(values) > 1 else mean
 
 
 def accuracies(row: dict[str, Any]) -> list[float]:
-    """Of a row of runs, in the order of the seeds."""
+    """Return the accuracies of a row of runs, in the order of the seeds."""
     return [run["accuracy"] for run in row["runs"]]
 
 
@@ -71,7 +71,7 @@ def _activation(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float:
-    """Spearman's."""
+    """Return Spearman's rank correlation."""
     ranks = np.argsort(np.argsort(np.asarray((x, y))))
     matrix: Any = np.corrcoef(ranks)
     return float(matrix[0, 1])
@@ -118,36 +118,36 @@ def _recipes(data: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     return [
         "## The best recipe for at most 2,068 parameters",
         "",
-        f"Chosen on the validation split, then run on {len(data['seeds'])} seeds: `TTMatrix(rank=2)` on the legs "
-        "(16, 16) of the rows and (28, 28), the pixels, of the columns; "
+        f"Chosen on the validation split, then run with {len(data['seeds'])} seeds: `TTMatrix(rank=2)` with legs "
+        "(16, 16) for the rows and (28, 28), the pixels, for the columns; "
         f"{job['epochs']} epochs, learning rate {job['core_lr']:g} for the cores and {job['lr']:g} for the head, decay "
         f"{job['decay']:g} of W. It reaches {spread(by_name['the recipe'], '{:.2f}')} % with "
-        f"{best[0]['runs'][0]['params']:,} parameters in the place of 200,704. A dense first layer reaches "
+        f"{best[0]['runs'][0]['params']:,} parameters instead of 200,704. A dense first layer reaches "
         f"{spread(by_name['dense, 6 epochs, no decay'], '{:.2f}')} % in 6 epochs "
         f"({gaps['dense, 6 epochs, no decay']:+.2f} points) and {spread(by_name['dense'], '{:.2f}')} % with the same "
-        f"{job['epochs']} epochs and a decay of its own choice ({gaps['dense']:+.2f} points). **The tuning was not equal**: the recipe is the best of about 67 "
-        "single runs on the validation split (layouts, families, rates, decays, lengths), dense had 11 (rates, decays), so the "
-        "comparison favours the recipe. The deep network below was not tuned beyond its layout and bond.",
+        f"{job['epochs']} epochs and its own tuned decay ({gaps['dense']:+.2f} points). **The tuning was not equal**: the recipe is the "
+        "best of about 67 single runs on the validation split (layouts, families, rates, decays, lengths), the dense layer the best "
+        "of 11 (rates, decays), so the comparison favours the recipe. For the deep network below, only layout and bond were tuned.",
         "",
         *_ablation(best),
         "",
-        "The same ingredients in a deep network, `BrickWall(layers=8, bond=2)` with ReLU on the legs 2 … 2 and "
-        "(2, 2, 7, 2, 2, 7), interleaved:",
+        "The same ingredients in a deep network, `BrickWall(layers=8, bond=2)` with ReLU, with legs 2 … 2 for the rows and "
+        "(2, 2, 7, 2, 2, 7) for the columns, interleaved:",
         "",
         *_ablation(deep),
         "",
-        f"The same wall on its own layout (2,068 parameters, the table above, its own learning rate, no decay) has {spread(own, '{:.2f}')} % "
-        "after 6 epochs.",
+        f"The same wall on its default layout (2,068 parameters, in the first table, its own learning rate, no decay) reaches "
+        f"{spread(own, '{:.2f}')} % after 6 epochs.",
         "",
-        "A variant with “own layout” is the family's largest network within the budget on its own layout. Warm start and "
-        "distillation need a dense model, trained for ten epochs, which the others do not. “Grown” starts with fewer parameters "
-        "and has those of the table in the end.",
+        "“Own layout” means the family's largest network within the budget on its default layout. Warm start and "
+        "distillation need a trained dense model (ten epochs), which the others do not. “Grown” starts with fewer parameters "
+        "and ends with the number in the table.",
         "",
     ]
 
 
 def trainability_page(data: dict[str, Any], recipes: dict[str, Any] | None) -> str:
-    """Which topology trains at which budget."""
+    """Return the page on which topology trains at which budget."""
     rows = data["rows"]
     generated = [row for row in rows if row["budget"] is not None and row["runs"]]
     ranks = [statistics.mean(run["effective_rank"] for run in row["runs"]) for row in generated]
@@ -164,44 +164,44 @@ def trainability_page(data: dict[str, Any], recipes: dict[str, Any] | None) -> s
     lines = [
         "# Which topology trains",
         "",
-        f"FC-2 on Fashion-MNIST: 784→256→10 with ReLU, only the first weight (256 × 784) generated. Test accuracy in percent, "
-        f"mean ± standard deviation over {len(data['seeds'])} paired seeds (the same head, the same batches); in brackets the "
-        "parameters of the first weight, the largest that the family has within the budget; a dash where it has none. "
-        f"{data['epochs']} epochs, Adam, one cycle, batch {data['batch']}; learning rate {data['head_lr']:g} for what is not "
-        "generated. Every family has its own default layout.",
+        f"FC-2 on Fashion-MNIST: 784→256→10 with ReLU; only the first weight (256 × 784) is generated. The table shows test accuracy in "
+        f"percent, mean ± standard deviation over {len(data['seeds'])} paired seeds (same head, same batches). In brackets: the "
+        "parameters of the first weight, which is the largest network of the family within the budget; a dash means that the family "
+        f"has none. Training: {data['epochs']} epochs, Adam, one cycle, batch {data['batch']}; learning rate {data['head_lr']:g} for "
+        "everything that is not generated. Every family uses its default layout.",
         "",
         *_trainability_table(rows),
         "",
         "![Accuracy against parameters and against effective rank; spectra of the trained weights](trainability.svg)",
         "",
-        "## Which wins",
+        "## Which one wins",
         "",
         *_winners(rows),
         "",
-        "Activations, paired by seed:",
+        "What activations add, paired by seed:",
         "",
         *_activation(rows),
         "",
         "## Why",
         "",
-        f"Over all {len(generated)} networks of the table, accuracy goes with the *effective rank* of the trained weight as a "
+        f"Over all {len(generated)} networks of the table, accuracy follows the *effective rank* of the trained weight as a "
         "matrix (exp of the entropy of its squared singular values): Spearman's rank correlation is "
-        f"{rank_correlation(ranks, means):.2f}. A linear network whose row legs all come before its column legs has a rank of "
-        "no more than its bond in the middle; an activation lifts that bound, and so does a layout that pairs row legs with "
-        "column legs, as TTMatrix does: one term of it is a Kronecker product of full rank. That is why it wins here "
-        "with the fewest parameters, and why activations help most where the bonds are small. At the largest budget:",
+        f"{rank_correlation(ranks, means):.2f}. If all row legs come before the column legs, the rank of a linear network is at "
+        "most its bond in the middle. An activation removes this bound, and so does a layout that pairs row legs with column "
+        "legs, as in TTMatrix: each of its terms is a Kronecker product, which can have full rank. This fits with what we see: TTMatrix "
+        "wins with the fewest parameters, and activations help most where bonds are small. But a correlation is not a proof. At "
+        "the largest budget:",
         "",
         *_why(rows),
         "",
-        "“Gradients” are norms relative to the norm of the cores, before training (seed 0), of the stage with the largest over that "
-        f"with the smallest. The dense layer's training accuracy is {dense_gap:.1f} points above its test accuracy. A correlation "
-        "is no proof.",
+        "“Gradients” are norms relative to the norm of the cores, before training (seed 0): the stage with the largest divided by "
+        f"the one with the smallest. The dense layer's training accuracy is {dense_gap:.1f} points above its test accuracy.",
         "",
         *([] if recipes is None else _recipes(recipes, rows)),
         "## Learning rates",
         "",
-        "Chosen once for each method, on 10,000 validation images at the middle budget (or the smallest above that the family "
-        "has), seed 0; of the cores, for the two controls of all parameters:",
+        "Chosen once for each method, on 10,000 validation images, with seed 0, at the middle budget (or the family's smallest size, if "
+        "that is larger). They apply to the cores; for the two controls, to all parameters:",
         "",
         *table(["method", *(f"{rate:g}" for rate in data["grid"])], rates),
         "",
@@ -214,7 +214,7 @@ def trainability_page(data: dict[str, Any], recipes: dict[str, Any] | None) -> s
 
 
 def trainability_figure(data: dict[str, Any]) -> Any:
-    """Accuracy against parameters and against effective rank; the spectra at the largest budget."""
+    """Plot accuracy against parameters and against effective rank, and the spectra at the largest budget."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
@@ -266,7 +266,7 @@ def trainability_figure(data: dict[str, Any]) -> Any:
 
 
 def depth_page(data: dict[str, Any]) -> str:
-    """Moments, gradients and training against depth."""
+    """Return the page on moments, gradients and training against depth."""
     depths = data["depths"]
     accuracy: dict[tuple[str, int], list[float]] = {}
     for run in data["training"]:
@@ -294,18 +294,18 @@ def depth_page(data: dict[str, Any]) -> str:
         for name in names
     }
     lines = [
-        "# Initialisation against depth",
+        "# Initialization and depth",
         "",
-        "Brick walls of M layers. Schemes other than orthogonal are named; “normalised” (by the root mean square of the state, "
-        "before each activation) unless said otherwise.",
+        "How gradients, training and the initial weight of a brick wall depend on its number of layers M. The scheme is orthogonal "
+        "unless another is named, and the state is divided by its root mean square before each activation unless stated otherwise.",
         "",
         "![Gradient norms per stage, and accuracy against depth](depth.svg)",
         "",
         "## Gradients",
         "",
-        "Norm of the gradient of ⟨W, G⟩, G random normal, by the cores of a stage, times the norm of these cores, over that of W; "
-        "W is 64 × 64, double precision, geometric mean over 5 seeds. The table has first stage over last stage: 1 where a "
-        "gradient reaches the first stage undiminished.",
+        "For a random normal G, we take the norm of the gradient of ⟨W, G⟩ with respect to the cores of a stage, multiply it by the "
+        "norm of these cores and divide by that of W. W is 64 × 64, in double precision; geometric mean over 5 seeds. The table "
+        "shows the first stage divided by the last: 1 means that the gradient reaches the first stage undiminished.",
         "",
         *table(["between the layers", *(f"M={layers}" for layers in depths)], ratios),
         "",
@@ -322,9 +322,9 @@ def depth_page(data: dict[str, Any]) -> str:
         "",
         "## Moments",
         "",
-        f"W is 120 × 400; standard deviation and mean in units of the one asked for, mean ± standard deviation over "
+        f"W is 120 × 400. Standard deviation and mean are in units of the requested standard deviation, mean ± standard deviation over "
         f"{data['moment_seeds']} seeds. Over all {len(data['moments'])} combinations of scheme, activation, topology and depth "
-        f"(M = {', '.join(map(str, depths))}) the standard deviation is off by {100 * worst_std:.1f} % at most, and the mean by "
+        f"(M = {', '.join(map(str, depths))}) the standard deviation is off by at most {100 * worst_std:.1f} %, and the mean by at most "
         f"{worst_mean:.3f}. Kurtosis is 3 for a normal distribution.",
         "",
         *table(["network", "scheme", "std", "mean", "kurtosis", "effective rank"], moments),
@@ -345,7 +345,7 @@ def _first_to_last(gradients: Sequence[float]) -> str:
 
 
 def depth_figure(data: dict[str, Any]) -> Any:
-    """Gradient norms per stage for each variant; accuracy against depth for all."""
+    """Plot gradient norms per stage for each variant, and accuracy against depth for all."""
     from matplotlib.figure import Figure
 
     names = list(dict.fromkeys(row["name"] for row in data["gradients"]))

@@ -1,6 +1,6 @@
 """Deep tensor networks as weights: define one, count its cost, decode or apply it with NumPy, PyTorch or JAX.
 
-What most programs need has its name here; the rest is in the packages: `deeptn.spec`, `deeptn.topologies`,
+Most programs need only the names in this module; the rest is in the packages `deeptn.spec`, `deeptn.topologies`,
 `deeptn.fitting`, `deeptn.analysis`, `deeptn.models`, `deeptn.files`, `deeptn.engine`, `deeptn.testing`.
 """
 
@@ -19,7 +19,16 @@ from .convert import (
     to_quimb,
     to_tensornetwork,
 )
-from .errors import DeepTNError, FormatError, LayoutError, MissingBackendError, PlanError, ProgramError, SpecError
+from .errors import (
+    DeepTNError,
+    FormatError,
+    LayoutError,
+    MissingBackendError,
+    PlanError,
+    ProgramError,
+    SpecError,
+    near_match,
+)
 from .files import load, load_model, save, save_model
 from .fitting import decompose
 from .network import Network, network
@@ -47,7 +56,7 @@ from .topologies import (
     register_topology,
 )
 
-#: The one place of the version; the build reads it.
+#: The version is defined only here; the build reads it.
 __version__ = "0.1.0"
 
 __all__ = [
@@ -104,3 +113,11 @@ __all__ = [
     "to_quimb",
     "to_tensornetwork",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """Say where a name is that is not here, or which one is meant."""
+    for package in (analysis, engine, fitting, files, models, recipe, spec, topologies):
+        if not name.startswith("_") and hasattr(package, name):
+            raise AttributeError(f"deeptn has no {name!r}; write {package.__name__}.{name}", name=name)
+    raise AttributeError(f"module 'deeptn' has no attribute {name!r}; {near_match(name, __all__)}", name=name)

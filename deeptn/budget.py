@@ -1,4 +1,4 @@
-"""The largest network of a family within a number of parameters."""
+"""Find the largest network of a family within a parameter budget."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from .topologies import topology as as_topology
 
 
 def at_budget(topology: Topology | str, shape: Sequence[int], params: int, layout: Layout | None = None) -> Network:
-    """Return the largest network of a family with at most so many parameters.
+    """Return the largest network of a family with at most `params` parameters.
 
-    The topology's ``size_field`` (layers, rank) is turned; its other fields stay as they are.
+    Only the topology's ``size_field`` (layers, rank) changes.
 
     Parameters
     ----------
     topology : Topology or str
-        The family; its other fields stay as they are.
+        The family; the size in it is ignored, its other fields stay as they are.
     shape : sequence of int
         Shape of the weight.
     params : int
         The budget. A family that stops growing (its ranks are full) is returned at its largest.
     layout : Layout, optional
-        By default the topology's own.
+        By default the topology's own layout.
 
     Returns
     -------
@@ -35,7 +35,7 @@ def at_budget(topology: Topology | str, shape: Sequence[int], params: int, layou
     Raises
     ------
     SpecError
-        If the smallest network of the family has more parameters; the message names that minimum.
+        If the smallest network of the family has more parameters; the message states that minimum.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def at_budget(topology: Topology | str, shape: Sequence[int], params: int, layou
             f"({describe(best.topology).partition('(')[2]}, more than {budget}"
         )
     low, high = 1, 2
-    while True:  # double until the budget is passed, or until nothing grows any more
+    while True:  # double until the budget is exceeded, or until the network stops growing
         candidate = build(high)
         if candidate.num_params > budget:
             break

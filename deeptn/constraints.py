@@ -1,4 +1,4 @@
-"""Isometries that stay isometries: a pure map from any parameters to constrained ones, the same in every library."""
+"""Keep nodes isometric: a pure map from any parameters to constrained ones, the same in every library."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .topologies import describe
 
 
 def isometric_nodes(net: Network, nodes: Iterable[str] | None = None) -> tuple[Node, ...]:
-    """The nodes that a constraint is about: those marked as isometric, or the ones that are named.
+    """Return the nodes to constrain: the named ones, or by default all nodes marked as isometric.
 
     Raises
     ------
     SpecError
-        If none is marked, or a name is unknown or that of a node without inputs or of a constant.
+        If no node is marked, or a name is unknown or belongs to a constant or to a node without inputs.
 
     Examples
     --------
@@ -49,33 +49,33 @@ def isometric_nodes(net: Network, nodes: Iterable[str] | None = None) -> tuple[N
 
 
 def isometrize(net: Network, params: ParamsLike, nodes: Iterable[str] | None = None) -> Params:
-    """Replace the tensors of isometric nodes by isometries, times a positive factor.
+    """Replace the tensors of isometric nodes with isometries, times a positive factor.
 
-    A node is a matrix A = Q R from its inputs to its outputs (transposed, where these are fewer); it becomes
-    ``Q ‖A‖ / ‖Q‖``, with a positive diagonal of R. An isometry times a positive factor stays as it is, so the map is a
-    projection, and differentiable: train the parameters before it.
+    View a node as the matrix A = Q R from its inputs to its outputs (transposed if it has fewer outputs), with a
+    positive diagonal of R; it becomes ``Q ‖A‖ / ‖Q‖``. An isometry times a positive factor stays as it is, so the map
+    is a projection. It is also differentiable: train the parameters that you pass in.
 
     Parameters
     ----------
     net : Network
     params : mapping of str to array
-        Of NumPy, PyTorch or JAX.
+        Arrays of NumPy, PyTorch or JAX.
     nodes : iterable of str, optional
-        Names; by default the nodes with the mark ``isometric`` (`Tree`, `AugmentedTree`, `MERA`).
+        Names of nodes; by default those marked ``isometric`` (`Tree`, `AugmentedTree`, `MERA`).
 
     Returns
     -------
     dict of str to array
-        The others as they came.
+        All parameters; those of other nodes are unchanged.
 
     Raises
     ------
     SpecError
-        If no node is marked, or a node that was named cannot be an isometry.
+        If no node is marked, or a named node cannot be an isometry.
 
     Notes
     -----
-    The factor is what a layer's scale is learned by. Source of the map: Mezzadri, Notices of the AMS 54, 592 (2007).
+    The factor lets a layer learn its scale. Source of the map: Mezzadri, Notices of the AMS 54, 592 (2007).
 
     Examples
     --------
@@ -96,15 +96,15 @@ def isometrize(net: Network, params: ParamsLike, nodes: Iterable[str] | None = N
 
 
 def isometry(node: Node, array: Array) -> Array:
-    """The tensor of a node as an isometry times a positive factor."""
+    """Return the tensor of a node as an isometry times a positive factor."""
     name = dtype_of(array)
-    if name in ("float16", "bfloat16"):  # no library decomposes these
+    if name in ("float16", "bfloat16"):  # no library has a QR decomposition for these
         return do("astype", isometry(node, do("astype", array, "float32")), name)
     view = NodeMatrix(node, array.shape)
     return view.tensor(scaled_isometry(view.matrix(array)))
 
 
 def scaled_isometry(matrix: Array) -> Array:
-    """``Q ‖A‖ / ‖Q‖`` of a matrix A."""
+    """Return ``Q ‖A‖ / ‖Q‖`` for a matrix ``A = Q R``."""
     norm = do("sqrt", do("sum", do("abs", matrix) ** 2) / min(matrix.shape))
     return isometric(matrix) * norm

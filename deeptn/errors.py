@@ -1,4 +1,4 @@
-"""The error family. A message says which argument, what came, what was expected, and what to write instead."""
+"""All exceptions. A message says which argument is wrong, what it was, what was expected, and what to write instead."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ class DeepTNError(ValueError):
 
 
 class SpecError(DeepTNError):
-    """A topology, network or parameter set is not well formed."""
+    """A topology, network or parameter set is malformed."""
 
 
 class LayoutError(DeepTNError):
-    """A weight shape and its legs do not fit each other."""
+    """A weight shape and its legs do not match."""
 
 
 class ProgramError(DeepTNError):
-    """A contraction cannot be compiled or run on the arrays it was given."""
+    """A contraction cannot be compiled, or cannot run on the given arrays."""
 
 
 class PlanError(DeepTNError):
@@ -31,7 +31,7 @@ class FormatError(DeepTNError):
 
 
 class MissingBackendError(DeepTNError, ImportError):
-    """An optional package is needed and not installed."""
+    """An optional package is needed but not installed."""
 
     def __init__(self, package: str, extra: str):
         super().__init__(
@@ -40,7 +40,7 @@ class MissingBackendError(DeepTNError, ImportError):
 
 
 def near_match(word: str, known: Iterable[str]) -> str:
-    """Return the half-sentence that closes an "unknown name" message.
+    """Return the end of an "unknown name" message: the known names and the closest match.
 
     Examples
     --------

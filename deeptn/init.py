@@ -1,7 +1,7 @@
-"""Initialisers, calibrated on the generated tensor.
+"""Initializers, calibrated on the generated tensor.
 
-A scheme makes tensors of standard normal draws; it is written with autoray, so that it runs on NumPy arrays and
-under jax.jit alike. Afterwards the nodes of the last stage are scaled, so that the weight has the asked size.
+A scheme turns standard normal draws into tensors; it is written with autoray, so it runs on NumPy arrays as well as
+under jax.jit. Then the nodes of the last stage are scaled so that the weight has the requested root mean square.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from .engine import activate, compile_network, run, seconds
 from .errors import SpecError, near_match
 from .spec import Layout, Leg, NetworkSpec, Node, Stage
 
-#: Schemes of which what a state is made of has no random sign: the last nodes on the legs get one for each output.
+#: Schemes whose states have no random signs: the last nodes before the legs get a random sign for each output.
 STRUCTURED = ("identity", "copy")
 
-#: A weight up to this many entries is decoded to be measured; above, the norm of a linear one is contracted.
+#: Up to this many entries, a weight is decoded to measure it; above, the norm of a linear one may be contracted.
 DECODE_LIMIT = 2**24
 
 #: Standard deviation of the noise per entry that the schemes "identity" and "copy" add.
 NOISE = 0.3
 
-#: With more parameters than this their product may leave the range of floating-point numbers.
+#: With more parameters than this, their product may overflow or underflow.
 MANY = 200
 
 
 def isometric(matrix: Array) -> Array:
-    """The isometry Q of ``A = Q R`` with a positive diagonal of R; of a wide matrix that of its transpose, transposed.
+    """Return the isometry Q of ``A = Q R``, R with a positive diagonal; a wide matrix is transposed first, and back.
 
     Source: Mezzadri, Notices of the AMS 54, 592 (2007).
     """
@@ -47,7 +47,7 @@ def isometric(matrix: Array) -> Array:
 
 
 class NodeMatrix:
-    """The tensor of a node as the matrix from its inputs to its outputs, and back."""
+    """Reshape the tensor of a node to the matrix from its inputs to its outputs, and back."""
 
     def __init__(self, node: Node, shape: Sequence[int]):
         outputs = [k for k, ix in enumerate(node.indices) if ix not in node.inputs]
@@ -65,26 +65,26 @@ class NodeMatrix:
 
 
 def _gaussian(draw: Array, outputs: Sequence[int], inputs: Sequence[int]) -> Array:
-    """Independent entries of variance 1 / (number of inputs): a node keeps the norm of its input on average."""
+    """Return independent entries of variance 1 / fan-in: on average, a node keeps the norm of its input."""
     return draw / math.sqrt(draw.shape[1])
 
 
 def _orthogonal(draw: Array, outputs: Sequence[int], inputs: Sequence[int]) -> Array:
-    """Haar-random orthogonal (unitary) matrix, or the isometry or co-isometry of a rectangular node."""
+    """Return a Haar-random orthogonal (unitary) matrix; for a rectangular node, an isometry or co-isometry."""
     return isometric(draw)
 
 
 def _identity(draw: Array, outputs: Sequence[int], inputs: Sequence[int]) -> Array:
-    """The identity (a node without inputs: equal entries of norm one, a spread product state) plus noise."""
+    """Return the identity plus noise (without inputs: equal entries of norm one, a uniform product state)."""
     rows, columns = draw.shape
     base = np.eye(rows, columns) if columns > 1 else np.full((rows, 1), rows**-0.5)
     return base + NOISE * draw
 
 
 def _copy(draw: Array, outputs: Sequence[int], inputs: Sequence[int]) -> Array:
-    """The copy tensor plus noise: ones where all indices are equal (modulo their sizes), columns of norm one.
+    """Return the copy tensor plus noise: ones where all indices are equal (modulo their sizes), columns of norm one.
 
-    With as many outputs as inputs every input is copied on to the output at its place: the identity.
+    If there are as many outputs as inputs, each input is copied to the output at the same position: the identity.
     """
     if len(outputs) == len(inputs):
         return np.eye(*draw.shape) + NOISE * draw
@@ -95,7 +95,7 @@ def _copy(draw: Array, outputs: Sequence[int], inputs: Sequence[int]) -> Array:
     return base / np.maximum(np.linalg.norm(base, axis=0), 1.0) + NOISE * draw
 
 
-#: Name of a scheme to a function of a normal (outputs, inputs) matrix, and of the sizes of outputs and inputs.
+#: For each scheme, a function of a standard normal (outputs, inputs) matrix and the sizes of outputs and inputs.
 SCHEMES: dict[str, Callable[[Array, Sequence[int], Sequence[int]], Array]] = {
     "orthogonal": _orthogonal,
     "gaussian": _gaussian,
@@ -105,7 +105,7 @@ SCHEMES: dict[str, Callable[[Array, Sequence[int], Sequence[int]], Array]] = {
 
 
 def target_std(layout: Layout) -> float:
-    """Kaiming's standard deviation for a ReLU network, ``sqrt(2 / fan_in)``, fan_in being all axes but the first.
+    """Return the Kaiming standard deviation for ReLU, ``sqrt(2 / fan_in)`` with ``fan_in = prod(shape[1:])``.
 
     Source: He et al., arXiv:1502.01852, eq. (10).
     """
@@ -113,7 +113,7 @@ def target_std(layout: Layout) -> float:
 
 
 def draws(spec: NetworkSpec, seed: int, complex_valued: bool) -> dict[str, np.ndarray]:
-    """Standard normal entries for every parameter, drawn by NumPy in the order of ``spec.param_shapes``."""
+    """Draw standard normal entries for every parameter with NumPy, in the order of ``spec.param_shapes``."""
     if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0:
         raise SpecError(f"seed = {seed!r}; expected a non-negative integer")
     generator = np.random.default_rng(seed)
@@ -145,7 +145,7 @@ def initialize(
     normal : mapping of str to array
         Standard normal entries for every parameter.
     scheme : {"orthogonal", "gaussian", "identity", "copy"}
-        How each node is made of its draw.
+        How each node is made from its draw.
     std : float, optional
         Root mean square of the entries of the weight, by default `target_std`.
 
@@ -175,9 +175,9 @@ def initialize(
 
 @cache
 def _shares(spec: NetworkSpec) -> tuple[dict[str, float], bool]:
-    """Exponents with which a factor of W is spread over parameters; and whether another stage uses one of these too.
+    """Return exponents that spread a factor of W over parameters, and whether stages share parameters or results.
 
-    Otherwise W, which is multilinear in the stages that are added up to it, is multiplied by just that factor.
+    If they share none, W is multiplied by exactly that factor, since it is multilinear in the stages that sum to it.
     """
     stages = [Counter(n.param for n in stage.nodes if n.param is not None) for stage in spec.stages]
     shares = {name: 1.0 / stages[k].total() for k in spec.summands for name in stages[k]}
@@ -187,21 +187,21 @@ def _shares(spec: NetworkSpec) -> tuple[dict[str, float], bool]:
 
 
 def weight_exponents(spec: NetworkSpec) -> dict[str, float]:
-    """By which power of a factor each parameter is multiplied, so that W is multiplied by the factor.
+    """Return for each parameter the power of a factor to multiply it by, so that W is multiplied by the factor.
 
     Raises
     ------
     SpecError
-        If a parameter of the stages that are added up to W is also used in another one: there are no such powers.
+        If stages share parameters, or another stage uses the result of one that is added to W: no such powers exist.
     """
     shares, elsewhere = _shares(spec)
     if elsewhere:
-        raise SpecError("the last stage shares parameters, or its result, with others: W cannot be scaled by its cores")
+        raise SpecError("the last stage shares parameters or its result with others, so its cores cannot scale W")
     return shares
 
 
 def _into_range(spec: NetworkSpec, layout: Layout, params: Params, names: Collection[str]) -> Params:
-    """Scale all of many parameters alike until their product neither vanishes nor overflows, by bisection."""
+    """Scale all `names` by one factor, found by bisection, so that their product neither vanishes nor overflows."""
     low, high, power = -math.inf, math.inf, 0.0
     scaled = params
     for _ in range(64):
@@ -224,10 +224,10 @@ def _into_range(spec: NetworkSpec, layout: Layout, params: Params, names: Collec
 def _calibrate(
     spec: NetworkSpec, layout: Layout, params: Params, shares: Mapping[str, float], goal: float, passes: int
 ) -> Params:
-    """Scale some parameters, each by a power of one factor, until the weight has the root mean square `goal`.
+    """Scale the parameters in `shares`, each by a power of one factor, to give the weight the root mean square `goal`.
 
-    The secant method for log(root mean square) as a function of log(factor), whose slope is 1 at first. No branches, so
-    that `jax.jit` follows; a weight that is all zero cannot be scaled, and stays as it is.
+    This is the secant method for log(root mean square) as a function of log(factor), with initial slope 1. It has no
+    data-dependent branches, so `jax.jit` can trace it. An all-zero weight cannot be scaled and stays as it is.
     """
     before, slope, step = None, 1.0, 0.0
     for _ in range(passes):
@@ -244,9 +244,9 @@ def _calibrate(
 
 
 def _revive(spec: NetworkSpec, params: Params) -> Params:
-    """Turn the sign of a parameter wherever an activation would leave nothing of a state.
+    """Flip the sign of a parameter wherever an activation would set a whole state to zero.
 
-    A small state may be negative throughout; after ReLU it is zero, and so are all gradients from there on.
+    All entries of a small state may be negative; ReLU then makes it zero, and with it all gradients through it.
     """
     tuning = library_of(next(iter(params.values()))).tuning
     one = do("ones_like", do("reshape", next(iter(params.values())), (-1,))[0])
@@ -281,7 +281,7 @@ _STATE = "__state"
 
 
 def _single_stage(spec: NetworkSpec, stage: Stage, entering: Sequence[tuple[str, ...]]) -> NetworkSpec:
-    """One stage as a network of its own; the states that enter it are parameters, `_STATE` with a number."""
+    """Return one stage as its own network; the incoming states become parameters, named `_STATE` plus a number."""
     sizes = spec.index_sizes
     nodes = (*(Node(f"{_STATE}{k}", indices) for k, indices in enumerate(entering)), *stage.nodes)
     used = {ix for node in nodes for ix in node.indices} - set(stage.output)
@@ -290,18 +290,18 @@ def _single_stage(spec: NetworkSpec, stage: Stage, entering: Sequence[tuple[str,
 
 
 def _fill(spec: NetworkSpec, node: Node, draw: Array, scheme: Callable[..., Array], signed: bool) -> Array:
-    """Apply a scheme to a node's matrix from inputs to outputs; with `signed` every row gets a random sign."""
+    """Apply a scheme to a node's matrix from inputs to outputs; with `signed`, each row gets a random sign."""
     view = NodeMatrix(node, spec.node_shape(node))
     drawn = view.matrix(draw)
     matrix = scheme(drawn, view.outputs, view.inputs)
     if signed:
-        # From a digit of the draw, not from its own sign: that would go along with the noise.
+        # Take the sign from a digit of the draw; the draw's own sign would be correlated with the noise.
         matrix = matrix * (1.0 - 2.0 * (do("floor", do("real", drawn[:, :1]) * 2.0**8) % 2.0))
     return view.tensor(matrix)
 
 
 def _undirected(spec: NetworkSpec, node: Node, stage: Stage, array: Array) -> Array:
-    """Scale a node without inputs so that the mean square is kept: the two ends of a bond share a sum."""
+    """Scale a node of an undirected stage to preserve the mean square; each end of a bond takes half of its sum."""
     sizes = spec.index_sizes
     bonds = math.prod(sizes[ix] for ix in node.indices if ix not in stage.output)
     size = do("abs", array)
@@ -309,10 +309,10 @@ def _undirected(spec: NetworkSpec, node: Node, stage: Stage, array: Array) -> Ar
 
 
 def root_mean_square(spec: NetworkSpec, layout: Layout, params: Mapping[str, Array]) -> Array:
-    """Root mean square of the entries of the weight that the network generates, padding left out.
+    """Return the root mean square of the entries of the generated weight, excluding padding.
 
-    Up to 2^24 entries, or with several stages, by decoding; beyond, ``‖W‖²`` of one stage is contracted as a
-    network of its own (two copies, and per padded axis a chain that counts the entries kept) where that is cheaper.
+    Up to 2^24 entries, or with several stages, W is decoded. Beyond, ``‖W‖²`` of a single stage is contracted as its
+    own network (two copies, and for each padded axis a chain that selects the entries kept) if that is cheaper.
     """
     kept = math.prod(layout.shape)
     crop = (layout.padded_shape, layout.shape)
@@ -332,7 +332,7 @@ _CONJ = "__conj"
 
 
 def _norm_network(spec: NetworkSpec, layout: Layout) -> NetworkSpec:
-    """The closed network of ``‖W‖²``, summed over the entries that the layout keeps."""
+    """Return the closed network of ``‖W‖²``, summed over the entries that the layout keeps."""
     legs = {leg.name for leg in spec.legs}
     sizes = dict(spec.index_sizes)
     sizes |= {ix + _CONJ: size for ix, size in spec.sizes}
@@ -348,9 +348,9 @@ def _norm_network(spec: NetworkSpec, layout: Layout) -> NetworkSpec:
 
 
 def _counting_chain(legs: Sequence[Leg], n: int, sizes: dict[str, int]) -> list[Node]:
-    """Constant cores whose contraction is 1 where the number that the legs spell is below `n`, else 0.
+    """Return constant cores that contract to 1 if the number that the legs spell is below `n`, else to 0.
 
-    The bond remembers whether the digits so far equal those of ``n - 1`` (0) or are already below (1).
+    The bond records whether the digits so far equal those of ``n - 1`` (0) or are already below (1).
     """
     last, digits = n - 1, []
     for leg in reversed(legs):

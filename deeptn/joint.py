@@ -1,4 +1,4 @@
-"""One network for several weights: the paper's option of generating layers together."""
+"""One network for several weights: the paper's option to generate layers together."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .topologies import Topology
 
 @dataclass(frozen=True)
 class Joint:
-    """A network whose tensor is cut into several weights. Frozen and hashable; make one with `joint`.
+    """A network whose tensor is split into several weights. Frozen and hashable; make one with `joint`.
 
     Attributes
     ----------
     net : Network
         Generates all entries, as a vector.
     shapes : tuple of tuple of int
-        Of the weights, one after another.
+        Shapes of the weights, in order.
 
     Examples
     --------
@@ -45,9 +45,9 @@ class Joint:
         return self.net.num_params
 
     def init(self, seed: int = 0, **options: Any) -> Params:
-        """Draw parameters, so that the whole tensor has the root mean square 1; takes the options of `Network.init`.
+        """Draw parameters that give the whole tensor root mean square 1; takes the options of `Network.init`.
 
-        A weight is its part of the tensor times its own standard deviation; parts of a shallow network differ in size.
+        Each weight is its part of the tensor times its standard deviation; parts of a shallow network differ in rms.
         """
         settings: dict[str, Any] = {"std": 1.0} | options
         return self.net.init(seed, **settings)
@@ -63,8 +63,8 @@ class Joint:
         Returns
         -------
         tuple of array
-            Of the shapes `shapes`; each is its part of the generated tensor times Kaiming's standard deviation for
-            its own shape, a constant.
+            The weights, of shapes `shapes`. Each is its part of the generated tensor times a constant, the Kaiming
+            standard deviation for its shape.
         """
         entries = self.net.materialize(params)
         ends = [0, *accumulate(map(math.prod, self.shapes))]
@@ -80,11 +80,11 @@ def joint(topology: Topology | str, shapes: Sequence[Sequence[int]], layout: Lay
     Parameters
     ----------
     topology : Topology or str
-        One that needs no row and column legs: the generated tensor is a vector.
+        Must not need row and column legs, because the generated tensor is a vector.
     shapes : sequence of shapes
-        Of the weights.
+        Shapes of the weights.
     layout : Layout, optional
-        For a vector with as many entries as all weights together.
+        Layout of a vector with as many entries as all weights together.
 
     Returns
     -------
@@ -93,17 +93,17 @@ def joint(topology: Topology | str, shapes: Sequence[Sequence[int]], layout: Lay
     Raises
     ------
     LayoutError
-        If a shape is empty, or there is none.
+        If a shape is empty, or there are no shapes.
     SpecError
-        As `deeptn.network`.
+        As for `deeptn.network`.
 
     Notes
     -----
-    Source: arXiv:2305.06058, which also generates several layers by one ADTN.
+    Source: arXiv:2305.06058, which also generates several layers with one ADTN.
 
     Examples
     --------
-    VGG-16's two large layers by one brick wall, instead of 424 parameters by two:
+    VGG-16's two large layers from one brick wall; two walls would need 424 parameters:
 
     >>> import deeptn as dtn
     >>> dtn.joint.joint(dtn.BrickWall(layers=1), [(4096, 512), (4096, 4096)]).num_params
@@ -113,5 +113,5 @@ def joint(topology: Topology | str, shapes: Sequence[Sequence[int]], layout: Lay
         raise LayoutError(f"shapes = {shapes!r:.80}; expected shapes, for example [(120, 400), (84, 120)]")
     sizes = tuple(positive_ints(shape, f"shapes[{k}]", LayoutError) for k, shape in enumerate(shapes))
     if not sizes or not all(sizes):
-        raise LayoutError(f"shapes = {shapes!r:.80}; expected at least one shape, each with an axis")
+        raise LayoutError(f"shapes = {shapes!r:.80}; expected at least one shape, each with at least one axis")
     return Joint(network(topology, (sum(map(math.prod, sizes)),), layout), sizes)

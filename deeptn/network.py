@@ -1,4 +1,4 @@
-"""`Network`: a specification and a layout, and the few things one does with them."""
+"""`Network`: a specification and a layout, with the operations on them."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from .spec import Layout, NetworkSpec
 from .topologies import Topology, describe
 from .topologies import topology as as_topology
 
-#: Operations around the steps of `Network.apply`: reshapes of input and output.
+#: Extra operations in `Network.apply`, in addition to its steps: reshapes of input and output.
 AROUND = 2
 
 
 @dataclass(frozen=True)
 class Network:
-    """A deep tensor network that generates a weight. Frozen and hashable; it holds no arrays.
+    """A deep tensor network that generates a weight. Frozen and hashable; it contains no arrays.
 
-    Make one with `network`, `at_budget`, `from_quimb`, … or from a spec and a layout of your own.
+    Make one with `network`, `at_budget`, `from_quimb`, …, or from your own spec and layout.
 
     Parameters
     ----------
@@ -38,7 +38,7 @@ class Network:
     layout : Layout
         How the legs of the spec make up the weight.
     topology : Topology, optional
-        The family that built the spec, if any; it does not take part in comparisons.
+        The family that built the spec, if any; comparisons ignore it.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class Network:
         if not isinstance(self.spec, NetworkSpec) or not isinstance(self.layout, Layout):
             raise SpecError(f"Network takes a NetworkSpec and a Layout, got {self.spec!r:.50} and {self.layout!r:.50}")
         if self.spec.legs != self.layout.legs:
-            raise SpecError(f"the spec has the legs {self.spec.legs}, the layout {self.layout.legs}")
+            raise SpecError(f"the spec has legs {self.spec.legs}, but the layout has {self.layout.legs}")
 
     def __repr__(self) -> str:
         facts = f"shape={self.shape}, legs={self.layout.leg_sizes}, num_params={self.num_params}"
@@ -79,7 +79,7 @@ class Network:
 
     @property
     def is_linear(self) -> bool:
-        """Whether there is no activation: the network can be applied to an input without forming W."""
+        """Whether the network has no activations, so that it can be applied to an input without forming W."""
         return self.spec.is_linear
 
     def init(
@@ -98,13 +98,13 @@ class Network:
         seed : int
             Non-negative.
         like : {"numpy", "torch", "jax"} or array
-            Library of the result; an array lends its dtype and device too.
+            Library of the result; an array also sets the dtype and device.
         dtype : str or dtype, optional
             float32 by default; also float64, float16, bfloat16, complex64, complex128.
         device : optional
-            As the library writes it.
+            A device in the library's own notation.
         scheme : {"orthogonal", "gaussian", "identity", "copy"}
-            Random orthogonal (isometric) nodes, independent normal entries, identities on a spread product state plus
+            Random orthogonal (isometric) nodes, independent normal entries, identities on a uniform product state plus
             noise, or copy tensors plus noise.
         std : float, optional
             Root mean square of the weight, by default ``sqrt(2 / prod(shape[1:]))``.
@@ -117,7 +117,7 @@ class Network:
         Raises
         ------
         SpecError
-            For an unknown library, dtype or scheme, a bad seed or std, an activation that complex numbers do not have.
+            For an unknown library, dtype or scheme, a bad seed or std, or an activation undefined for complex numbers.
         MissingBackendError
             If the library is not installed.
 
@@ -142,22 +142,22 @@ class Network:
         params : mapping of str to array
             Arrays of NumPy, PyTorch or JAX with the shapes of ``spec.param_shapes``.
         rows : slice, optional
-            Rows (entries of axis 0) to decode, without a step. A linear network generates these alone; one with
-            activations is decoded and cut.
+            Rows (entries of axis 0) to decode, with step 1. A linear network generates only these rows; one with
+            activations is decoded completely and then sliced.
         recompute : bool, optional
             Whether a gradient (in torch and JAX) keeps only the states between the stages and recomputes the others.
-            By default where they have 2^24 elements or more, `Program.recompute`. JAX keeps all where stages join.
+            By default if they have 2^24 elements or more; see `Program.recompute`. JAX keeps all if stages join.
 
         Returns
         -------
         array of shape `shape`
-            With `rows` only these along axis 0. Of the same library, dtype and device; differentiable in PyTorch
-            and JAX.
+            With `rows`, only those along axis 0. In the library, dtype and device of the parameters; differentiable in
+            PyTorch and JAX.
 
         Raises
         ------
         SpecError
-            If the parameters are not those of this network, or `rows` is not a slice with step 1.
+            If the parameters do not belong to this network, or `rows` is not a slice with step 1.
 
         Examples
         --------
@@ -172,25 +172,25 @@ class Network:
         if rows is None:
             return decode(self, [params[name] for name in self.spec.param_shapes], recompute)
         if not isinstance(rows, slice) or rows.step not in (None, 1):
-            raise SpecError(f"rows = {rows!r}; expected a slice of single steps, for example slice(0, 128)")
+            raise SpecError(f"rows = {rows!r}; expected a slice with step 1, for example slice(0, 128)")
         start, stop, _ = rows.indices(self.shape[0])
         if not self.is_linear or start >= stop:
             return self.materialize(params)[start:stop]
         return slicing.decode_rows(self.spec, self.layout, params, start, stop)
 
     def gather(self, params: ParamsLike, rows: Array) -> Array:
-        """Decode some rows of the weight, as an embedding looks them up.
+        """Decode selected rows of the weight, as in an embedding lookup.
 
-        A linear network generates these rows alone, about as many small products as there are nodes for each; one with
-        activations is decoded and indexed.
+        A linear network generates only these rows, each with about one small product per node; one with activations is
+        decoded completely and then indexed.
 
         Parameters
         ----------
         params : mapping of str to array
             As for `materialize`.
         rows : integer array of any shape
-            Of the library of the parameters, each from ``0`` to ``shape[0] - 1``. Rows out of range are not looked for:
-            the result is that of some other row, or an error of the library.
+            Row numbers from ``0`` to ``shape[0] - 1``, in the library of the parameters. The range is not checked: for
+            a number outside it, you get some other row or an error of the library.
 
         Returns
         -------
@@ -200,7 +200,7 @@ class Network:
         Raises
         ------
         SpecError
-            If the parameters are not those of this network.
+            If the parameters do not belong to this network.
 
         Examples
         --------
@@ -220,15 +220,15 @@ class Network:
         return do("reshape", found, (*shape, *self.shape[1:]))
 
     def iter_blocks(self, params: ParamsLike, max_bytes: int) -> Iterator[tuple[slice, Array]]:
-        """Decode the weight in blocks of rows, each with bounded memory.
+        """Decode the weight in blocks of rows with bounded memory.
 
         Parameters
         ----------
         params : mapping of str to array
             As for `materialize`.
         max_bytes : int
-            What may be alive at a time, parameters included: `Cost.peak` of a block, in bytes. Blocks are as large
-            as that allows.
+            Maximum memory in use at a time, including parameters: `Cost.peak` of a block, in bytes. Blocks are as
+            large as this allows.
 
         Yields
         ------
@@ -239,8 +239,8 @@ class Network:
         Raises
         ------
         SpecError
-            If not even one row fits; or, for a network with activations, which needs its whole state, if that does
-            not fit (``cost().peak`` elements). The message says how much is needed.
+            If not even one row fits. A network with activations needs its whole state to fit (``cost().peak``
+            elements). The message says how much memory is needed.
 
         Examples
         --------
@@ -256,11 +256,11 @@ class Network:
         if self.is_linear:
             return slicing.decode_blocks(self.spec, self.layout, params, limit)
         if (peak := self.cost().peak * slicing.item_size(params)) > limit:
-            raise SpecError(f"max_bytes = {limit}, but the state of a network with activations needs {peak}")
+            raise SpecError(f"max_bytes = {limit}, but the state of a network with activations needs {peak} bytes")
         return iter([(slice(0, self.shape[0]), self.materialize(params))])
 
     def apply(self, params: ParamsLike, x: Array) -> Array:
-        """Multiply by the weight: ``x @ W.T``, W being viewed as ``(shape[0], prod(shape[1:]))``.
+        """Multiply by the weight: ``x @ W.T``, with W viewed as ``(shape[0], prod(shape[1:]))``.
 
         A linear network is contracted with the input and never forms W; one with activations is decoded first.
 
@@ -278,9 +278,9 @@ class Network:
         Raises
         ------
         SpecError
-            If the parameters are not those of this network.
+            If the parameters do not belong to this network.
         LayoutError
-            If the last axis of `x` has another size.
+            If the last axis of `x` has the wrong size.
 
         Examples
         --------
@@ -303,16 +303,16 @@ class Network:
         return multiply(self, [params[name] for name in self.spec.param_shapes], x)
 
     def cost(self, mode: CostMode = "materialize", batch: int = 1, tuning: Tuning = CPU) -> Cost:
-        """Count what one call costs, without running it.
+        """Count the cost of one call without running it.
 
         Parameters
         ----------
         mode : {"materialize", "apply", "gather"}
-            The last two include the decoding for a network with activations.
+            For a network with activations, the last two include decoding.
         batch : int
             Rows of the input for ``"apply"``, of the weight for ``"gather"`` (rounded up to a power of two).
         tuning : deeptn.arrays.Tuning
-            The numbers for the device on which it would run, by default those of a CPU.
+            Thresholds for the device that the call would run on, by default those for a CPU.
 
         Returns
         -------
@@ -337,15 +337,15 @@ class Network:
         return decode.with_product(self.shape, batch) if mode == "apply" else decode
 
     def choose(self, batch: int, like: Any = "numpy") -> Choice:
-        """Say which way to multiply `batch` rows by W is expected to be the faster, and why.
+        """Predict which way to multiply `batch` rows by W is faster, and say why.
 
         Parameters
         ----------
         batch : int
             Rows of the input.
         like : {"numpy", "torch", "jax"} or array
-            Library (and device) of the arrays. What it does on this machine is measured at the first call, within about
-            a second, and kept on disk (``$DEEPTN_CACHE``).
+            Library (and device) of the arrays. The first call measures its speed on this machine, within about a
+            second, and caches it on disk (``$DEEPTN_CACHE``).
 
         Returns
         -------
@@ -391,14 +391,14 @@ class Network:
 
 
 def decode(net: Network, inputs: Sequence[Array], recompute: bool | None = None) -> Array:
-    """`Network.materialize` without a look at the parameters, which come in the order of ``spec.param_shapes``."""
+    """Run `Network.materialize` on parameters in the order of ``spec.param_shapes``, without checking them."""
     return run(net.program("materialize", recompute=recompute, tuning=library_of(inputs[0]).tuning), inputs)
 
 
 def multiply(net: Network, inputs: Sequence[Array], x: Array, batch: int | None = None) -> Array:
-    """`Network.apply` of a linear network without a look at the parameters; `x` has a row, and its last axis fits.
+    """Run `Network.apply` for a linear network without checks; `x` must have a row, and a last axis that fits.
 
-    The order of contraction is that for `batch` rows, by default as many as there are.
+    The contraction order is the one for `batch` rows, by default the number of rows in `x`.
     """
     lead = x.shape[:-1]
     batch = math.prod(lead) if batch is None else batch
@@ -407,16 +407,16 @@ def multiply(net: Network, inputs: Sequence[Array], x: Array, batch: int | None 
 
 
 def network(topology: Topology | str, shape: Sequence[int], layout: Layout | None = None) -> Network:
-    """Make a network of a family for a weight.
+    """Make the network of a family for a weight.
 
     Parameters
     ----------
     topology : Topology or str
-        For example ``BrickWall(layers=2)``; a name means the family with its defaults.
+        For example ``BrickWall(layers=2)``; a name stands for the family with its defaults.
     shape : sequence of int
-        Shape of the weight; any number of axes, the first one being the outputs.
+        Shape of the weight; any number of axes, with the outputs first.
     layout : Layout, optional
-        How the weight is cut into legs; by default the topology's own.
+        How the weight is split into legs; by default the topology's own layout.
 
     Returns
     -------
@@ -427,7 +427,7 @@ def network(topology: Topology | str, shape: Sequence[int], layout: Layout | Non
     SpecError
         For an unknown topology, or one that cannot be built on these legs.
     LayoutError
-        If the layout is for another shape.
+        If the layout has a different shape.
 
     Examples
     --------
@@ -445,5 +445,5 @@ def network(topology: Topology | str, shape: Sequence[int], layout: Layout | Non
     elif not isinstance(layout, Layout):
         raise LayoutError(f"layout must be a deeptn.Layout, got {layout!r:.60}")
     elif layout.shape != shape:
-        raise LayoutError(f"layout is for the shape {layout.shape}, the weight has {shape}")
+        raise LayoutError(f"layout is for shape {layout.shape}, but the weight has shape {shape}")
     return Network(family.build(layout.legs), layout, family)

@@ -9,7 +9,7 @@ from .spec import NetworkSpec, activations
 
 
 def check_params(spec: NetworkSpec, params: ParamsLike) -> None:
-    """Raise `SpecError` unless `params` holds exactly the tensors of `spec`, in their shapes."""
+    """Raise `SpecError` unless `params` contains exactly the tensors of `spec`, with their shapes."""
     shapes = spec.param_shapes
     if not hasattr(params, "keys"):
         raise SpecError(f"params must be a dict of arrays by name, got {type(params).__name__}")
@@ -34,7 +34,7 @@ def check_params(spec: NetworkSpec, params: ParamsLike) -> None:
 
 
 def check_runs(spec: NetworkSpec, params: ParamsLike) -> None:
-    """`check_params`, and that the activations have a meaning for the entries."""
+    """Run `check_params`, and check that the activations are defined for the dtype of the entries."""
     check_params(spec, params)
     if any(stage.activation for stage in spec.stages):
         for array in {params[name].dtype: params[name] for name in spec.param_shapes}.values():  # one of each dtype
@@ -42,7 +42,7 @@ def check_runs(spec: NetworkSpec, params: ParamsLike) -> None:
 
 
 def check_activations(spec: NetworkSpec, dtype: str) -> None:
-    """Raise `SpecError` if the entries are complex and an activation has no meaning for these."""
+    """Raise `SpecError` if the entries are complex and an activation is not defined for complex numbers."""
     for number, stage in enumerate(spec.stages if dtype.startswith("complex") else ()):
         if stage.activation is not None and activations.is_real_only(stage.activation):
             raise SpecError(

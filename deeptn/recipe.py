@@ -1,4 +1,4 @@
-"""How a model is trained: plain data and a schedule, the same for every framework."""
+"""How to train a model: plain data and a learning-rate schedule, the same for every framework."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ SCHEDULES = ("one-cycle", "cosine", "constant")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a model with generated weights is trained; read by ``deeptn_torch.train`` and ``deeptn_jax.train``.
+    """How to train a model with generated weights; used by ``deeptn_torch.train`` and ``deeptn_jax.train``.
 
-    The optimizer is Adam. Cores have a learning rate of their own: a small tensor that generates a large weight wants
-    larger steps than a dense one.
+    The optimizer is Adam. Cores can have their own learning rate, because a small tensor that generates a large weight
+    needs larger steps than a dense one.
 
     Parameters
     ----------
@@ -29,21 +29,21 @@ class Recipe:
     batch : int
         Rows per step; the last batch of an epoch may be smaller.
     schedule : {"one-cycle", "cosine", "constant"}
-        ``"one-cycle"``: cosines from lr/25 up to the peak and down to lr/250,000, Adam's first beta between 0.95
-        and 0.85 the other way (PyTorch's ``OneCycleLR``). ``"cosine"``: linear from 0 up, cosine down to 0.
-        ``"constant"``: linear up.
+        ``"one-cycle"``: cosine from lr/25 up to the peak and down to lr/250,000, while Adam's first beta goes from
+        0.95 down to 0.85 and back (PyTorch's ``OneCycleLR``). ``"cosine"``: linear warmup from 0, then cosine down
+        to 0. ``"constant"``: linear warmup, then constant.
     warmup : float
-        Share of the steps in which the learning rate rises.
+        Fraction of the steps during which the learning rate rises.
     clip : float, optional
-        Largest norm of the gradient of all parameters together.
+        Maximum norm of the gradient of all parameters together.
     decay : float
         Decoupled decay of every generated weight: a step multiplies W (not the cores) by ``1 - learning rate * decay``.
     distill : float
-        Share of the loss that compares with a teacher, from 0 to 1: the Kullback-Leibler divergence of the classes'
-        probabilities at `temperature`, times its square.
+        Fraction of the loss that comes from a teacher, from 0 to 1: the Kullback-Leibler divergence between the class
+        probabilities at `temperature`, times ``temperature**2``.
     temperature : float
     grow : tuple of (epoch, size)
-        Before that epoch (from 0) every generated weight that is smaller grows to that size (`deeptn.fitting.grow`).
+        Before that epoch (from 0), every smaller generated weight grows to that size (`deeptn.fitting.grow`).
 
     Notes
     -----
@@ -92,7 +92,7 @@ class Recipe:
         fastest = max(self.rates)
         if self.decay * fastest >= 1.0:
             raise SpecError(
-                f"Recipe.decay = {self.decay} at a learning rate of {fastest} would take all of W in one step; "
+                f"Recipe.decay = {self.decay} at a learning rate of {fastest} would remove all of W in one step; "
                 f"expected less than {1 / fastest:g}"
             )
 
@@ -107,15 +107,15 @@ class Recipe:
 
     @property
     def rates(self) -> tuple[float, float]:
-        """Peak learning rates, of cores and of all other parameters."""
+        """Peak learning rates of the cores and of all other parameters."""
         return self.lr if self.core_lr is None else self.core_lr, self.lr
 
     def steps(self, rows: int) -> int:
-        """Optimiser steps for a training set of so many rows."""
+        """Return the number of optimizer steps for a training set of `rows` rows."""
         return self.epochs * -(-rows // self.batch)
 
     def at(self, step: int, total: int) -> tuple[float, float]:
-        """Share of the peak learning rate, and Adam's first beta, of a step (from 0) of so many."""
+        """Return the fraction of the peak learning rate and Adam's first beta at a step (from 0) of `total`."""
         if self.schedule == "one-cycle":
             top, last = self.warmup * total - 1, total - 1
             if step <= top:
@@ -132,5 +132,5 @@ class Recipe:
 
 
 def _cosine(start: float, end: float, share: float) -> float:
-    """Half a cosine from one number to another."""
+    """Interpolate from one number to another along half a cosine."""
     return end + (start - end) / 2 * (1 + math.cos(math.pi * share))

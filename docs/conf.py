@@ -4,9 +4,15 @@ import importlib.metadata
 import sys
 from pathlib import Path
 
+from docutils import nodes
+from latex2mathml.converter import convert
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 import gallery
+import reference
+
+reference.write(Path(__file__).parent / "api")  # before Sphinx lists the pages
 
 project = "deeptn"
 author = "The deeptn developers"
@@ -17,14 +23,21 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
     "myst_parser",
 ]
 exclude_patterns = ["_build"]
+templates_path = ["_templates"]
 html_theme = "furo"
 html_title = f"deeptn {release}"
-myst_enable_extensions = ["dollarmath", "deflist"]
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_math_renderer = "mathml"
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 napoleon_numpy_docstring = True
 napoleon_google_docstring = False
@@ -34,11 +47,21 @@ suppress_warnings = ["ref.python"]  # "Tensor of shape (N,)" is prose, not a ref
 napoleon_preprocess_types = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_preserve_defaults = True
+autodoc_default_options = {"members": True}
+autosummary_filename_map = reference.filenames()
 default_role = "code"
 nitpicky = False
 
 
+def formula(self, node: nodes.Node) -> None:
+    """Write a formula as MathML, which browsers show without an external script."""
+    display = "block" if isinstance(node, nodes.math_block) else "inline"
+    self.body.append(convert(node.astext(), display=display))
+    raise nodes.SkipNode
+
+
 def setup(app):
-    """Write the pages that are made from the code."""
+    """Register the renderer of formulas, and write the gallery before its page is read."""
+    app.add_html_math_renderer("mathml", (formula, None), (formula, None))
     app.connect("builder-inited", lambda app: gallery.write(Path(app.srcdir)))

@@ -1,4 +1,4 @@
-"""Writes ``gallery.md`` and its drawings from the registry of topologies; Sphinx calls it before it reads the pages."""
+"""Write ``gallery.md`` and its drawings from the registry of topologies; Sphinx calls this before reading the pages."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from deeptn.topologies import topology
 
 HEAD = """# Gallery
 
-Every topology that is registered: what it computes, how many parameters it has, and one network of it drawn by
-{func}`~deeptn.draw`. Stages stand from left to right with their activations as bars; legs are coloured by the axis of
-the weight. A square has inputs, a circle has none, a white circle is constant, a dot is an index that several nodes
-share.
+Every registered topology with its equation, its number of parameters, and one network of it drawn by
+{func}`~deeptn.draw`. In the drawings, stages run from left to right, with their activations as bars. The color of a
+leg shows its axis of the weight. Squares are nodes with inputs, circles are nodes without, and white circles are
+constant. A dot is an index that more than two nodes share.
 
-In the formulas $Q$ is the number of legs, `d` their size, `bond(k)` the largest bond between k legs and the others: the
-least of `rank`, `d**k` and `d**(Q-k)`; `wire(k)` is the same, but `d` for a single leg. The tests compare every formula
-with the networks.
+In the formulas, $Q$ is the number of legs and `d` their size. `bond(k)` is the largest useful bond between k legs and
+the others: the minimum of `rank`, `d**k` and `d**(Q-k)`. `wire(k)` is the same, except that it is `d` for a single leg.
+The tests check every formula against the networks.
 """
 
-#: Networks that show more than the default of their family does.
+#: Networks that show more than their family's default.
 SHOWN = {
     "Graph": dtn.network(
         dtn.Graph(
@@ -45,19 +45,19 @@ def write(folder: Path) -> None:
         if cls.__module__.partition(".")[0] != "deeptn":
             continue
         net = SHOWN.get(name) or example(cls)
-        dtn.draw(net).savefig(drawings / f"{name}.svg")
+        dtn.draw(net).savefig(drawings / f"{name}.svg", transparent=True)
         page.append(entry(cls, net))
     (folder / "gallery.md").write_text("\n".join(page))
 
 
 def example(cls: type[dtn.Topology]) -> dtn.Network:
-    """The default of a family on a small weight; on a larger one where that has few legs and the larger one more."""
+    """Return a family's default network on a small weight, or on a larger one if only that has more than three legs."""
     small, large = (dtn.network(cls(), shape) for shape in ((16, 16), (64, 512)))
     return large if len(small.layout.legs) <= 3 < len(large.layout.legs) else small
 
 
 def entry(cls: type[dtn.Topology], net: dtn.Network) -> str:
-    """What the page says of one family: all of it from the class and its docstring."""
+    """Return the section on one family, made entirely from the class and its docstring."""
     text = inspect.getdoc(cls) or ""
     summary = text.split("\n\n")[0]
     sketch = re.search(r"::\n\n((?:(?: {4}.*)?\n)+)", text.partition("Parameters\n---")[0] + "\n")
@@ -77,7 +77,7 @@ def entry(cls: type[dtn.Topology], net: dtn.Network) -> str:
     if notes:
         parts.append(" ".join(notes.group(1).split()).replace("``", "`"))
     if options:
-        parts.append(f"**Fields:** {options}; `at_budget` turns `{cls.size_field}`.")
+        parts.append(f"**Fields:** {options}; `at_budget` varies `{cls.size_field}`.")
     parts.append(f"![{cls.__name__}](gallery/{cls.__name__}.svg)")
     parts.append(f"*{net!r}*".replace("_", r"\_"))
     if source:

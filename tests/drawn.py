@@ -1,4 +1,4 @@
-"""Networks drawn at random, of every kind that a specification allows."""
+"""Draw random networks of every kind that a specification allows."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 
 import deeptn as dtn
 
-#: Seeds for `draw_any`, ten and ten.
+#: First seeds for `draw_any`; each test takes ten seeds in a row.
 STARTS = (*range(0, 120, 10), *range(1000, 1120, 10))
 
 
 def draw_indices(rng: random.Random, pool: list[str], bonds: list[str], must: list[str]) -> list[tuple[str, ...]]:
-    """Nodes by their indices: no bond hangs loose, and what `must` be held is."""
+    """Draw the indices of each node: no bond has a loose end, and every index in `must` is on some node."""
     nodes = [tuple(rng.sample(pool, rng.randint(0, min(4, len(pool))))) for _ in range(rng.randint(1, 8))]
     for bond in bonds:
         holders = [k for k, node in enumerate(nodes) if bond in node]
@@ -28,7 +28,7 @@ def draw_indices(rng: random.Random, pool: list[str], bonds: list[str], must: li
 
 
 def draw(seed: int) -> dtn.Network:
-    """One to three stages; hyper-indices, scalars, parts without a bond, sizes of 1, shared parameters, activations."""
+    """Draw one to three stages: hyper-indices, scalars, separate parts, sizes of 1, shared parameters, activations."""
     rng = random.Random(seed)
     shape = tuple(rng.choice((1, 2, 2, 2, 3)) for _ in range(rng.randint(1, 6)))
     layout = dtn.Layout((int(np.prod(shape)),), (shape,))
@@ -65,14 +65,14 @@ def draw(seed: int) -> dtn.Network:
 
 
 def draw_joined(seed: int) -> dtn.Network:
-    """Two to five stages of equal sizes that contract, multiply and add the results of any earlier ones."""
+    """Draw two to five stages of equal sizes that contract, multiply and add results of any earlier stages."""
     rng = random.Random(seed)
     shape = tuple(rng.choice((1, 2, 2, 3)) for _ in range(rng.randint(1, 4)))
     layout = dtn.Layout((int(np.prod(shape)),), (shape,))
     sizes: dict[str, int] = {}
     stages: list[dtn.Stage] = []
     count = rng.randint(2, 5)
-    bare = [rng.random() < 0.3 for _ in range(count - 1)]  # their outputs are the legs: they may be added to W
+    bare = [rng.random() < 0.3 for _ in range(count - 1)]  # their outputs are the legs, so they can be added to W
     some = lambda numbers, chance: tuple(n for n in numbers if rng.random() < chance)
     for number in range(count):
         last = number == count - 1
@@ -86,7 +86,7 @@ def draw_joined(seed: int) -> dtn.Network:
             *add,
         }
         unread = [k for k in range(number) if k not in read]
-        # What shares its names with this stage's output is no tensor of it.
+        # A result whose index names are those of this stage's output cannot be one of its tensors.
         sources = some([k for k in range(number) if not (legs and bare[k])], 0.3)
         if last:
             sources = tuple(sorted({*sources, *unread}))
@@ -106,7 +106,7 @@ def draw_joined(seed: int) -> dtn.Network:
 
 
 def drawn_joined(seed: int) -> dtn.Network:
-    """The first of some draws that is a network: an activated stage may not be added to the weight itself."""
+    """Draw until the network is valid: an activated stage, for example, must not be added to the weight itself."""
     for k in range(20):
         with contextlib.suppress(dtn.SpecError):
             return draw_joined(1000 * seed + k)
@@ -114,11 +114,11 @@ def drawn_joined(seed: int) -> dtn.Network:
 
 
 def draw_any(seed: int) -> dtn.Network:
-    """One with stages in a row below the seed 1000, one with stages that join from there on."""
+    """Draw stages in a row for seeds below 1000, stages that join for all others."""
     return draw(seed) if seed < 1000 else drawn_joined(seed)
 
 
 def parameters(net: dtn.Network, seed: int) -> dict[str, np.ndarray]:
-    """Gaussian entries, without any scale."""
+    """Draw standard normal entries."""
     generator = np.random.default_rng(seed)
     return {name: generator.standard_normal(shape) for name, shape in net.spec.param_shapes.items()}

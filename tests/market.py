@@ -1,4 +1,4 @@
-"""One of everything: families, and networks that every general law is tried on."""
+"""One of everything: families, and networks on which every general law is tested."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from .tiers import choose, grid
 RING = dtn.Graph(nodes={"A": "xay", "B": "ybz", "C": "zcx"}, sizes={"a": 4, "b": 3, "c": 6}, output="abc", rank=3)
 #: CP: the bond r is a hyper-index of three nodes.
 CP = dtn.Graph(nodes={"A": "ar", "B": "br", "C": "cr"}, sizes={"a": 4, "b": 3, "c": 6}, output="abc", rank=5)
-#: The open index a is held by two nodes: an element-wise product along it.
+#: Two nodes share the open index a: an element-wise product along it.
 HYPER_LEG = dtn.Graph(nodes={"A": "ax", "B": "axb"}, sizes={"a": 4, "b": 6}, output="ab", rank=2)
 #: Two parts without a bond: an outer product.
 PARTS = dtn.Graph(nodes={"A": "a", "B": "b"}, sizes={"a": 5, "b": 6}, output="ab")
 
 
 def _residual() -> dtn.Network:
-    """Layers that add to their state, each read twice, and one whose result two later stages contract."""
+    """Build layers that add to their state: each result is read twice, and one is contracted by two later stages."""
     layout = dtn.Layout((4, 4), ((2, 2), (2, 2)))
     legs = layout.legs
     wires = [tuple(f"w{m}_{k}" for k in range(4)) for m in range(4)] + [tuple(leg.name for leg in legs)]
@@ -31,7 +31,7 @@ def _residual() -> dtn.Network:
             inputs = tuple(ix for ix in before[k : k + 2] if ix)
             nodes.append(dtn.Node(f"L{m}_g{k}", (*output[k : k + 2], *inputs), inputs))
         joins: dict = {1: {"add": (0,)}, 2: {"multiply": (0,), "add": (1,)}}.get(m, {})
-        if m == 4:  # the fourth layer's result and the first one's
+        if m == 4:  # reads the results of the fourth and the first layer
             nodes.append(dtn.Node("R", (*wires[0][:2], *wires[3][2:]), wires[0][:2]))
             nodes = [dtn.Node("S", (*output[:2], *wires[3][:2])), dtn.Node("T", (*output[2:], *wires[0][2:])), nodes[2]]
             joins = {"sources": (0, 3)}
@@ -127,17 +127,17 @@ NETWORKS = {
 }
 LINEAR = {name: net for name, net in NETWORKS.items() if net.is_linear and len(net.shape) > 1}
 
-#: Those that differ most: a padded weight, ranks that are cut, copies, hyper-indices, joins, sums, shared parameters.
+#: The networks that differ most: a padded weight, capped ranks, copies, hyper-indices, joins, sums, shared parameters.
 FEW = ("brickwall-odd", "tree-wide", "mera-shared", "train-permuted", "cp", "residual", "sum-nested", "shared")
 
 nets = pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)
 linear_nets = pytest.mark.parametrize("net", LINEAR.values(), ids=LINEAR)
-#: Where a case takes seconds.
+#: For tests in which a case takes seconds.
 few_nets = choose("net", NETWORKS, FEW)
-#: JAX compiles every step of every network, which takes as long as all the others do.
+#: JAX compiles every step of every network, which takes as long as all other libraries together.
 nets_and_libraries = grid(lambda net, library: library != "jax" or net in FEW, net=NETWORKS, library=LIBRARIES)
 
-#: One of each, small; with activations where the family has them.
+#: A small example of each family, with activations where it has them.
 FAMILIES = {
     "brickwall": dtn.BrickWall(layers=2),
     "brickwall-three-sites": dtn.BrickWall(layers=2, sites=3, activation="leaky_relu:0.2"),

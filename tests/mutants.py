@@ -1,17 +1,17 @@
-"""Forty ways to break the code, chosen by a seed: does the test suite notice?
+"""Break the code in forty ways, chosen by a seed: does the test suite notice?
 
-``python -m tests.mutants --list`` shows them, ``python -m tests.mutants --out mutants.json`` tries them, two at a time.
-Each is one change to one expression of `deeptn` or of the back-ends: a sign, a transposition, axes in another order, a
-dropped check, a comparison turned, an off-by-one, min for max, a dropped conjugation. Every package has one at least,
-the others fall where there is more code. The tree is copied to a temporary folder, changed there, and the tests of the
-default tier are run with ``-x``, first those of the mirrored folder, then the others. A failure, an error and a run
-that does not end within the limit count as noticed.
+``python -m tests.mutants --list`` lists the mutants; ``python -m tests.mutants --out mutants.json`` tries them, two at
+a time. Each mutant changes one expression of `deeptn` or of the back-ends: a flipped sign, a transposition, reordered
+axes, a dropped check, a changed comparison, an off-by-one, min for max, a dropped conjugation. Every package gets at
+least one mutant, packages with more code get more. The tree is copied to a temporary folder and changed there. Then the
+default tests run with ``-x``, first those of the mirrored folder, then the others. A mutant counts as noticed if the
+tests fail, end in an error, or exceed the time limit.
 
-``--only 3,17`` tries two of them (0 is no change at all, which must not be noticed); ``--tests "pytest -x -q -m slow"``
-runs another command, for instance on what the default suite has missed; ``--seed`` chooses others.
+``--only 3,17`` tries two mutants (0 is no change at all, which must not be noticed); ``--tests "pytest -x -q -m slow"``
+runs another command, for example on the mutants that the default tests missed; ``--seed`` chooses other mutants.
 
-What cannot matter is not chosen: words (messages, docstrings, `__repr__`), annotations, the numbers that only tune
-(constants in capitals, and comparisons with them), and the figures of a machine.
+Code that cannot change a result is left out: text (messages, docstrings, `__repr__`), annotations, numbers that only
+tune (constants in capitals, and expressions with them), and the figures of a machine.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from queue import SimpleQueue
 ROOT = Path(__file__).parents[1]
 COUNT = 40
 
-#: Figures of a machine decide what is fast, not what is right; what is drawn for a test decides nothing.
+#: The figures of a machine affect only speed, and the strategies only what tests draw.
 LEFT_OUT = {"deeptn/engine/machine.py", "deeptn/testing/strategies.py"}
 SILENT = {"__repr__", "__str__", "__rich__", "__rich_console__", "extra_repr"}
 
@@ -56,7 +56,7 @@ PRODUCTS = {"matmul", "tensordot", "bmm", "mm", "dot", "zip"}
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change of one expression: bytes from `start` to `stop` of the file give way to `text`."""
+    """A change of one expression: `text` replaces the bytes from `start` to `stop` of the file."""
 
     path: str
     line: int
@@ -68,7 +68,7 @@ class Mutant:
 
     @property
     def package(self) -> str:
-        """Folder of the file, from the root."""
+        """Return the file's folder, relative to the root."""
         return str(Path(self.path).parent)
 
     def __str__(self) -> str:
@@ -78,7 +78,7 @@ class Mutant:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the tests said of a mutant."""
+    """The result of the tests for a mutant."""
 
     number: int
     mutant: str
@@ -87,11 +87,11 @@ class Outcome:
     seconds: float
 
 
-# --- which changes there are -----------------------------------------------------------------------------------------
+# --- possible changes -------------------------------------------------------------------------------------------------
 
 
 def name_of(call: ast.Call) -> str:
-    """What a call calls: ``f`` of ``a.f(…)``, ``f(…)`` and ``do("f", …)``."""
+    """Return the name of the called function: ``f`` for ``a.f(…)``, ``f(…)`` and ``do("f", …)``."""
     if isinstance(call.func, ast.Attribute):
         return call.func.attr
     name = call.func.id if isinstance(call.func, ast.Name) else ""
@@ -100,12 +100,12 @@ def name_of(call: ast.Call) -> str:
 
 
 def is_sequence(node: ast.AST) -> bool:
-    """A tuple, a list or a text, which are not added as numbers are; a number that stands there is shifted instead."""
+    """Return whether a node is a sequence, text or constant: its + is not flipped; an integer is shifted instead."""
     return isinstance(node, (ast.Tuple, ast.List, ast.ListComp, ast.Constant, ast.JoinedStr))
 
 
 def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
-    """All changes of a node, by kind, each as a new node."""
+    """Yield all changes of a node: the kind of each, and the new node."""
     new = copy.deepcopy(node)
     match new:
         case ast.BinOp(op=ast.Add() | ast.Sub(), left=left, right=right) if not any(map(is_sequence, (left, right))):
@@ -141,7 +141,7 @@ def changes(node: ast.AST) -> Iterator[tuple[str, ast.AST]]:
 
 
 def changes_of_call(call: ast.Call) -> Iterator[tuple[str, ast.AST]]:
-    """Changes of a call; the call is a copy that may be changed."""
+    """Yield the changes of a call, which is a copy and may be modified."""
     name, args = name_of(call), call.args
     if isinstance(call.func, ast.Name) and name in ("min", "max"):
         call.func = ast.Name("max" if name == "min" else "min")
@@ -166,7 +166,7 @@ def changes_of_call(call: ast.Call) -> Iterator[tuple[str, ast.AST]]:
 
 
 class Finder(ast.NodeVisitor):
-    """Walks over what a file computes, and past what it says."""
+    """Visits the code of a file that computes something, and skips its text."""
 
     def __init__(self, path: str, source: str):
         self.path, self.bytes = path, source.encode()
@@ -206,7 +206,7 @@ class Finder(ast.NodeVisitor):
 
     @staticmethod
     def tunes(node: ast.AST) -> bool:
-        """Whether an expression looks at a number that only tunes."""
+        """Return whether an expression uses a constant in capitals, which only tunes."""
         if not isinstance(node, (ast.Compare, ast.BinOp, ast.Call)):
             return False
         names = {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
@@ -225,7 +225,7 @@ class Finder(ast.NodeVisitor):
 
 
 def sites() -> list[Mutant]:
-    """All changes, in the order of the files."""
+    """Return all possible changes, in the order of the files."""
     found = []
     for path in sorted([*(ROOT / "deeptn").rglob("*.py"), *(ROOT / "backends").rglob("*.py")]):
         name = path.relative_to(ROOT).as_posix()
@@ -237,7 +237,7 @@ def sites() -> list[Mutant]:
 
 
 def chosen(seed: int, count: int = COUNT) -> list[Mutant]:
-    """So many changes: one of each package, the others by the amount of code, the rarer kinds first."""
+    """Choose `count` changes: one per package, the others by the amount of code, rarer kinds first."""
     rng = random.Random(seed)
     packages: dict[str, list[Mutant]] = defaultdict(list)
     for site in sites():
@@ -255,11 +255,11 @@ def chosen(seed: int, count: int = COUNT) -> list[Mutant]:
     return sorted(found, key=lambda site: (site.path, site.line, site.start))
 
 
-# --- trying them -----------------------------------------------------------------------------------------------------
+# --- running the tests ------------------------------------------------------------------------------------------------
 
 
 def mirrored(path: str) -> list[str]:
-    """Tests of the folder that mirrors a file's package; for a module at the top, its own file."""
+    """Return the tests that mirror a file's package; for a top-level module, its own tests and those of networks."""
     parts = Path(path).parts
     if parts[0] == "backends":
         found = [f"tests/{parts[1]}"]
@@ -271,7 +271,7 @@ def mirrored(path: str) -> list[str]:
 
 
 def commands(mutant: Mutant | None, tests: str | None) -> list[list[str]]:
-    """What is run, one after another, until one of them fails."""
+    """Return the commands to run, one after another, until one fails."""
     if tests is not None:
         return [shlex.split(tests)]
     pytest = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
@@ -281,7 +281,7 @@ def commands(mutant: Mutant | None, tests: str | None) -> list[list[str]]:
 
 
 def run(command: list[str], folder: Path, limit: float) -> tuple[bool, str]:
-    """Whether a command fails or does not end, and the test that failed first."""
+    """Run a command; return whether it fails or exceeds the limit, and the first test that failed."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(folder), str(folder / "backends")]),
         "OMP_NUM_THREADS": "1",
@@ -304,7 +304,7 @@ def run(command: list[str], folder: Path, limit: float) -> tuple[bool, str]:
 
 
 def attempt(number: int, mutant: Mutant | None, folder: Path, tests: str | None, limit: float) -> Outcome:
-    """Change the copy, run the tests, change it back."""
+    """Change the copy, run the tests, and restore the copy."""
     begin, noticed, by = time.monotonic(), False, ""
     file = folder / (mutant.path if mutant else "README.md")
     original = file.read_bytes()
@@ -324,15 +324,15 @@ def attempt(number: int, mutant: Mutant | None, folder: Path, tests: str | None,
 
 
 def main() -> int:
-    """The command line."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--list", action="store_true", help="show the mutants, run nothing")
-    parser.add_argument("--only", help="numbers of mutants, between commas; 0 is no change")
-    parser.add_argument("--tests", help="a command to run instead of the tests that run every time")
-    parser.add_argument("--limit", type=float, default=1800.0, help="seconds for each mutant (default 1800)")
-    parser.add_argument("--jobs", type=int, default=2, help="mutants at a time (default 2)")
-    parser.add_argument("--out", type=Path, help="JSON file to write after each mutant")
+    parser.add_argument("--list", action="store_true", help="list the mutants without running tests")
+    parser.add_argument("--only", help="comma-separated numbers of mutants; 0 is no change")
+    parser.add_argument("--tests", help="command to run instead of the default tests")
+    parser.add_argument("--limit", type=float, default=1800.0, help="time limit per mutant in seconds (default 1800)")
+    parser.add_argument("--jobs", type=int, default=2, help="mutants to try at a time (default 2)")
+    parser.add_argument("--out", type=Path, help="JSON file, updated after each mutant")
     options = parser.parse_args()
     mutants: list[Mutant | None] = [None, *chosen(options.seed)]
     numbers = [int(n) for n in options.only.split(",")] if options.only else list(range(1, len(mutants)))
@@ -348,7 +348,7 @@ def main() -> int:
             folders.put(Path(temporary) / str(k))
         here = "import pathlib, deeptn; assert pathlib.Path(deeptn.__file__).is_relative_to(pathlib.Path.cwd())"
         failed, said = run([sys.executable, "-c", here], Path(temporary) / "0", 60)
-        assert not failed, f"it is not the copy that is imported: {said}"
+        assert not failed, f"deeptn was not imported from the copy: {said}"
 
         def work(number: int) -> None:
             folder = folders.get()

@@ -1,4 +1,4 @@
-"""Slow, independent references: plain NumPy, no program, no search."""
+"""Slow, independent references in plain NumPy, without programs or searches."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ACTIVATIONS = {
     "tanh": np.tanh,
     "sigmoid": lambda x: 1.0 / (1.0 + np.exp(-x)),
     "silu": lambda x: x / (1.0 + np.exp(-x)),
-    "gelu": lambda x: x / (1.0 + np.exp(-np.sqrt(8.0 / np.pi) * (x + 0.044715 * x**3))),  # by the sigmoid
+    "gelu": lambda x: x / (1.0 + np.exp(-np.sqrt(8.0 / np.pi) * (x + 0.044715 * x**3))),  # written as a sigmoid
     "sin": np.sin,
 }
 
 
 def gate_by_gate(params, legs, layers, activation=None, normalize=None):
-    """The paper's way: one gate after another on the whole state, left to right, full gates on v where they exist."""
+    """Apply the paper's method, one gate after another on the state, left to right; an odd last leg starts as v."""
     count = len(legs)
     state = np.ones(())
     gate = count // 2

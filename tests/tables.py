@@ -1,4 +1,4 @@
-"""Other tables of tuning constants, so that small networks go the ways of large ones."""
+"""Other tables of tuning constants, so that small networks are computed like large ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ BUFFERED = replace(CPU, small=0, large=4)
 
 
 def use(monkeypatch: pytest.MonkeyPatch, table: Tuning) -> None:
-    """Let NumPy, and torch where it is installed, go by another table on the CPU."""
+    """Make NumPy, and torch if it is installed, use another table on the CPU."""
     libraries = [library("numpy")]
     if importlib.util.find_spec("torch") is not None:
         from deeptn_torch.engine import HOST, TORCH

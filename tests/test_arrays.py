@@ -1,4 +1,4 @@
-"""What deeptn asks of array libraries, the stand-in for one that it does not know included."""
+"""Test what deeptn needs from array libraries, with the stand-in as a library that it does not know."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES = ("numpy", "torch", "jax", "tests.standin")
 
 
 def made(name: str, array: np.ndarray) -> Any:
-    """An array of a library; the test is skipped where that is not installed."""
+    """Return an array of a library, or skip the test if it is not installed."""
     return named(pytest.importorskip(name).__name__).from_raw(array)
 
 
@@ -75,7 +75,7 @@ def test_libraries_without_derivatives_say_so(name):
 
 
 class OnDevice:
-    """An array of a library that deeptn does not know, as DLPack describes where it lies."""
+    """An array of a library that deeptn does not know; only DLPack tells its device."""
 
     def __init__(self, kind: int):
         self.kind = kind
@@ -100,7 +100,7 @@ def test_tracers_lie_where_jax_would_put_them(jax):
 
 
 def test_arrays_of_unknown_libraries_are_no_target():
-    with pytest.raises(dtn.SpecError, match="expected an array or"):
+    with pytest.raises(dtn.SpecError, match="is not a supported library or array"):
         target(standin.asarray(np.ones(2)), None, None)
 
 
@@ -110,7 +110,20 @@ def test_programs_are_compiled_by_the_table():
     assert eager.recompute
     assert not net.program("materialize").recompute
     single = net.cost(tuning=dataclasses.replace(CPU, stack=1))
-    assert single.steps > net.cost().steps  # nothing is contracted side by side
+    assert single.steps > net.cost().steps  # no contractions are stacked
     before = compile_network.cache_info().misses
     net.program("materialize")
     assert compile_network.cache_info().misses == before
+
+
+@pytest.mark.parametrize("dtype", ["float64", "complex128", "int64", "uint64"])
+def test_jax_does_not_narrow(dtype):
+    jax = pytest.importorskip("jax")
+    raw = np.arange(4).astype(dtype)
+    if raw.dtype.kind in "iu":  # small integers lose nothing
+        assert made("jax", raw).tolist() == [0, 1, 2, 3]
+        raw = raw + np.asarray(2**40, dtype)
+    with pytest.raises(dtn.SpecError, match=f"JAX would narrow {dtype}"):
+        made("jax", raw)
+    with jax.enable_x64(True):
+        assert np.array_equal(named("jax").to_raw(made("jax", raw)), raw)

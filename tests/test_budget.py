@@ -1,4 +1,4 @@
-"""The largest network of a family within a budget."""
+"""Test the largest network of a family within a budget."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_at_budget_never_exceeds_the_budget(family, shape):
         net = dtn.at_budget(family, shape, params)
         assert net.num_params <= params
         assert net.topology is not None
-        if not getattr(family, "shared", False):  # with a rank that is cut fewer nodes may be alike
+        if not getattr(family, "shared", False):  # with capped ranks, fewer nodes may be alike
             bigger = dtn.network(family.resized(net.topology.size + 1), shape).num_params
             assert bigger > params or bigger == net.num_params
     with pytest.raises(dtn.SpecError, match=rf"at least {least} parameters .* more than {least - 1}"):

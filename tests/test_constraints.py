@@ -1,4 +1,4 @@
-"""Isometries: projections, the same in every library."""
+"""Test isometries: projections are the same in every library."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_a_copy_node_between_legs_of_unequal_sizes():
 def test_the_identity_stands_on_a_spread_state():
     net = dtn.network(dtn.BrickWall(layers=4), (16, 16))
     weight = net.materialize(net.init(seed=0, dtype="float64", scheme="identity"))
-    assert (weight != 0).mean() > 0.9  # identities on [1, 0] would leave one entry
+    assert (weight != 0).mean() > 0.9  # identities on [1, 0] would leave one nonzero entry
 
 
 @pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)

@@ -1,4 +1,4 @@
-"""One network for several weights."""
+"""Test one network for several weights."""
 
 from __future__ import annotations
 

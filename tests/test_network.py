@@ -1,4 +1,4 @@
-"""Laws that hold for every network, on every library."""
+"""Test laws that hold for every network in every library."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ LEADS = [(2, 3), (0,), (), (3,), (1,), (2, 0, 3)]
 
 @nets_and_libraries
 def test_apply_is_the_product(net, library):
-    """What comes before the columns is kept, nothing and none of it too."""
+    """Axes before the columns are kept, even if there are none or one is empty."""
     pytest.importorskip(library)
     params = net.init(seed=1, like=library)
     columns = math.prod(net.shape[1:])
     weight = to_numpy(net.materialize(params)).reshape(net.shape[0], columns)
-    count = 2 if not net.is_linear else 6 if library == "numpy" else 4  # what is not linear is decoded and multiplied
+    count = 2 if not net.is_linear else 6 if library == "numpy" else 4  # nonlinear ones are decoded and multiplied
     for lead in LEADS[:count]:
         x = np.random.default_rng(0).standard_normal((*lead, columns)).astype("float32")
         y = net.apply(params, do("array", x, like=library))
@@ -179,7 +179,7 @@ def test_jit_vmap_and_functional_call(net, torch, jax):
 
 @st.composite
 def graphs(draw):
-    """Random graphs: sizes of 1, hyper-indices, disconnected parts, up to six nodes."""
+    """Draw random graphs: sizes of 1, hyper-indices, disconnected parts, up to six nodes."""
     count = draw(st.integers(1, 6))
     open_count = draw(st.integers(1, 4))
     bonds = [f"b{k}" for k in range(draw(st.integers(0, 5)))]

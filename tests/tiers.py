@@ -1,4 +1,4 @@
-"""Which cases run every time, and which, marked ``slow``, before a release (``pytest -m slow``)."""
+"""Choose which cases run every time, and which, marked ``slow``, run before a release (``pytest -m slow``)."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def choose(name: str, axis: Axis, kept: Collection[str]) -> pytest.MarkDecorator
 def grid(kept: int | Callable[..., bool] = 1, **axes: Axis) -> pytest.MarkDecorator:
     """Parametrize over all combinations of some axes: few run every time, the others are slow.
 
-    With 1 every value of every axis is among the few, with 2 every pair of values of two axes; a function says it of
-    the ids of a combination.
+    If `kept` is 1, the few contain every value of every axis; if it is 2, every pair of values of two axes. A function
+    gets the ids of a combination and returns whether it runs every time.
     """
     values = [_by_id(axis) for axis in axes.values()]
     few = covering([len(axis) for axis in values], 1 if callable(kept) else kept)
@@ -34,7 +34,7 @@ def grid(kept: int | Callable[..., bool] = 1, **axes: Axis) -> pytest.MarkDecora
 
 
 def covering(sizes: list[int], strength: int) -> list[tuple[int, ...]]:
-    """Few places of a grid of these sizes, among them all values, or all pairs of values, of its axes.
+    """Return few points of a grid that contain all values (`strength` 1) or all pairs of values (2) of its axes.
 
     >>> covering([3, 2], 1)
     [(0, 0), (1, 1), (2, 0)]

@@ -1,4 +1,4 @@
-"""A small problem and models for it, in both frameworks."""
+"""A small problem, and models for it in both frameworks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def to_jax(net):
 
 
 def deviation(layer) -> float:
-    """The largest distance of a marked node, scaled, from an isometry."""
+    """Return the largest distance of a marked node, after scaling, from an isometry."""
     worst = 0.0
     for node in isometric_nodes(layer.network):
         core = layer.cores[node.param].detach().numpy()

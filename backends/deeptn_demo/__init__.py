@@ -1,1 +1,1 @@
-"""The main job: compress a trained network by every family at equal size, heal, compare."""
+"""``deeptn demo``: compress a trained network with several families at equal size, heal, and compare."""

@@ -1,4 +1,4 @@
-"""``deeptn demo``: its arguments. The rest is imported when it runs, so that ``deeptn --help`` needs no framework."""
+"""Arguments of ``deeptn demo``. Everything else is imported only on a run, so ``deeptn --help`` needs no framework."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from deeptn.cli import Command
 
 from .idx import DATASETS
 
-#: Models by name, with the side length of the images that they take.
+#: Side length of the input images of each model.
 SIDES = {"small": 8, "lenet5": 28}
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments."""
-    parser.add_argument("--data", choices=DATASETS, default="digits", help="default: digits, embedded in scikit-learn")
-    parser.add_argument("--data-dir", help="folder with IDX files; otherwise they are looked for, then downloaded")
-    parser.add_argument("--model", choices=tuple(SIDES), help="default: small for digits, lenet5 for the others")
+    """Add the arguments of the demo to a parser."""
+    parser.add_argument("--data", choices=DATASETS, default="digits", help="default: digits, bundled with scikit-learn")
+    parser.add_argument("--data-dir", help="folder with the IDX files (default: look for them, then download them)")
+    parser.add_argument("--model", choices=tuple(SIDES), help="default: small for digits, lenet5 for all other data")
     parser.add_argument("--seeds", type=int, default=1, help="number of paired repetitions (default 1)")
-    parser.add_argument("--out", type=Path, default=Path("deeptn-demo"), help="folder to write (default deeptn-demo)")
+    parser.add_argument("--out", type=Path, default=Path("deeptn-demo"), help="output folder (default deeptn-demo)")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -29,4 +29,4 @@ def run(options: argparse.Namespace) -> int:
     return run(options)
 
 
-DEMO = Command("compress a trained network by every family, heal, compare", configure, run)
+DEMO = Command("compress a trained network with several families, heal, and compare", configure, run)

@@ -1,4 +1,4 @@
-"""Image data sets: scikit-learn's embedded digits, and MNIST's family from IDX files."""
+"""Image data sets: scikit-learn's digits, and MNIST and Fashion-MNIST from IDX files."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Images:
     ----------
     name : str
     train_x, test_x : Tensor of shape (N, 1, height, width)
-        float32, shifted and scaled by the mean and standard deviation of the training pixels.
+        float32, normalized with the mean and standard deviation of the training pixels.
     train_y, test_y : Tensor of shape (N,)
-        Class numbers, int64.
+        Class labels, int64.
     """
 
     name: str
@@ -41,10 +41,10 @@ def load_images(name: str = "digits", folder: PathLike | None = None) -> Images:
     Parameters
     ----------
     name : {"digits", "fashion-mnist", "mnist"}
-        ``"digits"`` is embedded in scikit-learn: 1,797 images of 8 x 8, every fifth one for the test.
+        ``"digits"`` is bundled with scikit-learn: 1,797 images of 8 x 8; every fifth one is used for testing.
     folder : path, optional
-        Holds the four IDX files, gzipped or not. Without it: where Debian's package puts them, then deeptn's cache
-        folder (``$XDG_CACHE_HOME/deeptn``), into which they are downloaded and checked.
+        Folder with the four IDX files, gzipped or not. By default, use the folder of Debian's package if it exists,
+        else deeptn's cache (``$XDG_CACHE_HOME/deeptn``); missing files are downloaded into the cache and verified.
 
     Returns
     -------
@@ -57,11 +57,11 @@ def load_images(name: str = "digits", folder: PathLike | None = None) -> Images:
     FileNotFoundError
         If `folder` lacks a file.
     FormatError
-        If a file is not an IDX file, its size is wrong, or a download fails its checksum.
+        If a file is not an IDX file or has the wrong size, or a download has the wrong checksum.
     """
     if name == "digits":
         if folder is not None:
-            raise DeepTNError(f"the digits are embedded in scikit-learn; leave the folder {str(folder)!r} out")
+            raise DeepTNError(f"the digits are bundled with scikit-learn; leave out the folder {str(folder)!r}")
         return _digits()
     if name not in SOURCES:
         raise DeepTNError(f"data set {name!r}; {near_match(str(name), DATASETS)}")

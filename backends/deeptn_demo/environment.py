@@ -1,4 +1,4 @@
-"""Where and with what a result was measured."""
+"""Record the machine and the package versions behind a result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def environment() -> dict[str, Any]:
-    """Versions, CPU, threads and date, as plain data."""
+    """Return versions, CPU, threads and date as plain data."""
     versions = {"python": platform.python_version()}
     for package in PACKAGES:
         try:

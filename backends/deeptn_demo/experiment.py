@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -23,28 +24,28 @@ from deeptn.topologies import BrickWall, topology
 from .data import Images
 from .scores import accuracy, mean_loss
 
-#: The families that are compared with BrickWall, at the largest size not above BrickWall's own in all layers together.
+#: Families to compare with BrickWall, each at its largest size with no more parameters in total than BrickWall.
 RIVALS = ("TensorTrain", "TTMatrix", "Tucker", "LowRank", "Tree")
-#: Where healing starts, and the ``fit=`` of `compress` that gives it. Which of the two is better depends on the family
-#: and the size, so a family with a closed form gets both, and the one with the lower training loss counts. The others
-#: start at random only: a fit by gradient to a trained weight is close to nothing at these sizes, and heals worse.
+#: Starting points for healing, each with its ``fit=`` of `compress`. Which is better depends on the family and the
+#: size, so a family with a closed form is healed from both, and the lower training loss counts. Other families start
+#: only at random: at these sizes, a fit by gradient captures almost nothing of a trained weight, and heals worse.
 STARTS = {"weight": "auto", "random": None}
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A data set, a model and how it is trained.
+    """A model, how to train and heal it, and what to compress.
 
     Attributes
     ----------
     model : str
-        Name in `MODELS`.
+        Kind of `ConvNet`.
     train, heal : Recipe
-        Of the dense model, and of every compressed one after it.
+        Recipes for training the dense model, and for healing every compressed model.
     layers : tuple of int
         Depths M of BrickWall.
     hidden : tuple of str
-        The linear layers that are compressed.
+        Linear layers to compress.
     """
 
     model: str
@@ -61,13 +62,14 @@ SETTINGS = {
 
 
 class ConvNet(nn.Module):
-    """Two convolutions and three linear layers, the last one the classifier.
+    """Two convolutions and three linear layers; the last one is the classifier.
 
     ``"lenet5"`` (28 x 28): conv 1→6 (5x5, padding 2), pool, conv 6→16 (5x5), pool, 400→120→84→10.
     ``"small"`` (8 x 8): conv 1→8 (3x3), conv 8→16 (3x3), pool, 256→120→84→10.
+    `hidden` replaces the sizes 120 and 84.
     """
 
-    def __init__(self, kind: str):
+    def __init__(self, kind: str, hidden: tuple[int, int] = (120, 84)):
         super().__init__()
         if kind == "lenet5":
             self.conv1, self.conv2 = nn.Conv2d(1, 6, 5, padding=2), nn.Conv2d(6, 16, 5)
@@ -76,7 +78,8 @@ class ConvNet(nn.Module):
             self.conv1, self.conv2 = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
             self.pool1, features = nn.Identity(), 256
         self.pool2 = nn.MaxPool2d(2)
-        self.fc1, self.fc2, self.fc3 = nn.Linear(features, 120), nn.Linear(120, 84), nn.Linear(84, 10)
+        first, second = hidden
+        self.fc1, self.fc2, self.fc3 = nn.Linear(features, first), nn.Linear(first, second), nn.Linear(second, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.pool1(torch.relu(self.conv1(x)))
@@ -92,23 +95,29 @@ class Method:
     label: str
     budget: int | None = None
     plan: dict[str, Network] = field(default_factory=dict)
+    #: Sizes of the hidden layers, if they are not those of the dense network.
+    hidden: tuple[int, int] | None = None
     #: Why the family has no network of this size.
     missing: str | None = None
 
     @property
     def params(self) -> int | None:
-        """Parameters of the compressed layers."""
+        """Total parameters of the compressed layers."""
         return sum(net.num_params for net in self.plan.values()) if self.plan else None
 
 
-def methods(setting: Setting, shapes: dict[str, tuple[int, ...]]) -> list[Method]:
-    """The rows of the comparison: controls, BrickWall at each depth, and its rivals at no more parameters."""
+def methods(setting: Setting) -> list[Method]:
+    """Return the rows of the comparison: controls, BrickWall at each depth, and rivals with no more parameters."""
+    shapes, total = shapes_of(setting), size_of(setting)
+    weights = sum(math.prod(shape) for shape in shapes.values())
     rows = [Method("dense", "dense, trained on"), Method("fixed random", "fixed random")]
     for layers in setting.layers:
         walls = {name: network(BrickWall(layers=layers), shape) for name, shape in shapes.items()}
         wall = Method("BrickWall", f"BrickWall M={layers}", plan=walls)
         budget = wall.params
         rows.append(Method("BrickWall", wall.label, budget, walls))
+        hidden = narrower(setting, total - weights + (budget or 0))
+        rows.append(Method("narrower dense", f"narrower dense {hidden[0]}/{hidden[1]}", budget, hidden=hidden))
         for family in RIVALS:
             try:
                 plan = share_budget(family, shapes, budget or 0)
@@ -120,20 +129,42 @@ def methods(setting: Setting, shapes: dict[str, tuple[int, ...]]) -> list[Method
     return rows
 
 
+def shapes_of(setting: Setting) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the weights to compress."""
+    with torch.device("meta"):
+        model = ConvNet(setting.model)
+    return {name: tuple(getattr(model, name).weight.shape) for name in setting.hidden}
+
+
+def size_of(setting: Setting, hidden: tuple[int, int] = (120, 84)) -> int:
+    """Return the number of all parameters of a dense network."""
+    with torch.device("meta"):
+        return sum(p.numel() for p in ConvNet(setting.model, hidden).parameters())
+
+
+def narrower(setting: Setting, total: int) -> tuple[int, int]:
+    """Return the hidden sizes of the widest dense network with at most `total` parameters.
+
+    The first layer gets as wide as the usual proportion of 120 to 84 allows, then the second as wide as still fits.
+    """
+    first = max(k for k in range(1, 121) if k == 1 or size_of(setting, (k, max(1, 84 * k // 120))) <= total)
+    return first, max(k for k in range(1, 85) if k == 1 or size_of(setting, (first, k)) <= total)
+
+
 def _size(net: Network) -> Any:
-    """Layers or rank of a network."""
+    """Return the number of layers or the rank of a network."""
     return net.topology.size if net.topology is not None else None
 
 
 def share_budget(family: str, shapes: dict[str, tuple[int, ...]], budget: int) -> dict[str, Network]:
-    """The largest networks of a family for several layers that together have at most so many parameters.
+    """Return the largest networks of a family for several layers, with at most `budget` parameters in total.
 
-    First one size for all, the largest that fits; then layer by layer one more, as long as it fits.
+    First all layers get the largest common size that fits; then each layer in turn grows as far as the budget allows.
 
     Raises
     ------
     deeptn.SpecError
-        If the smallest networks do not fit.
+        If even the smallest networks exceed the budget.
     """
     base = topology(family)
 
@@ -145,7 +176,7 @@ def share_budget(family: str, shapes: dict[str, tuple[int, ...]], budget: int) -
 
     best = dict.fromkeys(shapes, 1)
     if total(best) > budget:
-        raise SpecError(f"the smallest {family} networks have {total(best)} parameters together, more than {budget}")
+        raise SpecError(f"the smallest {family} networks have {total(best)} parameters in total, more than {budget}")
     moves = [list(shapes), *([name] for name in shapes)]
     while moves:
         larger = best | {name: best[name] + 1 for name in moves[0]}
@@ -158,22 +189,22 @@ def share_budget(family: str, shapes: dict[str, tuple[int, ...]], budget: int) -
 
 @dataclass(frozen=True)
 class Result:
-    """One method on one seed.
+    """Result of one method with one seed.
 
     Attributes
     ----------
     params : int or None
-        Of the compressed layers; None where the family has no network so small.
+        Parameters of the compressed layers; None if the family has no network that small.
     ratio : float or None
-        Weights of those layers over `params`.
+        Number of dense weights of those layers, divided by `params`.
     start : {"weight", "random"} or None
-        Whether the cores start from the trained weight (closed form, or fit by gradient) or at random.
+        Whether the cores start from the trained weight (by the closed form) or at random; None if there are no cores.
     before, after : float or None
         Test accuracy in percent, before and after healing.
     train_loss : float or None
         Mean cross entropy over the training images after healing.
     decode_ms : float or None
-        Median time to decode the compressed layers once, without gradient.
+        Time to decode all compressed layers once, without gradients: the shortest of 15.
     """
 
     family: str
@@ -190,28 +221,28 @@ class Result:
     missing: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         return asdict(self)
 
 
 class Progress(Protocol):
-    """What the experiment tells while it runs."""
+    """Receives the progress of a running experiment."""
 
     def begin(self, what: str, steps: int) -> None:
-        """A training of so many steps starts."""
+        """Note the start of a training run of `steps` steps."""
 
     def step(self) -> None:
-        """One of them is done."""
+        """Note that one step is done."""
 
 
 class Silent:
-    """Tells nothing."""
+    """Reports no progress."""
 
     def begin(self, what: str, steps: int) -> None:
-        """Ignore."""
+        """Do nothing."""
 
     def step(self) -> None:
-        """Ignore."""
+        """Do nothing."""
 
 
 def run_seed(
@@ -222,19 +253,19 @@ def run_seed(
     keep: Callable[[Result, nn.Module, Any], object] = lambda result, model, report: None,
     skip: Callable[[Method, str | None], bool] = lambda method, start: False,
 ) -> list[Result]:
-    """Train the dense model, compress it by every method, heal each by the same recipe.
+    """Train the dense model, compress it with every method, and heal each result by the same recipe.
 
     Parameters
     ----------
     setting, data
-        What to run.
+        What to train, and on which data.
     seed : int
-        Of the initial weights, of the batches and of random cores; the same for every method (paired).
+        Seed of the initial weights, batches and random cores; the same for every method (paired comparison).
     progress : Progress, optional
     keep : callable
-        Gets every result with its model and, for a compressed one, the report of the compression.
+        Called with every result, its model and, if compressed, the compression report.
     skip : callable
-        Gets every method and start, and says whether to leave it out (an interrupted run has it already).
+        Called with every method and start; returns whether to skip it (an interrupted run may already have it).
 
     Returns
     -------
@@ -246,10 +277,9 @@ def run_seed(
     dense = ConvNet(setting.model)
     progress.begin("dense", setting.train.steps(rows))
     train(dense, data, setting.train, seed, progress.step)
-    shapes = {name: tuple(getattr(dense, name).weight.shape) for name in setting.hidden}
-    weights = sum(getattr(dense, name).weight.numel() for name in setting.hidden)
+    weights = _hidden_weights(dense, setting)
     results = []
-    for method in methods(setting, shapes):
+    for method in methods(setting):
         row: dict[str, Any] = {"family": method.family, "label": method.label, "budget": method.budget, "seed": seed}
         if method.missing and not skip(method, None):
             results.append(Result(**row, params=None, missing=method.missing))
@@ -259,7 +289,13 @@ def run_seed(
                 continue
             torch.manual_seed(seed)
             report = None
-            if start is not None:
+            if method.hidden is not None:
+                model = ConvNet(setting.model, method.hidden)
+                progress.begin(f"{method.label}, before", setting.train.steps(rows))
+                train(model, data, setting.train, seed, progress.step)
+                own = _hidden_weights(model, setting)
+                row |= {"params": own, "ratio": weights / own}
+            elif start is not None:
                 model, report = compress(dense, dict(method.plan), fit=STARTS[start])
                 row |= {"params": method.params, "ratio": weights / (method.params or 1)}
             else:
@@ -281,6 +317,18 @@ def run_seed(
     return results
 
 
+def steps(setting: Setting, rows: int) -> int:
+    """Return the number of training steps of `run_seed` with so many training images."""
+    runs = methods(setting)
+    dense = 1 + sum(method.hidden is not None for method in runs)
+    return dense * setting.train.steps(rows) + sum(len(_starts(m)) for m in runs) * setting.heal.steps(rows)
+
+
+def _hidden_weights(model: nn.Module, setting: Setting) -> int:
+    """Return the number of weights in the layers to compress."""
+    return sum(getattr(model, name).weight.numel() for name in setting.hidden)
+
+
 def _starts(method: Method) -> tuple[str | None, ...]:
     if method.missing:
         return ()
@@ -289,7 +337,7 @@ def _starts(method: Method) -> tuple[str | None, ...]:
 
 
 def _fix_at_random(model: nn.Module, hidden: Sequence[str]) -> None:
-    """Replace the hidden weights by normal ones of the same root mean square, and freeze them."""
+    """Replace the hidden weights with normal random ones of the same root mean square, and freeze them."""
     for name in hidden:
         weight = getattr(model, name).weight
         with torch.no_grad():
@@ -309,13 +357,13 @@ def _decode_ms(model: nn.Module, repeats: int = 15) -> float | None:
                 layer.clear_cache()
                 layer.weight  # noqa: B018 - decoding is the point
             times.append(time.perf_counter() - start)
-    return 1e3 * statistics.median(times)
+    return 1e3 * min(times)
 
 
 def summarize(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """Mean and sample standard deviation over seeds of each method, in the order of the first seed.
+    """Return mean and sample standard deviation over seeds for each method, in the order of the first seed.
 
-    Of the two starts the one with the lower mean training loss counts; the other is kept as ``after_other``.
+    The start with the lower mean training loss counts; the accuracy of the other is kept as ``after_other``.
     """
     groups: dict[tuple[str, int | None], dict[str | None, list[Result]]] = {}
     for result in results:

@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST and its relatives: where they come from, and how they are read. Needs no framework."""
+"""Find, download and read IDX files, the format of MNIST and Fashion-MNIST. Needs no framework."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from deeptn.errors import DeepTNError, FormatError
 
 @dataclass(frozen=True)
 class Source:
-    """Where IDX files come from: an address, the MD5 sums that its publisher states, a folder of the system."""
+    """Source of IDX files: a URL, the MD5 sums stated by the publisher, and a system folder."""
 
     url: str
     md5: tuple[str, str, str, str]
@@ -50,7 +50,7 @@ SOURCES = {
     ),
 }
 
-#: Names that `load_images` takes.
+#: Names that `load_images` accepts.
 DATASETS = ("digits", *SOURCES)
 
 
@@ -60,11 +60,11 @@ def read_idx(path: PathLike) -> np.ndarray:
     Raises
     ------
     FormatError
-        If the magic number or the length is wrong, or the gzip stream damaged.
+        If the magic number or the length is wrong, or the gzip stream is damaged.
 
     Notes
     -----
-    Two zero bytes, 0x08 for unsigned bytes, the number of axes, their sizes as big-endian 32-bit integers, the data.
+    Format: two zero bytes, 0x08 for unsigned bytes, number of axes, their sizes as big-endian 32-bit integers, data.
     """
     path = Path(path)
     try:
@@ -72,19 +72,19 @@ def read_idx(path: PathLike) -> np.ndarray:
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise FormatError(f"{path.name}: damaged gzip stream ({error})") from error
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
-        raise FormatError(f"{path.name}: no IDX file of unsigned bytes; it starts with {data[:4].hex()}")
+        raise FormatError(f"{path.name}: not an IDX file of unsigned bytes; it starts with {data[:4].hex()}")
     axes = data[3]
     start = 4 + 4 * axes
     if len(data) < start:
         raise FormatError(f"{path.name}: the IDX header is cut off")
     shape = struct.unpack(f">{axes}I", data[4:start])
     if len(data) - start != math.prod(shape):
-        raise FormatError(f"{path.name}: the header says {shape}, {len(data) - start} bytes follow")
+        raise FormatError(f"{path.name}: the header says {shape}, but {len(data) - start} bytes follow")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
 def find_files(name: str, folder: PathLike | None) -> list[Path]:
-    """Return the four files of a data set: in `folder`, on the system, or in the cache, downloaded if need be.
+    """Return the four files of a data set: from `folder`, the system or the cache, downloading if needed.
 
     Raises
     ------
@@ -117,14 +117,14 @@ def _find_or_download(name: str, source: Source) -> list[Path]:
 
 
 def download(url: str, path: Path, md5: str) -> None:
-    """Fetch a file; it appears under its name only if its MD5 sum is right.
+    """Download a file; write it to `path` only if its MD5 sum is right.
 
     Raises
     ------
     FormatError
-        If the sum is another one.
+        If the MD5 sum is wrong.
     DeepTNError
-        If the address cannot be reached.
+        If the URL cannot be reached.
     """
     try:
         with urllib.request.urlopen(url, timeout=60) as answer:

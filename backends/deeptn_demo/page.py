@@ -1,4 +1,4 @@
-"""The report page: one self-contained HTML file."""
+"""Make the report page, a single self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deeptn.base import optional
 from deeptn.network import Network
 from deeptn.topologies import describe
 
-#: Colour and marker of each family, the same in every figure.
+#: Color and marker of each family, the same in every figure.
 STYLES = {
     "BrickWall": ("#D55E00", "o"),
     "Tree": ("#E69F00", "^"),
@@ -23,17 +23,18 @@ STYLES = {
     "LowRank": ("#56B4E9", "P"),
 }
 CONTROLS = {"dense": "#222222", "fixed random": "#888888"}
+NARROW = "narrower dense"
 
 
 def number(value: Any, form: str = "{:,.0f}", sd: Any = None) -> str:
-    """A cell: a dash for None, the standard deviation where there is one."""
+    """Format a cell: a dash for None, and the standard deviation if given."""
     if value is None:
         return "–"
     return form.format(value) + (f" ± {form.format(sd)}" if sd is not None else "")
 
 
 def cells(row: dict[str, Any]) -> tuple[str, ...]:
-    """One row of the table, for the terminal, the page and the documentation alike."""
+    """Format one row of the table, for the terminal, the page and the documentation."""
     return (
         row["label"],
         number(row["params"]),
@@ -49,7 +50,7 @@ HEADINGS = ("method", "params", "ratio", "start", "before %", "healed %", "decod
 
 
 def accuracy_figure(summary: Sequence[dict[str, Any]], title: str) -> Any:
-    """Plot test accuracy after healing against parameters, the controls as lines."""
+    """Plot test accuracy after healing against parameters, with the controls as lines."""
     figure = optional("matplotlib.figure", "demo").Figure(figsize=(7.5, 4.4), layout="constrained")
     ax = figure.add_subplot()
     for family, (colour, marker) in STYLES.items():
@@ -59,6 +60,13 @@ def accuracy_figure(summary: Sequence[dict[str, Any]], title: str) -> Any:
             x, y = [row["params"] for row in rows], [row["after"] for row in rows]
             errors = [row["after_sd"] or 0.0 for row in rows]
             ax.errorbar(x, y, yerr=errors, color=colour, marker=marker, label=family, linewidth=1.4, capsize=2)
+    rows = [row for row in summary if row["family"] == NARROW]
+    if rows:  # placed at the network whose model has as many parameters in total
+        x, y = [row["budget"] for row in rows], [row["after"] for row in rows]
+        errors = [row["after_sd"] or 0.0 for row in rows]
+        ax.errorbar(
+            x, y, yerr=errors, color="#222222", marker="x", label=NARROW, linewidth=1.0, linestyle=":", capsize=2
+        )
     for family, colour in CONTROLS.items():
         for row in summary:
             if row["family"] == family:
@@ -78,34 +86,59 @@ def accuracy_figure(summary: Sequence[dict[str, Any]], title: str) -> Any:
     return figure
 
 
+def takeaway(summary: Sequence[dict[str, Any]], best: dict[str, Any]) -> str:
+    """Say in two or three sentences what the table shows for one row, in comparison with its controls."""
+    after = {row["family"]: row["after"] for row in summary if row["family"] in CONTROLS}
+    after |= {
+        row["family"]: row["after"] for row in summary if (row["family"], row["budget"]) == (NARROW, best["budget"])
+    }
+    text = (
+        f"{best['label']} classifies {best['after']:.1f} % of the test images correctly with {best['ratio']:.0f} times "
+        f"fewer parameters in the compressed layers; the dense network reaches {after.pop('dense'):.1f} %."
+    )
+    controls = sorted(after.items(), key=lambda item: -item[1])
+    text += " Controls: " + ", ".join(f"{name} {value:.1f} %" for name, value in controls) + "."
+    name, value = controls[0]
+    if value >= best["after"]:
+        text += f" So here the generated layers are not worth their parameters: {name} is at least as good."
+    if best["seeds"] == 1:
+        text += " This is one seed; differences of a point or less mean little."
+    return text
+
+
 def inline(figure: Any) -> str:
-    """A figure as an SVG data address."""
+    """Return a figure as an SVG data URL."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg")
+    figure.savefig(buffer, format="svg", transparent=True)
     return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def render(
-    title: str, summary: Sequence[dict[str, Any]], best: dict[str, Any], nets: dict[str, Network], facts: dict[str, str]
+    title: str,
+    takeaway: str,
+    summary: Sequence[dict[str, Any]],
+    best: dict[str, Any],
+    nets: dict[str, Network],
+    facts: dict[str, str],
 ) -> str:
-    """Make the page.
+    """Render the report page.
 
     Parameters
     ----------
-    title : str
+    title, takeaway : str
     summary : sequence of dict
-        As `deeptn_demo.experiment.summarize` gives it.
+        As returned by `deeptn_demo.experiment.summarize`.
     best : dict
         The row whose model was saved.
     nets : dict of str to Network
-        The networks of that model, to be drawn.
+        Networks of that model, to draw.
     facts : dict of str to str
-        What was run and where.
+        What was run, and where.
 
     Returns
     -------
     str
-        HTML without references to anything outside.
+        HTML without external references.
     """
     jinja2 = optional("jinja2", "demo")
     environment = jinja2.Environment(
@@ -114,8 +147,9 @@ def render(
     template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=title,
+        takeaway=takeaway,
         headings=HEADINGS,
-        rows=[(row["family"] in CONTROLS, row is best, cells(row)) for row in summary],
+        rows=[(row["family"] in {*CONTROLS, NARROW}, row is best, cells(row)) for row in summary],
         best=best,
         plot=inline(accuracy_figure(summary, title)),
         drawings=[(name, describe(net.topology), inline(draw(net))) for name, net in nets.items()],

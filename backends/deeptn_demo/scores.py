@@ -1,4 +1,4 @@
-"""How well a classifier does."""
+"""Accuracy and loss of a classifier."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor, batch: int = 1000) -> float:
-    """Share of correct classes in percent, in evaluation mode."""
+    """Return the percentage of correct classes, in evaluation mode."""
     return 100.0 * _mean(lambda logits, y: (logits.argmax(1) == y).sum(), model, x, y, batch)
 
 
 def mean_loss(model: nn.Module, x: Tensor, y: Tensor, batch: int = 1000) -> float:
-    """Mean cross entropy, in evaluation mode."""
+    """Return the mean cross entropy, in evaluation mode."""
     return _mean(lambda logits, y: F.cross_entropy(logits, y, reduction="sum"), model, x, y, batch)
 
 

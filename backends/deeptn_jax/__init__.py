@@ -1,4 +1,4 @@
-"""JAX front-end: pure functions of ``(net, params)`` that jit, vmap and grad go through; fits and training with optax.
+"""JAX front-end: pure functions of ``(net, params)`` for jit, vmap and grad; fitting and training with optax.
 
 Layers for Equinox and Flax NNX are in `deeptn_jax.equinox` and `deeptn_jax.nnx`.
 """

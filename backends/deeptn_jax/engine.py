@@ -1,4 +1,4 @@
-"""How JAX runs a program: the plain steps, stage by stage under `jax.checkpoint` where states are recomputed."""
+"""Run programs in JAX: as plain steps, or stage by stage under `jax.checkpoint` if states are recomputed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from deeptn.engine import Program, Run, execute, run_plain, start
 def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
     """Execute a program on arrays, in the order of ``program.inputs``; registered as the runner for JAX.
 
-    With ``program.recompute`` a gradient keeps the states between the stages only (not where stages are joined).
+    With ``program.recompute``, a gradient keeps only the states between stages (all states if stages are joined).
     """
     if not program.recompute or program.crossing:
         return run_plain(program, inputs)
@@ -21,7 +21,7 @@ def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
     state = held = None
     for number, segment in enumerate(program.segments):
         last = number + 1 == len(program.segments)
-        # The one register through which the activation enters the next segment.
+        # The only register that the next segment reads: the operand of its activation.
         (following,) = (program.result,) if last else program.segments[number + 1][0].reads
 
         @jax.checkpoint

@@ -1,4 +1,4 @@
-"""Fitting a network to a given weight by gradient, with optax."""
+"""Fit a network to a given weight with the gradient-based optimizers of optax."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = N
     ----------
     net : deeptn.Network
     weight : jax.Array of shape ``net.shape``
-        Real and finite, or a `SpecError`. Half precision is fitted in float32; the result has its dtype.
+        Real and finite (else `SpecError`). Half precision is fitted in float32; the result has its dtype.
     params : dict of str to jax.Array, optional
-        Starting point, by default a random one. The error is never above that of the start.
+        Starting point, random by default. The result never has a larger error than the starting point.
     how : deeptn.fitting.Fit, optional
 
     Examples
@@ -37,7 +37,7 @@ def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = N
 
 
 def _minimise(loss_of: Callable[[Params], jax.Array], start: Params, like: jax.Array, how: Fit) -> Any:
-    """With the optimizers of optax, in one compiled loop."""
+    """Minimize a loss with the optimizers of optax, in one compiled loop."""
     optax = optional("optax", "jax")
     adam = how.method == "adam"
     if adam:

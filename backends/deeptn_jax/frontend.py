@@ -1,4 +1,4 @@
-"""JAX for the laws of `deeptn.testing`: pure functions, Equinox and Flax NNX."""
+"""The JAX front-ends, as the laws of `deeptn.testing` see them: pure functions, Equinox and Flax NNX."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from .view import view_of
 
 
 def pure_functions() -> PureFunctions:
-    """Networks by themselves, drawn by `init`; the entry point ``jax``."""
+    """Return the front-end of bare networks, drawn with `init`; registered as the entry point ``jax``."""
     return PureFunctions("jax", lambda net, seed: init(net, jax.random.key(seed)))
 
 
 class EquinoxFrontEnd:
-    """`deeptn_jax.equinox.TNLinear`; the entry point ``equinox``."""
+    """Lets the laws test `deeptn_jax.equinox.TNLinear`; registered as the entry point ``equinox``."""
 
     name, library, view = "equinox", "jax", staticmethod(view_of)
 
@@ -41,7 +41,7 @@ class EquinoxFrontEnd:
 
 
 class NNXFrontEnd:
-    """`deeptn_jax.nnx.TNLinear`; the entry point ``nnx``."""
+    """Lets the laws test `deeptn_jax.nnx.TNLinear`; registered as the entry point ``nnx``."""
 
     name, library, view = "nnx", "jax", staticmethod(view_of)
 

@@ -17,15 +17,15 @@ from deeptn.network import Network
 def init(
     net: Network, key: jax.Array, dtype: Any = "float32", scheme: str = "orthogonal", std: float | None = None
 ) -> dict[str, jax.Array]:
-    """Draw parameters with `jax.random`; may be jitted and mapped over keys.
+    """Draw parameters with `jax.random`; works under jit, and under vmap over keys.
 
     Parameters
     ----------
     net : deeptn.Network
     key : jax.Array
     dtype : str or dtype
-        A real floating type; `deeptn.SpecError` for others (float64 without x64 included). Half precision is drawn in
-        float32 and rounded.
+        A real floating-point type; `deeptn.SpecError` for others, and for float64 without x64. Half precision is drawn
+        in float32 and rounded.
     scheme, std
         As for `deeptn.Network.init`.
 
@@ -40,10 +40,10 @@ def init(
     dtype = jax.numpy.dtype(dtype)
     if not jax.numpy.issubdtype(dtype, jax.numpy.floating):
         raise SpecError(
-            f"dtype = {dtype}; deeptn_jax.init draws real floating numbers, net.init(like='jax') complex ones"
+            f"dtype = {dtype}; deeptn_jax.init draws real floating-point numbers, net.init(like='jax') complex ones"
         )
     if dtype.itemsize == 8 and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-        raise SpecError("dtype = float64: first switch it on with jax.config.update('jax_enable_x64', True)")
+        raise SpecError("dtype = float64: first enable it with jax.config.update('jax_enable_x64', True)")
     check_scheme(scheme, std)
     draw = _init_compiled if len(net.spec.param_shapes) <= library_of(key).tuning.compiled else _init
     return draw(net, key, dtype, scheme, std)
@@ -54,7 +54,7 @@ def _init(net: Network, key: jax.Array, dtype: np.dtype, scheme: str, std: float
     shapes = net.spec.param_shapes
     flat = jax.random.normal(key, (sum(math.prod(shape) for shape in shapes.values()),), drawn)
     normal: dict[str, jax.Array] = {}
-    # One slice for all of a shape: each slice is compiled, and so is each draw.
+    # One slice for all parameters of a shape, because every slice and every draw is compiled.
     for shape in dict.fromkeys(shapes.values()):
         names = [name for name, own in shapes.items() if own == shape]
         here, flat = jax.numpy.split(flat, [len(names) * math.prod(shape)])
@@ -81,7 +81,7 @@ def materialize(net: Network, params: Any) -> jax.Array:
 
 
 def apply(net: Network, params: Any, x: jax.Array) -> jax.Array:
-    """Multiply: ``x @ W.T`` for ``x`` of shape ``(..., prod(net.shape[1:]))``; see `deeptn.Network.apply`.
+    """Return ``x @ W.T`` for ``x`` of shape ``(..., prod(net.shape[1:]))``; see `deeptn.Network.apply`.
 
     Examples
     --------

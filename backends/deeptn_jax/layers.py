@@ -1,4 +1,4 @@
-"""What the layers of all JAX libraries share."""
+"""The base class of the layers for all JAX libraries, and helpers."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from deeptn.fitting import How, find_params
 from deeptn.models import Kind, Target, as_network, is_faster
 from deeptn.network import Network
 from deeptn.spec import Layout
+from deeptn.topologies import describe
 
 from .fit import fit as fit_by_gradient
 from .view import seed_of
@@ -20,22 +21,22 @@ Cores = Mapping[str, jax.Array]
 
 
 class Layer:
-    """A layer whose weight a network generates; abstract.
+    """Abstract base class of layers whose weight a network generates.
 
     Attributes
     ----------
     cores : mapping of str to array
-        The trainable tensors, by the names of ``network.spec.param_shapes``.
+        The trainable tensors, with the names in ``network.spec.param_shapes``.
     dense : object
-        The dense layer that this one stands for, with its options and its bias; its weight is None.
+        The dense layer that this one replaces, with its options and bias; its weight is None.
     network : deeptn.Network
-        What generates the weight, in PyTorch's order of axes, so that files and topologies are the same everywhere.
+        Generates the weight in PyTorch's order of axes, so that files and topologies are the same in all frameworks.
     mode : str
-        How the weight meets the input, where there is a choice.
+        How to use the weight, if there is a choice; see `deeptn.models.Mode`.
     """
 
-    #: The dense layer that this one stands for, which of its attributes make the weight's shape and the bias, how files
-    #: name it (by the number of spatial axes), and which of its attributes is generated.
+    #: The dense class that this one replaces, its attributes that determine the weight's shape and the bias, the name
+    #: of the kind in files (``{}`` is the number of spatial axes), and the attribute that is generated.
     like: ClassVar[Any]
     arguments: ClassVar[tuple[str, ...]]
     form: str
@@ -57,25 +58,31 @@ class Layer:
 
     @property
     def kind(self) -> str:
-        """How files name the layer."""
+        """The name of the kind in files."""
         return self.form.format(len(self.network.shape) - 2)
 
     @property
     def bias(self) -> Any:
-        """That of the dense layer, or None."""
+        """The bias of the dense layer, or None."""
         return getattr(self.dense, "bias", None)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a printed model shows of the layer."""
+        net = self.network
+        return {"shape": net.shape, "topology": describe(net.topology), "num_params": net.num_params}
+
     def to_dense(self) -> Any:
-        """Return the dense layer that computes the same."""
+        """Return the equivalent dense layer."""
         raise NotImplementedError
 
     @classmethod
     def from_dense(
         cls, dense: Any, topology: Target, fit: How = "auto", layout: Layout | None = None, key: Any = None
     ) -> Any:
-        """Replace a trained layer, which is left as it is.
+        """Create a layer from a trained dense one, which is not modified.
 
-        `topology` and `layout` are as for `deeptn.network`, `fit` and `key` as for `compress`.
+        `topology` and `layout` are those of `deeptn.network`; `fit` and `key` are those of `compress`.
         """
         weight = cls._weight_of(dense)
         net = as_network(topology, tuple(weight.shape), layout)
@@ -83,21 +90,21 @@ class Layer:
 
     @classmethod
     def _weight_of(cls, dense: Any) -> jax.Array:
-        """The weight of a dense layer, in PyTorch's order of axes."""
+        """Return the weight of a dense layer, in PyTorch's order of axes."""
         return getattr(dense, cls.attribute)
 
     @classmethod
     def _of(cls, dense: Any, net: Network, cores: Cores) -> Any:
-        """A layer with the options of a dense one, and these cores."""
+        """Create a layer with the options of a dense one and with these cores."""
         raise NotImplementedError
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self.to_dense()(*args, **options)
 
     def _applies(self, rows: int, way: Literal["apply", "gather"] = "apply") -> bool:
-        """Whether the network itself is used for rows of an input (``"apply"``) or of its weight (``"gather"``).
+        """Return whether to use the network itself, for rows of an input (``"apply"``) or its weight (``"gather"``).
 
-        Where there is a choice: if that is expected to be faster.
+        In mode ``"auto"``: if that is expected to be faster than decoding the weight.
         """
         if self.mode == "materialize" or not self.network.is_linear or len(self.network.shape) == 1:
             return False
@@ -108,19 +115,19 @@ class Layer:
 
 
 def kinds_of(*layers: type[Layer]) -> dict[type, Kind]:
-    """Kinds by the classes of dense layers; a subclass is of the kind of its closest base."""
+    """Map classes of dense layers to kinds; a subclass has the kind of its closest base."""
     return {made.like: Kind(made.form, made._of, made.like, made.attribute) for made in layers}
 
 
 def wide(indices: jax.Array) -> jax.Array:
-    """Indices of a type that the size of the table fits into."""
-    if jnp.issubdtype(indices.dtype, jnp.unsignedinteger):  # beyond every table stays beyond it
+    """Convert indices to a type that can represent the size of the table."""
+    if jnp.issubdtype(indices.dtype, jnp.unsignedinteger):  # what is out of range stays out of range
         indices = jnp.minimum(indices, jnp.iinfo(jnp.int32).max)
     return indices.astype(jnp.promote_types(jnp.int32, indices.dtype) if indices.dtype.kind == "i" else jnp.int32)
 
 
 def look_up(net: Network, cores: Cores, indices: jax.Array) -> jax.Array:
-    """Rows of a table that is not formed; negative indices count from the end, those beyond it are that of the end."""
+    """Return rows without decoding the table; negative indices count from the end, out-of-range ones are clipped."""
     indices = wide(indices)
     rows = jnp.where(indices < 0, indices + net.shape[0], indices)
     return net.gather(cores, jnp.clip(rows, 0, net.shape[0] - 1))

@@ -1,4 +1,4 @@
-"""Whole models of Equinox and Flax NNX: their layers compressed and folded, their files."""
+"""Compress, fold, save and load whole Equinox and Flax NNX models."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def compress(
 ) -> tuple[M, Report]:
     """Return a model in which chosen layers have generated weights, and a report; see `deeptn.models.compress`.
 
-    Names are paths, ``"layers.0"``, of linear layers, convolutions, embeddings and layers of `register_layer`, in an
-    `nnx.Module` or in any pytree of Equinox modules. Random cores are drawn by `key`, one of `jax.random` (in NNX
-    ``rngs.params()``) or an integer; by default a fresh one.
+    Names are paths (``"layers.0"``) of linear layers, convolutions, embeddings and registered layers
+    (`register_layer`), in an `nnx.Module` or any pytree of Equinox modules. Random cores are drawn with `key`: a key of
+    `jax.random` (in NNX ``rngs.params()``) or an integer, by default a fresh one.
 
-    In NNX cores are variables of the class that the kernel has, `nnx.Param` if that one has a constructor of its own.
-    Metadata of the kernel, such as its sharding, fits none of them and is left behind.
+    In NNX, cores are variables of the same class as the kernel, or `nnx.Param` if that class has its own constructor.
+    Metadata of the kernel, such as its sharding, does not fit the cores and is dropped.
 
     Examples
     --------
@@ -40,7 +40,7 @@ def compress(
 
 
 def fold(model: M, targets: Iterable[str] | None = None) -> M:
-    """Return a model with dense layers in the place of generated ones, or of those that patterns select.
+    """Return a model in which dense layers replace all generated ones, or those that `targets` selects.
 
     Examples
     --------
@@ -53,13 +53,13 @@ def fold(model: M, targets: Iterable[str] | None = None) -> M:
 
 
 def save_model(model: Any, path: PathLike) -> None:
-    """Write a model with generated layers to a file that every front-end reads (see `deeptn.save_model`).
+    """Write a model with generated layers to a file that every front-end can read (see `deeptn.save_model`).
 
-    Names are paths (``"layers.0.weight"``), in NNX those that PyTorch has for the variable: ``"layers.0.weight"`` for a
-    kernel, ``"norm.running_mean"`` for a mean; shapes are PyTorch's too. A module of several names is stored once,
-    under all of them. Not stored: anything that is not an array; the state of Equinox's stateful layers
-    (`equinox.nn.BatchNorm`), which is outside of the model; in NNX anything outside a variable, caches, intermediates,
-    and the states of random generators, metrics and optimizers.
+    Names are paths (``"layers.0.weight"``). In NNX, they follow PyTorch: ``"layers.0.weight"`` for a kernel,
+    ``"norm.running_mean"`` for a mean; shapes follow PyTorch too. A module with several names is stored once, under all
+    of them. Not stored: anything that is not an array; the state of Equinox's stateful layers (`equinox.nn.BatchNorm`),
+    which is outside the model; in NNX, anything outside a variable, caches, intermediates, and the states of random
+    generators, metrics and optimizers.
 
     Examples
     --------
@@ -73,10 +73,10 @@ def save_model(model: Any, path: PathLike) -> None:
 
 
 def load_model(dense_model: M, path: PathLike, names: Mapping[str, str] | None = None) -> M:
-    """Return a copy of a model, filled with what any front-end wrote; see `deeptn.models.load_model`.
+    """Return a copy of a model, filled from a file that any front-end wrote; see `deeptn.models.load_model`.
 
-    The dtypes are its own, whatever the file has. A model of `equinox.filter_eval_shape` will do, and one of
-    `flax.nnx.eval_shape` if the file has all arrays.
+    It keeps the dtypes of the model. A model from `equinox.filter_eval_shape` is enough, and so is one from
+    `flax.nnx.eval_shape` if the file contains all of its arrays.
 
     Examples
     --------

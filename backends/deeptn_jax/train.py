@@ -1,4 +1,4 @@
-"""Training a classifier by a recipe, with optax; a loop of one's own is as good."""
+"""Train a classifier by a recipe, with optax; your own loop works just as well."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from deeptn.recipe import Recipe
 
 
 class Trained(NamedTuple):
-    """Outcome of `train`: the parameters (of isometric nodes before the map), the networks, and the last loss.
+    """Result of `train`: the parameters (of isometric nodes, before the map), the networks, and the last loss.
 
-    Networks are larger where the recipe let them grow; the loss is nan if a checkpoint left nothing to do.
+    Networks that the recipe let grow are larger; the loss is nan if a checkpoint left nothing to do.
 
     Examples
     --------
@@ -38,9 +38,9 @@ class Trained(NamedTuple):
 
 
 def weights(nets: Mapping[str, Network], params: Mapping[str, Any], isometric: bool = False) -> dict[str, Any]:
-    """The parameters with the weight of ``nets[name]`` in the place of its cores, ``params[name]``.
+    """Return the parameters, with the cores ``params[name]`` replaced by the weight of ``nets[name]``.
 
-    With `isometric`, nodes that are marked go through `deeptn.isometrize`.
+    With `isometric`, nodes that are marked as isometric first go through `deeptn.isometrize`.
 
     Examples
     --------
@@ -69,30 +69,30 @@ def train(
     teacher: Callable[[jax.Array], jax.Array] | None = None,
     checkpoint: PathLike | None = None,
 ) -> Trained:
-    """Train a classifier: Adam, cross entropy, one jitted step.
+    """Train a classifier with Adam and cross entropy, in jitted steps.
 
     Parameters
     ----------
     forward : callable
         ``forward(weights(nets, params), x)`` returns logits, of shape (rows, classes).
     params : mapping
-        Real arrays and nested dictionaries of them. Adam's averages of half-precision ones are in float32.
+        Real arrays and nested dictionaries of them. Adam keeps its averages of half-precision arrays in float32.
     nets : mapping of str to deeptn.Network
         ``params[name]`` are the cores of ``nets[name]``; all of them train with ``recipe.core_lr``.
     x, y : arrays of shape (N, ...) and (N,)
-        Inputs, and class numbers from 0, integers.
+        Inputs, and class numbers: integers from 0.
     recipe, seed, on_step, checkpoint
-        As for `deeptn.models.carry_out`; the seed is of the order of the rows.
+        As for `deeptn.models.carry_out`; the seed determines the order of the rows.
     isometric : bool
-        Keep the nodes that are marked isometric, up to a factor: `deeptn.isometrize`.
+        Keep nodes isometric, up to a factor, if they are marked as such; see `deeptn.isometrize`.
     teacher : callable, optional
-        From a batch to logits, for ``recipe.distill``.
+        Returns logits for a batch, for ``recipe.distill``.
 
     Raises
     ------
     deeptn.DeepTNError
-        As `deeptn.models.carry_out`; without optax, or without a teacher that the recipe asks for; a `SpecError` if the
-        arguments do not fit each other, or a weight cannot decay, grow or be isometric as asked.
+        As for `deeptn.models.carry_out`; also if optax, or a teacher that the recipe needs, is missing. `SpecError` if
+        the arguments do not fit each other, or a weight cannot decay, grow or be isometric as requested.
 
     Examples
     --------
@@ -129,36 +129,36 @@ def train(
 
 
 def _check_networks(params: Mapping[str, Any], nets: Mapping[str, Network], recipe: Recipe, isometric: bool) -> None:
-    """Find out before the first step what could not be done later."""
+    """Raise before the first step if a later one would fail."""
     for name, net in nets.items():
         if name not in params:
-            raise SpecError(f"nets names {name!r}; params has {sorted(params)[:5]}")
+            raise SpecError(f"params has no cores for {name!r} of nets; it has {sorted(params)[:5]}")
         if recipe.decay:
             weight_exponents(net.spec)
         for _, size in recipe.grow:
             grow(net, params[name], size)
     if any(jnp.iscomplexobj(leaf) for leaf in jax.tree.leaves(params)):
-        raise SpecError("params has complex entries, for which this loop makes no steps; write one of your own")
+        raise SpecError("params has complex entries, which this loop cannot train; write your own loop")
     if isometric and not any(node.isometric for net in nets.values() for node in net.spec.nodes):
         raise SpecError("isometric=True, but no node of any network is marked as isometric")
     if isometric and recipe.grow:
-        raise SpecError("isometries cannot grow: what is added is not isometric; leave isometric or Recipe.grow out")
+        raise SpecError("isometries cannot grow: added entries are not isometric; omit isometric or Recipe.grow")
 
 
 def _check_rows(logits_of: Callable[[Any], jax.Array], x: np.ndarray, y: np.ndarray, recipe: Recipe) -> None:
-    """Raise `SpecError` if inputs, class numbers and the shape of the first logits do not fit."""
+    """Raise `SpecError` if inputs, class numbers and the shape of the first logits do not fit together."""
     if y.shape != (len(x),) or not np.issubdtype(y.dtype, np.integer) or not len(y):
         raise SpecError(f"y has shape {y.shape} and dtype {y.dtype}; expected integers of shape ({len(x)},)")
     rows, logits = min(recipe.batch, len(x)), jax.eval_shape(logits_of, x[: recipe.batch]).shape
     if logits != (rows, logits[-1]):
         raise SpecError(f"forward returned shape {logits} for {rows} rows; expected (rows, classes)")
     if y.min() < 0 or y.max() >= logits[-1]:
-        raise SpecError(f"y goes from {y.min()} to {y.max()}, the logits are of the classes 0 to {logits[-1] - 1}")
+        raise SpecError(f"y ranges from {y.min()} to {y.max()}; the logits have classes 0 to {logits[-1] - 1}")
 
 
 @dataclass
 class _Trainer:
-    """What `deeptn.models.carry_out` asks for."""
+    """The `deeptn.models.Trainer` for JAX."""
 
     adam: Any
     loss_of: Callable[..., jax.Array]
@@ -174,7 +174,7 @@ class _Trainer:
         self._begin(self.params)
 
     def _begin(self, names: Iterable[str]) -> None:
-        """Start Adam's averages of these parameters, and compile the step."""
+        """Initialize Adam's averages for these parameters, and compile the step."""
         self.state |= {name: self.adam().init(_wide(self.params[name])) for name in names}
         self.compiled = self._compile()
 
@@ -202,11 +202,11 @@ class _Trainer:
         leaves, form = jax.tree.flatten((self.params, self.state))
         found = [tensors[name] for name in self.tensors()]
         if any(old.shape != new.shape or old.dtype != new.dtype for old, new in zip(leaves, found)):
-            raise FormatError("its tensors have other shapes or dtypes")
+            raise FormatError("its tensors have different shapes or dtypes")
         self.params, self.state = jax.tree.unflatten(form, map(jnp.asarray, found))
 
     def _compile(self) -> Callable[..., Any]:
-        """One step of training, of the networks as they are now."""
+        """Return a jitted training step for the current networks."""
         adam, recipe, nets = self.adam, self.recipe, self.networks.copy()
         core_lr, lr = recipe.rates
         powers = {name: weight_exponents(net.spec) for name, net in nets.items()} if recipe.decay else {}
@@ -231,5 +231,5 @@ class _Trainer:
 
 
 def _wide(tree: Any) -> Any:
-    """Half precision as float32."""
+    """Convert half precision to float32."""
     return jax.tree.map(lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32)), tree)

@@ -1,4 +1,4 @@
-"""PyTorch front-end: layers, compression and files of models, fits, training."""
+"""PyTorch front-end: layers, compression, model files, fitting, training."""
 
 from deeptn.fitting import Fit, FitResult
 

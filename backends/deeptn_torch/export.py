@@ -1,4 +1,4 @@
-"""Export to ONNX: a small file with the generator in its graph, or a plain one with decoded weights."""
+"""Export to ONNX: a small file whose graph decodes the weights, or a plain one with decoded weights."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ def export_onnx(model: nn.Module, args: tuple[Any, ...], path: PathLike, *, fold
     Parameters
     ----------
     model : nn.Module
-        Left as it is; exported in eval mode.
+        Not modified; exported in eval mode.
     args : tuple
         Example inputs.
     path : path
-        Replaced as a whole, or not at all.
+        An existing file is replaced completely, or not at all.
     fold : bool
-        False: the cores are in the file and the graph decodes them at every call, so that the file is as small as the
-        network. True: the decoded weights are in the file, and the graph is that of the dense model.
+        False: the file contains the cores, and its graph decodes them at every call, so the file is as small as the
+        network. True: the file contains the decoded weights and the graph of the dense model.
     **options
         As for `torch.onnx.export`: ``dynamic_shapes``, ``input_names``, …
 
     Raises
     ------
     deeptn.PlanError
-        If the model has no generated layer, the file would exceed the 2 GiB that ONNX allows, or an option is one that
-        is set here (``f``, ``dynamo``, ``optimize``, ``verbose``).
+        If the model has no generated layer, the file would exceed the 2 GiB that ONNX allows, or `options` contains one
+        that this function sets itself (``f``, ``dynamo``, ``optimize``, ``verbose``).
     deeptn.MissingBackendError
-        Without the packages onnx and onnxscript.
+        If onnx or onnxscript is not installed.
 
     Examples
     --------
@@ -56,13 +56,13 @@ def export_onnx(model: nn.Module, args: tuple[Any, ...], path: PathLike, *, fold
     from google.protobuf.message import EncodeError
 
     if not any(layers_of(model)):
-        raise PlanError("the model has no generated layer; write torch.onnx.export")
+        raise PlanError("the model has no generated layer; use torch.onnx.export instead")
     if isinstance(model, TNWeight) and fold:
         raise PlanError("a TNWeight alone has no dense layer to fold into; export the module that uses it")
     if own := options.keys() & {"f", "dynamo", "optimize", "verbose"}:
-        raise PlanError(f"export_onnx sets {min(own)!r} itself; leave it out, or write torch.onnx.export")
+        raise PlanError(f"export_onnx sets {min(own)!r} itself; omit it, or use torch.onnx.export")
     model = copy.deepcopy(model).eval()
-    for layer in layers_of(model):  # the map of a constraint has no counterpart in ONNX
+    for layer in layers_of(model):  # ONNX has no equivalent for the map of a constraint
         for name in layer.network.spec.param_shapes:
             if parametrize.is_parametrized(layer.cores, name):
                 parametrize.remove_parametrizations(layer.cores, name)
@@ -71,16 +71,16 @@ def export_onnx(model: nn.Module, args: tuple[Any, ...], path: PathLike, *, fold
     elif fold:
         fold_(model)
     with warnings.catch_warnings():
-        for category in (FutureWarning, DeprecationWarning):  # torch's exporter about itself
+        for category in (FutureWarning, DeprecationWarning):  # torch's exporter warns about its own code
             warnings.simplefilter("ignore", category)
-        # torch's optimizer would fold what the cores make into constants.
+        # torch's graph optimizer would fold the decoded weights into constants, so it runs only with fold=True.
         program: Any = torch.onnx.export(model, args, dynamo=True, verbose=False, optimize=fold, **options)
     proto = program.model_proto
-    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):  # where each came from
+    for part in (*proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):  # drop where each came from
         del part.metadata_props[:]
     try:
         content = proto.SerializeToString()
     except (ValueError, EncodeError) as error:
-        way = "; write fold=False" if fold else ""
-        raise PlanError(f"the model does not go into one ONNX file, which holds 2 GiB ({error}){way}") from error
+        way = "; pass fold=False" if fold else ""
+        raise PlanError(f"the model does not fit into one ONNX file, at most 2 GiB ({error}){way}") from error
     write_atomically(path, lambda file: file.write_bytes(content))

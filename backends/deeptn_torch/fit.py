@@ -1,4 +1,4 @@
-"""Fitting a network to a given weight by gradient."""
+"""Fit a network to a given weight with gradient-based optimizers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, h
     ----------
     net : deeptn.Network
     weight : Tensor of shape ``net.shape``
-        Real and finite, or a `SpecError`. Half precision is fitted in float32; the result has its dtype and device.
+        Real and finite (else `SpecError`). Half precision is fitted in float32; the result has its dtype and device.
     params : dict of str to Tensor, optional
-        Starting point, by default a random one. The error is never above that of the start.
+        Starting point, random by default. The result never has a larger error than the starting point.
     how : deeptn.fitting.Fit, optional
 
     Examples
@@ -43,7 +43,7 @@ def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, h
 def _minimise(
     loss_of: Callable[[Params], Tensor], start: Params, like: Tensor, how: Fit
 ) -> tuple[dict[str, Tensor], list[float]]:
-    """With the optimizers of `torch.optim`."""
+    """Minimize a loss with the optimizers of `torch.optim`."""
     leaves = {name: p.detach().to(like).clone().requires_grad_() for name, p in start.items()}
     losses: list[float] = []
     best: tuple[float, dict[str, Tensor]] = (math.inf, {})
@@ -76,10 +76,10 @@ def _minimise(
 
 
 def find_params(net: Network, weight: Tensor, how: How) -> dict[str, Tensor]:
-    """Carry out the ``fit=`` argument of `compress`; random starts by a seed from torch's generator."""
+    """Find cores as the ``fit=`` argument of `compress` says; random starts use a seed from torch's generator."""
     return fitting.find_params(net, weight, how, fit, draw_seed)
 
 
 def draw_seed(generator: torch.Generator | None = None) -> int:
-    """A seed from torch's generator, or another."""
+    """Draw a seed from a generator, by default torch's global one."""
     return int(torch.randint(2**62, (), generator=generator).item())

@@ -1,4 +1,4 @@
-"""PyTorch for the laws of `deeptn.testing`."""
+"""The PyTorch front-end, as the laws of `deeptn.testing` see it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .view import TorchModel
 
 
 class TorchFrontEnd:
-    """`TNLinear` as the laws see it; the entry point ``torch``."""
+    """Lets the laws test `TNLinear`; registered as the entry point ``torch``."""
 
     name = library = "torch"
     view = TorchModel

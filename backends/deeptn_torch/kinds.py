@@ -1,4 +1,4 @@
-"""The kinds of layers whose weights networks can generate: those of PyTorch, and registered ones."""
+"""The kinds of layers whose weights networks can generate: PyTorch's own and registered ones."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from deeptn.models import Kind
 
 from .layers import CONVOLUTIONS, TNEmbedding, TNLinear, TNWeight
 
-#: By classes of layers. What has no `make` stays, and its weight is generated inside of it.
+#: Kinds by layer class. A layer whose kind has no `make` stays in place; its weight is generated inside it.
 KINDS: dict[type, Kind] = {
     made.dense: Kind(made.kind, made.like, made.dense) for made in (TNLinear, TNEmbedding, *CONVOLUTIONS)
 }
-#: Of one weight of several in a module.
+#: The kind of a single weight in a module that has several.
 SINGLE = Kind(TNWeight.kind)
 
 
 def register_layer(cls: type[nn.Module], kind: str = "linear", axes: tuple[int, ...] | None = None) -> None:
-    """Make known a class of layers of your own, so that `compress`, `load_model` and the others take them.
+    """Register your own layer class, so that `compress`, `load_model` and the other functions support it.
 
-    A layer of this class stays what it is; its parameter ``weight`` is generated inside of it. `kind` is what it
-    computes, as files name it: ``"linear"``, ``"conv2d"``, ``"embedding"``, …; `axes` is where the axes of PyTorch's
-    weight, ``(outputs, inputs, …)``, are in yours.
+    Layers of this class are not replaced; their parameter ``weight`` is generated inside them. `kind` says what the
+    layer computes, by its name in files: ``"linear"``, ``"conv2d"``, ``"embedding"``, …; `axes` lists the positions
+    of the axes of PyTorch's weight, ``(outputs, inputs, …)``, in yours.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Whole models: their layers compressed and folded, their files."""
+"""Compress, fold, save and load whole models."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def compress(
 ) -> tuple[M, Report]:
     """Return a copy of a model in which chosen layers have generated weights, and a report.
 
-    Names are those of layers (`nn.Linear`, `nn.Embedding`, convolutions, those of `register_layer`) and of single
-    weights in recurrent modules and `nn.MultiheadAttention`: ``"attn.in_proj_weight"``. Random cores follow `seed`, by
-    default torch's generator. Parameters and errors: `deeptn.models.compress`.
+    Targets are layers (`nn.Linear`, `nn.Embedding`, convolutions, classes registered with `register_layer`) and single
+    weights in recurrent modules and `nn.MultiheadAttention`, such as ``"attn.in_proj_weight"``. Random cores use
+    `seed`, by default one from torch's generator. For parameters and errors see `deeptn.models.compress`.
 
     Examples
     --------
@@ -62,7 +62,7 @@ def compress_(
 
 
 def fold_(model: nn.Module, targets: Iterable[str] | None = None) -> list[str]:
-    """Put dense layers with the decoded weights back, in place, and return their names; see `deeptn.models.fold`.
+    """Replace generated layers by dense ones in place, and return their names; see `deeptn.models.fold`.
 
     Examples
     --------
@@ -75,10 +75,10 @@ def fold_(model: nn.Module, targets: Iterable[str] | None = None) -> list[str]:
 
 
 def save_model(model: nn.Module, path: PathLike) -> None:
-    """Write a model with generated layers: its ``state_dict``, and in the header the network of every such layer.
+    """Write a model with generated layers: its ``state_dict``, and the network of each generated layer in the header.
 
-    Tensors that several names share are stored once. Constrained cores are stored as they are used; the constraint
-    itself is not, `TNLayer.constrain` sets it again. Errors as for `deeptn.models.save_model`.
+    Tensors with several names are stored once. Constrained cores are stored as they are used, without the constraint;
+    call `TNLayer.constrain` after loading to set it again. For errors see `deeptn.models.save_model`.
 
     Examples
     --------
@@ -90,9 +90,9 @@ def save_model(model: nn.Module, path: PathLike) -> None:
 
 
 def load_model(dense_model: M, path: PathLike, names: Mapping[str, str] | None = None) -> M:
-    """Return a copy of a model, dense or generated, filled with what any front-end wrote.
+    """Return a copy of a model, dense or generated, filled from a file that any front-end wrote.
 
-    Dtypes and devices are its own, whatever the file has. For `names` and errors see `deeptn.models.load_model`.
+    It keeps the dtypes and devices of the model. For `names` and errors see `deeptn.models.load_model`.
 
     Examples
     --------

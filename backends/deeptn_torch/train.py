@@ -1,4 +1,4 @@
-"""Training a classifier by a recipe; a loop of one's own is as good."""
+"""Train a classifier by a recipe; your own loop works just as well."""
 
 from __future__ import annotations
 
@@ -42,24 +42,24 @@ def train(
     teacher: nn.Module | None = None,
     checkpoint: PathLike | None = None,
 ) -> None:
-    """Train a classifier in place: Adam, cross entropy.
+    """Train a classifier in place with Adam and cross entropy.
 
     Parameters
     ----------
     model : nn.Module
         Parameters without ``requires_grad`` stay as they are.
     data : object
-        With tensors ``train_x`` of shape (N, ...) and ``train_y`` of shape (N,), the class numbers.
+        Has tensors ``train_x`` of shape (N, ...) and ``train_y`` of shape (N,), the class numbers.
     recipe, seed, on_step, checkpoint
-        As for `deeptn.models.carry_out`; the seed is of the order of the rows, the same for every model.
+        As for `deeptn.models.carry_out`; the seed determines the order of the rows, for every model alike.
     teacher : nn.Module, optional
-        For ``recipe.distill``; used in evaluation mode, without a gradient.
+        For ``recipe.distill``; used in evaluation mode, without gradients.
 
     Raises
     ------
     deeptn.DeepTNError
-        As `deeptn.models.carry_out`; if a teacher is missing or no parameter is trained; a `SpecError` if a weight
-        cannot decay or grow as the recipe says.
+        As for `deeptn.models.carry_out`; also if a teacher is missing or no parameter can be trained. `SpecError` if a
+        weight cannot decay or grow as the recipe requires.
 
     Examples
     --------
@@ -72,6 +72,11 @@ def train(
     False
     """
     check_teacher(recipe, teacher)
+    if not (hasattr(data, "train_x") and hasattr(data, "train_y")):
+        raise SpecError(
+            f"data must have tensors train_x and train_y, got {type(data).__name__}; "
+            "write types.SimpleNamespace(train_x=x, train_y=y)"
+        )
     _check(model, recipe, checkpoint is not None)
     taught = teacher is not None and teacher.training
     model.train()
@@ -84,7 +89,7 @@ def train(
 
 
 class _Trainer:
-    """What `deeptn.models.carry_out` asks for."""
+    """The `deeptn.models.Trainer` for PyTorch."""
 
     def __init__(self, model: nn.Module, data: Examples, recipe: Recipe, seed: int, teacher: nn.Module | None):
         self.model, self.data, self.recipe, self.teacher = model, data, recipe, teacher
@@ -97,7 +102,7 @@ class _Trainer:
         return {name: part.network for name, part in self.model.named_modules() if isinstance(part, TNLayer)}
 
     def grow(self, size: int, epoch: int) -> None:
-        """What Adam knows of the parameters that were there before stays."""
+        """Grow the trained layers; Adam keeps its state for all parameters that remain."""
         for layer in _trained(self.model):
             layer.grow(size)
         before, self.optimizer = self.optimizer, torch.optim.Adam(core_groups(self.model, self.recipe))
@@ -114,7 +119,7 @@ class _Trainer:
         x, y = self.data.train_x[chosen], self.data.train_y[chosen]
         loss = self._loss(x, y)
         found = float(loss.detach())
-        check_loss(found, self.recipe)  # before the step, so that the model stays as it was
+        check_loss(found, self.recipe)  # before the step, so that an error leaves the model unchanged
         self.optimizer.zero_grad()
         loss.backward()
         if self.recipe.clip is not None:
@@ -158,7 +163,7 @@ class _Trainer:
 
 
 def core_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Parameter groups for an optimizer: the cores of all generated layers with ``recipe.core_lr``, then the others.
+    """Return parameter groups for an optimizer: all cores, with ``recipe.core_lr``, then all other parameters.
 
     Each has ``params`` (those with ``requires_grad``), ``lr`` and ``peak``, the peak learning rate.
 
@@ -180,12 +185,12 @@ def _trained(model: nn.Module) -> list[TNLayer]:
 
 
 def _check(model: nn.Module, recipe: Recipe, stored: bool) -> None:
-    """Find out before the first step what could not be done later."""
+    """Raise before the first step if a later one would fail."""
     if not any(p.requires_grad for p in model.parameters()):
         raise DeepTNError("no parameter of the model has requires_grad; there is nothing to train")
     for name, value in model.state_dict().items() if stored else ():
         if not isinstance(value, Tensor):
-            raise DeepTNError(f"checkpoints hold tensors, {name!r} of the state_dict is not one; leave checkpoint= out")
+            raise DeepTNError(f"checkpoints store tensors; {name!r} of the state_dict is not one, so omit checkpoint=")
     if recipe.decay:
         shrink(model, 1.0)
     if recipe.grow:
@@ -202,9 +207,9 @@ def _check(model: nn.Module, recipe: Recipe, stored: bool) -> None:
 
 
 def shrink(model: nn.Module, factor: float) -> None:
-    """Multiply every generated weight whose cores are trained by a factor, by scaling the cores of its last stage.
+    """Scale every generated weight with trainable cores by a factor, by scaling the cores of its last stage.
 
-    `SpecError` if a network shares the parameters of its last stage with others, or a layer some of its cores.
+    Raises `SpecError` if the last stage of a network shares parameters with others, or layers share only some cores.
 
     Examples
     --------
@@ -218,13 +223,13 @@ def shrink(model: nn.Module, factor: float) -> None:
     done: set[int] = set()
     for layer in layers_of(model):
         own = {id(core) for core in layer.cores.parameters()}
-        if own <= done:  # all of them shared with a layer before
+        if own <= done:  # all of them shared with an earlier layer
             continue
         if own & done:
-            raise SpecError("two layers share some of their cores; their weights cannot be scaled apart")
+            raise SpecError("two layers share some of their cores, so their weights cannot be scaled separately")
         done |= own
         powers = weight_exponents(layer.network.spec)
-        with torch.enable_grad():  # a constrained core is computed here, and tells whether it is trained
+        with torch.enable_grad():  # computes constrained cores; requires_grad then tells whether they train
             cores = {name: layer.cores[name] for name in powers}
         if all(core.requires_grad for core in cores.values()):
             layer.load_cores({name: core.detach() * factor ** powers[name] for name, core in cores.items()})

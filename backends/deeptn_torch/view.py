@@ -1,4 +1,4 @@
-"""PyTorch models as deeptn sees them."""
+"""The view through which deeptn reads and changes PyTorch models."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from deeptn.arrays import dtype_of, from_raw
-from deeptn.models import Entry, Generated, Kind, Weight, kind_of, path_of, refuse, tied
+from deeptn.models import Entry, Generated, Kind, Weight, expect_model, kind_of, path_of, refuse, tied
 
 from .fit import draw_seed, fit
 from .kinds import KINDS, SINGLE
 from .layers import TNLayer, TNWeight
 from .layers.weight import generated_inside, register, unregister, weights_of
 
-META = "is on the meta device, without memory; write model.to_empty(device='cpu') first"
-LAZY = "is lazy, without data yet; call the model once"
-SHARDED = "is sharded; gather it first, with torch.distributed.checkpoint.state_dict"
-CONSTRAINED = "is constrained, what a file holds need not be; load into a model without, then write layer.constrain()"
+META = "is on the meta device and has no data; call model.to_empty(device='cpu') first"
+LAZY = "is lazy and has no data yet; call the model once first"
+SHARDED = "is sharded; gather it first with torch.distributed.checkpoint.state_dict"
+CONSTRAINED = "is constrained, but files store no constraints; load into an unconstrained model, then call constrain()"
 
 
 class Place(NamedTuple):
-    """Where a weight is: its module, the names of that, its own name there, and the kind of what a network replaces."""
+    """Where a weight is: its module, the names of the module, its own name there, and the kind of the layer."""
 
     module: Any
     owners: tuple[str, ...]
@@ -40,13 +40,13 @@ class Place(NamedTuple):
 
     @property
     def made(self) -> Any:
-        """The generated layer, if it is one."""
+        """The generated layer, or None if the weight is dense."""
         if isinstance(self.module, TNLayer):
             return self.module
         return self.module.parametrizations[self.key][0] if self.key in generated_inside(self.module) else None
 
     def generate(self, change: Generated) -> TNLayer:
-        """A generated layer for this place; nothing is drawn."""
+        """Create a generated layer for this place with given cores."""
         old = self.module._parameters[self.key]
         params = change.arrays("torch")
         if self.kind.make is not None:
@@ -67,6 +67,7 @@ class TorchModel:
     fit = staticmethod(fit)
 
     def __init__(self, model: nn.Module):
+        expect_model(model, "a torch.nn.Module", isinstance(model, nn.Module))
         self.model = model
 
     def seed(self, given: int | torch.Generator | None) -> int:
@@ -101,9 +102,9 @@ class TorchModel:
         if layer is not None:
             refused = _hooks(layer)
             if module is layer and isinstance(layer, TNWeight):
-                refused = "is a TNWeight in a module of your own, where no weight can take its place"
-            elif module is not layer and key not in vars(type(module)):  # where PyTorch looks for it
-                refused = "is in a module of another class since (fully_shard does that); fold it before"
+                refused = "is a TNWeight in your own module, where no dense weight can replace it"
+            elif module is not layer and key not in vars(type(module)):  # where PyTorch looks it up
+                refused = "is in a module whose class was changed later (fully_shard does that); fold it before"
             dtype, net = _dtype(next(iter(layer.cores.values()))), layer.network
             read = lambda: layer.weight.detach()  # noqa: E731
             return Weight(names, kind.name(net.shape), net.shape, dtype, read, own, bias, net, refused)
@@ -111,7 +112,7 @@ class TorchModel:
         weight = weight if kind.axes is None else weight.permute(kind.axes)
         refused = META if weight.is_meta else _replaceable(module, kind) if kind.base else None
         if parametrize.is_parametrized(module, None if kind.base else key):
-            refused = "is parametrized, which would be lost; remove the parametrization first"
+            refused = "has a parametrization, which would be lost; remove it first"
         for what in ("weight", "bias") if kind.base else (key,):
             for user, name, path in users[module._parameters[what]] if module._parameters.get(what) is not None else ():
                 if user is not module or name != what:
@@ -120,7 +121,7 @@ class TorchModel:
         return Weight(names, kind.name(shape), shape, _dtype(weight), lambda: weight, own, bias, None, refused)
 
     def _slots(self) -> dict[str, tuple[str, Any, bool]]:
-        """Names of entries to those of the ``state_dict``, tensors, and whether these are constrained."""
+        """Map names of entries to names in the ``state_dict``, tensors, and whether the tensors are constrained."""
         gone: list[str] = []
         cores: dict[str, tuple[str, Any, bool]] = {}
         for place in self._places().values():
@@ -177,13 +178,13 @@ class TorchModel:
 
 def _dtype(tensor: Tensor) -> str | None:
     name = dtype_of(tensor)
-    return None if name.startswith("float8") else name  # `load_state_dict` rounds to it
+    return None if name.startswith("float8") else name  # None: `load_state_dict` does the rounding
 
 
 def _replaceable(module: nn.Module, kind: Kind) -> str | None:
-    """Why a layer cannot be replaced: it computes something else, holds more, or others listen to it."""
+    """Return why a layer cannot be replaced: another computation, further tensors or modules, hooks. Else None."""
     parts = [key for key in (*module._parameters, *module._buffers, *module._modules) if key not in ("weight", "bias")]
-    more = f"has {parts[0]!r} beside its weight and bias, which would be lost; register its class" if parts else None
+    more = f"has {parts[0]!r} besides weight and bias, which would be lost; register its class" if parts else None
     return kind.differs(module, "forward") or more or _hooks(module)
 
 

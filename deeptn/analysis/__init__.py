@@ -1,4 +1,4 @@
-"""What a network can express and what its weights are like: ranks, spectra, comparisons of families, drawings."""
+"""Analyze networks and the weights they generate: ranks, spectra, comparisons of families, drawings."""
 
 from .comparison import Compared, Comparison, compare
 from .compressibility import Compressibility, Needed, compressibility

@@ -1,4 +1,4 @@
-"""Families side by side: at one budget, and what each needs for a given accuracy."""
+"""Compare families at the same parameter budget."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-#: From a network and a weight to parameters, for the families without a closed form.
+#: Takes a network and a weight, returns parameters; for families without a closed form.
 FitFunction = Callable[[Network, Array], ParamsLike]
 
 
@@ -37,9 +37,9 @@ class Compared:
     label : str
         The topology.
     params : int or None
-        Trainable entries; None where the family has no network that small.
+        Trainable entries; None if the family has no network that small.
     cost : Cost or None
-        Of decoding W once.
+        Cost of decoding W once.
     bound : int or None
         The largest rank that W can have as a matrix rows | columns.
     error : float or None
@@ -47,9 +47,9 @@ class Compared:
     output_error : float or None
         ``‖x Wᵀ - x W'ᵀ‖ / ‖x Wᵀ‖``, with inputs.
     rank, effective_rank : float or None
-        Of the generated weight, rows | columns.
+        Ranks of the generated weight as a matrix rows | columns.
     note : str
-        Why something is missing.
+        Why a value is missing.
 
     Examples
     --------
@@ -70,7 +70,7 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Families at one budget; prints as a table.
+    """Families compared at one budget; prints as a table.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class Comparison:
         return f"weight of shape {self.shape}, at most {self.budget:,} parameters\n{text_table([head, *cells])}"
 
     def plot(self) -> Figure:
-        """Bars of the error, over a matplotlib figure of its own.
+        """Plot the errors as bars in a new matplotlib figure.
 
         Returns
         -------
@@ -135,19 +135,19 @@ def compare(
     inputs: Array | None = None,
     fit: FitFunction | None = None,
 ) -> Comparison:
-    """Bring families to the same number of parameters and compare what they make of a weight.
+    """Compare how well families approximate a weight with the same number of parameters.
 
     Parameters
     ----------
     weight : array
-        Of any library, two axes or more.
+        Array of any library, with at least two axes.
     topologies : iterable of Topology or str, optional
-        Families with the fields that stay; by default all that are registered and need no fit: `LowRank`,
+        Families; only their sizes change. By default all registered families that need no fit: `LowRank`,
         `TensorTrain`, `TTMatrix`, `Tucker`, `HierarchicalTucker` and your own (`Topology.closed_form_suffices`).
     budget : int
-        Parameters that each may have at most; see `at_budget`.
+        Maximum number of parameters of each network; see `at_budget`.
     inputs : array of shape (N, prod(weight.shape[1:])), optional
-        Then the error is also measured on the outputs ``inputs @ W.T``.
+        If given, the error is also measured on the outputs ``inputs @ W.T``.
     fit : callable, optional
         ``fit(net, weight)`` returns parameters, for families without a closed form; for example
         ``lambda net, W: deeptn_torch.fit(net, W).params``.
@@ -159,7 +159,7 @@ def compare(
     Raises
     ------
     SpecError
-        If the inputs do not go with the weight.
+        If the inputs do not match the weight.
 
     Examples
     --------
@@ -204,16 +204,16 @@ def _families(topologies: Iterable[Topology | str] | None) -> list[Topology]:
 def _checked(weight: Array, inputs: Array | None) -> np.ndarray:
     dense = to_numpy(weight)
     if dense.ndim < 2:
-        raise SpecError(f"weight of shape {dense.shape}; expected two axes at least")
+        raise SpecError(f"weight of shape {dense.shape}; expected at least two axes")
     columns = math.prod(dense.shape[1:])
     shape = None if inputs is None else tuple(getattr(inputs, "shape", ()))
     if shape is not None and (len(shape) != 2 or shape[1] != columns):
-        raise SpecError(f"inputs of shape {shape}; expected an array (N, {columns}) for a weight of {dense.shape}")
+        raise SpecError(f"inputs of shape {shape}; expected (N, {columns}) for a weight of shape {dense.shape}")
     return dense
 
 
 def _generated(net: Network, weight: Array, fit: FitFunction | None) -> tuple[np.ndarray | None, str]:
-    """The weight that a family makes of another, or why there is none."""
+    """Return the weight that a network generates to approximate the given one, or None and the reason."""
     assert net.topology is not None
     if net.topology.closed_form_suffices:
         return to_numpy(net.materialize(decompose(to_numpy(weight), net.topology, net.layout).params)), ""

@@ -1,4 +1,4 @@
-"""How many parameters a given weight needs, family by family."""
+"""Find how many parameters each family needs for a given weight."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Needed:
-    """What a family needs for an accuracy.
+    """Parameters that a family needs to reach an accuracy.
 
     Attributes
     ----------
     label : str
-        The topology, with the size that is enough.
+        The topology, with the size that suffices.
     decibels : float
-        The accuracy asked for: ``-20 log10(error)``.
+        The requested accuracy: ``-20 log10(error)``.
     params : int or None
-        Parameters of the smallest size that was found to be enough; None where none below the limit is.
+        Number of parameters at the smallest size found to suffice; None if no size within the limit does.
     error, output_error : float or None
-        Of that network; or the smallest error that was reached.
+        Errors of that network; if no size suffices, `error` is the smallest one reached.
     note : str
 
     Examples
@@ -59,9 +59,9 @@ class Compressibility:
     ----------
     shape : tuple of int
     dense : int
-        Entries of the weight.
+        Number of entries of the weight.
     rows : tuple of Needed
-        Family by family, level by level.
+        One row per family and level, grouped by family.
 
     Examples
     --------
@@ -91,7 +91,7 @@ class Compressibility:
         return f"weight of shape {self.shape}, {self.dense:,} entries\n{text_table([head, *cells])}"
 
     def plot(self) -> Figure:
-        """Parameters over accuracy, a line for each family.
+        """Plot parameters against accuracy, one line per family.
 
         Returns
         -------
@@ -124,29 +124,29 @@ def compressibility(
     fit: FitFunction | None = None,
     most: int | None = None,
 ) -> Compressibility:
-    """Say how many parameters each family needs for a weight.
+    """Find how many parameters each family needs for a weight at given accuracies.
 
     Parameters
     ----------
     weight : array
-        Of any library, two axes or more.
+        Array of any library, with at least two axes.
     decibels : iterable of float
-        Levels ``-20 log10(‖W - W'‖ / ‖W‖)``: 20 dB are an error of 10 %.
+        Levels ``-20 log10(‖W - W'‖ / ‖W‖)``: 20 dB is an error of 10 %.
     topologies, inputs, fit
         As for `compare`.
     most : int, optional
-        Look no further than so many parameters, by default the entries of the weight.
+        Maximum number of parameters to try, by default the number of entries of the weight.
 
     Returns
     -------
     Compressibility
-        The size of every family is doubled until the level is reached, then halved in on; that finds the smallest size
-        if the error falls with the size, which a fit by gradient does not promise.
+        The size of each family is doubled until the level is reached, then refined by bisection. This finds the
+        smallest size if the error falls with the size, which a gradient fit does not guarantee.
 
     Raises
     ------
     SpecError
-        If the inputs do not go with the weight, or a level is not a positive number.
+        If the inputs do not match the weight, or a level is not a positive number.
 
     Examples
     --------
@@ -192,11 +192,11 @@ def _needed(at: Callable[[int], Any], top: int, dense: np.ndarray, level: float,
         return math.inf if found is None else relative_error(found, dense)
 
     low, high = 0, 1
-    while not error(high) <= allowed:  # a fit may have failed: nan
+    while not error(high) <= allowed:  # the error of a failed fit may be nan
         net, found, note = at(high)
         if found is None or high >= top:
             smallest = min(error(size) for size in (low, high) if size)
-            note = note or "no size within the limit is enough"
+            note = note or "no size within the limit suffices"
             return Needed(describe(net.topology), level, None, None if found is None else smallest, None, note)
         low, high = high, min(2 * high, top)
     while high - low > 1:

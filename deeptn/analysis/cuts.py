@@ -1,4 +1,4 @@
-"""Cuts of a weight: its ranks, the bounds that a network sets on them, and what reaches what."""
+"""Cuts of a weight: their ranks, the bounds that a network puts on them, and the nodes that a leg depends on."""
 
 from __future__ import annotations
 
@@ -9,27 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from ..base import optional
 from ..errors import SpecError, near_match
 from ..network import Network
 from ..spec import NetworkSpec
 
-#: Singular values below this times the largest one count as zero, unless asked otherwise.
+#: Singular values below this times the largest one count as zero by default.
 TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A bipartition of the legs: the generated tensor as a matrix from some legs to the others.
+    """A bipartition of the legs, which makes the generated tensor a matrix from one side to the other.
 
     Attributes
     ----------
     name : str
         For example ``"rows | columns"``.
     sizes : tuple of int
-        Sides of the matrix, padding left out for rows | columns.
+        Sides of the matrix; for rows | columns without padding.
     bound : int or None
-        No rank is larger, whatever the parameters: `rank_bound`.
+        Upper bound of the rank for any parameters; see `rank_bound`.
     rank : int or None
         Numerical rank.
     effective_rank : float or None
@@ -37,7 +36,7 @@ class Cut:
     entropy : float or None
         Entanglement entropy ``-Σ p ln p`` of ``p = s² / Σ s²`` [nats].
     spectrum : tuple of float
-        Singular values, the largest first, divided by the root of the sum of their squares.
+        Singular values in descending order, normalized so that their squares sum to 1.
 
     Examples
     --------
@@ -62,7 +61,7 @@ def _cut(name: str, sizes: tuple[int, int], bound: int | None, matrix: np.ndarra
 
 
 def measure_cut(matrix: np.ndarray, tolerance: float = TOLERANCE) -> Cut:
-    """Rank, spectrum, effective rank and entropy of one matrix."""
+    """Measure the rank, spectrum, effective rank and entropy of a matrix."""
     sizes = matrix.shape[0], matrix.shape[1]
     values = np.linalg.svd(matrix.astype(np.result_type(matrix.dtype, np.float64)), compute_uv=False)
     norm = float(np.linalg.norm(values))
@@ -75,27 +74,27 @@ def measure_cut(matrix: np.ndarray, tolerance: float = TOLERANCE) -> Cut:
 
 
 def rank_bound(net: Network, legs: Iterable[str]) -> int:
-    """The largest rank that the matrix from some legs to the others can have, by a minimal cut of the network.
+    """Bound the rank of the matrix from some legs to the others, by a minimum cut of the network.
 
-    The bonds between the two sides of any bipartition of the nodes bound the rank by the product of their sizes; a
-    hyper-index counts once. In a network with activations the states that enter the last stage count as one dense node
-    each, since nothing is known of their rank. Summands add up.
+    For any bipartition of the nodes, the product of the sizes of the bonds between the two sides bounds the rank; a
+    hyper-index counts once. In a network with activations, each state that enters the last stage counts as one dense
+    node, because nothing is known about its rank. The bounds of summands add up.
 
     Parameters
     ----------
     net : Network
     legs : iterable of str
-        Names of legs; one at least, and not all of them.
+        Names of legs; at least one, but not all of them.
 
     Returns
     -------
     int
-        An upper bound. A random draw need not reach it.
+        An upper bound, which random parameters need not reach.
 
     Raises
     ------
     SpecError
-        For an unknown leg, or where one side has none.
+        For an unknown leg, or if one side has no legs.
 
     Notes
     -----
@@ -113,7 +112,7 @@ def rank_bound(net: Network, legs: Iterable[str]) -> int:
         if name not in names:
             raise SpecError(f"unknown leg {name!r}; {near_match(str(name), names)}")
     if not 0 < len(inside) < len(names):
-        raise SpecError(f"a cut has legs on both sides, got {len(inside)} of {len(names)}")
+        raise SpecError(f"a cut needs legs on both sides, got {len(inside)} of {len(names)}")
     sizes = net.spec.index_sizes
     sides = (inside, set(names) - inside)
     largest = min(math.prod(sizes[name] for name in side) for side in sides)
@@ -121,8 +120,9 @@ def rank_bound(net: Network, legs: Iterable[str]) -> int:
 
 
 def _min_cut(spec: NetworkSpec, number: int, inside: set[str], outside: set[str]) -> int:
-    """The product of the sizes of the indices in a minimal cut of one stage."""
-    nx = optional("networkx", "networkx")
+    """Return the product of the sizes of the indices in a minimum cut of one stage."""
+    import networkx as nx  # on use: it is slow to import
+
     stage, sizes = spec.stages[number], spec.index_sizes
     holders: list[tuple[Any, Sequence[str]]] = [(node.name, node.indices) for node in stage.nodes]
     holders += [(("state", source), spec.stages[source].output) for source in spec.sources(number)]
@@ -133,13 +133,13 @@ def _min_cut(spec: NetworkSpec, number: int, inside: set[str], outside: set[str]
         graph.add_edge(("in", ix), ("out", ix), capacity=math.log(sizes[ix]))
     for name, indices in holders:
         for ix in indices:
-            graph.add_edge(name, ("in", ix))  # no capacity: without a limit
+            graph.add_edge(name, ("in", ix))  # no capacity means unlimited
             graph.add_edge(("out", ix), name)
     for ix in inside:
         graph.add_edge("source", ("in", ix))
     for ix in outside:
         graph.add_edge(("out", ix), "sink")
-    _, (reached, _) = nx.minimum_cut(graph, "source", "sink")  # its value is rounded, a product of sizes is not
+    _, (reached, _) = nx.minimum_cut(graph, "source", "sink")  # the cut value is rounded, a product of sizes exact
     cut = [
         ix for kind, ix in (n for n in reached if isinstance(n, tuple) and n[0] == "in") if (("out", ix) not in reached)
     ]
@@ -147,7 +147,7 @@ def _min_cut(spec: NetworkSpec, number: int, inside: set[str], outside: set[str]
 
 
 def light_cone(net: Network, leg: str) -> tuple[str, ...]:
-    """The nodes on which a leg depends: those from which a directed path (inputs to outputs) leads to it.
+    """Return the nodes that a leg depends on: those with a directed path (inputs to outputs) to it.
 
     Parameters
     ----------
@@ -158,8 +158,8 @@ def light_cone(net: Network, leg: str) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        Names of nodes, in the order of the network. A node without inputs or outputs on the way passes on everything;
-        a state that is normalised depends on all nodes before it, which this leaves out.
+        Names of nodes, in the order of the network. A node without inputs connects all of its indices. A normalized
+        state depends on all nodes before it; this dependence is ignored.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Pictures and tables of a network. Matplotlib is imported on use."""
+"""Drawings and text summaries of a network. Matplotlib is imported only when needed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-#: Colours of the weight's axes (Okabe & Ito's palette, safe for colour-blind readers).
+#: Colors of the weight's axes (the Okabe-Ito palette, safe for color-blind readers).
 _AXIS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _BOND, _BAR, _TEXT = "#555555", "#888888", "#444444"
 
-#: Least distance of two nodes of a column, and of a node from the bar behind its stage, in units of a leg.
+#: Minimum distance between nodes of a column, and between a node and the bar after its stage, in leg spacings.
 _APART, _GAP = 0.7, 0.8
 
 Point: TypeAlias = tuple[float, float]
@@ -71,13 +71,13 @@ def draw(net: Network, ax: Axes | None = None) -> Figure:
     ----------
     net : Network
     ax : matplotlib Axes, optional
-        To draw into; by default a figure of a fitting size is made.
+        Axes to draw into; by default, a figure of suitable size is created.
 
     Returns
     -------
     matplotlib.figure.Figure
-        Save it with ``savefig``. Legs are coloured by weight axis; the area of a node grows with its parameters. A
-        square has inputs, a circle has none, a white one is constant; a dot is a hyper-index.
+        Save it with ``savefig``. Legs are colored by weight axis; the area of a node grows with its parameters.
+        Squares have inputs, circles have none, and white nodes are constant; dots are hyper-indices.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def draw(net: Network, ax: Axes | None = None) -> Figure:
 
 
 def _branches(spec: NetworkSpec) -> list[list[int]]:
-    """The stages in groups that are connected by what they contract; sums and products join the groups."""
+    """Group the stages that are connected by contraction; sums and products combine the groups."""
     group = list(range(len(spec.stages)))
     for number in range(len(spec.stages)):
         for source in spec.sources(number):
@@ -133,7 +133,7 @@ def _branches(spec: NetworkSpec) -> list[list[int]]:
 
 @dataclass
 class _Picture:
-    """Positions of the nodes of a chain of stages. x grows with the data flow, y downwards; legs are one apart."""
+    """Positions of the nodes in a chain of stages. x grows with the data flow, y downward; legs are 1 apart."""
 
     spec: NetworkSpec
     numbers: Sequence[int]
@@ -143,7 +143,7 @@ class _Picture:
     width: float = 0.0
 
     def __post_init__(self):
-        # Backwards from the legs: a node is at the mean height of what leaves it.
+        # Work backward from the legs: a node's height is the mean height of its outputs.
         self.heights |= {ix: float(k) for k, ix in enumerate(self.spec.stages[self.numbers[-1]].output)}
         self.legs = dict(self.heights)
         columns = {number: _columns(self.spec.stages[number]) for number in self.numbers}
@@ -155,7 +155,7 @@ class _Picture:
         self.width = x - _GAP
         for number in reversed(self.numbers):
             stage = self.spec.stages[number]
-            # Cores of a chain or a grid are beside their own legs.
+            # Cores of a chain or a grid are placed next to their own legs.
             upright = not any(columns[number].values()) or all(set(n.indices) & set(self.legs) for n in stage.nodes)
             for node in sorted(stage.nodes, key=lambda node: -columns[number][node.name]):
                 self.places[node.name] = starts[number] + columns[number][node.name], self._height(node, upright)
@@ -179,7 +179,7 @@ class _Picture:
         return y
 
     def _separate(self, names: Sequence[str]) -> None:
-        """Move nodes of one column apart, evenly to both sides, until no two lie on top of each other."""
+        """Move nodes of a column apart, evenly to both sides, until none overlap."""
         columns: dict[float, list[str]] = {}
         for name in names:
             columns.setdefault(self.places[name][0], []).append(name)
@@ -194,7 +194,7 @@ class _Picture:
             self.places |= {name: (x, y) for name, y in zip(column, ys)}
 
     def paint(self, ax: Any, shift: float, width: float, colours: dict[str, str]) -> None:
-        """Draw into matplotlib axes, so much lower, with the legs' ends at `width`."""
+        """Draw into matplotlib axes, `shift` lower, with the legs ending at `width`."""
 
         def line(points: Sequence[Point], colour: str) -> None:
             xs, ys = zip(*points)
@@ -230,7 +230,7 @@ class _Picture:
             ax.text(width + 0.1, y + shift, text, va="center", fontsize=7, color=colours[leg.name])
 
     def _ends(self) -> dict[str, list[list[Point]]]:
-        """For every index the nodes that hold it, stage by stage."""
+        """Return for each index the positions of the nodes that have it, grouped by stage."""
         ends: dict[str, list[list[Point]]] = {}
         for number in self.numbers:
             here: dict[str, list[Point]] = {}
@@ -242,7 +242,7 @@ class _Picture:
         return ends
 
     def _hubs(self) -> list[tuple[Point, str]]:
-        """Dots for the indices that three tensors of a stage, or two and the outside, hold."""
+        """Return dots for hyper-indices: indices of three or more tensors of a stage, or of two and open."""
         hubs = []
         for ix, groups in self._ends().items():
             for points in groups:
@@ -258,7 +258,7 @@ class _Picture:
         return (left - 0.6, y) if left == right else ((left + right) / 2, max(y for _, y in points) + _APART)
 
     def _lines(self, width: float) -> list[tuple[list[Point], str]]:
-        """Polylines with their index."""
+        """Return polylines, each with its index."""
         lines: list[tuple[list[Point], str]] = []
         for ix, groups in self._ends().items():
             whole: list[Point] = []
@@ -274,7 +274,7 @@ class _Picture:
         return lines
 
     def _bond(self, ix: str, a: Point, b: Point) -> list[Point]:
-        if a[0] == b[0]:  # of one column: around what is between
+        if a[0] == b[0]:  # same column: curve around the nodes in between
             between = [p for p in self.places.values() if p[0] == a[0] and a[1] < p[1] < b[1]]
             bow = 0.25 + 0.06 * len(between)
             if not between:
@@ -285,19 +285,19 @@ class _Picture:
 
 
 def _routed(a: Point, b: Point, height: float) -> list[Point]:
-    """A line that runs at its own height where it is long enough."""
+    """Return a line that runs at `height` if there is enough room."""
     if b[0] - a[0] <= 1.3:
         return [a, b]
     return [a, (a[0] + 0.5, height), (b[0] - 0.5, height) if b[1] != height else b, b]
 
 
 def _columns(stage: Stage) -> dict[str, int]:
-    """The column of every node within its stage: the length of the longest chain of nodes that leads to it."""
+    """Return the column of each node within its stage: the length of the longest chain of nodes leading to it."""
     names = [node.name for node in stage.nodes]
     inner = Counter(ix for node in stage.nodes for ix in set(node.indices) - set(stage.output))
     if not any(node.inputs for node in stage.nodes):
         return _distances(stage)
-    if len(names) > 1 and not inner:  # they share nothing but legs: side by side
+    if len(names) > 1 and not inner:  # they share only legs: place them side by side
         return {name: k for k, name in enumerate(names)}
     makers = {ix: node for node in stage.nodes for ix in node.outputs}
     depth: dict[str, int] = {}
@@ -315,13 +315,13 @@ def _columns(stage: Stage) -> dict[str, int]:
 
     for node in stage.nodes:
         measure(node)
-    if len(depth) == 1 + max(depth.values()):  # a plain chain is upright
+    if len(depth) == 1 + max(depth.values()):  # a plain chain is drawn vertically
         return dict.fromkeys(depth, 0)
     return depth
 
 
 def _distances(stage: Stage) -> dict[str, int]:
-    """Columns of an undirected graph: nodes with legs to the right, the others by their distance from these."""
+    """Return the columns of an undirected graph: nodes with legs on the right, others by their distance from them."""
     neighbours: dict[str, set[str]] = {node.name: set() for node in stage.nodes}
     holders: dict[str, list[str]] = {}
     for node in stage.nodes:

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Moments:
-    """Of the entries of a weight, padding left out.
+    """Moments of the entries of a weight, excluding padding.
 
     Attributes
     ----------
     mean : float or complex
     std : float
     kurtosis : float
-        ``E|w - mean|⁴ / std⁴``: 3 for a normal distribution, above for heavy tails. 0 where all entries are equal.
+        ``E|w - mean|⁴ / std⁴``: 3 for a normal distribution, more for heavy tails, 0 if all entries are equal.
 
     Examples
     --------
@@ -51,9 +51,9 @@ class Analysis:
     Attributes
     ----------
     label : str
-        What was analysed.
+        What was analyzed.
     cuts : tuple of Cut
-        Rows | columns first, where there are both; then along the order of the legs.
+        Rows | columns first, if the weight has both; then in the order of the legs.
     moments : Moments or None
         None without parameters.
 
@@ -91,7 +91,7 @@ class Analysis:
         return "\n".join([self.label, *lines])
 
     def plot(self) -> Figure:
-        """The spectrum of every cut that has one, the largest value first.
+        """Plot the spectrum of every cut that has one, in descending order.
 
         Returns
         -------
@@ -100,7 +100,7 @@ class Analysis:
         Raises
         ------
         SpecError
-            Without parameters there is nothing to be seen.
+            If the analysis was made without parameters, so that it has no spectrum.
         """
         cuts = [cut for cut in self.cuts if cut.spectrum]
         if not cuts:
@@ -122,30 +122,30 @@ class Analysis:
         return figure
 
     def to_json(self) -> str:
-        """Plain data, spectra included; a complex number as the pair of its parts."""
+        """Return the data as JSON text, including spectra; complex numbers become pairs [real, imaginary]."""
         return json.dumps(asdict(self), default=lambda number: [number.real, number.imag])
 
 
 def analyze(net: Network, params: ParamsLike | None = None, tolerance: float = TOLERANCE) -> Analysis:
-    """Bounds of the rank of every cut, and with parameters what the cut is.
+    """Bound the rank of every cut and, given parameters, measure its rank and spectrum.
 
     Parameters
     ----------
     net : Network
     params : mapping of str to array, optional
-        Then the weight is decoded once, and decomposed at every cut.
+        If given, the weight is decoded once and decomposed at every cut.
     tolerance : float
         Singular values below this times the largest one count as zero.
 
     Returns
     -------
     Analysis
-        A cut for rows | columns (axis 0 of the weight against the others, without the padding), and one after each leg
-        in the order of the layout, of the whole padded tensor.
+        One cut for rows | columns (axis 0 of the weight against the others, without padding), and one cut of the whole
+        padded tensor after each leg, in the order of the layout.
 
     Examples
     --------
-    Depth raises what a brick wall can do; one layer is a tensor train of ranks 2 and 4:
+    Depth raises the rank that a brick wall can reach; one layer is a tensor train of ranks 2 and 4:
 
     >>> import deeptn as dtn
     >>> net = dtn.network(dtn.BrickWall(layers=1), (8, 8))
@@ -179,21 +179,21 @@ def analyze(net: Network, params: ParamsLike | None = None, tolerance: float = T
 
 
 def _whole_tensor(net: Network, params: ParamsLike) -> np.ndarray:
-    """The generated tensor over all legs, padding included."""
+    """Return the generated tensor over all legs, including padding."""
     padded = Layout(net.layout.padded_shape, net.layout.factors, net.layout.order)
     whole = to_numpy(Network(net.spec, padded).materialize(params))
     return np.asarray(padded.to_legs(whole))
 
 
 def inspect(weight: Array, layout: Layout | None = None, tolerance: float = TOLERANCE) -> Analysis:
-    """Rank, spectrum, effective rank and entropy of a given weight at every cut.
+    """Measure the rank, spectrum, effective rank and entropy of a given weight at every cut.
 
     Parameters
     ----------
     weight : array
-        Of any library.
+        Array of any library.
     layout : Layout, optional
-        How it is cut into legs; prime factors by default. A padded layout pads with zeros.
+        How the weight is split into legs; into prime factors by default. A padded layout pads with zeros.
     tolerance : float
         As for `analyze`.
 
@@ -225,6 +225,6 @@ def inspect(weight: Array, layout: Layout | None = None, tolerance: float = TOLE
 
 def _moments(weight: np.ndarray) -> Moments:
     mean, std = weight.mean().item(), float(weight.std())
-    if std <= 1e-15 * abs(mean):  # rounding
+    if std <= 1e-15 * abs(mean):  # constant up to rounding
         return Moments(mean, 0.0, 0.0)
     return Moments(mean, std, float(np.mean((np.abs(weight - mean) / std) ** 4)))

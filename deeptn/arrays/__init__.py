@@ -1,4 +1,4 @@
-"""What deeptn asks of array libraries: one class each for NumPy, PyTorch and JAX, one on autoray for all others."""
+"""Interface to array libraries: one class each for NumPy, PyTorch and JAX, one based on autoray for all others."""
 
 from .array_library import DTYPES, ArrayLibrary, numpy_dtype
 from .conversion import (

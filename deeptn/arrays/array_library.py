@@ -1,4 +1,4 @@
-"""What deeptn asks of an array library."""
+"""The interface that deeptn needs from an array library."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128"
 
 @cache
 def dtype_name(dtype: Any) -> str:
-    """Name of a dtype of any library, as NumPy has it."""
+    """Return NumPy's name for a dtype of any library."""
     return dtype.name if hasattr(dtype, "name") else str(dtype).rpartition(".")[2]
 
 
 def numpy_dtype(name: str) -> np.dtype:
-    """The dtype of a name. NumPy knows bfloat16 and float8 once ml_dtypes is imported, which is done on use.
+    """Return the NumPy dtype with a given name. bfloat16 and float8 come from ml_dtypes, which is imported on use.
 
     Examples
     --------
@@ -37,30 +37,30 @@ def numpy_dtype(name: str) -> np.dtype:
 
 
 class ArrayLibrary(PlainViews, PlainActivations, ABC):
-    """An array library, for arrays on one kind of device: the operations of a program, and the way from and to NumPy.
+    """An array library, for arrays on one kind of device: a program's operations, and conversion from and to NumPy.
 
-    Get one with `library` or `library_of`. NumPy, PyTorch and JAX have a class of their own; `OtherArrays` serves every
-    other library that autoray knows.
+    Get one with `library` or `library_of`. NumPy, PyTorch and JAX have their own classes; `OtherArrays` is for every
+    other library that autoray supports.
 
     Parameters
     ----------
     tuning : Tuning
-        The numbers for the device.
+        Constants for the device.
 
     Attributes
     ----------
     name : str
-        As autoray names it.
+        Name of the library in autoray.
     dtypes : tuple of str
-        Those of `DTYPES` that the library has.
+        The names in `DTYPES` that the library supports.
     on_cpu_only : bool
-        Whether there is no other device.
+        Whether the CPU is the only device.
     is_eager : bool
-        Whether every array holds its entries, so that Python may decide by them: no tracers, no arrays without data.
+        Whether every array has concrete values that Python can branch on: no tracers, no arrays without data.
     has_gradients : bool
         Whether `pull_back` works.
     home : str or None
-        The device for figures of this machine where none is named; None: wherever the library puts an array.
+        The device to measure on if none is given; None means wherever the library puts an array.
     """
 
     name: str
@@ -76,55 +76,55 @@ class ArrayLibrary(PlainViews, PlainActivations, ABC):
     # Facts about an array.
 
     def dtype(self, array: Array) -> str:
-        """Name of the dtype, as NumPy has it."""
+        """Return NumPy's name for the dtype of an array."""
         return dtype_name(array.dtype)
 
     @abstractmethod
     def on_cpu(self, array: Array) -> bool:
-        """Whether an array lies on the CPU, or would, if it is a tracer."""
+        """Return whether an array is on the CPU or, for a tracer, would be."""
 
     @abstractmethod
     def device(self, array: Array) -> Any:
-        """The device that an array lends to others; None: they go wherever the library puts them."""
+        """Return the device for new arrays that should be where this one is; None leaves the choice to the library."""
 
     # From and to NumPy.
 
     @abstractmethod
     def from_numpy(self, array: np.ndarray, dtype: str, device: Any) -> Array:
-        """A copy in this library, in one of `dtypes`."""
+        """Return a copy in this library, with a dtype from `dtypes`."""
 
     @abstractmethod
     def from_raw(self, array: np.ndarray) -> Array:
-        """The very bits, on the CPU; also of bfloat16 and float8 as ml_dtypes has them."""
+        """Return an array on the CPU with exactly the same bits; also accepts bfloat16 and float8 from ml_dtypes."""
 
     @abstractmethod
     def to_raw(self, array: Array) -> np.ndarray:
-        """Inverse of `from_raw`, from any device."""
+        """Return a NumPy array with exactly the same bits, from any device; the inverse of `from_raw`."""
 
     @abstractmethod
     def constant(self, values: tuple[float, ...], shape: Shape, like: Array) -> Array:
-        """An array of fixed entries beside `like`, of its dtype."""
+        """Return an array of fixed entries, with the dtype and device of `like`."""
 
     @abstractmethod
     def astype(self, array: Array, dtype: str) -> Array:
-        """An array in another dtype."""
+        """Convert an array to another dtype."""
 
-    # Figures of this machine, and derivatives.
+    # Timing, and derivatives.
 
     @abstractmethod
     def threads(self) -> int | None:
-        """How many threads an operation may use."""
+        """Return how many threads an operation may use."""
 
     @abstractmethod
     def compiled(self, function: Callable[..., Array]) -> Callable[..., Array]:
-        """A function as its users would run it."""
+        """Return a function compiled the way users of the library would run it."""
 
     @abstractmethod
     def wait(self, array: Array) -> None:
-        """Return once an array is there."""
+        """Wait until an array has been computed."""
 
     @abstractmethod
     def pull_back(
         self, function: Callable[[Params], Array], params: Mapping[str, Array], cotangent: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """A function's value, and the gradient of ``(value * cotangent).sum()`` towards each parameter."""
+        """Return a function's value, and the gradients of ``(value * cotangent).sum()`` with respect to `params`."""

@@ -1,4 +1,4 @@
-"""Moving arrays between libraries, dtypes and devices."""
+"""Move arrays between libraries, dtypes and devices."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def target(like: Any, dtype: Any, device: Any) -> tuple[ArrayLibrary, str, Any]:
     Parameters
     ----------
     like : str or array
-        ``"numpy"``, ``"torch"``, ``"jax"``, or an array whose library, dtype and device are taken.
+        ``"numpy"``, ``"torch"``, ``"jax"``, or an array whose library, dtype and device are used.
     dtype : str or dtype, optional
-        By default that of the array, or float32.
+        By default the dtype of the array, or float32.
     device : optional
-        By default that of the array, or the library's own.
+        By default the device of the array, or the library's default device.
 
     Raises
     ------
@@ -36,7 +36,7 @@ def target(like: Any, dtype: Any, device: Any) -> tuple[ArrayLibrary, str, Any]:
     """
     chosen = like if isinstance(like, str) else infer_backend(like)
     if chosen not in LIBRARIES:
-        raise SpecError(f"like = {like!r:.60}; expected an array or {near_match(chosen, LIBRARIES)}")
+        raise SpecError(f"like = {like!r:.60} is not a supported library or array; {near_match(chosen, LIBRARIES)}")
     if importlib.util.find_spec(chosen) is None:
         raise MissingBackendError(chosen, chosen)
     found = library(chosen)
@@ -54,7 +54,7 @@ def target(like: Any, dtype: Any, device: Any) -> tuple[ArrayLibrary, str, Any]:
     if name not in found.dtypes:
         raise SpecError(f"dtype = {name!r}, which NumPy does not have; write like='torch' or like='jax'")
     if found.on_cpu_only and device not in (None, "cpu"):
-        raise SpecError(f"device = {device!r}; NumPy arrays live on the CPU, leave device out")
+        raise SpecError(f"device = {device!r}; NumPy arrays are always on the CPU, so leave device out")
     return found, name, device
 
 
@@ -66,7 +66,7 @@ def convert(array: np.ndarray, like: Any, dtype: Any = None, device: Any = None)
 
 
 def convert_params(params: dict[str, np.ndarray], like: Any, dtype: Any = None, device: Any = None) -> Params:
-    """`convert` for each entry."""
+    """Apply `convert` to each entry."""
     return {name: convert(array, like, dtype, device) for name, array in params.items()}
 
 
@@ -77,41 +77,41 @@ def to_numpy(array: Array) -> np.ndarray:
 
 
 def to_raw(array: Array) -> np.ndarray:
-    """A NumPy array of the very bits, from any library; bfloat16 and float8 are those of the package ml_dtypes."""
+    """Return a NumPy array with exactly the same bits, from any library; bfloat16 and float8 use ml_dtypes."""
     return library_of(array).to_raw(array)
 
 
 def from_raw(array: np.ndarray, like: str) -> Array:
-    """Inverse of `to_raw`, on the CPU; `SpecError` where JAX without x64 would narrow it."""
+    """Invert `to_raw`, on the CPU; raise `SpecError` if JAX without x64 would narrow the values."""
     return library(like).from_raw(array)
 
 
 def constant(values: tuple[float, ...], shape: Shape, like: Array) -> Array:
-    """Make an array of fixed entries beside `like`: same library, dtype and device."""
+    """Make an array of fixed entries with the library, dtype and device of `like`."""
     return library_of(like).constant(values, shape, like)
 
 
 def relative_error(found: Array, weight: Array) -> float:
-    """``‖weight - found‖ / ‖weight‖``; 0 for two zeros."""
+    """Return ``‖weight - found‖ / ‖weight‖``; 0 if both are zero."""
     dense = to_numpy(weight)
     norm = float(np.linalg.norm(dense))
     gap = float(np.linalg.norm(dense - to_numpy(found)))
     return gap / norm if norm else (0.0 if gap == 0.0 else math.inf)
 
 
-#: What arrays of files can be converted to, and how much that holds.
+#: Dtypes that an array from a file can be converted to, ranked: bool, integers, floats, complex numbers.
 KINDS = {"bool": 0} | {f"{sign}int{bits}": 1 for sign in ("", "u") for bits in (8, 16, 32, 64)}
 KINDS |= {name: 3 if name.startswith("complex") else 2 for name in DTYPES}
 
 
 def cast(array: np.ndarray, dtype: str, what: str) -> np.ndarray:
-    """An array of a file in the dtype of the model that reads it, rounded as ``load_state_dict`` does.
+    """Convert an array from a file to the dtype of the model that reads it, rounding as ``load_state_dict`` does.
 
     Raises
     ------
     FormatError
-        If the model cannot hold it: an imaginary part, a fraction, an integer out of range, a float that would
-        overflow, or a dtype that files do not have.
+        If the dtype of the model cannot represent it: an imaginary part, a fraction, an integer out of range, a float
+        that would overflow, or a dtype that files do not have.
     """
     if array.dtype.name == dtype:
         return array
@@ -125,4 +125,4 @@ def cast(array: np.ndarray, dtype: str, what: str) -> np.ndarray:
                 fits = not bool((np.isfinite(array) & ~np.isfinite(result)).any())
         if fits:
             return result
-    raise FormatError(f"{what} is of {array.dtype} in the file, of {dtype} in the model, which cannot hold it")
+    raise FormatError(f"{what} is {array.dtype} in the file but {dtype} in the model, which cannot hold its values")

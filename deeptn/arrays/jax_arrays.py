@@ -1,4 +1,4 @@
-"""Arrays of JAX, which is imported when the first one is asked for."""
+"""JAX arrays. JAX is imported when it is first needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _X64 = "jax.config.update('jax_enable_x64', True)"
 
 @final
 class JaxArrays(ArrayLibrary):
-    """JAX, tracers of any transformation included."""
+    """JAX, including tracers of any transformation."""
 
     name = "jax"
     has_gradients = True
@@ -62,7 +62,7 @@ class JaxArrays(ArrayLibrary):
 
     def from_numpy(self, array: np.ndarray, dtype: str, device: Any) -> Array:
         if dtype in ("float64", "complex128") and not self._jax.config.jax_enable_x64:
-            raise SpecError(f"dtype = {dtype!r}: first switch it on with {_X64}")
+            raise SpecError(f"dtype = {dtype!r} needs 64-bit mode in JAX; first write {_X64}")
         return self._numpy.asarray(array, dtype=dtype, device=device)
 
     def from_raw(self, array: np.ndarray) -> Array:
@@ -70,7 +70,7 @@ class JaxArrays(ArrayLibrary):
         if wide and not self._jax.config.jax_enable_x64:
             narrow = array.dtype.kind in "iu" and (array == array.astype(f"{array.dtype.kind}4")).all()
             if not narrow:
-                raise SpecError(f"JAX would narrow {array.dtype}; switch it on with {_X64}")
+                raise SpecError(f"JAX would narrow {array.dtype} without 64-bit mode; first write {_X64}")
         return self._numpy.asarray(array)
 
     def to_raw(self, array: Array) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which library an array is of."""
+"""Find the library of an array."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ _CLASSES: dict[str, Callable[[Tuning], ArrayLibrary]] = {
     "jax": JaxArrays,
 }
 
-#: What ``like=`` may name.
+#: Names that ``like=`` accepts.
 LIBRARIES = tuple(_CLASSES)
 
 
 @cache
 def library(name: str, tuning: Tuning = CPU) -> ArrayLibrary:
-    """The library of a name.
+    """Return the library with a given name.
 
     Parameters
     ----------
     name : str
-        As autoray names it.
+        Name of the library in autoray.
     tuning : Tuning
-        The numbers for the device on which its arrays lie.
+        Constants for the device that its arrays are on.
 
     Raises
     ------
     MissingBackendError
-        If PyTorch or JAX is asked for and not installed.
+        If PyTorch or JAX is requested but not installed.
 
     Examples
     --------
@@ -51,7 +51,7 @@ def library(name: str, tuning: Tuning = CPU) -> ArrayLibrary:
 
 
 def library_of(array: Array) -> ArrayLibrary:
-    """The library of an array, with the numbers for the device on which it lies.
+    """Return the library of an array, with the tuning for the device that it is on.
 
     Examples
     --------
@@ -66,7 +66,7 @@ def library_of(array: Array) -> ArrayLibrary:
 
 
 def dtype_of(array: Array) -> str:
-    """Name of the dtype of an array of any library, as NumPy has it.
+    """Return NumPy's name for the dtype of an array of any library.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Arrays of NumPy."""
+"""NumPy arrays."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class NumPyArrays(ArrayLibrary):
         return None
 
     def from_numpy(self, array: np.ndarray, dtype: str, device: Any) -> np.ndarray:
-        return np.array(array, dtype=dtype)  # an array for scalars too
+        return np.array(array, dtype=dtype)  # scalars become arrays too
 
     def from_raw(self, array: np.ndarray) -> np.ndarray:
         return np.array(array)
@@ -75,4 +75,4 @@ class NumPyArrays(ArrayLibrary):
     def pull_back(
         self, function: Callable[[Params], Array], params: Mapping[str, Array], cotangent: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        raise SpecError("NumPy has no derivatives; use PyTorch or JAX")
+        raise SpecError("NumPy cannot compute derivatives; use PyTorch or JAX")

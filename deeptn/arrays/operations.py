@@ -1,4 +1,4 @@
-"""What a program does to arrays."""
+"""The operations that a program performs on arrays."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from ..spec import activations
 from .tuning import Tuning
 from .view import View
 
-#: Added to a mean square before the root, so that an all-zero state stays zero. Below float32's smallest useful square.
+#: Added to a mean square before the root, so that an all-zero state stays zero. Less than any useful square in float32.
 TINY = 1e-36
 
 
 class Operations(ABC):
-    """The few operations that a program needs, on arrays of one library that lie on one kind of device.
+    """The few operations that a program needs, for arrays of one library on one kind of device.
 
     Attributes
     ----------
     tuning : Tuning
-        The numbers for that device.
+        Constants for that device.
     buffers : bool
-        Whether large results are written into buffers that are used again: `matmul` and `activate` take an `out`.
+        Whether large results are written into reused buffers: `matmul` and `activate` take an `out`.
     """
 
     buffers: bool
@@ -36,46 +36,46 @@ class Operations(ABC):
 
     @abstractmethod
     def permute(self, array: Array, axes: Sequence[int]) -> Array:
-        """The axes in another order."""
+        """Permute the axes."""
 
     @abstractmethod
     def stack(self, arrays: Sequence[Array]) -> Array:
-        """Arrays of one shape along a new first axis."""
+        """Stack arrays of one shape along a new first axis."""
 
     @abstractmethod
     def matmul(self, x: Array, y: Array, out: Array | None = None) -> Array:
-        """``x @ y``; two matrices, two stacks, or a matrix that meets a batch of matrices."""
+        """Return ``x @ y`` for two matrices, two stacks, or a matrix and a batch of matrices."""
 
     @abstractmethod
     def empty(self, size: int, like: Array) -> Array:
-        """A flat array beside `like`."""
+        """Return an uninitialized flat array with the dtype and device of `like`."""
 
     @abstractmethod
     def view(self, array: Array, view: View) -> Array:
-        """An operand as the matrix that is multiplied."""
+        """Return an operand as the matrix to be multiplied."""
 
     @abstractmethod
     def crop(self, array: Array, axes: Sequence[int], shape: Sequence[int]) -> Array:
-        """An array seen with some axes, the first entries along each, as many as `shape` says; -1 means all."""
+        """Reshape an array to `axes`, then crop each axis to its first entries, as `shape` says; -1 keeps all."""
 
     @abstractmethod
     def pad(self, array: Array, shape: Sequence[int]) -> Array:
-        """Append zeros to every axis, but not to a first one of size -1."""
+        """Append zeros along every axis up to `shape`, except along a first axis of size -1."""
 
     @abstractmethod
     def settled(self, array: Array) -> Array:
-        """A permuted array that keeps its entries when a buffer is written again."""
+        """Return a permuted array that keeps its values when the buffer it came from is overwritten."""
 
     @abstractmethod
     def inverse_rms(self, x: Array, in_pieces: bool = False) -> Array:
-        """One divided by the root of the mean square of an array's entries."""
+        """Return one divided by the root mean square of an array's entries."""
 
     @abstractmethod
     def activate(self, x: Array, activation: str | None, scale: Array | None, out: Array | None = None) -> Array:
-        """An element-wise function of ``scale · x``. With `out`, which may be `x` itself, piece by piece."""
+        """Apply an element-wise function to ``scale · x``, piece by piece if `out` is given (it may be `x` itself)."""
 
     def pieces(self, *arrays: Array) -> Iterator[Any]:
-        """Walk through arrays of equal size in pieces that fit into a cache."""
+        """Iterate over arrays of equal size in pieces that fit into a cache."""
         flat = [array.reshape(-1) for array in arrays]
         size = self.tuning.large
         for begin in range(0, flat[0].shape[0], size):
@@ -84,7 +84,7 @@ class Operations(ABC):
 
 
 class PlainViews(Operations, ABC):
-    """Views by the methods that arrays of most libraries have: indexing, `reshape`, `swapaxes`."""
+    """Views that use only methods that arrays of most libraries have: indexing, `reshape`, `swapaxes`."""
 
     def view(self, array: Array, view: View) -> Array:
         if view.items is not None:
@@ -100,11 +100,11 @@ class PlainViews(Operations, ABC):
 
 
 class PlainActivations(Operations, ABC):
-    """Activations as `deeptn.spec.activations` defines them, for every library that autoray knows."""
+    """Activations as `deeptn.spec.activations` defines them, for every library that autoray supports."""
 
     @abstractmethod
     def sum_of_squares(self, x: Array) -> Array:
-        """Sum of the squared absolute values of all entries."""
+        """Return the sum of the squared absolute values of all entries."""
 
     def inverse_rms(self, x: Array, in_pieces: bool = False) -> Array:
         total = sum(map(squared_norm, self.pieces(x))) if in_pieces else self.sum_of_squares(x)
@@ -115,7 +115,7 @@ class PlainActivations(Operations, ABC):
         if out is None:
             y = x if scale is None else x * scale
             y = y if function is None else function(y)
-            return x * 1 if y is x else y  # the two states have their own memory
+            return x * 1 if y is x else y  # the two states must not share memory
         for part, place in self.pieces(x, out):
             part = part if scale is None else part * scale
             place[...] = part if function is None else function(part)
@@ -123,5 +123,5 @@ class PlainActivations(Operations, ABC):
 
 
 def squared_norm(vector: Array) -> Array:
-    """Sum of the squared absolute values of the entries of a flat array."""
+    """Return the sum of the squared absolute values of the entries of a flat array."""
     return do("real", do("vdot", vector, vector))

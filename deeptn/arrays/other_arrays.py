@@ -1,4 +1,4 @@
-"""Arrays of any library that autoray knows, or has been told of."""
+"""Arrays of any library that autoray supports or that is registered with it."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from .array_library import ArrayLibrary
 from .operations import squared_norm
 from .tuning import Tuning
 
-#: What `__dlpack_device__` says of memory that a CPU works on: its own, and what CUDA or ROCm pinned there.
+#: Types from `__dlpack_device__` for memory that a CPU can access: its own, and memory pinned by CUDA or ROCm.
 HOST_MEMORY = (1, 3, 11)
 
 
 @final
 class OtherArrays(ArrayLibrary):
-    """CuPy, TensorFlow, Dask, …: autoray finds each operation, so that no library needs a class to be right.
+    """CuPy, TensorFlow, Dask, …: autoray finds each operation, so these libraries need no class of their own.
 
     Parameters
     ----------
     name : str
-        As autoray names the library.
+        Name of the library in autoray.
     tuning : Tuning
     """
 
@@ -88,4 +88,4 @@ class OtherArrays(ArrayLibrary):
     def pull_back(
         self, function: Callable[[Params], Array], params: Mapping[str, Array], cotangent: np.ndarray
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        raise SpecError(f"deeptn does not know how {self.name} takes derivatives; use PyTorch or JAX")
+        raise SpecError(f"deeptn cannot compute derivatives with {self.name}; use PyTorch or JAX")

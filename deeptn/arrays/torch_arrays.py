@@ -1,4 +1,4 @@
-"""Tensors of PyTorch, which is imported when the first one is asked for."""
+"""PyTorch tensors. PyTorch is imported when it is first needed."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .tuning import Tuning
 
 @final
 class TorchArrays(ArrayLibrary):
-    """PyTorch by operations that its tracers and transformations follow.
+    """PyTorch, using only operations that its tracers and transformations can follow.
 
-    `deeptn_torch.engine` has faster ones, for tensors that hold data.
+    `deeptn_torch.engine` has faster ones, for tensors with data.
     """
 
     name = "torch"
     has_gradients = True
-    home = "cpu"  # whatever the default device is at the moment
+    home = "cpu"  # regardless of the current default device
     buffers = False
 
     def __init__(self, tuning: Tuning):
@@ -38,7 +38,7 @@ class TorchArrays(ArrayLibrary):
     def matmul(self, x: Array, y: Array, out: Array | None = None) -> Array:
         product = self._torch.mm if x.ndim == y.ndim == 2 else self._torch.bmm
         if x.ndim < y.ndim:
-            x = x.expand(y.shape[0], -1, -1)  # torch would fold the batch, and move the larger operand for it
+            x = x.expand(y.shape[0], -1, -1)  # torch would fold the batch, which moves the larger operand
         return product(x, y) if out is None else product(x, y, out=out)
 
     def empty(self, size: int, like: Array) -> Array:
@@ -48,7 +48,7 @@ class TorchArrays(ArrayLibrary):
         return array
 
     def sum_of_squares(self, x: Array) -> Array:
-        # These steps are those of exported models, and onnxruntime loses digits in one long sum.
+        # Exported models contain these operations, and onnxruntime loses digits in one long sum.
         return (x * x.conj()).sum(-1).sum().real if x.ndim else squared_norm(x.reshape(-1))
 
     def on_cpu(self, array: Array) -> bool:
@@ -58,7 +58,7 @@ class TorchArrays(ArrayLibrary):
         return array.device
 
     def from_numpy(self, array: np.ndarray, dtype: str, device: Any) -> Array:
-        # A device that is named counts, whatever the default device is.
+        # An explicit device takes precedence over the default device.
         tensor = self._torch.tensor(np.asarray(array, order="C"), device=device)
         return tensor.to(device=device, dtype=getattr(self._torch, dtype))
 

@@ -1,4 +1,4 @@
-"""The numbers that depend on the kind of device: one table for each, chosen by where the arrays are."""
+"""Constants that depend on the kind of device: one table for each, chosen by where the arrays are."""
 
 from __future__ import annotations
 
@@ -7,45 +7,45 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Tuning:
-    """Where the engine changes its ways on one kind of device. They decide about time and memory, not about results.
+    """Thresholds and weights of the engine for one kind of device. They affect time and memory, not results.
 
-    Compared by identity, so that a table is a cheap part of the key under which a program is kept.
+    Tables are compared by identity, so that they are cheap to use in the cache keys of programs.
 
     Attributes
     ----------
     device : str
-        What it is for.
+        Kind of device.
     write : int
-        Search: weight of an element written against a multiplication. With a state of 2^24 entries the time goes into
+        Search: cost of writing an element, in multiplications. With a state of 2^24 entries, most of the time goes into
         moving it, not into arithmetic; cotengra's "combo" objective with this factor fuses small tensors into blocks
         first.
     step : int
-        Search: weight of a step against a multiplication. To dispatch it takes a few microseconds.
+        Search: cost of a step, in multiplications. Dispatching one takes a few microseconds.
     block : int
         Search: largest volume of the indices over which a block of small tensors is contracted with a large one. The
         product of a 2^5 x 2^5 block with the state takes as long as moving the state; wider blocks cost more than they
         save.
     stack : int
-        Search: largest number of elements of a stack of equal tensors that are contracted side by side.
+        Search: largest number of elements in a stack of equal tensors that are contracted side by side.
     few : int
-        Placement: so few elements are not permuted for the step that follows, only for their own: a permuted copy costs
-        a step.
+        Placement: operands of a result with at most this many elements are permuted only if their own step needs it,
+        not for the next one: a permuted copy costs a step.
     behind : int
-        Placement: matrices of at least so many columns are multiplied where they lie, however many rows they have.
+        Placement: matrices with at least this many columns are multiplied without a copy, however many rows they have.
     recompute : int
-        Gradient: from so many elements of intermediate results on they are recomputed instead of kept. A buffer that
-        the system has to provide costs more time than the product that fills it, and memory besides.
+        Gradient: intermediate results with at least this many elements in total are recomputed instead of kept. Getting
+        a new buffer from the system takes longer than the product that fills it, and costs memory too.
     large : int
-        Run: from so many elements on, results are written into buffers that are used again, and activations are done in
+        Run: results with at least this many elements are written into reused buffers, and activations are done in
         place, in pieces of this size, which fit into a cache.
     small : int
-        Run: a program that writes fewer elements spends its time on dispatching the steps; PyTorch leaves it to NumPy.
+        Run: a program that writes fewer elements spends its time on dispatching steps; PyTorch tensors then use NumPy.
     product : int
-        Run: from so many multiplications on, PyTorch's product of two matrices is faster than NumPy's.
+        Run: from this many multiplications on, PyTorch's product of two matrices is faster than NumPy's.
     wide : int
-        Run: XLA multiplies matrices of so many columns faster one by one; it would move a batch of others.
+        Run: XLA is faster at multiplying matrices with at least this many columns one by one than at moving the batch.
     compiled : int
-        Initialisation: with more cores than this, XLA takes longer for all of it than for its operations one by one.
+        Initialization: with more cores than this, XLA takes longer for all of it at once than operation by operation.
 
     Examples
     --------
@@ -69,7 +69,7 @@ class Tuning:
     compiled: int
 
 
-#: Measured on one to four cores of about 2020.
+#: Measured on one to four cores from about 2020.
 CPU = Tuning(
     device="cpu",
     write=64,
@@ -86,5 +86,5 @@ CPU = Tuning(
     compiled=2**8,
 )
 
-#: Those of a CPU, until they have been measured.
+#: The same as for a CPU, until they have been measured.
 GPU = replace(CPU, device="gpu")

@@ -1,4 +1,4 @@
-"""A tensor read as a matrix."""
+"""Read a tensor as a matrix."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from ..base import Shape
 class View:
     """An operand as a matrix (or a batch of them): permute the `axes`, reshape, transpose the last two axes.
 
-    A register holds its entries in order, in any shape; `axes` is the shape to which `perm` applies. `items` takes
-    one tensor out of a stack, or some of them: ``(start, stop, step)``.
+    A register contains its entries in order, in any shape; `axes` is the shape to which `perm` applies. `items`
+    selects one tensor from a stack, or several: ``(start, stop, step)``.
 
-    `strided` says the same in one step: sizes, strides and offset (in elements, from the first entry of the register)
-    of the matrix, or of the permuted axes where there is a `perm`. None where a size is unknown.
+    `strided` describes the same in one step: sizes, strides and offset (in elements, from the first entry of the
+    register) of the matrix or, with a `perm`, of the permuted axes. None if a size is unknown.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""What every other package builds on: checks, type names, registries, files replaced as a whole."""
+"""Helpers for every other package: checks, type names, registries, atomic file writes."""
 
 from .checks import boolean, is_list, is_object, positive_int, positive_ints, rank_field, ranks
 from .dispatch import compose, do
@@ -7,6 +7,7 @@ from .optional import optional
 from .registry import Registry
 from .text import kilobytes, path_of, text_table
 from .types import Array, Params, ParamsLike, PathLike, Shape
+from .warn import warn
 
 __all__ = [
     "Array",
@@ -29,5 +30,6 @@ __all__ = [
     "rank_field",
     "ranks",
     "text_table",
+    "warn",
     "write_atomically",
 ]

@@ -1,4 +1,4 @@
-"""Small checks of arguments that several modules make, each with the one message it owns."""
+"""Small argument checks used by several modules, each with its own message."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import DeepTNError, SpecError
 
 
 def positive_int(value: Any, what: str, error: type[DeepTNError] = SpecError) -> int:
-    """Return `value` if it is an integer of at least one, else raise `error`."""
+    """Return `value` if it is a positive integer, else raise `error`."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise error(f"{what} must be an integer of at least 1, got {value!r}")
     number = int(value.__index__())
@@ -32,7 +32,7 @@ def positive_ints(values: Any, what: str, error: type[DeepTNError] = SpecError) 
 
 
 def ranks(rank: int | Sequence[int], count: int, what: str) -> tuple[int, ...]:
-    """Spread one rank over `count` bonds, or check that a tuple names each of them."""
+    """Repeat a single rank for `count` bonds, or check that a tuple has one rank for each."""
     if isinstance(rank, (tuple, list)):
         if len(rank) != count:
             raise SpecError(f"{what} has {len(rank)} entries, expected {count} (one per bond) or a single integer")
@@ -41,17 +41,17 @@ def ranks(rank: int | Sequence[int], count: int, what: str) -> tuple[int, ...]:
 
 
 def rank_field(rank: Any, what: str) -> int | tuple[int, ...]:
-    """Check a rank before the number of bonds is known: an integer or a tuple of them."""
+    """Check a rank before the number of bonds is known: a positive integer or a tuple of them."""
     if isinstance(rank, (tuple, list)):
         return positive_ints(rank, what)
     return positive_int(rank, what)
 
 
 def is_list(data: Any) -> TypeGuard[list[Any] | tuple[Any, ...]]:
-    """Whether plain data is a list, of JSON, or a tuple."""
+    """Return whether plain data is a list (from JSON) or a tuple."""
     return isinstance(data, (list, tuple))
 
 
 def is_object(data: Any) -> TypeGuard[dict[str, Any]]:
-    """Whether plain data of JSON is an object, a dict with names for keys."""
+    """Return whether plain data is a JSON object: a dict with string keys."""
     return isinstance(data, dict)

@@ -1,4 +1,4 @@
-"""autoray's dispatch by the library of an array, with the types that it does not declare."""
+"""autoray's dispatch on the library of an array, with the type annotations that autoray lacks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import autoray
 
-#: Call a NumPy function by name in the library of the arguments.
+#: Call the equivalent of a NumPy function in the library of the arguments.
 do: Callable[..., Any] = autoray.do
-#: Decorator of a function written with `do`: a library may register its own version.
+#: Decorator for a function written with `do`; a library may register its own version of it.
 compose: Callable[..., Any] = autoray.compose

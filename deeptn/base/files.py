@@ -1,4 +1,4 @@
-"""Files: written to a temporary name, then renamed; and the folder for what may be found again."""
+"""Write files atomically, and find the folder for cached results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from .types import PathLike
 
 
 def write_atomically(path: PathLike, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file beside `path`, then rename it: a failure leaves the old file as it was."""
+    """Let `write` fill a temporary file next to `path`, then rename it: a failure leaves the old file untouched."""
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no directory {str(path.parent)!r} to write {path.name!r} into")
@@ -30,15 +30,15 @@ def write_atomically(path: PathLike, write: Callable[[Path], Any]) -> None:
 
 
 def cache_folder() -> Path | None:
-    """Folder for what was searched and measured.
+    """Return the folder for cached search results and measurements.
 
     It is ``$DEEPTN_CACHE``, else ``$XDG_CACHE_HOME/deeptn``, else ``~/.cache/deeptn``.
-    None where the variable is ``off`` or empty.
+    None if ``DEEPTN_CACHE`` is ``off`` or empty, or if no home directory is found.
     """
     chosen = os.environ.get("DEEPTN_CACHE")
     if chosen is not None:
         return None if chosen in ("", "off") else Path(chosen)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deeptn"
-    except RuntimeError:  # nobody's home
+    except RuntimeError:  # no home directory
         return None

@@ -1,4 +1,4 @@
-"""Packages that are imported on use."""
+"""Import optional packages when they are used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..errors import MissingBackendError
 
 
 def optional(module: str, extra: str) -> Any:
-    """Import a package on use; `MissingBackendError` says how to get it."""
+    """Import a package; if it is missing, `MissingBackendError` says how to install it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

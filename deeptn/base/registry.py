@@ -1,4 +1,4 @@
-"""Named registries whose failed look-ups say what exists."""
+"""Registries of named objects. The error of a failed lookup lists the known names."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """A table from names to objects; names are compared without regard to case.
+    """A table that maps names to objects; names are case-insensitive.
 
     Parameters
     ----------
     kind : str
-        What is registered, for messages.
+        What is registered, as messages should call it.
     group : str, optional
-        Group of entry points in which installed packages name what they register. They are imported when a name is
-        not found, or when all names are listed; one that fails is warned of and left out.
+        Entry-point group in which installed packages declare what they register. These are imported when a name is
+        not found, or when all names are listed; one that fails to import is skipped with a warning.
 
     Examples
     --------
@@ -42,10 +42,10 @@ class Registry(Generic[T]):
         self._entries: dict[str, T] = {}
 
     def add(self, name: str, entry: T, source: object = None) -> T:
-        """Register `entry`; `SpecError` if the name is taken by something else.
+        """Register `entry`; raise `SpecError` if the name is already taken by something else.
 
-        A definition that is run again (a notebook cell, a reloaded module) may take its own name again: `source`, by
-        default the entry, is compared by the place where it was defined.
+        A definition that runs again (a notebook cell, a reloaded module) may reuse its own name: `source` (default: the
+        entry) is compared by the place where it was defined.
         """
         origin = _origin(entry if source is None else source)
         if name.lower() in self._names and self._origins[name.lower()] != origin:
@@ -77,7 +77,7 @@ class Registry(Generic[T]):
         for entry in importlib.metadata.entry_points(group=group) if group else ():
             try:
                 entry.load()
-            except Exception as error:  # whatever it is, it need not stop those who use other names
+            except Exception as error:  # whatever it is, it must not affect users of other names
                 warnings.warn(
                     f"the {self.kind} {entry.name!r} ({entry.value}) cannot be imported: {error}", stacklevel=3
                 )

@@ -1,4 +1,4 @@
-"""Tables of plain text, and names."""
+"""Format tables, names and sizes as plain text."""
 
 from __future__ import annotations
 
@@ -6,13 +6,21 @@ from collections.abc import Sequence
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
-    """Lines of cells in columns, the first row being the head."""
+    """Align rows of cells in columns; the first row is the header.
+
+    Examples
+    --------
+    >>> print(text_table([("name", "size"), ("a", "12"), ("longer", "3")]))
+    name    size
+    a       12
+    longer  3
+    """
     widths = [max(map(len, column)) for column in zip(*rows)]
     return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths)).rstrip() for row in rows)
 
 
 def path_of(*parts: str) -> str:
-    """Name of a part of a part of a model.
+    """Join the names of nested parts of a model with dots.
 
     Examples
     --------
@@ -23,7 +31,7 @@ def path_of(*parts: str) -> str:
 
 
 def kilobytes(count: int) -> str:
-    """A number of bytes with a unit.
+    """Format a number of bytes with a unit.
 
     Examples
     --------

@@ -11,7 +11,7 @@ Array: TypeAlias = Any
 #: The trainable tensors of a network, by parameter name.
 Params: TypeAlias = dict[str, Array]
 ParamsLike: TypeAlias = Mapping[str, Array]
-#: Lengths of the axes of an array.
+#: Sizes of the axes of an array.
 Shape: TypeAlias = tuple[int, ...]
-#: Where a file is.
+#: Path of a file.
 PathLike: TypeAlias = str | os.PathLike[str]

@@ -1,4 +1,4 @@
-"""The command line; commands are found by the entry point ``deeptn.commands``."""
+"""The command line; it finds its commands through the entry points ``deeptn.commands``."""
 
 from .commands import Command, main
 

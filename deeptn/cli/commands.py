@@ -1,4 +1,4 @@
-"""The command line. Commands are found by the entry point ``deeptn.commands``; front-ends bring theirs along."""
+"""The command line. It finds commands through the entry points ``deeptn.commands``; front-ends can add their own."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from ..errors import DeepTNError
 GROUP = "deeptn.commands"
 
 EXAMPLES = """examples:
-  deeptn list --shape 120,400                      the topologies, and the smallest network of each
-  deeptn draw mera --shape 16,16 --out mera.svg    a drawing of one
-  deeptn demo                                      compress a small network in every way, and write a report
+  deeptn list --shape 120,400                      list the topologies, with the smallest network of each
+  deeptn draw mera --shape 16,16 --out mera.svg    draw one of them
+  deeptn demo                                      compress a small network in many ways, and write a report
 """
 
 
 @dataclass(frozen=True)
 class Command:
-    """A subcommand.
+    """A subcommand of ``deeptn``.
 
     Attributes
     ----------
     help : str
-        One line.
+        One-line description.
     configure : callable
         Adds the arguments to a parser.
     run : callable
-        Takes the parsed arguments, returns the exit status.
+        Takes the parsed arguments and returns the exit status.
     """
 
     help: str
@@ -40,12 +40,12 @@ class Command:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``deeptn``.
+    """Run the ``deeptn`` command.
 
     Returns
     -------
     int
-        0; 1 after an error that deeptn or the file system reports, 2 for wrong arguments, 130 when interrupted.
+        0 on success, 1 after an error from deeptn or the file system, 2 for wrong arguments, 130 if interrupted.
     """
     parser = argparse.ArgumentParser(
         "deeptn",

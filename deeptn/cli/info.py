@@ -1,4 +1,4 @@
-"""``deeptn info``: what a file holds."""
+"""``deeptn info``: show what a file contains."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ HEAD = ("layer", "kind", "weight", "topology", "parameters", "bytes", "dense byt
 
 
 def _row(name: str, layer: StoredLayer) -> tuple[list[str], int, int]:
-    """A line of the table, and bytes at rest: of the cores, and of the dense weight."""
+    """Return a row of the table, the bytes of the cores, and the bytes of the dense weight."""
     cores = [to_raw(core) for core in layer.params.values()]
     small, large = sum(core.nbytes for core in cores), layer.network.size * cores[0].itemsize
     shape = " × ".join(map(str, layer.network.shape))
-    topology = "a network of its own" if layer.network.topology is None else describe(layer.network.topology)
+    topology = "custom network" if layer.network.topology is None else describe(layer.network.topology)
     numbers = (layer.network.num_params, small, large)
     return [name, layer.kind, shape, topology, *(f"{number:,}" for number in numbers)], small, large
 
@@ -36,7 +36,7 @@ def _info(options: argparse.Namespace) -> int:
         biases = {f"{name}.bias": layer.bias for name, layer in layers.items() if layer.bias is not None}
         tensors = {name: to_raw(array) for name, array in (model.tensors | biases).items()}
     else:
-        raise FormatError(f"{path}: a file of the format {form!r}; deeptn info knows networks and models")
+        raise FormatError(f"{path}: a file of the format {form!r}; deeptn info reads networks and models")
     if not layers:
         raise FormatError(f"{path}: the model has no generated layer")
     rows, small, large = zip(*(_row(name, layer) for name, layer in layers.items()))
@@ -51,7 +51,7 @@ def _info(options: argparse.Namespace) -> int:
 
 
 def _configure_info(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, help="a file that deeptn.save or save_model wrote")
+    parser.add_argument("file", type=Path, help="file written by deeptn.save or save_model")
 
 
-INFO = Command("show what a file holds, and how large it is", _configure_info, _info)
+INFO = Command("show what a file contains and how large it is", _configure_info, _info)

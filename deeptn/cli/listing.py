@@ -1,4 +1,4 @@
-"""``deeptn list``: the topologies, how many parameters they have, and the smallest network of each."""
+"""``deeptn list``: list the topologies, with formulas for their parameters and the smallest network of each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .draw import shape_of
 
 
 def _smallest(family: Topology, shape: tuple[int, ...]) -> str:
-    """Parameters of the smallest network for a weight, or why there is none."""
+    """Return the number of parameters of the smallest network for a weight, or why there is none."""
     try:
         return f"{network(family.resized(1), shape).num_params:,}"
     except DeepTNError as error:

@@ -1,4 +1,4 @@
-"""Networks from and to quimb, TensorNetwork, einsum equations and networkx."""
+"""Convert networks to and from quimb, TensorNetwork, einsum equations and networkx."""
 
 from .einsum import from_einsum, to_einsum
 from .networkx import from_adjacency, from_networkx, to_networkx

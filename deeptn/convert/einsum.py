@@ -1,4 +1,4 @@
-"""Einsum equations, there and back."""
+"""Convert networks to and from einsum equations."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from .tensors import import_tensors, stage_tensors
 def from_einsum(
     equation: str, *arrays: Array, shape: Sequence[int] | None = None, layout: Layout | None = None
 ) -> tuple[Network, Params]:
-    """Make a network of an einsum equation and its arrays.
+    """Make a network from an einsum equation and its arrays.
 
-    Without arrays, `deeptn.Graph.from_einsum` makes a topology of an equation.
+    To make a topology from an equation without arrays, use `deeptn.Graph.from_einsum`.
 
     Parameters
     ----------
     equation : str
-        As for `numpy.einsum`, with ``->`` and without an ellipsis, for example ``"abx,bcy->acxy"``. No operand names
-        an index twice; an index in more than two operands is a hyper-index.
+        As for `numpy.einsum`, with ``->`` and without an ellipsis, for example ``"abx,bcy->acxy"``. No operand may
+        repeat an index; an index in more than two operands is a hyper-index.
     *arrays : array
-        One for each operand, of any library. They become nodes ``T0, T1, …``.
+        One array per operand, from any library. They become nodes ``T0, T1, …``.
     shape, layout
         As for `deeptn.from_quimb`.
 
@@ -41,7 +41,7 @@ def from_einsum(
     Raises
     ------
     SpecError
-        If equation and arrays do not fit.
+        If the equation and the arrays do not match.
 
     Examples
     --------
@@ -57,7 +57,7 @@ def from_einsum(
         raise SpecError(f"the equation {equation!r:.80} has {len(nodes)} operands, got {len(arrays)} arrays")
     for number, ((_, indices), array) in enumerate(zip(nodes, arrays)):
         if len(indices) != len(do("shape", array)):
-            raise SpecError(f"operand {number} is {''.join(indices)!r}, its array has the shape {do('shape', array)}")
+            raise SpecError(f"operand {number} is {''.join(indices)!r}, but its array has shape {do('shape', array)}")
     tensors = [(indices, array) for (_, indices), array in zip(nodes, arrays)]
     return import_tensors([(tensors, [], 0)], output, shape, layout)
 
@@ -73,9 +73,9 @@ def to_einsum(net: Network, params: ParamsLike) -> list[tuple[str, list[Array]]]
     Returns
     -------
     list of (str, list of array)
-        For each stage the equation and its operands; the activated result of an earlier stage that enters is one of
-        them. Above 52 indices the symbols are not letters; `opt_einsum` and `cotengra` read them, NumPy does not.
-        Where the last stage adds others, W is the sum over ``net.spec.summands``.
+        For each stage, the equation and its operands, including the activated results of earlier stages that it uses.
+        Above 52 indices the symbols are not letters; `opt_einsum` and `cotengra` accept them, NumPy does not.
+        If the last stage adds others, W is the sum over ``net.spec.summands``.
 
     Examples
     --------

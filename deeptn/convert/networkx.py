@@ -1,11 +1,11 @@
-"""Graphs of networkx and adjacency matrices."""
+"""Convert networks to and from networkx graphs, and from adjacency matrices."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..base import optional, positive_int, positive_ints
+from ..base import positive_int, positive_ints
 from ..errors import SpecError
 from ..network import Network, network
 from ..spec import Layout
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def from_adjacency(matrix: Any, shape: Sequence[int] | None = None, layout: Layout | None = None) -> Network:
-    """Make a network of an adjacency matrix, the form that structure search uses.
+    """Make a network from an adjacency matrix, the format of structure search.
 
     Parameters
     ----------
     matrix : array_like of int, shape (n, n)
-        See `deeptn.Graph.from_adjacency`: leg sizes on the diagonal, bond sizes beside it.
+        See `deeptn.Graph.from_adjacency`: leg sizes on the diagonal, bond sizes off it.
     shape : sequence of int, optional
-        Shape of the weight: legs that follow one another make up an axis. By default one axis per leg.
+        Shape of the weight: consecutive legs form an axis. By default one axis per leg.
     layout : Layout, optional
-        Instead of `shape`, where the legs lie otherwise.
+        Use instead of `shape` if the legs are arranged differently.
 
     Returns
     -------
@@ -48,28 +48,28 @@ def from_adjacency(matrix: Any, shape: Sequence[int] | None = None, layout: Layo
 def from_networkx(
     graph: nx.Graph, shape: Sequence[int] | None = None, layout: Layout | None = None, rank: int = 2
 ) -> Network:
-    """Make a network of a networkx graph: its nodes are the tensors, its edges the bonds.
+    """Make a network from a networkx graph: its nodes become the tensors, its edges the bonds.
 
     Parameters
     ----------
     graph : networkx.Graph or networkx.MultiGraph
-        A node may have an attribute ``legs``: the sizes of its open indices, an integer or a sequence of them (or a
-        mapping, as `to_networkx` writes it). An edge may have a ``size``. A node with the attribute ``hyper`` is
-        an index that its neighbours share; with a leg it is open.
+        A node may have an attribute ``legs``: the sizes of its open indices, as an integer or a sequence of them (or a
+        mapping, as `to_networkx` writes it). An edge may have an attribute ``size``. A node with the attribute
+        ``hyper`` is a hyper-index that its neighbors share; with a leg, it is open.
     shape, layout
-        As for `from_adjacency`. The legs are those of the nodes, in the order of the graph's nodes.
+        As for `from_adjacency`. The legs follow the order of the graph's nodes.
     rank : int
-        Size of the edges that name none.
+        Size of the edges without a ``size``.
 
     Returns
     -------
     Network
-        Its nodes are named ``T0, T1, …`` in the order of the graph's.
+        Its nodes are named ``T0, T1, …`` in the order of the graph's nodes.
 
     Raises
     ------
     SpecError
-        For an edge from a node to itself, or a graph without nodes.
+        For an edge from a node to itself, or a graph without nodes or legs.
 
     Examples
     --------
@@ -80,7 +80,8 @@ def from_networkx(
     >>> net.num_params
     48
     """
-    nx = optional("networkx", "networkx")
+    import networkx as nx  # on use: it is slow to import
+
     if not isinstance(graph, nx.Graph) or graph.is_directed():
         raise SpecError(f"graph must be an undirected networkx graph, got {type(graph).__name__}")
     hubs = {node: f"h{k}" for k, node in enumerate(graph) if graph.nodes[node].get("hyper")}
@@ -90,13 +91,13 @@ def from_networkx(
     output: list[str] = []
     for k, (one, other, data) in enumerate(graph.edges(data=True)):
         if one == other:
-            raise SpecError(f"node {one!r} has an edge to itself; a tensor names no index twice")
+            raise SpecError(f"node {one!r} has an edge to itself; a tensor cannot have an index twice")
         if one in hubs and other in hubs:
             raise SpecError(f"{one!r} and {other!r} are both hyper-indices; make them one node")
         bond = hubs.get(one) or hubs.get(other) or f"b{k}"
         size = positive_int(data.get("size", rank), f"size of the edge {one!r} - {other!r}")
         if sizes.setdefault(bond, size) != size:
-            raise SpecError(f"the edge {one!r} - {other!r} has size {size}, others of the same index {sizes[bond]}")
+            raise SpecError(f"the edge {one!r} - {other!r} has size {size}, but its index has size {sizes[bond]}")
         for node in (one, other):
             if node not in hubs:
                 indices[node].append(bond)
@@ -107,15 +108,11 @@ def from_networkx(
         for size in positive_ints(legs if isinstance(legs, Iterable) else (legs,), f"legs of node {node!r}"):
             output.append(hubs.get(node, f"o{len(output)}"))
             if sizes.setdefault(output[-1], size) != size:
-                raise SpecError(f"node {node!r} has a leg of size {size}, its edges have size {sizes[output[-1]]}")
+                raise SpecError(f"node {node!r} has a leg of size {size}, but its edges have size {sizes[output[-1]]}")
             if node not in hubs:
                 indices[node].append(output[-1])
     if not tensors or not output:
-        what = (
-            "no nodes"
-            if not tensors
-            else "legs nowhere: no node has a leg; write nx.set_node_attributes(graph, {…: 4}, 'legs')"
-        )
+        what = "no nodes" if not tensors else "no legs; add them with nx.set_node_attributes(graph, {…: 4}, 'legs')"
         raise SpecError(f"the graph has {what}")
     topology = Graph(nodes={f"T{k}": indices[node] for k, node in enumerate(tensors)}, output=output, sizes=sizes)
     return network(topology, [sizes[ix] for ix in output] if shape is None else shape, layout)
@@ -133,7 +130,7 @@ def to_networkx(net: Network) -> nx.MultiGraph:
     networkx.MultiGraph
         A node for every node of the network, with the attributes ``stage``, ``shape``, ``constant`` and ``legs`` (a
         mapping of leg names to sizes); an edge for every bond, with ``index`` and ``size``. A hyper-index is a node
-        with the attribute ``hyper``; the result of a stage that a later one reads is a node ``"STATE{k}"``.
+        with the attribute ``hyper``; the result of a stage that a later one uses is a node ``"STATE{k}"``.
 
     Examples
     --------
@@ -142,7 +139,9 @@ def to_networkx(net: Network) -> nx.MultiGraph:
     >>> len(graph), graph.number_of_edges(), graph.nodes["core0"]["legs"]
     (4, 3, {'a0_0': 2})
     """
-    spec, graph = net.spec, optional("networkx", "networkx").MultiGraph()
+    import networkx as nx
+
+    spec, graph = net.spec, nx.MultiGraph()
     sizes = spec.index_sizes
     prefix = "STATE"
     while any(node.name.startswith(prefix) for node in spec.nodes):

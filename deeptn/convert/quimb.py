@@ -1,4 +1,4 @@
-"""Networks of quimb, there and back."""
+"""Convert networks to and from quimb."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def to_quimb(net: Network, params: ParamsLike) -> list[Any]:
     ----------
     net : Network
     params : mapping of str to array
-        Of any library; they are not copied.
+        Arrays of any library; they are not copied.
 
     Returns
     -------
     list of quimb.tensor.TensorNetwork
-        Tensors carry the node's name and ``"STAGE{k}"`` as tags. The activated result of an earlier stage that enters
-        is one more tensor, tagged ``"STATE"``, or ``"FACTOR"`` where it is only multiplied element by element. The last
-        network has the legs as outer indices (a hyper-index has to be named in ``output_inds``). Where the last stage
-        adds others, W is the sum over ``net.spec.summands``.
+        Each tensor is tagged with its node's name and ``"STAGE{k}"``. The activated result of an earlier stage is one
+        more tensor, tagged ``"STATE"``, or ``"FACTOR"`` if it is only multiplied element by element. The last network
+        has the legs as outer indices (name those that are hyper-indices in ``output_inds``). If the last stage adds
+        others, W is the sum over ``net.spec.summands``.
 
     Raises
     ------
     SpecError
-        If the parameters are not those of the network.
+        If the parameters do not belong to the network.
 
     Examples
     --------
@@ -65,22 +65,22 @@ def from_quimb(
     activation: str | None = None,
     normalize: str | None = None,
 ) -> tuple[Network, Params]:
-    """Make a network of any quimb tensor network, or of several, one per stage.
+    """Make a network from any quimb tensor network, or from several, one per stage.
 
     Parameters
     ----------
     tn : quimb.tensor.TensorNetwork, or a sequence of them
         Hyper-indices are kept. Tensors become nodes ``T0, T1, …`` in the order of ``tn.tensors``. In a sequence, as
-        `to_quimb` returns it, the tensor tagged ``"STATE"`` is the result of the network before; a network
-        without one begins a new term. Terms are added up, except those that a tensor tagged ``"FACTOR"`` represents.
+        `to_quimb` returns it, the tensor tagged ``"STATE"`` is the result of the previous network; a network
+        without one starts a new term. Terms are summed, except those that a tensor tagged ``"FACTOR"`` represents.
     output : sequence of str, optional
         The open indices, in the order of the legs; ``tn.outer_inds()`` by default.
     shape : sequence of int, optional
-        Shape of the weight: legs that follow one another make up an axis. By default one axis per open index.
+        Shape of the weight: consecutive legs form an axis. By default one axis per open index.
     layout : Layout, optional
-        Instead of `shape`, where the legs lie otherwise; its legs are the open indices, one by one.
+        Use instead of `shape` if the legs are arranged differently; its legs are the open indices, one by one.
     activation, normalize : str, optional
-        What comes between the networks of a sequence.
+        Activation and normalization between the networks of a sequence.
 
     Returns
     -------
@@ -91,7 +91,7 @@ def from_quimb(
     Raises
     ------
     SpecError
-        If an open index is left out of `output`, or belongs to no tensor.
+        If an open index is missing from `output`, or belongs to no tensor.
     LayoutError
         If the legs do not make up the shape.
 

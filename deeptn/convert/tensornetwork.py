@@ -1,4 +1,4 @@
-"""Networks of the package TensorNetwork, there and back."""
+"""Convert networks to and from the package TensorNetwork."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from .tensors import _connect, import_tensors, stage_tensors
 
 
 def to_tensornetwork(net: Network, params: ParamsLike) -> list[tuple[list[Any], list[Any]]]:
-    """Return the network as nodes of google's TensorNetwork, one group per stage.
+    """Return the network as nodes of Google's TensorNetwork, one group per stage.
 
     Parameters
     ----------
     net : Network
     params : mapping of str to array
-        Of any library.
+        Arrays of any library.
 
     Returns
     -------
     list of (nodes, edges)
-        For each stage its connected nodes, and the dangling edges in the order of the stage's output. An index in
-        more than two tensors becomes a `tensornetwork.CopyNode`. The activated result of an earlier stage that enters
-        is a node named ``"STATE"`` (``"FACTOR"`` where it is only multiplied element by element). Where the last stage
-        adds others, W is the sum over ``net.spec.summands``.
+        For each stage, its connected nodes, and the dangling edges in the order of the stage's output. An index in
+        more than two tensors becomes a `tensornetwork.CopyNode`. The activated result of an earlier stage is a node
+        named ``"STATE"`` (``"FACTOR"`` if it is only multiplied element by element). If the last stage adds others, W
+        is the sum over ``net.spec.summands``.
 
     Raises
     ------
@@ -62,15 +62,15 @@ def from_tensornetwork(
     activation: str | None = None,
     normalize: str | None = None,
 ) -> tuple[Network, Params]:
-    """Make a network of connected nodes of google's TensorNetwork, or of several groups of them, one per stage.
+    """Make a network from connected nodes of Google's TensorNetwork, or from several groups of them, one per stage.
 
     Parameters
     ----------
     nodes : iterable of tensornetwork.Node, or a sequence of (nodes, edges)
-        Copy nodes become hyper-indices; the others nodes ``T0, T1, …`` in this order. In a sequence, as
-        `to_tensornetwork` returns it, nodes named ``"STATE"`` and ``"FACTOR"`` are read as by `from_quimb`.
+        Copy nodes become hyper-indices, the others become nodes ``T0, T1, …`` in this order. In a sequence, as
+        `to_tensornetwork` returns it, ``"STATE"`` and ``"FACTOR"`` nodes mean the same as those tags in `from_quimb`.
     output : sequence of tensornetwork.Edge
-        The dangling edges, in the order of the legs; for a sequence those of its last group.
+        The dangling edges, in the order of the legs; for a sequence, by default those of its last group.
     shape, layout, activation, normalize
         As for `from_quimb`.
 
@@ -82,7 +82,7 @@ def from_tensornetwork(
     Raises
     ------
     SpecError
-        If a dangling edge is left out of `output`, or an edge leads to a node that is not among `nodes`.
+        If a dangling edge is missing from `output`, or an edge leads to a node that is not among `nodes`.
 
     Examples
     --------
@@ -115,7 +115,7 @@ def from_tensornetwork(
     for number, (group, edges) in enumerate(groups):
         following = groups[number + 1][0] if number + 1 < len(groups) else ()
         if number + 1 < len(groups) and not any(node.name == "STATE" for node in following):
-            for pair in zip(edges, last or ()):  # a term that ends here; its legs are those of the weight
+            for pair in zip(edges, last or ()):  # a term ends here; its legs are the weight's legs
                 unite(pair)
         for node in group:
             if not isinstance(node, tn.AbstractNode):

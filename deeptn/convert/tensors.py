@@ -1,4 +1,4 @@
-"""A network as lists of arrays with their indices, the form that all other packages share."""
+"""A network as lists of arrays with their indices, the form that all conversions go through."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _Tensors: TypeAlias = list[tuple[str, tuple[str, ...], Array]]
 
 
 def stage_tensors(spec: NetworkSpec, params: ParamsLike) -> list[_Tensors]:
-    """The tensors of every stage (name, indices, array): results that enter, ``"STATE"`` or ``"FACTOR"``, and nodes."""
+    """Return each stage's tensors (name, indices, array): incoming results (``"STATE"``, ``"FACTOR"``), then nodes."""
     import quimb.tensor as qtn
 
     sample = params[next(iter(spec.param_shapes))]
@@ -81,10 +81,10 @@ def import_tensors(
     activation: str | None = None,
     normalize: str | None = None,
 ) -> tuple[Network, Params]:
-    """Rename indices by their order of appearance, and validate.
+    """Rename indices in their order of appearance, validate, and build the network.
 
-    A stage is its tensors, the indices of the result of the one before, and the number of terms that it
-    multiplies. Without such a result a new term begins; terms that nothing multiplies are added up.
+    A stage consists of its tensors, the indices of the previous stage's result, and the number of terms that it
+    multiplies. Without such a result, a new term starts; terms that nothing multiplies are summed.
     """
     sizes: dict[str, int] = {}
     flat = [tensor for tensors, _, _ in stages for tensor in tensors]
@@ -94,7 +94,7 @@ def import_tensors(
                 raise SpecError(f"tensor {number}: the index {ix!r} has size {size} here and {sizes[ix]} elsewhere")
     for number, (_, states, _) in enumerate(stages):
         if len(states) > (number > 0):
-            raise SpecError(f"network {number} has {len(states)} tensors STATE; only chains of stages are read")
+            raise SpecError(f"network {number} has {len(states)} STATE tensors; only chains of stages can be read")
     for ix in output:
         if ix not in sizes:
             raise SpecError(f"the open index {ix!r} belongs to no tensor; the tensors have {sorted(sizes)[:12]}")
@@ -105,13 +105,13 @@ def import_tensors(
     if layout is None:
         layout = Layout.single(legs_sizes) if shape is None else Layout.grouped(shape, legs_sizes)
     elif layout.leg_sizes != tuple(legs_sizes):
-        raise SpecError(f"the layout has legs of sizes {layout.leg_sizes}, the open indices {tuple(legs_sizes)}")
+        raise SpecError(f"the layout has leg sizes {layout.leg_sizes}, but the open indices have {tuple(legs_sizes)}")
     names = {ix: leg.name for ix, leg in zip(output, layout.legs)}
     bonds = [ix for ix in sizes if ix not in names]
     names |= {ix: f"b{k}" for k, ix in enumerate(bonds)}
     made: list[Stage] = []
     params: Params = {}
-    ends: list[int] = []  # the last stages of the terms before
+    ends: list[int] = []  # the last stages of the previous terms
     legs = tuple(leg.name for leg in layout.legs)
     for number, (tensors, states, factors) in enumerate(stages):
         entering = {names[ix] for indices in states for ix in indices}
@@ -130,9 +130,9 @@ def import_tensors(
         ends = [*ends[: len(ends) - factors], number]
         made.append(Stage(tuple(nodes), legs, sources=sources, multiply=multiply))
     if len(ends) > 1 and any(stage.multiply for stage in made):
-        raise SpecError("the networks hold a product of sums, which does not come back; import its terms one by one")
+        raise SpecError("the networks contain a product of sums, which is not supported; import its terms one by one")
     made[-1] = replace(made[-1], add=tuple(ends[:-1]))
-    if len(ends) == 1 and not made[-1].multiply:  # a plain chain needs no numbers
+    if len(ends) == 1 and not made[-1].multiply:  # a plain chain needs no stage numbers
         made = [replace(stage, sources=None) for stage in made]
     spec = NetworkSpec(layout.legs, tuple(made), tuple((names[ix], sizes[ix]) for ix in bonds))
     return Network(spec, layout), params

@@ -1,4 +1,4 @@
-"""The compiler: a network becomes a program whose tensors lie in memory as they are multiplied."""
+"""Compile a network into a program that keeps tensors in memory the way they are multiplied."""
 
 from __future__ import annotations
 
@@ -38,29 +38,29 @@ def compile_network(
     spec : NetworkSpec
         The network.
     output : tuple of str
-        Order of the axes of the result: all legs, or those that `columns` leaves out (behind the batch).
+        Order of the result's axes: all legs, or those not in `columns` (after the batch axis).
     columns : tuple of str, optional
-        Legs over which a linear network is contracted with an input, whose axes are `BATCH` and then these.
+        Legs over which a linear network is contracted with an input. The axes of the input are `BATCH`, then these.
     batch : int
-        Rows of the input. The search runs for the next power of two; the steps run for any number, the cost is for
-        this one.
+        Number of input rows. The search assumes the next power of two; the steps work for any number, and the cost
+        is for exactly this one.
     recompute : bool, optional
-        Whether a gradient recomputes the states within a stage; by default where they have
-        ``tuning.recompute`` elements.
+        Whether the backward pass recomputes the intermediate results of each stage; by default if all of them
+        together have at least ``tuning.recompute`` elements.
     crop : (tuple of int, tuple of int), optional
-        Axes as which the result is seen in the end, and how many of their first entries are kept; behind the batch.
+        Shape to which the final result is reshaped, and the shape to which it is then cropped; both without the batch.
     pad : (tuple of int, tuple of int), optional
-        Axes of the input behind the batch, and to how many entries zeros are appended before it is contracted.
+        Shape of the input, and the shape to which it is zero-padded before the contraction; both without the batch.
     tuning : Tuning
-        The numbers for the device on which the arrays lie.
+        Constants for the device that the arrays are on.
 
     Raises
     ------
     ProgramError
-        If a network with activations is to be applied without decoding it.
+        If `columns` is given for a network with activations, which can only be decoded.
     """
     if columns is not None and not spec.is_linear:
-        raise ProgramError("a network with activations has to be decoded to be applied; write materialize")
+        raise ProgramError("a network with activations has to be decoded before it can be applied; use materialize")
     compiler = _Compiler(spec, None if columns is None else (BATCH, *columns), batch, tuning)
     if columns is not None:
         output = (BATCH, *output)
@@ -81,7 +81,7 @@ def compile_network(
 
 @dataclass(frozen=True)
 class _Tensor:
-    """Where a tensor is: a register, an item of a stack or some of them; the order of its axes, of the first one's."""
+    """Where a tensor is (a register, or one or more items of a stack), and the order of its (first item's) axes."""
 
     register: int
     order: Order
@@ -91,9 +91,9 @@ class _Tensor:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A stage with the order of its contractions. `tensors` are the nodes'; before them come the states that enter.
+    """A stage and its contraction path. `tensors` are those of the nodes; `orders` begins with the incoming states.
 
-    With `ordered` its result lies as `output` says.
+    If `ordered`, the axes of the result must be in the order `output`.
     """
 
     stage: Stage
@@ -105,7 +105,7 @@ class _Plan:
 
 
 class _Compiler:
-    """Collects registers and steps. Indices are placed so that big tensors are multiplied as they lie in memory."""
+    """Collects registers and steps. It orders indices so that big tensors are multiplied without being permuted."""
 
     def __init__(self, spec: NetworkSpec, entry: Order | None, batch: int, tuning: Tuning):
         if BATCH in spec.index_sizes:
@@ -129,7 +129,7 @@ class _Compiler:
         self.write = 0
 
     def plan(self, output: Order) -> list[_Plan]:
-        """Search the stages, and stack the parameters of those that are contracted side by side."""
+        """Search for a path for each stage, and stack the parameters that are contracted side by side."""
         plans = []
         for number, stage in enumerate(self.spec.stages):
             tensors = tuple(_Tensor(self.register_of(node), node.indices) for node in stage.nodes)
@@ -172,7 +172,7 @@ class _Compiler:
         return plans
 
     def entries(self, number: int, results: Sequence[_Tensor]) -> list[_Tensor]:
-        """What enters a stage beside its nodes."""
+        """Return the tensors that enter a stage in addition to its nodes."""
         if self.entry is not None:
             return [self.entry]
         return [results[source] for source in self.spec.sources(number)]
@@ -186,7 +186,7 @@ class _Compiler:
         self.entry = replace(self.entry, register=padded)
 
     def join(self, number: int, result: _Tensor, other: int, joined: _Tensor, product: bool) -> _Tensor:
-        """Append a sum or a product with the result of another stage, whose axes correspond by their place."""
+        """Append a sum or product with the result of another stage, whose axes are matched by position."""
         names = dict(zip(self.spec.stages[other].output, self.spec.stages[number].output))
         order = tuple(names.get(ix, ix) for ix in joined.order)
         register = joined.register
@@ -208,7 +208,7 @@ class _Compiler:
         return math.prod(map(self.sizes.__getitem__, indices))
 
     def add(self, make: Callable[..., Step], elements: int, **fields: Any) -> int:
-        """Append a step whose result has so many elements, and count its work."""
+        """Append a step whose result has `elements` elements, and count its work."""
         number = len(self.elements)
         step = make(result=number, **fields)
         self.steps.append(step)
@@ -231,7 +231,7 @@ class _Compiler:
             done += len(group)
             left, right = (self.side_by_side([tensors[pair[side]] for pair in group]) for side in (0, 1))
             result = self.contract(first, left, right, wishes[first.result])
-            # All members of a group have the same order of axes as the first.
+            # The axes of all members of a group are in the same order as those of the first.
             places = [first.order.index(ix) for ix in result.order]
             for item, join in enumerate(members):
                 order = tuple(join.order[place] for place in places)
@@ -241,14 +241,14 @@ class _Compiler:
             axes, perm = self.permutation(result.order, plan.output)
             number = self.add(Permute, self.volume(plan.output), operand=result.register, axes=axes, perm=perm)
             result = _Tensor(number, plan.output)
-        if plan.ordered and not flat:  # a copy: what is returned is never a view of a parameter
+        if plan.ordered and not flat:  # a copy: the result must never be a view of a parameter
             axes = self.shape(plan.output)
             number = self.add(Permute, self.volume(plan.output), operand=result.register, axes=axes, perm=None)
             result = _Tensor(number, plan.output)
         return result
 
     def side_by_side(self, tensors: Sequence[_Tensor]) -> _Tensor:
-        """Some items of a stack, or all of them, as one operand."""
+        """Combine some or all items of a stack into one operand."""
         first, count = tensors[0], len(tensors)
         if count == 1:
             return first
@@ -296,26 +296,26 @@ class _Compiler:
         return _Tensor(number, order)
 
     def between(self, join: Pairing, big: Order, small: Order, wish: Mapping[str, int]) -> tuple[int, int] | None:
-        """Where the summed indices lie in the larger operand, if a small matrix is best multiplied with them there."""
+        """Locate the summed indices in the larger operand, if a small matrix should be multiplied there; else None."""
         places = [k for k, ix in enumerate(big) if ix in join.summed]
         if not places:
             return None
         start, stop = places[0], places[-1] + 1
         if len(places) < stop - start or start == 0 or stop == len(big):
             return None
-        # Behind fewer entries a product of matrices that small is slower than a permuted copy, and its gradient larger.
+        # With fewer columns, products of such small matrices are slower than a permuted copy, with a larger gradient.
         if self.volume(big[stop:]) < min(self.volume(big[start:stop]) // 8, self.tuning.behind):
             return None
         new = [wish.get(ix, 0) for ix in join.only(small, big)]
         before, behind = ([wish.get(ix, 0) for ix in part] for part in (big[:start], big[stop:]))
-        if new and max(before) < min(new) and max(new) < min(behind):  # the result lies as it is wanted
+        if new and max(before) < min(new) and max(new) < min(behind):  # the result is in the desired order
             return start, stop
-        # Otherwise only where it costs more to move the tensor than to let the result lie so.
+        # Otherwise only if moving the tensor costs more than leaving the result in this order.
         grown = 4 * self.volume(big) < self.volume(join.kept)
         return None if grown or self.volume(big) < 16 * self.volume(small) else (start, stop)
 
     def contract_inside(self, big: _Tensor, inner: tuple[int, int], small: _Tensor, keep: Order) -> _Tensor:
-        """Multiply every slice of a large tensor by a small matrix where its indices lie, so that nothing moves."""
+        """Multiply every slice of a large tensor by a small matrix, without permuting the large tensor."""
         before, summed, behind = big.order[: inner[0]], big.order[inner[0] : inner[1]], big.order[inner[1] :]
         flipped = small.order == summed + keep
         axes, perm = (None, None) if flipped else self.permutation(small.order, keep + summed)
@@ -329,14 +329,14 @@ class _Compiler:
         return _Tensor(self.add(Contract, self.volume(order), left=left, right=right, shape=shape), order)
 
     def dimension(self, group: Order) -> int:
-        """Size of some indices seen as one axis; -1 with the batch among them, so that any batch runs."""
+        """Return the size of some indices fused into one axis; -1 if they include the batch, so any size works."""
         return -1 if BATCH in group else self.volume(group)
 
     def shape(self, order: Order) -> tuple[int, ...]:
         return tuple(self.dimension((ix,)) for ix in order)
 
     def permutation(self, order: Order, target: Order) -> tuple[tuple[int, ...] | None, tuple[int, ...] | None]:
-        """The axes to permute and how, indices that stay together seen as one axis; None twice where nothing moves."""
+        """Return the shape to permute, adjacent indices fused, and the permutation; (None, None) if nothing moves."""
         if order == target:
             return None, None
         groups: list[list[int]] = []
@@ -356,7 +356,7 @@ class _Compiler:
     def finish(
         self, found: _Tensor, recompute: bool | None, crop: tuple[tuple[int, ...], tuple[int, ...]] | None
     ) -> Program:
-        """Mark the last read of each register, follow the elements alive, and freeze."""
+        """Mark the last read of each register, count the elements alive at each step, and build the program."""
         inner = sum(self.elements[step.result] for step in self.steps if step.result != found.register)
         result, shape = found.register, self.shape(found.order)
         if crop is not None:
@@ -372,7 +372,7 @@ class _Compiler:
             read = set(step.reads)
             free = tuple(sorted(number for number in read - seen if number >= held))
             seen |= read
-            # What is joined others read too, when the buffer that was permuted holds something else.
+            # Joined tensors may be read again after the buffer they were permuted from has been overwritten.
             settled = {"settled": True} if isinstance(step, Permute) and step.result in joined else {}
             steps.append(replace(step, free=free, **settled))
         steps.reverse()

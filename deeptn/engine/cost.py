@@ -1,4 +1,4 @@
-"""What a contraction costs, known before it runs, and the choice that follows from it."""
+"""Predict what a contraction costs before it runs, and choose the faster of two ways to use a weight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..base import Shape
 
 Mode = Literal["materialize", "apply"]
 
-#: What a cost can be asked for.
+#: Operations whose cost can be computed.
 CostMode = Literal["materialize", "apply", "gather"]
 
 
@@ -23,11 +23,11 @@ class Cost:
     params : int
         Trainable entries.
     flops : int
-        Floating-point operations: a multiplication and an addition count as two (complex ones are not told apart).
+        Floating-point operations: a multiplication and an addition count as two (complex ones count like real ones).
     write : int
-        Elements written, permuted copies included.
+        Elements written, including permuted copies.
     peak : int
-        Largest number of elements alive at the same time, parameters and inputs included.
+        Largest number of elements alive at the same time, including parameters and inputs.
     steps : int
         Contractions, permutations and activations.
 
@@ -45,11 +45,11 @@ class Cost:
     steps: int
 
     def to_dict(self) -> dict[str, int]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         return asdict(self)
 
     def with_product(self, shape: Shape, batch: int) -> Cost:
-        """Cost of decoding a weight of this shape (the present one) and one dense product with `batch` rows."""
+        """Return this cost (of decoding a weight of this shape) plus that of one dense product with `batch` rows."""
         size, columns = math.prod(shape), math.prod(shape[1:])
         return Cost(
             self.params,
@@ -62,16 +62,16 @@ class Cost:
 
 @dataclass(frozen=True)
 class Choice:
-    """Which of the two ways to multiply by W is expected to be the faster, and why.
+    """Which of the two ways to multiply by W should be faster, and why.
 
     Attributes
     ----------
     mode : {"materialize", "apply"}
         ``"materialize"`` decodes W and multiplies; ``"apply"`` contracts the network with the input.
     seconds : dict of str to float
-        The model's estimate for each possible way.
+        Estimated time of each possible way [s].
     reason : str
-        One sentence.
+        Explanation in one sentence.
 
     Examples
     --------
@@ -90,18 +90,18 @@ class Choice:
 
 @dataclass(frozen=True)
 class Machine:
-    """What an array library does on some machine.
+    """Speed of an array library on some machine.
 
     Attributes
     ----------
     step : float
-        To dispatch a step [s].
+        Time to dispatch a step [s].
     flop : float
-        A floating-point operation of a large product [s].
+        Time of one floating-point operation in a large product [s].
     element : float
-        To write an element of a tensor that fits into the caches, or into a buffer that was used before [s].
+        Time to write an element of a tensor that fits into the caches or goes into a reused buffer [s].
     fresh : float
-        To write an element of a tensor of `FRESH` elements or more, whose buffer is new memory [s].
+        Time to write an element of a tensor of `FRESH` or more elements into newly allocated memory [s].
     """
 
     step: float
@@ -110,28 +110,28 @@ class Machine:
     fresh: float
 
     def __str__(self) -> str:
-        figures = f"{1e6 * self.step:.2g} µs a step, {1e-9 / self.flop:.3g} Gflop/s"
-        return f"{figures}, {1e-9 / self.element:.2g} G elements/s ({1e-9 / self.fresh:.2g} of large tensors)"
+        figures = f"{1e6 * self.step:.2g} µs per step, {1e-9 / self.flop:.3g} Gflop/s"
+        return f"{figures}, {1e-9 / self.element:.2g} G elements/s ({1e-9 / self.fresh:.2g} for large tensors)"
 
     def to_dict(self) -> dict[str, float]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         return asdict(self)
 
 
-#: From 32 MiB of float32 on the system takes a buffer back as soon as it is free.
+#: From this many elements on (32 MiB of float32), the system reclaims a buffer as soon as it is freed.
 FRESH = 2**23
 
-#: One CPU core of about 2020, for choices that must not differ from machine to machine.
+#: One CPU core from about 2020, for choices that must not differ between machines.
 TYPICAL = Machine(5e-6, 2e-11, 1e-9, 1e-9)
 
 
 def seconds(cost: Cost, machine: Machine = TYPICAL) -> float:
-    """Estimate of the time of one call by a linear model of dispatch, arithmetic and traffic."""
+    """Estimate the time of one call with a linear model of dispatch, arithmetic and memory traffic."""
     element = machine.fresh if cost.peak >= FRESH else machine.element
     return cost.steps * machine.step + cost.flops * machine.flop + cost.write * element
 
 
-#: Why there is no choice.
+#: The reason given if decoding is the only way.
 DECODED_ANYWAY = "the network has activations, so W has to be decoded to be used"
 
 

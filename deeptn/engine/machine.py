@@ -1,4 +1,4 @@
-"""What an array library does on this machine: measured once, kept on disk, so that choices rest on figures."""
+"""Measure how fast an array library is on this machine, once, and cache the figures on disk for later choices."""
 
 from __future__ import annotations
 
@@ -24,30 +24,30 @@ from .compiler import compile_network
 from .cost import TYPICAL, Cost, Machine
 from .runner import run
 
-#: Counts the changes of what is measured; part of the names of the files.
+#: Increased whenever the measurements change; part of the file names.
 VERSION = 2
 
 
 def machine(like: Any) -> Machine:
-    """Figures of a library on this machine and device, in float32.
+    """Return the speed of a library on this machine and device, in float32.
 
     Parameters
     ----------
     like : str or array
-        ``"numpy"``, ``"torch"``, ``"jax"``, or an array, whose device counts too.
+        ``"numpy"``, ``"torch"``, ``"jax"``, or an array, which also sets the device.
 
     Returns
     -------
     Machine
-        Measured within about a second at the first call; after that from a file in `deeptn.base.cache_folder`, one
-        for each library, version, device and number of threads. JAX is measured under ``jax.jit``. Where nothing can
-        be measured (under a tracer, with arrays that hold no data) typical figures, which are not kept.
+        Measured in about a second on the first call, then read from a file in `deeptn.base.cache_folder`: one for each
+        library, version, device and number of threads. JAX is measured under ``jax.jit``. If nothing can be measured
+        (under a tracer, or with arrays without data), these are typical figures, which are not cached.
     """
     found, _, device = target(like, "float32", None)
     device = found.home if device is None else str(device)
     try:
         return _machine(found.name, device, found.threads())
-    except Exception:  # arrays without data (meta, fake, traced): each library has its own error for these
+    except Exception:  # arrays without data (meta, fake, traced): each library raises its own error for these
         return TYPICAL
 
 
@@ -70,7 +70,7 @@ def _machine(name: str, device: str | None, threads: int | None) -> Machine:
 
 
 def _read(file: pathlib.Path) -> Machine | None:
-    """Figures from a file; None if it is not there, or holds none that are positive numbers."""
+    """Read figures from a file; None if it is missing or they are not all positive numbers."""
     try:
         figures = {name: float(value) for name, value in json.loads(file.read_text()).items()}
         return Machine(**figures) if all(0.0 < value < math.inf for value in figures.values()) else None
@@ -79,7 +79,7 @@ def _read(file: pathlib.Path) -> Machine | None:
 
 
 def measure(name: str, device: str | None = None) -> Machine:
-    """Time a program of many small steps, one of arithmetic, and permuted copies."""
+    """Time a program of many small steps, a program dominated by arithmetic, and permuted copies."""
     seconds, cost = _decode_seconds(_chain(16), name, device)
     step = seconds / cost.steps
     seconds, cost = _decode_seconds(_product(1024, 512), name, device)
@@ -97,7 +97,7 @@ def _permuted_copy(arrays: Sequence[Any]) -> Any:
 
 
 def _decode_seconds(spec: NetworkSpec, name: str, device: str | None) -> tuple[float, Cost]:
-    """What it takes to decode a network, and what it costs."""
+    """Return the time that decoding a network takes, and its cost."""
     generator = np.random.default_rng(0)
     arrays = [generator.standard_normal(shape) for shape in spec.param_shapes.values()]
     inputs = [convert(array, name, "float32", device) for array in arrays]
@@ -107,10 +107,10 @@ def _decode_seconds(spec: NetworkSpec, name: str, device: str | None) -> tuple[f
 
 
 def _seconds(call: Callable[[Sequence[Any]], Any], inputs: Sequence[Any]) -> float:
-    """Minimum over some calls: what else the machine does should not count against the library."""
+    """Return the minimum time over several calls, so that other load on the machine does not count."""
     lib = library_of(inputs[0])
     call = lib.compiled(call)
-    to_numpy(call(inputs).reshape(-1)[:1])  # fails without data
+    to_numpy(call(inputs).reshape(-1)[:1])  # raises if the arrays have no data
     times = []
     begin = time.perf_counter()
     while len(times) < 4 or (time.perf_counter() - begin < 0.1 and len(times) < 200):
@@ -121,7 +121,7 @@ def _seconds(call: Callable[[Sequence[Any]], Any], inputs: Sequence[Any]) -> flo
 
 
 def _chain(length: int) -> NetworkSpec:
-    """A tensor train whose cores differ in shape, so that no two of its steps are one."""
+    """Build a tensor train whose cores differ in shape, so that no two of its steps can be merged."""
     legs = tuple(Leg(f"x{k}", 1 + k % 3, 0) for k in range(length))
     bonds = tuple((f"b{k}", 2 + k % 5) for k in range(1, length))
     nodes = tuple(

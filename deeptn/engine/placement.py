@@ -1,4 +1,4 @@
-"""Where the indices of a tensor should lie in memory, so that the contraction that follows need not move them."""
+"""Order the indices of a tensor in memory so that the next contraction need not move them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ Order: TypeAlias = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Pairing:
-    """The indices of one pairwise contraction: those of the result, and those that are summed over.
+    """The indices of one pairwise contraction: those of the result and those that are summed over.
 
-    `order` are those of the result as `deeptn.engine.stacking` orders them.
+    `order` lists the indices of the result in the order that `deeptn.engine.stacking` uses.
     """
 
     result: int
@@ -24,7 +24,7 @@ class Pairing:
     summed: frozenset[str]
 
     def batch(self, wish: Mapping[str, int]) -> Order:
-        """Indices of both operands that stay, in a fixed order."""
+        """Return the indices shared by both operands that the result keeps, in a fixed order."""
         return tuple(sorted(self.shared & self.kept, key=lambda ix: (wish.get(ix, 0), ix)))
 
     @staticmethod
@@ -33,7 +33,7 @@ class Pairing:
 
 
 def pairings(orders: Sequence[Order], output: Order, path: Sequence[tuple[int, int]]) -> list[Pairing]:
-    """Follow the path with sets of indices."""
+    """Follow the path and find the indices of each contraction."""
     count = Counter(ix for order in orders for ix in order)
     count.update(output)
     orders = list(orders)
@@ -41,7 +41,7 @@ def pairings(orders: Sequence[Order], output: Order, path: Sequence[tuple[int, i
     for i, j in path:
         shared = frozenset(orders[i]).intersection(orders[j])
         for ix in shared:
-            count[ix] -= 1  # two holders become one
+            count[ix] -= 1  # two tensors with this index become one
         summed = frozenset(ix for ix in shared if count[ix] == 1)
         order = tuple(ix for ix in orders[i] if ix not in summed)
         order += tuple(ix for ix in orders[j] if ix not in shared)
@@ -53,11 +53,11 @@ def pairings(orders: Sequence[Order], output: Order, path: Sequence[tuple[int, i
 def wishes_of(
     orders: Sequence[Order], joins: Sequence[Pairing], path: Sequence[tuple[int, int]], output: Order, volume: Any
 ) -> list[dict[str, int]]:
-    """For every result a rank per index: in ascending rank is how its consumer would like the axes to lie.
+    """Return, for every result, a rank for each index: its consumer would like the axes in ascending order of rank.
 
-    From the result backwards; a consumer passes on the ranks that it was itself asked for. A much larger operand is
-    wished with the summed indices where those of the smaller one will be, so that its axes need not move. Otherwise
-    a consumer wants what it keeps and what it sums over in two blocks, either first.
+    This works backward from the final result; a consumer passes on the ranks that it received. A much larger operand
+    should have its summed indices where the indices of the smaller one will end up, so that its axes need not move.
+    Otherwise a consumer wants the indices it keeps and those it sums over in two blocks, in either order.
     """
     sets = [frozenset(order) for order in orders] + [join.kept for join in joins]
     volumes = [volume(indices) for indices in sets]
@@ -67,7 +67,7 @@ def wishes_of(
         wish = wishes[join.result]
         batch = join.batch(wish)
         for child, other in (pair, pair[::-1]):
-            if child < len(orders):  # lies as it is given
+            if child < len(orders):  # an input: its order is fixed
                 continue
             keep = sets[child] - join.shared
             levels = sorted({wish.get(ix, 0) for ix in keep})
@@ -89,7 +89,7 @@ def wishes_of(
 
 
 def monotone(blocks: Sequence[Order], wish: Mapping[str, int]) -> bool | None:
-    """Whether two blocks follow the wished ranks when swapped (True), as they are (False) or not at all (None)."""
+    """Tell whether two blocks follow the desired ranks if swapped (True), as they are (False) or not at all (None)."""
     left, right = ([wish.get(ix, 0) for ix in block] for block in blocks)
     if not left or not right or max(left) <= min(right):
         return False
@@ -97,10 +97,10 @@ def monotone(blocks: Sequence[Order], wish: Mapping[str, int]) -> bool | None:
 
 
 def apart(order: Order, keep: Order) -> bool:
-    """Whether some indices are at the front or at the back of a tensor, in this order."""
+    """Return whether some indices are at the front or the back of a tensor, in this order."""
     return order[: len(keep)] == keep or order[len(order) - len(keep) :] == keep
 
 
 def by_rank(order: Order, wish: Mapping[str, int]) -> Order:
-    """Stable sort by the wished ranks."""
+    """Sort stably by the desired ranks."""
     return tuple(sorted(order, key=lambda ix: wish.get(ix, 0)))

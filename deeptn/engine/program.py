@@ -1,4 +1,4 @@
-"""Programs: a flat tuple of steps, pairwise matrix products of views."""
+"""Programs: flat tuples of steps, such as matrix products of two views."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ..base import Shape
 from .cost import Cost
 from .steps import Activate, Contract, Step
 
-#: Name of the index that numbers the rows of an input, and of the array that holds the input. No identifiers, so no
-#: parameter can have the second one; the compiler refuses an index of the first.
+#: Names of the index that runs over the rows of an input, and of the input array. They are not identifiers, so no
+#: parameter can be named `INPUT`; the compiler rejects an index named `BATCH`.
 BATCH = "(batch)"
 INPUT = "(input)"
 
@@ -25,19 +25,19 @@ class Program:
     Attributes
     ----------
     inputs : tuple of str
-        Register k starts as the array of this name: the parameters, then `INPUT` where there is one.
+        Names of the arrays in the first registers: the parameters, then `INPUT` if an input exists.
     constants : tuple of (shape, values)
-        The next registers: fixed entries.
+        Fixed arrays in the next registers.
     stacks : tuple of tuple of int
-        The registers after these: arrays of one shape, each a register of its own, along a new first axis.
+        Each fills the next register: the arrays in the listed registers, of one shape, stacked along a new first axis.
     steps : tuple of Step
-        Executed in order.
+        Steps, executed in order.
     result : int
         Register of the result.
     shape : tuple of int
-        Its axes; -1 for the rows of an input.
+        Shape of the result; -1 for the rows of an input.
     cost : Cost
-        Counted while compiling.
+        Cost, counted during compilation.
     recompute : bool
         Whether the backward pass recomputes the states within a stage.
     """
@@ -53,23 +53,23 @@ class Program:
 
     @cached_property
     def segments(self) -> tuple[tuple[Step, ...], ...]:
-        """The steps of each stage; an activation is the first step of the stage that it leads to."""
+        """The steps of each stage; an activation is the first step of the stage that follows it."""
         starts = [0, *(k for k, step in enumerate(self.steps) if isinstance(step, Activate)), len(self.steps)]
         return tuple(self.steps[a:b] for a, b in pairwise(starts))
 
     @cached_property
     def operands(self) -> frozenset[int]:
-        """Registers whose values a gradient needs: those that are multiplied, joined, or activated not in place."""
+        """Registers whose values the gradient needs: those that are multiplied, joined, or activated out of place."""
         return frozenset(number for step in self.steps for number in step.saves)
 
     @cached_property
     def first_reads(self) -> dict[int, int]:
-        """For every register that is read the step that does it first, by its result."""
+        """For every register that is read, the first step that reads it, identified by its result."""
         return {number: step.result for step in reversed(self.steps) for number in step.reads}
 
     @cached_property
     def crossing(self) -> frozenset[int]:
-        """Registers that are read outside of their segment, otherwise than by an activation: by joins and skips."""
+        """Registers that steps other than activations (joins and skips) read outside their own segment."""
         made = {step.result: number for number, segment in enumerate(self.segments) for step in segment}
         return frozenset(
             number
@@ -81,49 +81,49 @@ class Program:
         )
 
     def is_small(self, tuning: Tuning) -> bool:
-        """Whether the time goes into dispatching the steps: what they write fits into the caches, and is kept."""
+        """Return whether dispatching the steps takes most of the time: the results fit into the caches and are kept."""
         return not self.recompute and self.cost.write < tuning.small
 
     @cached_property
     def checkpoints(self) -> frozenset[int]:
-        """Registers around the activations: from these, the operands can be recomputed stage by stage."""
+        """Registers from which the operands can be recomputed stage by stage: at the activations, and `crossing`."""
         found = (step for step in self.steps if isinstance(step, Activate))
         return self.crossing | {step.result if step.in_place else step.operand for step in found}
 
     @cached_property
     def kept(self) -> frozenset[int]:
-        """What a forward pass keeps where the rest is recomputed: checkpoints, and the operands of the last stage.
+        """Registers that the forward pass keeps if the rest is recomputed: checkpoints and operands of the last stage.
 
-        A backward pass starts with these, so that it would need their memory at once.
+        The backward pass starts with the last stage, so it would need that memory right away.
         """
         last = {step.result for step in self.segments[-1]}
         return self.checkpoints | (self.operands & last)
 
     @cached_property
     def inner(self) -> tuple[tuple[Step, ...], ...]:
-        """For each segment the steps whose results are operands that a backward pass makes again."""
+        """For each segment, the steps whose results are operands that the backward pass recomputes."""
         made = self.operands - self.kept
         return tuple(tuple(step for step in segment if step.result in made) for segment in self.segments)
 
     @cached_property
     def first_step(self) -> int:
-        """Register of the first step; inputs, constants and stacks come before."""
+        """Result register of the first step; inputs, constants and stacks come before it."""
         return len(self.inputs) + len(self.constants) + len(self.stacks)
 
     @cached_property
     def numbered_stacks(self) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """The stacks with their registers."""
+        """The stacks, each with its register number."""
         return tuple(enumerate(self.stacks, len(self.inputs) + len(self.constants)))
 
     @cached_property
     def leaves(self) -> tuple[int, ...]:
-        """Registers that the steps read and do not make."""
+        """Registers that the steps read but do not compute."""
         read = self.operands.union(*(step.reads for step in self.steps))
         return tuple(sorted(number for number in read if number < self.first_step))
 
     @cached_property
     def stack_shapes(self) -> dict[int, tuple[int, int]]:
-        """For the registers that are read item by item: how many items, of how many entries."""
+        """For each register that is read item by item, the number of items and the number of entries per item."""
         lengths = {number: len(stack) for number, stack in self.numbered_stacks}
         lengths |= {step.result: step.shape[0] for step in self.steps if isinstance(step, Contract)}
         found = {}
@@ -135,7 +135,7 @@ class Program:
         return found
 
     def active(self, needed: tuple[bool, ...]) -> tuple[bool, ...]:
-        """For each register whether it depends on one of the leaves that are `needed`."""
+        """Return, for each register, whether it depends on one of the `needed` leaves."""
         if needed not in self._active:
             found = [False] * self.first_step
             for number, is_needed in zip(self.leaves, needed):

@@ -1,4 +1,4 @@
-"""Some rows of a weight: a linear network with its row legs held to a range, or to digits, generates just these."""
+"""Decode only some rows of a weight: restrict the row legs of a linear network to a range, or to single digits."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from .compiler import compile_network
 from .program import Program
 from .runner import run
 
-#: For each row leg its first digit and how many digits.
+#: For each row leg, its first digit and the number of digits.
 Block: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def row_legs(layout: Layout) -> tuple[Leg, ...]:
-    """The legs of axis 0, most significant first."""
+    """Return the legs of axis 0, most significant first."""
     return tuple(leg for leg in layout.axis_legs if leg.axis == 0)
 
 
 def blocks_of(start: int, stop: int, sizes: Sequence[int]) -> Iterator[Block]:
-    """Split the rows ``start … stop - 1`` into blocks that fix leading digits, range over one, and leave the rest free.
+    """Split the rows ``start … stop - 1`` into blocks: leading digits fixed, a range of the next digit, the rest free.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def _with_digit(digit: int, blocks: Iterator[Block]) -> Iterator[Block]:
 
 
 def decode_rows(spec: NetworkSpec, layout: Layout, params: ParamsLike, start: int, stop: int) -> Array:
-    """Decode the rows ``start … stop - 1`` of a linear network's weight, at least one."""
+    """Decode the rows ``start … stop - 1`` of a linear network's weight (at least one row)."""
     sizes = [leg.size for leg in row_legs(layout)]
     parts = [decode_block(spec, layout, params, block) for block in blocks_of(start, stop, sizes)]
     return parts[0] if len(parts) == 1 else do("concatenate", parts)
@@ -72,7 +72,7 @@ def decode_blocks(spec: NetworkSpec, layout: Layout, params: ParamsLike, limit: 
     Raises
     ------
     SpecError
-        If one row needs more.
+        If a single row needs more.
     """
     sizes = [leg.size for leg in row_legs(layout)]
     width, tuning = item_size(params), library_of(_first(params)).tuning
@@ -84,7 +84,7 @@ def decode_blocks(spec: NetworkSpec, layout: Layout, params: ParamsLike, limit: 
             peak = width * block_program(spec, layout, block, tuning).cost.peak
             if peak <= limit:
                 return _decode_all(spec, layout, params, walk(counts, sizes))
-    raise SpecError(f"max_bytes = {limit}, but one row needs {peak}")
+    raise SpecError(f"max_bytes = {limit}, but one row needs {peak} bytes")
 
 
 def _decode_all(
@@ -100,7 +100,7 @@ def _decode_all(
 
 
 def item_size(params: ParamsLike) -> int:
-    """Bytes of an element while it is contracted; half precision is widened to float32."""
+    """Return the bytes per element during a contraction; half precision is widened to float32."""
     return {"float64": 8, "complex64": 8, "complex128": 16}.get(dtype_of(_first(params)), 4)
 
 
@@ -109,7 +109,7 @@ def _first(params: ParamsLike) -> Array:
 
 
 def decode_block(spec: NetworkSpec, layout: Layout, params: ParamsLike, block: Block) -> Array:
-    """Decode the rows of a block, padding of the columns cut off.
+    """Decode the rows of a block, without the padding of the columns.
 
     Returns
     -------
@@ -128,7 +128,7 @@ def decode_block(spec: NetworkSpec, layout: Layout, params: ParamsLike, block: B
 
 
 def block_program(spec: NetworkSpec, layout: Layout, block: Block, tuning: Tuning) -> Program:
-    """The program for the rows of a block; blocks that are equal in size share it."""
+    """Return the program for the rows of a block; without constant nodes, blocks of equal size share it."""
     ranges = {leg.name: part for leg, part in zip(row_legs(layout), block)}
     if all(node.param is not None for node in spec.nodes):
         ranges = {name: (0, count) for name, (_, count) in ranges.items()}
@@ -149,7 +149,7 @@ def _block_program(
 
 
 def _places(spec: NetworkSpec, node: Node, ranges: dict[str, tuple[int, int]]) -> tuple[slice, ...] | None:
-    """What a node keeps of each axis; None where it keeps everything."""
+    """Return the slice that a node keeps of each axis; None if it keeps everything."""
     sizes = spec.node_shape(node)
     found = tuple(ranges.get(ix, (0, size)) for ix, size in zip(node.indices, sizes))
     if all(count == size for (_, count), size in zip(found, sizes)):
@@ -174,7 +174,7 @@ def _cut_node(spec: NetworkSpec, node: Node, ranges: dict[str, tuple[int, int]])
 
 
 def block_sizes(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """Digits per row leg in one block, from the whole weight down to single rows."""
+    """Yield the digits per row leg in one block, from the whole weight down to single rows."""
     yield tuple(sizes)
     for place, size in enumerate(sizes):
         for count in range(size - 1, 0, -1):
@@ -182,28 +182,28 @@ def block_sizes(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
 
 
 def walk(counts: Sequence[int], sizes: Sequence[int]) -> Iterator[Block]:
-    """All blocks of some digits per leg, in the order of the rows."""
+    """Iterate over all blocks of `counts` digits per leg, in row order."""
     parts = [
         [(start, min(count, size - start)) for start in range(0, size, count)] for count, size in zip(counts, sizes)
     ]
     return itertools.product(*parts)
 
 
-#: The index that replaces the row legs of a node once rows are gathered.
+#: The index that replaces the row legs of a node when rows are gathered.
 ROW = "__row"
 
 
 def gather_rows(spec: NetworkSpec, layout: Layout, params: ParamsLike, rows: Array) -> Array:
     """Decode some rows of a linear network's weight, in any order.
 
-    Every node is read at the digits of the rows that its legs spell, so that its row legs become one batch index.
+    Every node is indexed with the digits of the requested rows, so that its row legs become one batch index.
 
     Parameters
     ----------
     spec, layout, params
-        The network.
+        The network, its layout and its parameters.
     rows : integer array of shape (n,)
-        Of the library of the parameters, each from 0 to ``shape[0] - 1``; n is positive.
+        Row numbers from 0 to ``shape[0] - 1``, in the same array library as the parameters; n is positive.
 
     Returns
     -------
@@ -239,7 +239,7 @@ def _array(spec: NetworkSpec, node: Node, params: ParamsLike) -> Array:
 
 @lru_cache(maxsize=1024)
 def gather_program(spec: NetworkSpec, layout: Layout, size: int, tuning: Tuning = CPU) -> Program:
-    """The program for so many rows of a linear network's weight."""
+    """Return the program that decodes `size` rows of a linear network's weight."""
     taken = {leg.name for leg in row_legs(layout)}
     legs = (Leg(ROW, size, 0), *(leg for leg in spec.legs if leg.name not in taken))
     output = tuple(leg.name for leg in legs)

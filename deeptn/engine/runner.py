@@ -1,4 +1,4 @@
-"""The runner: executes a program on arrays of any library, large states in a few buffers that it uses again."""
+"""Execute a program on arrays of any library, reusing a few buffers for large states."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .pool import Pool
 from .program import Program
 from .steps import Run, Step
 
-#: Programs that hold more elements at once are refused: no machine has so much memory.
+#: Programs that need more elements at once are rejected: no machine has that much memory.
 IMPOSSIBLE = 2**44
 
 #: Entry points of this group replace `run_plain` for the library that they are named after.
@@ -22,10 +22,10 @@ GROUP = "deeptn.runners"
 
 Runner: TypeAlias = Callable[[Program, Sequence[Array]], Array]
 
-#: By library: what was registered, or found when it was first needed.
+#: The runner of each library, either registered or found on first use.
 _RUNNERS: dict[str, Runner] = {}
 
-#: Contracted in float32, and rounded once.
+#: Dtypes that are contracted in float32, and rounded once.
 HALF = ("float16", "bfloat16")
 
 
@@ -37,23 +37,23 @@ def run(program: Program, inputs: Sequence[Array]) -> Array:
     program : Program
         The steps.
     inputs : sequence of array
-        One for each of ``program.inputs``, all of one library, dtype and device.
+        One for each name in ``program.inputs``, all of the same library, dtype and device.
 
     Returns
     -------
     array
-        Of the same library, dtype and device. Half-precision arrays are contracted in float32 and rounded once.
+        The result, of the same library, dtype and device. Half precision is contracted in float32 and rounded once.
 
     Raises
     ------
     ProgramError
-        If no machine has the memory for it.
+        If the program needs more memory than any machine has.
     """
     if program.cost.peak > IMPOSSIBLE:
         elements, flops = (math.log10(count) for count in (program.cost.peak, program.cost.flops))
         raise ProgramError(
-            f"the network needs 10^{elements:.0f} elements at once and 10^{flops:.0f} flops in the best order that was "
-            "found; give it smaller bonds, or fewer cycles"
+            f"the network needs 10^{elements:.0f} elements at once and 10^{flops:.0f} flops in the best order found; "
+            "make its bonds smaller or use fewer cycles"
         )
     lib = library_of(inputs[0])
     runner = runner_of(lib.name)
@@ -64,7 +64,7 @@ def run(program: Program, inputs: Sequence[Array]) -> Array:
 
 
 def runner_of(name: str) -> Runner:
-    """What runs programs on arrays of a library: what was registered, else the entry point, else `run_plain`.
+    """Return the runner for arrays of a library: the registered one, else the entry point, else `run_plain`.
 
     Examples
     --------
@@ -77,15 +77,15 @@ def runner_of(name: str) -> Runner:
 
 
 def register_runner(name: str, run: Runner) -> None:
-    """Let programs on arrays of a library be run by a function of the library's front-end.
+    """Register a function of a front-end that runs programs on arrays of its library.
 
-    A front-end does this when it is imported, so that it works from a checkout too, where nothing is installed and no
-    entry point is there to be found.
+    A front-end does this when it is imported, so that it also works from a checkout, where nothing is installed and
+    no entry point exists.
 
     Parameters
     ----------
     name : str
-        As autoray names the library.
+        Name of the library in autoray.
     run : callable
         Takes a program and its inputs, and returns the result, as `run_plain` does.
 
@@ -106,14 +106,14 @@ def _entry_point(name: str) -> Runner:
 
 
 def run_plain(program: Program, inputs: Sequence[Array]) -> Array:
-    """Execute a program step by step; what tracers and transformations of any library can follow."""
+    """Execute a program step by step, in operations that tracers and transformations of any library can follow."""
     lib = library_of(inputs[0])
     registers = start(program, inputs, lib)
     return execute(program, program.steps, Run(registers, lib, Pool(lib) if lib.buffers else None))
 
 
 def start(program: Program, inputs: Sequence[Array], lib: Operations) -> list[Any]:
-    """Registers with the inputs, the constants and the stacks."""
+    """Create the registers, filled with the inputs, the constants and the stacks."""
     registers: list[Any] = [*inputs]
     if program.constants:
         beside = library_of(inputs[0])
@@ -130,16 +130,16 @@ def execute(program: Program, steps: Sequence[Step], run: Run, keep: Collection[
     ----------
     program : Program
     steps : sequence of Step
-        All of its steps, or those of a segment.
+        All steps of the program, or those of one segment.
     run : Run
-        Its registers (see `start`) are filled on the way, and emptied after the last read.
+        Its registers (see `start`) are filled as the steps run, and emptied after their last read.
     keep : collection of int
-        Registers that stay.
+        Registers not to empty.
 
     Returns
     -------
     array
-        The result of the program, None before it is there.
+        The result of the program; None if it has not been computed yet.
     """
     registers, pool = run.registers, run.pool
     for step in steps:
@@ -154,6 +154,6 @@ def execute(program: Program, steps: Sequence[Step], run: Run, keep: Collection[
 
 
 def activate(x: Array, activation: str | None, normalize: bool) -> Array:
-    """Apply what comes between two stages: division by the root mean square, then the element-wise function."""
+    """Apply the operations between two stages: division by the root mean square, then the element-wise function."""
     lib = library_of(x)
     return lib.activate(x, activation, lib.inverse_rms(x) if normalize else None)

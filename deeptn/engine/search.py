@@ -1,4 +1,4 @@
-"""The search for a contraction order: the only module that knows cotengra."""
+"""Search for a contraction order. Only this module uses cotengra."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from ..arrays import CPU, Tuning
 from ..base import cache_folder, write_atomically
 from .stacking import Path, merge_alike, schedule
 
-# How thoroughly it searches is a matter of the machine that compiles, wherever the arrays lie.
+# The search effort is set for the machine that compiles, wherever the arrays are.
 
-#: Up to so many tensors a search is faster than a file.
+#: Up to this many tensors, a search is faster than reading a file.
 SMALL = 8
 
-#: Sizes of the subtrees that are reoptimised exactly, each size in a candidate of its own: none is always the best. The
-#: last takes long, and is left out beyond `MANY` tensors.
+#: Sizes of the subtrees that are reoptimized exactly. Each gives its own candidate, because no size is always best. The
+#: last one is slow, and is skipped for more than `MANY` tensors.
 SUBTREES, MANY = (6, 7, 8), 128
 
-#: How much a growing tensor is held against a pair, in searches for levels of equal pairs.
+#: Weights on how much larger a result is than its operands, in searches for levels of equal pairs.
 GROWTHS = (0, 1, 4)
 
-#: Counts the changes of what is searched for; part of the names of the files in the cache.
+#: Increased whenever the search changes; part of the file names in the cache.
 VERSION = 3
 
 
@@ -40,7 +40,7 @@ def search(
     singles: int = 0,
     tuning: Tuning = CPU,
 ) -> Path:
-    """Find the order in which to contract some tensors pairwise. Deterministic, and cached in memory and on disk.
+    """Find an order in which to contract tensors pairwise. Deterministic, and cached in memory and on disk.
 
     Parameters
     ----------
@@ -51,31 +51,31 @@ def search(
     sizes : tuple of (str, int)
         Size of every index.
     singles : int
-        How many of the first tensors are not parameters, and belong to no stack.
+        Number of leading tensors that are not parameters and are never stacked.
     tuning : Tuning
-        What an element written and a step weigh; how large blocks and stacks may be.
+        The weights of a written element and of a step, and the size limits of blocks and stacks.
 
     Returns
     -------
     tuple of tuple of (int, int)
-        ``len(inputs) - 1`` pairs in SSA form, in groups that look the same and can be one step: see
+        ``len(inputs) - 1`` pairs in SSA form; the pairs of a group look the same and can be one step: see
         `deeptn.engine.stacking`.
 
     Notes
     -----
-    Three kinds of candidates: a greedy tree (Gray & Kourtis, Quantum 5, 410 (2021)), its subtrees reoptimised exactly;
-    where one tensor is large and many small ones act on it, a path that absorbs blocks of them; and paths that contract
-    many equal pairs at a time. The cheapest by multiplications, weighted elements written and weighted steps is taken.
-    Files lie in `deeptn.base.cache_folder`; they are written to a temporary name and renamed, so that processes may
-    share the folder.
+    There are three kinds of candidates: a greedy tree (Gray & Kourtis, Quantum 5, 410 (2021)) whose subtrees are
+    reoptimized exactly; if many small tensors act on a large one, a path that absorbs them in blocks; and paths that
+    contract many equal pairs at a time. The candidate with the lowest cost (multiplications, weighted written elements
+    and weighted steps) wins. Its file in `deeptn.base.cache_folder` is written to a temporary name and renamed, so that
+    several processes can share the folder.
 
     Examples
     --------
     >>> search((("a", "b"), ("b", "c"), ("c", "d")), ("a", "d"), (("a", 2), ("b", 2), ("c", 2), ("d", 9)))
     (((0, 1),), ((2, 3),))
     """
-    # Integer labels in order of appearance: the search must not see the order of hashed strings, and networks that
-    # differ by names alone share one result.
+    # Integer labels in order of appearance: the search must not depend on the order of hashed strings, and networks
+    # that differ only in names share one result.
     labels: dict[str, int] = {}
     for indices in inputs:
         for ix in indices:
@@ -106,14 +106,14 @@ def _search(
     path = _read(file, len(inputs))
     if path is None:
         path = _search_anew(*problem, tuning)
-        with contextlib.suppress(OSError):  # a folder that cannot be written costs the time of a search, no more
+        with contextlib.suppress(OSError):  # without a writable folder, the next run searches again
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(file, lambda new: new.write_text(json.dumps(path)))
     return path
 
 
 def _read(file: pathlib.Path, count: int) -> Path | None:
-    """A path of `count` tensors from a file; None if it is not there, or no such path."""
+    """Read a path of `count` tensors from a file; None if the file is missing or the path is not valid."""
     try:
         path = tuple(tuple((int(i), int(j)) for i, j in group) for group in json.loads(file.read_text()))
     except (OSError, ValueError, TypeError, OverflowError, RecursionError):
@@ -148,11 +148,11 @@ def _search_anew(
 def _absorb_in_blocks(
     inputs: Sequence[tuple[int, ...]], output: tuple[int, ...], sizes: Sequence[int], most: int
 ) -> list[tuple[int, int]] | None:
-    """A path for one large tensor on which many small ones act: fuse these into blocks, absorb block after block.
+    """Return a path for many small tensors that act on a large one: fuse them into blocks, absorb block by block.
 
-    A block grows in the order of the data flow by the node that adds the least to the indices that the block shares
-    with the large tensor, up to a volume of `most`. Local improvements of a tree do not find this: on the way from
-    single nodes to a block each step looks worse. None where no tensor is large.
+    A block grows in data-flow order by the node that adds the least volume to the indices that the block shares with
+    the large tensor, up to a volume of `most`. Local improvements of a tree do not find this: on the way from single
+    nodes to a block, each step looks worse. Return None if no tensor is large.
     """
     volumes = [_volume(indices, sizes) for indices in inputs]
     top = max(range(len(inputs)), key=volumes.__getitem__)
@@ -168,7 +168,7 @@ def _absorb_in_blocks(
         made: set[int] = set()
         while rest:
             known = state | made
-            # The last block may be twice as large, so that no short rest is left over.
+            # The last block may be twice as large, so that no small remainder is left.
             remaining = state.intersection(ix for k in rest for ix in inputs[k])
             limit = 2 * most if _volume(bound | remaining, sizes) <= 2 * most else most
             first: dict[int, int] = {}
@@ -177,7 +177,7 @@ def _absorb_in_blocks(
                     first.setdefault(ix, place)
             options = []
             for place, k in enumerate(rest):
-                # An index that neither the state nor the block has, but an earlier node: that one comes first.
+                # If an earlier node has an index that neither the state nor the block has yet, that node comes first.
                 if any(first[ix] < place and ix not in known for ix in inputs[k]):
                     continue
                 volume = _volume(bound.union(ix for ix in inputs[k] if ix in state), sizes)

@@ -1,7 +1,7 @@
-"""Contractions of equal shape, side by side: a regular network is contracted level by level, not tensor by tensor.
+"""Contract pairs of equal shape side by side: a regular network level by level instead of tensor by tensor.
 
-For small tensors the time goes into dispatching a step, whatever it multiplies. Contractions that look the same (same
-shapes, same axes summed over) are one product of two stacks.
+For small tensors, most of the time goes into dispatching a step, whatever it multiplies. Contractions that look the
+same (same shapes, same axes summed over) therefore become one product of two stacks.
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from typing import TypeAlias
 
 from ..arrays import CPU, Tuning
 
-#: Beyond so many neighbours a search for levels takes longer than it can save.
+#: For more neighboring pairs than this, a search for levels takes longer than it can save.
 PAIRS = 4096
 
-#: A pair of tensor numbers; every contraction appends its result at the next free number (static single assignment).
+#: A pair of tensor numbers; the result of each contraction gets the next free number (static single assignment).
 Pair: TypeAlias = tuple[int, int]
 
-#: Contractions that are one step: all of a group look the same and depend on earlier groups only.
+#: Groups of contractions, each one step: those of a group look the same and depend only on earlier groups.
 Path: TypeAlias = tuple[tuple[Pair, ...], ...]
 
 
 class _Contraction:
-    """Tensors on their way to the result. Axes lie in the order in which a matrix product leaves them.
+    """A partly contracted network. Axes are in the order in which a matrix product leaves them.
 
-    Parameters are those of `schedule`.
+    The parameters are those of `schedule`.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class _Contraction:
         self.volumes = [self.volume(order) for order in inputs]
         self.count = Counter(ix for order in inputs for ix in order)
         self.count.update(output)
-        # Tensors of one kind can be stacked: parameters of one shape in any order, results of one group in its order.
+        # Tensors of one kind can be stacked: parameters of one shape in any order, results of one group in order.
         shapes: dict[tuple[int, ...], int] = {}
         self.kinds = [shapes.setdefault(tuple(sizes[ix] for ix in order), len(shapes)) for order in inputs]
         for k in range(singles):
@@ -58,14 +58,14 @@ class _Contraction:
         return math.prod(map(self.sizes.__getitem__, indices))
 
     def look(self, pair: Pair) -> tuple[object, ...]:
-        """What two contractions have in common that can be one step."""
+        """Return a key that is equal for contractions that can be merged into one step."""
         left, right = (self.orders[k] for k in pair)
         at = tuple((place, right.index(ix)) for place, ix in enumerate(left) if ix in right)
         alike = all(self.count[left[place]] == 2 for place, _ in at)
         return (self.kinds[pair[0]], self.kinds[pair[1]], at, () if alike else pair)
 
     def price(self, pair: Pair) -> tuple[int, int]:
-        """Weighted operations of one contraction, and the number of elements of its result."""
+        """Return the weighted cost of one contraction and the number of elements in its result."""
         left, right = (self.orders[k] for k in pair)
         summed = [ix for ix in left if ix in right and self.count[ix] == 2]
         everything = self.volume(set(left) | set(right))
@@ -73,7 +73,7 @@ class _Contraction:
         return everything + self.tuning.write * result, result
 
     def fit(self, pairs: Sequence[Pair]) -> list[Pair]:
-        """The first of some contractions that look the same, as many as go into one step."""
+        """Choose, in order, as many of some contractions that look the same as fit into one step."""
         chosen: list[Pair] = []
         used: set[int] = set()
         largest = max(self.price(pairs[0])[1], *(self.volumes[k] for k in pairs[0]))
@@ -89,7 +89,7 @@ class _Contraction:
         return chosen
 
     def in_step(self, chosen: Sequence[int], new: int) -> bool:
-        """Whether some tensors of a stack, and one more, follow each other at equal distances."""
+        """Return whether the chosen tensors of a stack and one more follow each other at equal distances."""
         places = [self.place[k] for k in (*chosen, new)]
         if len(places) == 1 or places[0] < 0:
             return True
@@ -134,19 +134,19 @@ def schedule(
     sizes : sequence of int
         Size of every index.
     singles : int
-        So many of the first tensors are in no stack.
+        Number of leading tensors that are never stacked.
     tuning : Tuning
-        What an element written and a step weigh, and how large a stack may be.
+        The weights of a written element and of a step, and the size limit of a stack.
 
     Returns
     -------
     cost : int
-        Multiplications, with ``tuning.write`` per element written and ``tuning.step`` per step.
+        Multiplications, plus ``tuning.write`` per written element and ``tuning.step`` per step.
     groups : tuple of tuple of (int, int)
-        The same contractions, with new numbers.
+        The same contractions, renumbered.
     """
     contraction = _Contraction(inputs, output, sizes, singles, tuning)
-    number = {k: k for k in range(len(inputs))}  # as the path counts -> as the groups count
+    number = {k: k for k in range(len(inputs))}  # number in the path -> number in the groups
     reader = {k: len(inputs) + step for step, pair in enumerate(pairs) for k in pair}
     missing = {len(inputs) + step: sum(k >= len(inputs) for k in pair) for step, pair in enumerate(pairs)}
     ready = [result for result, count in missing.items() if not count]
@@ -178,10 +178,10 @@ def merge_alike(
     growth: int,
     tuning: Tuning = CPU,
 ) -> list[Pair] | None:
-    """A greedy path that contracts many pairs at a time where they look the same.
+    """Return a greedy path that contracts many pairs at a time if they look the same.
 
-    Each round takes the group that costs the least per contraction, `growth` times the elements by which the tensors
-    grow included.
+    Each round takes the group that costs the least per contraction. The cost includes `growth` times ``tuning.write``
+    for each element by which the tensors grow.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def merge_alike(
     Returns
     -------
     list of (int, int)
-        In static single assignment form; None where there are too many neighbours.
+        A path in static single assignment form; None if there are more than `PAIRS` neighboring pairs.
     """
     contraction = _Contraction(inputs, output, sizes, singles, tuning)
     alive = set(range(len(inputs)))
@@ -205,7 +205,7 @@ def merge_alike(
         return None
     known = {pair: contraction.look(pair) for pair in pairs}
     while len(alive) > 1:
-        if not known:  # parts without a bond: the smallest two
+        if not known:  # no bonds are left: take the smallest two
             i, j = sorted(sorted(alive, key=lambda k: (contraction.volumes[k], k))[:2])
             known = {(i, j): contraction.look((i, j))}
         alike: dict[object, list[Pair]] = defaultdict(list)
@@ -236,6 +236,6 @@ def merge_alike(
                 for other in holders[ix]:
                     known[(other, k)] = ()
                 holders[ix].add(k)
-        # Pairs that the group did not touch look as before: a third holder of an index of theirs is still there.
+        # Pairs that the group did not touch look as before: any third tensor with one of their indices still exists.
         known = {pair: look or contraction.look(pair) for pair, look in known.items()}
     return [pair for group in contraction.groups for pair in group]

@@ -1,4 +1,4 @@
-"""The steps of a program. Each says what it reads, how it runs, what its gradient needs of it, and what it costs."""
+"""The steps of a program. Each defines what it reads, how it runs, what its gradient needs, and what it costs."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from .pool import Pool
 
 @dataclass(slots=True)
 class Run:
-    """What the steps of one run share.
+    """State shared by the steps of one run.
 
     Attributes
     ----------
     registers : list of array
-        By number; a step reads some, and its result becomes another.
+        Indexed by number; a step reads some and fills another with its result.
     lib : Operations
     pool : Pool, optional
-        Where large results are written.
+        Source of the buffers that large results are written into.
     tape : dict, optional
-        Filled, by the register of the result, with the operand of an activation (its result where that is enough) and
-        what it is multiplied by.
+        Receives, under the register of the result, the operand of each activation (its result if that is enough) and
+        the factor by which it is multiplied.
     operands : dict, optional
-        Filled, by the register of the result, with both operands of a product or a sum.
+        Receives, under the register of the result, both operands of each product or sum.
     """
 
     registers: list[Any]
@@ -44,9 +44,9 @@ class Step(ABC):
     Attributes
     ----------
     result : int
-        The register that it fills.
+        Register that the step fills.
     free : tuple of int
-        The registers that it is the last to read.
+        Registers that it is the last step to read.
     """
 
     __slots__ = ()
@@ -56,12 +56,12 @@ class Step(ABC):
     @property
     @abstractmethod
     def reads(self) -> tuple[int, ...]:
-        """The registers that it reads."""
+        """The registers that the step reads."""
 
     @property
     @abstractmethod
     def saves(self) -> tuple[int, ...]:
-        """Those of them whose values a gradient needs."""
+        """The registers in `reads` whose values the gradient needs."""
 
     @abstractmethod
     def forward(self, run: Run) -> Array:
@@ -69,15 +69,15 @@ class Step(ABC):
 
     @abstractmethod
     def work(self, elements: Sequence[int]) -> tuple[int, int]:
-        """Floating-point operations, and elements written besides the result; `elements` are those of each register."""
+        """Return flops, and elements written in addition to the result; `elements` has one size per register."""
 
 
 @final
 @dataclass(frozen=True, slots=True)
 class Contract(Step):
-    """``result = left @ right``; both may be stacks, or the left matrix may meet a batch.
+    """``result = left @ right``: two matrices, two stacks, or a matrix on the left and a batch on the right.
 
-    `shape` is that of the product; -1 marks the axis that includes the rows of an input.
+    `shape` is the shape of the product; -1 marks the axis that includes the rows of an input.
     """
 
     left: View
@@ -115,7 +115,7 @@ def _volume(view: View, elements: Sequence[int]) -> int:
 @final
 @dataclass(frozen=True, slots=True)
 class Permute(Step):
-    """``result = transpose(operand)``; without `perm` a copy. A `settled` one has memory of its own."""
+    """``result = transpose(operand)``, or a copy if `perm` is None. If `settled`, the result has its own memory."""
 
     operand: int
     axes: tuple[int, ...]
@@ -154,7 +154,7 @@ class Activate(Step):
 
     @property
     def in_place(self) -> bool:
-        """Whether the derivative can be told from the result alone, so that the state need not be kept."""
+        """Whether the result alone determines the derivative, so that the operand need not be kept."""
         return not self.normalize and self.activation == "relu"
 
     @property
@@ -185,9 +185,9 @@ class Activate(Step):
 @final
 @dataclass(frozen=True, slots=True)
 class Crop(Step):
-    """``result = operand`` seen with the axes `axes`, of which the first entries are kept: as many as `shape` says.
+    """``result = operand`` reshaped to `axes`, then cropped to the first entries along each axis, as `shape` says.
 
-    A first axis of size -1, that of the rows of an input, is kept whole.
+    A first axis of size -1 (the rows of an input) is kept whole.
     """
 
     operand: int
@@ -214,7 +214,7 @@ class Crop(Step):
 @final
 @dataclass(frozen=True, slots=True)
 class Pad(Step):
-    """``result = operand`` seen with the axes `axes`, zeros appended until they have the sizes `shape`."""
+    """``result = operand`` reshaped to `axes`, then padded with zeros to `shape`."""
 
     operand: int
     axes: tuple[int, ...]

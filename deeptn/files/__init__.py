@@ -1,4 +1,4 @@
-"""Files of networks and of models: safetensors with a header of JSON, nothing in them is executed."""
+"""Files of networks and models: safetensors with a JSON header. Nothing in them is executed."""
 
 from .model_file import MODEL, StoredLayer, StoredModel, load_model, save_model
 from .network_file import NETWORK, fingerprint, load, network_from_dict, network_to_dict, save

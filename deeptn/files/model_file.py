@@ -1,4 +1,4 @@
-"""Files of models: generated layers with their networks, and all other tensors, in one safetensors file."""
+"""Model files: generated layers with their networks, and all other tensors, in one safetensors file."""
 
 # pyright: reportUnnecessaryIsInstance=false
 # Arguments are checked at run time, whatever their annotations say.
@@ -16,7 +16,7 @@ from ..network import Network
 from .network_file import check_floats, cores_of, network_from_dict, network_to_dict, packed, unpack
 from .tensors import check_keys, read_tensors, write_tensors
 
-#: What the header says of such a file.
+#: Format of such a file, as named in its header.
 MODEL = "deeptn.model"
 
 
@@ -26,10 +26,10 @@ class StoredLayer(NamedTuple):
     Attributes
     ----------
     kind : str
-        Of the layer that it replaces, in PyTorch's conventions: ``"linear"``, ``"conv2d"``, ``"embedding"``, …
+        Kind of the layer that it replaces, in PyTorch's conventions: ``"linear"``, ``"conv2d"``, ``"embedding"``, …
     network : Network
     params : dict of str to array
-        Its cores.
+        Cores of the network.
     bias : array or None
 
     Examples
@@ -48,14 +48,14 @@ class StoredLayer(NamedTuple):
 
 
 class StoredModel(NamedTuple):
-    """What a file of a model holds.
+    """Contents of a model file.
 
     Attributes
     ----------
     layers : dict of str to StoredLayer
-        By their names in the model.
+        Generated layers, by their names in the model.
     tensors : dict of str to array
-        All others.
+        All other tensors.
 
     Examples
     --------
@@ -70,7 +70,7 @@ class StoredModel(NamedTuple):
     tensors: dict[str, Any]
 
     def state(self) -> dict[str, Any]:
-        """All arrays by their names in the file, those of a ``state_dict``."""
+        """Return all arrays by their names in the file, which are those of a ``state_dict``."""
         state = dict(self.tensors)
         for name, layer in self.layers.items():
             state |= {f"{name}.cores.{core}": array for core, array in layer.params.items()}
@@ -78,7 +78,7 @@ class StoredModel(NamedTuple):
         return state
 
     def renamed(self, names: Mapping[str, str]) -> StoredModel:
-        """The same under other names of modules, for a model that is built otherwise: ``{"0": "layers.0"}``."""
+        """Return the model with its modules renamed, for a model that is built differently: ``{"0": "layers.0"}``."""
         return StoredModel(
             {_renamed(name, names): layer for name, layer in self.layers.items()},
             {_renamed(name, names): tensor for name, tensor in self.tensors.items()},
@@ -86,7 +86,7 @@ class StoredModel(NamedTuple):
 
 
 def _renamed(name: str, names: Mapping[str, str]) -> str:
-    """A name with the longest of its beginnings replaced that `names` knows."""
+    """Replace the longest prefix of a name that `names` contains."""
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         start = ".".join(parts[:length])
@@ -98,22 +98,22 @@ def _renamed(name: str, names: Mapping[str, str]) -> str:
 def save_model(model: StoredModel, path: PathLike) -> None:
     """Write a model with generated layers to one safetensors file, from arrays of any library.
 
-    The names are those of a ``state_dict``: ``"fc1.cores.L1_g0"``, ``"fc1.bias"``. A front-end for a library of your
-    own builds on this; those of PyTorch and JAX have a ``save_model`` that takes the model itself.
+    The names are those of a ``state_dict``: ``"fc1.cores.L1_g0"``, ``"fc1.bias"``. Use this to build your own
+    front-end; those for PyTorch and JAX have a ``save_model`` that takes the model itself.
 
     Parameters
     ----------
     model : StoredModel
-        Arrays that share their memory are stored once.
+        Arrays that share memory are stored once.
     path : path
-        Replaced as a whole, or not at all.
+        File to write. An existing file is replaced completely or not at all.
 
     Raises
     ------
     PlanError
-        If there is no generated layer, or one without a name.
+        If the model has no generated layer, or one without a name.
     SpecError
-        If parameters are not those of their network, or `model` is not a `StoredModel`.
+        If parameters do not match their network, or `model` is not a `StoredModel`.
 
     Examples
     --------
@@ -127,12 +127,12 @@ def save_model(model: StoredModel, path: PathLike) -> None:
     if not isinstance(model, StoredModel):
         raise SpecError(
             f"save_model(model, path): the model must be a deeptn.files.StoredModel, got {type(model).__name__}; "
-            "models of PyTorch and JAX have the save_model of their front-end"
+            "for a PyTorch or JAX model, use its front-end's save_model"
         )
     if not model.layers:
         raise PlanError("the model has no generated layer; compress it first, or save its tensors with safetensors")
     if "" in model.layers:
-        raise PlanError("the model is a single generated layer; write deeptn.save(path, layer.network, its cores)")
+        raise PlanError("the model is a single generated layer; write deeptn.save(path, layer.network, layer.params)")
     for layer in model.layers.values():
         check_floats(layer.network, layer.params)
     tensors: dict[str, np.ndarray] = {}
@@ -146,7 +146,7 @@ def save_model(model: StoredModel, path: PathLike) -> None:
         else:
             aliases[name] = places[place]
     found = sorted((layer.network for layer in model.layers.values()), key=lambda net: net.topology is None)
-    networks = list(dict.fromkeys(found))  # equal ones once, by their family if one of them has it
+    networks = list(dict.fromkeys(found))  # equal networks once, with the topology if one of them has it
     layers = {
         name: {"kind": layer.kind, "network": networks.index(layer.network)} for name, layer in model.layers.items()
     }
@@ -156,7 +156,7 @@ def save_model(model: StoredModel, path: PathLike) -> None:
 
 
 def _is_bias(array: np.ndarray, net: Network, kind: str) -> bool:
-    """One float per output; transposed convolutions have a group of these on the second axis of the weight."""
+    """Check for one float per output; transposed convolutions have outputs / groups on the weight's second axis."""
     if array.ndim != 1 or array.dtype.name not in DTYPES:
         return False
     return array.size % net.shape[1] == 0 if kind.startswith("conv_transpose") else array.size == net.shape[0]
@@ -172,7 +172,7 @@ def load_model(path: PathLike) -> StoredModel:
     Returns
     -------
     StoredModel
-        Dtypes are those that were saved; bfloat16, which NumPy computes badly with, is that of the package ml_dtypes.
+        Dtypes are as saved; bfloat16, which NumPy supports poorly, is the dtype of the package ml_dtypes.
 
     Raises
     ------
@@ -216,7 +216,7 @@ def load_model(path: PathLike) -> StoredModel:
 
 
 def _networks(header: dict[str, Any], entries: dict[str, Any], count: int) -> dict[str, Network]:
-    """The networks of the layers, by their names; older files have one in every layer."""
+    """Return the network of each layer, by layer name; older files store one in every layer."""
     if header["version"] < 3:
         keys = ("layout", "spec", "topology")
         return {name: network_from_dict({key: entry.get(key) for key in keys}) for name, entry in entries.items()}
@@ -229,13 +229,13 @@ def _networks(header: dict[str, Any], entries: dict[str, Any], count: int) -> di
         check_keys(entry, ("kind", "network"), f"layer {name!r} of the file")
         number = entry.get("network")
         if type(number) is not int or not 0 <= number < len(networks):
-            raise FormatError(f"layer {name!r} names the network {number!r:.20} of {len(networks)}")
+            raise FormatError(f"layer {name!r} names network {number!r:.20} of {len(networks)} (counted from 0)")
     return {name: networks[entry["network"]] for name, entry in entries.items()}
 
 
 def _share(tensors: dict[str, np.ndarray], aliases: Mapping[str, Any]) -> None:
-    """Give tensors their other names."""
+    """Add tensors under their aliases."""
     for name, source in aliases.items():
         if not isinstance(source, str) or source not in tensors:
-            raise FormatError(f"the tensor {name!r} is an alias of {source!r:.60}, which the file does not hold")
+            raise FormatError(f"the tensor {name!r} is an alias of {source!r:.60}, which the file does not contain")
         tensors[name] = tensors[source]

@@ -1,5 +1,7 @@
-"""Files: tensors in the safetensors format, the specification as versioned JSON in its header. No pickle."""
+"""Network files: tensors as safetensors, with the specification as versioned JSON in the header. No pickle."""
 
+# pyright: reportUnnecessaryIsInstance=false
+# Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
 import base64
@@ -27,15 +29,15 @@ from .tensors import check_keys, compact, read_tensors, write_tensors
 NETWORK = "deeptn.network"
 
 
-#: What a description may weigh when it is inflated, and from which length on it is deflated, in bytes.
+#: In bytes: largest inflated size of a description, and the length from which it is deflated.
 INFLATED, LONG = 2**26, 512
 
 
 def network_to_dict(net: Network) -> dict[str, Any]:
-    """Plain data for JSON, as short as it can be.
+    """Return plain data for JSON, as short as possible.
 
-    A family that comes with deeptn stores its fields and the layout, if these build the very specification, whose
-    fingerprint is beside them; any other network stores its specification. What is long is deflated.
+    If a family that ships with deeptn builds exactly this specification, only its fields, the layout and a fingerprint
+    are stored. For any other network, the specification is stored. Long descriptions are deflated.
     """
     data: dict[str, Any] = {"layout": net.layout.to_dict()}
     topology = net.topology
@@ -52,22 +54,22 @@ def network_to_dict(net: Network) -> dict[str, Any]:
 
 
 def network_from_dict(data: Any, entries: int = 0) -> Network:
-    """Inverse of `network_to_dict`, and of what older versions wrote.
+    """Build a network from the data of `network_to_dict`, or from what older versions wrote.
 
-    Where there is a specification it is what counts; the topology is kept where it is registered here and still builds
+    A specification in the data takes precedence; the topology is kept only if it is registered here and still builds
     that specification.
 
     Parameters
     ----------
     data : object
     entries : int
-        How many numbers the file has for the network: building takes time in proportion to the size, which nothing else
-        in a hostile file limits.
+        How many numbers the file has for the network. Build time is proportional to the size, and nothing else in a
+        hostile file limits the size.
 
     Raises
     ------
     FormatError
-        For data of another form, or a family that is not known here or builds another network than it did.
+        If the data is malformed, or its family is unknown here or builds a different network than it used to.
     """
     if is_object(data) and data.keys() == {"deflate"}:
         data = _inflated(data["deflate"])
@@ -83,18 +85,18 @@ def network_from_dict(data: Any, entries: int = 0) -> Network:
         with suppress(SpecError):
             built = topology.build(layout.legs)
     if spec is None and (built is None or topology is None):
-        raise FormatError(f"this deeptn cannot build the network {family!r:.200} for the shape {layout.shape}")
+        raise FormatError(f"this version of deeptn cannot build the network {family!r:.200} for shape {layout.shape}")
     try:
         net = Network(spec or built, layout, topology if spec in (None, built) else None)  # type: ignore[arg-type]
     except SpecError as error:
         raise FormatError(f"bad network: {error}") from error
     if spec is None and fingerprint(net) != data["digest"]:
-        raise FormatError(f"this deeptn builds another network of {family!r:.200} than the one that wrote the file")
+        raise FormatError(f"this version of deeptn builds a different network from {family!r:.200} than the writer")
     return net
 
 
 def fingerprint(net: Network) -> str:
-    """A short text that is the same for equal networks (SHA-256 of the JSON of layout and specification).
+    """Return a short text that is the same for equal networks (SHA-256 of the JSON of layout and specification).
 
     Examples
     --------
@@ -108,7 +110,7 @@ def fingerprint(net: Network) -> str:
 
 
 def _comes_with_deeptn(topology: Topology) -> bool:
-    """Whether a family, and those that it is made of, are known wherever deeptn is installed."""
+    """Return whether a family and its components ship with deeptn, so that every installation has them."""
     parts = [value for field in fields(topology) if is_list(value := getattr(topology, field.name))]
     inner = [part for value in parts for part in value if isinstance(part, Topology)]
     known = type(topology).__module__.startswith(f"{Topology.__module__.rpartition('.')[0]}.")
@@ -127,7 +129,7 @@ def _inflated(text: Any) -> Any:
 
 
 def _is_known(family: dict[str, Any], limit: int) -> bool:
-    """Whether all topologies in plain data are registered here, and no number is above a limit."""
+    """Return whether all topologies in plain data are registered here, and no integer exceeds `limit`."""
     parts: list[Any] = [family]
     for part in parts:
         parts += part.values() if is_object(part) else part if is_list(part) else ()
@@ -141,15 +143,15 @@ def save(path: PathLike, net: Network, params: ParamsLike) -> None:
     Parameters
     ----------
     path : path
-        Replaced as a whole, or not at all.
+        File to write. An existing file is replaced completely or not at all.
     net : Network
     params : mapping of str to array
-        Of any library. Stored bit by bit in their own dtype, complex entries as pairs.
+        Arrays of any library. Stored exactly, in their own dtype; complex entries as pairs.
 
     Raises
     ------
     SpecError
-        If the parameters are not those of the network.
+        If the parameters do not match the network.
 
     Examples
     --------
@@ -161,6 +163,8 @@ def save(path: PathLike, net: Network, params: ParamsLike) -> None:
     >>> again == net, params["L1_g0"].dtype.name
     (True, 'float32')
     """
+    if not isinstance(net, Network):
+        raise SpecError(f"net must be a deeptn.Network, got {type(net).__name__}; write deeptn.save(path, net, params)")
     check_floats(net, params)
     tensors = {f"cores.{name}": to_raw(params[name]) for name in net.spec.param_shapes}
     write_tensors(path, {"format": NETWORK, "network": network_to_dict(net)}, packed({"": net}, tensors, {}))
@@ -174,9 +178,9 @@ def load(path: PathLike, like: Any = "numpy", device: Any = None) -> tuple[Netwo
     path : path
         A file written by `save`.
     like : {"numpy", "torch", "jax"} or array
-        Library of the parameters; the dtype is the one that was saved (NumPy: float32 for bfloat16, exactly).
+        Library of the parameters. The dtype is as saved, except that NumPy gets float32 for bfloat16 (same values).
     device : optional
-        As the library writes it.
+        Device, in the library's notation.
 
     Returns
     -------
@@ -214,7 +218,7 @@ def load(path: PathLike, like: Any = "numpy", device: Any = None) -> tuple[Netwo
 
 
 def check_floats(net: Network, params: ParamsLike) -> None:
-    """Raise `SpecError` unless these are the parameters of the network, each in a dtype of `DTYPES`."""
+    """Raise `SpecError` unless the parameters match the network and have dtypes in `DTYPES`."""
     check_params(net.spec, params)
     for name in net.spec.param_shapes:
         if dtype_of(params[name]) not in DTYPES:
@@ -224,10 +228,10 @@ def check_floats(net: Network, params: ParamsLike) -> None:
 def packed(
     networks: Mapping[str, Network], tensors: Mapping[str, np.ndarray], aliases: dict[str, str]
 ) -> dict[str, np.ndarray]:
-    """The tensors of a file: the cores of every layer as one, in the order of the specification, flat.
+    """Return the tensors of a file: the cores of each layer as one flat tensor, in the order of the specification.
 
-    A core of another dtype than the first, and one that is an alias, is left out. Where all cores of a layer are those
-    of another one, `aliases` gets one entry in the place of many.
+    Cores that are aliases, or have another dtype than the first core, are not packed. If all cores of a layer are those
+    of another layer, one entry of `aliases` replaces many.
     """
     stored = dict(tensors)
     for layer, net in networks.items():
@@ -246,7 +250,7 @@ def packed(
 
 
 def unpack(networks: Mapping[str, Network], tensors: dict[str, np.ndarray], aliases: Container[str] = ()) -> None:
-    """Inverse of `packed`, in place: cores that are neither tensors of their own nor aliases are views of one."""
+    """Undo `packed` in place: cores that are neither separate tensors nor aliases become views of the packed one."""
     for layer, net in networks.items():
         whole = tensors.pop(path_of(layer, "cores"), None)
         shapes = {path_of(layer, "cores", core): shape for core, shape in net.spec.param_shapes.items()}
@@ -261,11 +265,11 @@ def unpack(networks: Mapping[str, Network], tensors: dict[str, np.ndarray], alia
 
 
 def cores_of(net: Network, tensors: Mapping[str, np.ndarray], layer: str) -> dict[str, np.ndarray]:
-    """The parameters of a network among the tensors of a file."""
+    """Pick the parameters of a network from the tensors of a file."""
     shapes, prefix = net.spec.param_shapes, path_of(layer, "cores") + "."
     found = {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}
     if found.keys() != shapes.keys():
-        raise FormatError(f"the tensors of the file are not the parameters of {_whose(layer)} in its header")
+        raise FormatError(f"the tensors of the file do not match the parameters of {_whose(layer)} in its header")
     for name, shape in shapes.items():
         if found[name].shape != shape or found[name].dtype.name not in DTYPES:
             came = f"{found[name].dtype} {found[name].shape}"

@@ -1,4 +1,4 @@
-"""Safetensors files: tensors of any dtype, and a header of JSON."""
+"""Safetensors files: tensors of any dtype, and a JSON header."""
 
 from __future__ import annotations
 
@@ -17,15 +17,18 @@ from ..errors import FormatError, SpecError
 #: Key of deeptn's JSON in the metadata of a safetensors header.
 HEADER = "deeptn"
 
+#: What files of other formats contain, and what reads them.
+READERS = {"deeptn.network": "a network; read it with deeptn.load", "deeptn.model": "a model; read it with load_model"}
+
 COMPLEX = ("complex64", "complex128")
 
-#: 1: half precision was widened to float32 in files of networks, and complex entries of models were not pairs.
-#: 2: a specification for every network, a tensor for every core, a dtype for every tensor.
+#: Version 1 widened half precision to float32 in network files, and did not store complex entries of models as pairs.
+#: Version 2 stored a specification for every network, a tensor for every core, and a dtype for every tensor.
 VERSION = 3
 
 
 def parse_header(metadata: dict[str, str] | None, form: str) -> dict[str, Any]:
-    """Return deeptn's JSON from a safetensors header, its form and version checked."""
+    """Return deeptn's JSON from a safetensors header, after checking its format and version."""
     text = (metadata or {}).get(HEADER)
     if text is None:
         raise FormatError(f"the file has no {HEADER!r} entry in its header; it was not written by deeptn")
@@ -35,15 +38,17 @@ def parse_header(metadata: dict[str, str] | None, form: str) -> dict[str, Any]:
         raise FormatError(f"the {HEADER!r} entry of the header is not JSON: {error}") from error
     if not is_object(header) or header.get("format") != form:
         came: Any = header.get("format") if is_object(header) else header
-        raise FormatError(f"expected a file of the format {form!r}, got {came!r:.60}")
+        other = READERS.get(str(came))
+        hint = f"; the file contains {other}" if other else ""
+        raise FormatError(f"expected a file of the format {form!r}, got {came!r:.60}{hint}")
     version = header.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise FormatError(f"format version {version!r:.20}; this deeptn reads versions 1 to {VERSION}")
+        raise FormatError(f"format version {version!r:.20}; this version of deeptn reads versions 1 to {VERSION}")
     return header
 
 
 def form_of(path: PathLike) -> str:
-    """Return what a file says that it holds: ``"deeptn.network"``, ``"deeptn.model"``, or another format of deeptn."""
+    """Return the format that a file declares: ``"deeptn.network"``, ``"deeptn.model"``, or another deeptn format."""
     with open_safetensors(path, "numpy") as file:
         metadata: dict[str, str] = file.metadata() or {}
     try:
@@ -52,19 +57,19 @@ def form_of(path: PathLike) -> str:
         header = None
     form = header.get("format") if is_object(header) else None
     if not isinstance(form, str):
-        raise FormatError(f"{str(path)!r} was not written by deeptn: its header does not say what it holds")
+        raise FormatError(f"{str(path)!r} was not written by deeptn: its header names no format")
     return form
 
 
 def write_tensors(path: PathLike, header: dict[str, Any], tensors: Mapping[str, Array]) -> None:
-    """Arrays of any library; complex ones are pairs, and named in the header."""
+    """Write arrays of any library; complex ones become pairs and are listed in the header."""
     save_file = importlib.import_module("safetensors.numpy").save_file
     stored: dict[str, np.ndarray] = {}
     dtypes: dict[str, str] = {}
     for name, array in tensors.items():
         raw = to_raw(array)
         if raw.dtype.name.startswith("float8"):
-            raise SpecError(f"{name!r} is of {raw.dtype}, which files of deeptn do not hold; convert it first")
+            raise SpecError(f"{name!r} has the dtype {raw.dtype}, which deeptn files cannot store; convert it first")
         if raw.dtype.kind == "c":
             dtypes[name] = str(raw.dtype.name)
             raw = np.stack([np.real(raw), np.imag(raw)], axis=-1)
@@ -74,29 +79,29 @@ def write_tensors(path: PathLike, header: dict[str, Any], tensors: Mapping[str, 
 
 
 def check_keys(data: dict[str, Any], known: Collection[str], what: str) -> None:
-    """Raise `FormatError` for keys that a later version has added: what they say may change every number."""
+    """Raise `FormatError` for unknown keys. A later version added them, and they may change every number."""
     for key in data:
         if key not in known:
-            raise FormatError(f"{what} has {key!r:.40}, which this deeptn does not know; a later one wrote it")
+            raise FormatError(f"{what} has {key!r:.40}, unknown to this version of deeptn; a later one wrote it")
 
 
 def compact(data: Any) -> str:
-    """JSON without spaces."""
+    """Return JSON without spaces."""
     return json.dumps(data, separators=(",", ":"))
 
 
 def read_tensors(path: PathLike, form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """The header, and every tensor in the dtype that it was saved from."""
+    """Return the header, and every tensor in its original dtype."""
     with open_safetensors(path, "numpy") as file:
         header = parse_header(file.metadata(), form)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
     dtypes = header.get("dtypes", {})
     if not is_object(dtypes) or not all(isinstance(dtype, str) for dtype in dtypes.values()):
-        raise FormatError(f"the header's dtypes must name a dtype for every tensor, got {dtypes!r:.60}")
+        raise FormatError(f"the header's 'dtypes' must map tensor names to dtypes, got {dtypes!r:.60}")
     for name, dtype in dtypes.items():
         array = tensors.get(name)
         if header["version"] > 2 and (dtype not in COMPLEX or array is None or array.shape[-1:] != (2,)):
-            raise FormatError(f"the header has the dtype {dtype!r:.20} for {name!r}; expected pairs for a complex one")
+            raise FormatError(f"the header gives {name!r} the dtype {dtype!r:.20}; expected a complex one, with pairs")
         if dtype in COMPLEX and array is not None and array.shape[-1:] == (2,):
             if array.dtype.name not in ("float32", "float64"):
                 raise FormatError(f"tensor {name!r}: pairs of {array.dtype} are not complex numbers")
@@ -107,12 +112,12 @@ def read_tensors(path: PathLike, form: str) -> tuple[dict[str, Any], dict[str, n
 
 
 class open_safetensors:
-    """Context manager around `safetensors.safe_open` that raises `FormatError` for every complaint about the file."""
+    """Context manager around `safetensors.safe_open` that raises `FormatError` for every error in the file."""
 
     def __init__(self, path: PathLike, framework: str):
         if not Path(path).is_file():
             raise FileNotFoundError(f"no file {str(path)!r}")
-        importlib.import_module("ml_dtypes")  # by which NumPy knows the bfloat16 that safetensors asks it for
+        importlib.import_module("ml_dtypes")  # registers bfloat16 with NumPy, as safetensors needs it
         from safetensors import SafetensorError, safe_open
 
         self.path = path

@@ -1,4 +1,4 @@
-"""Parameters for a given weight: closed forms, fits by gradient, and networks that grow without changing it."""
+"""Find parameters for a given weight (closed forms, gradient fits), and grow networks without changing their weight."""
 
 from .closed_forms import Decomposition, decompose
 from .gradient import Fit, FitResult, How, Minimise, find_params, fit_by_gradient

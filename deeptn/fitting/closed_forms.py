@@ -1,4 +1,4 @@
-"""Closed forms: the parameters of a network from a given weight, where its family knows them."""
+"""Closed forms: compute the parameters of a network from a given weight, if its family defines how."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Decomposition(NamedTuple):
     net : Network
     params : dict of str to array
     error : float
-        ``‖W - W'‖ / ‖W‖`` (Frobenius), W' being the generated weight.
+        ``‖W - W'‖ / ‖W‖`` (Frobenius), where W' is the generated weight.
 
     Examples
     --------
@@ -38,19 +38,19 @@ class Decomposition(NamedTuple):
 
 
 def decompose(weight: Array, topology: Topology | str, layout: Layout | None = None) -> Decomposition:
-    """Decompose a weight: SVD, TT-SVD, TT-matrix SVD, hierarchical SVD, or Tucker by HOOI.
+    """Decompose a weight by SVD, TT-SVD, TT-matrix SVD, hierarchical SVD, or HOOI (Tucker).
 
     Parameters
     ----------
     weight : array
-        Of NumPy, PyTorch or JAX.
+        Array of NumPy, PyTorch or JAX.
     topology : Topology or str
-        With the ranks to keep: LowRank, TensorTrain, TTMatrix, Tucker, HierarchicalTucker, a linear Tree or BrickWall,
-        or a family of your own with a `Topology.closed_form`. A tree takes over a tensor train of rank r exactly if its
-        bonds have r² or more. A brick wall of legs of size 2 takes over one of rank 2, in its first layer; further
-        layers pass it on.
+        The family and the ranks to keep: LowRank, TensorTrain, TTMatrix, Tucker, HierarchicalTucker, a linear Tree or
+        BrickWall, or your own family with a `Topology.closed_form`. A tree reproduces a tensor train of rank r without
+        error if its bonds have size r² or more. A brick wall with legs of size 2 reproduces one of rank 2 in its first
+        layer; further layers pass it through.
     layout : Layout, optional
-        By default the topology's own.
+        Defaults to the topology's own layout.
 
     Returns
     -------
@@ -60,14 +60,14 @@ def decompose(weight: Array, topology: Topology | str, layout: Layout | None = N
     Raises
     ------
     SpecError
-        For a family without a closed form (fit it by gradient), or a weight with entries that are not finite.
+        For a family without a closed form (fit it by gradient), or a weight with non-finite entries.
 
     Notes
     -----
     SVD is optimal in the Frobenius norm (Eckart-Young); TT-SVD is within √(number of bonds) of the optimum (Oseledets,
-    SIAM J. Sci. Comput. 33, 2295 (2011)), HOOI a local optimum (De Lathauwer, De Moor & Vandewalle, SIAM J. Matrix
-    Anal. Appl. 21, 1324 (2000)), started from the HOSVD. Trees: from the legs up to the root (Grasedyck, SIAM J. Matrix
-    Anal. Appl. 31, 2029 (2010)).
+    SIAM J. Sci. Comput. 33, 2295 (2011)). HOOI starts from the HOSVD and finds a local optimum (De Lathauwer, De Moor &
+    Vandewalle, SIAM J. Matrix Anal. Appl. 21, 1324 (2000)). Trees are decomposed from the legs up to the root
+    (Grasedyck, SIAM J. Matrix Anal. Appl. 31, 2029 (2010)).
 
     Examples
     --------
@@ -84,12 +84,12 @@ def decompose(weight: Array, topology: Topology | str, layout: Layout | None = N
     net = network(family, tuple(shape), layout)
     dense = to_numpy(weight)
     if not np.isfinite(dense).all():
-        raise SpecError("weight has entries that are not finite (nan or inf); nothing can be decomposed")
+        raise SpecError("weight has entries that are not finite (nan or inf); it cannot be decomposed")
     params = family.closed_form(net.spec, net.layout.to_legs(dense))
     if params is None:
         raise SpecError(
             f"{describe(family)} has no closed-form decomposition; fit it by gradient: deeptn_torch.fit(net, weight)"
         )
-    # From arrays that are already in the dtype of the weight, so that the error holds for what is returned.
+    # Convert to the weight's dtype first, so that the error is that of the returned arrays.
     params = convert_params(params, weight)
     return Decomposition(net, params, relative_error(net.materialize(params), weight))

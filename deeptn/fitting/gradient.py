@@ -1,4 +1,4 @@
-"""What fits by gradient have in common, whatever library they run in."""
+"""Gradient fits: the parts that all libraries share."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class Fit:
     steps : int
         Adam steps, or L-BFGS iterations; 0 keeps the starting point.
     lr : float, optional
-        Adam 0.02; L-BFGS 1 (optax: the line search alone).
+        Learning rate, by default 0.02 for Adam and 1 for L-BFGS (in optax, the line search alone sets the step).
     seed : int
-        Of the starting point, where none is given.
+        Seed of the starting point, if none is given.
 
     Examples
     --------
@@ -51,7 +51,7 @@ class Fit:
             raise SpecError(f"Fit.lr must be a positive number, got {self.lr!r}")
 
 
-#: How cores are found for a weight, as the argument ``fit`` of ``compress`` and of ``from_dense`` says it.
+#: How to find the cores for a weight: type of the argument ``fit`` of ``compress`` and ``from_dense``.
 How: TypeAlias = Fit | Literal["auto"] | None
 
 
@@ -61,7 +61,7 @@ class FitResult(NamedTuple):
     Attributes
     ----------
     params : dict of str to array
-        Those of the smallest error that was seen; without gradients.
+        Parameters with the smallest error seen; without gradients.
     error : float
         ``‖W - W'‖ / ‖W‖`` (Frobenius).
     history : list of float
@@ -91,25 +91,25 @@ def _check_goal(net: Network, weight: Any, library: str) -> None:
         raise SpecError("weight has entries that are not finite (nan or inf)")
 
 
-#: From a loss, a starting point, an array to be like (dtype, device) and a `Fit` to the parameters of the smallest loss
-#: that was seen, without gradients, and the losses of all steps, that of the end included.
+#: Takes a loss, a starting point, an array that sets dtype and device, and a `Fit`. Returns the parameters with the
+#: smallest loss seen, without gradients, and the losses of all steps, including the final one.
 Minimise: TypeAlias = Callable[[Callable[[Params], Array], Params, Array, Fit], tuple[Params, list[float]]]
 
 
 def fit_by_gradient(
     net: Network, weight: Array, params: Params | None, how: Fit | None, library: str, minimise: Minimise
 ) -> FitResult:
-    """Fit parameters to a weight in the Frobenius norm; the steps are those of `minimise`, one for each library."""
+    """Fit parameters to a weight in the Frobenius norm; each library has its own `minimise`, which runs the steps."""
     how = Fit() if how is None else how
     _check_goal(net, weight, library)
     goal = weight if dtype_of(weight) == "float64" else do("astype", weight, "float32")
     norm = float(do("linalg.norm", goal))
     scale = 1.0 / norm**2 if norm > 0 else 1.0
-    if params is None:  # random, of the root mean square of the weight
+    if params is None:  # random, with the root mean square of the weight
         params = net.init(how.seed, like=goal, std=norm / math.sqrt(net.size) if norm > 0 else None)
     found, losses = minimise(lambda params: do("sum", (net.materialize(params) - goal) ** 2) * scale, params, goal, how)
     if not any(loss < math.inf for loss in losses):
-        raise SpecError("the fit diverged at its first step; the error is not finite. Lower Fit.lr or change the start")
+        raise SpecError("the fit diverged at its first step (error not finite); lower Fit.lr or change the start")
     found = {name: do("astype", array, dtype_of(weight)) for name, array in found.items()}
     return FitResult(found, relative_error(net.materialize(found), weight), [math.sqrt(loss) for loss in losses])
 
@@ -117,10 +117,10 @@ def fit_by_gradient(
 def find_params(
     net: Network, weight: Array, how: How, fit: Callable[..., FitResult], draw_seed: Callable[[], int]
 ) -> Params:
-    """Carry out the ``fit=`` argument of ``compress`` and of ``from_dense``.
+    """Carry out the ``fit=`` argument of ``compress`` and ``from_dense``.
 
-    ``"auto"``: the closed form where the family has one, else `Fit()`. A `Fit`: by gradient, from the closed form where
-    there is one. None: a random start of the root mean square of the weight.
+    ``"auto"`` takes the closed form if it suffices (`Topology.closed_form_suffices`), else `Fit()`. A `Fit` runs by
+    gradient, starting from such a closed form if there is one. None draws a random start with the weight's rms.
     """
     if how is not None and how != "auto" and not isinstance(how, Fit):
         raise SpecError(f"fit = {how!r}; expected 'auto', None or a deeptn.fitting.Fit")

@@ -1,4 +1,4 @@
-"""Networks that grow and keep their weight: deeper, and with larger bonds."""
+"""Grow networks without changing their weight: more layers, larger bonds."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Growth(NamedTuple):
     ----------
     net : Network
     params : dict of str to array
-        Of the library, dtype and device of the old ones.
+        In the library, dtype and device of the old parameters.
     error : float
-        ``‖W_new - W_old‖ / ‖W_old‖``, of the parameters as they are returned, measured in double precision.
+        ``‖W_new - W_old‖ / ‖W_old‖`` of the returned parameters, measured in double precision.
 
     Examples
     --------
@@ -45,23 +45,23 @@ class Growth(NamedTuple):
 def grow(net: Network, params: ParamsLike, size: int, noise: float | None = None, seed: int = 0) -> Growth:
     """Enlarge a network to a size of its family without changing W: more layers, larger bonds, more terms.
 
-    The family says how the larger network takes the weight over (`Topology.grown`). Where a bond grows, new entries are
-    noise that zeros on the other side of the bond keep out of W; a new layer passes on what it gets. If the state is
-    normalised there, that only scales W for homogeneous activations (ReLU, leaky ReLU), and a parameter of the last
-    stage takes the factor back; for others W changes, by the `error` that is returned.
+    The family defines how the larger network takes over the weight (`Topology.grown`). If a bond grows, the new entries
+    are noise on one side and zeros on the other, which keep the noise out of W. A new layer passes its input through.
+    Normalizing the enlarged state only rescales W for homogeneous activations (ReLU, leaky ReLU), and a parameter of
+    the last stage compensates for the factor; for other activations W changes, by the `error` that is returned.
 
     Parameters
     ----------
     net : Network
-        Of a topology; of a `Sum` or `Product` the last term grows.
+        Network with a topology; in a `Sum` or `Product`, the last term grows.
     params : mapping of str to array
     size : int
-        Layers of a `BrickWall`, rank or terms of others. A network of this size or above stays as it is.
+        Layers of a `BrickWall`; rank or terms of other families. A network of at least this size is returned unchanged.
     noise : float, optional
-        Standard deviation of the noise: where bonds grow in units of the root mean square of the node, by default 0.1;
-        on new layers as it is, by default 0, since W changes with it.
+        Standard deviation of the noise. For bonds that grow, in units of the root mean square of the node (default
+        0.1); for new layers, in absolute terms (default 0, because it changes W).
     seed : int
-        For the noise.
+        Seed of the noise.
 
     Returns
     -------
@@ -70,8 +70,8 @@ def grow(net: Network, params: ParamsLike, size: int, noise: float | None = None
     Raises
     ------
     SpecError
-        If the network has no topology, or its family cannot take the weight over: a brick wall of one layer with an
-        activation has nothing behind which a layer could go unnoticed, and nodes that share a parameter may stop to.
+        If the network has no topology, or its family cannot take over the weight: a one-layer brick wall with an
+        activation cannot add a layer without changing W, and nodes that share a parameter may no longer share it.
 
     Examples
     --------
@@ -94,12 +94,12 @@ def deepen(net: Network, params: ParamsLike, noise: float = 0.0, seed: int = 0) 
     Parameters
     ----------
     net : Network
-        Of a family whose size is a number of layers: a `BrickWall`, which with an activation has two layers at least.
+        Network of a family whose size is a number of layers: a `BrickWall` (with an activation, at least two layers).
     params : mapping of str to array
     noise : float
-        Standard deviation of normal noise on the entries of the new nodes; W then changes.
+        Standard deviation of normal noise on the entries of the new nodes; any noise changes W.
     seed : int
-        For the noise.
+        Seed of the noise.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def deepen(net: Network, params: ParamsLike, noise: float = 0.0, seed: int = 0) 
     Raises
     ------
     SpecError
-        As `grow`; for a family that does not get new nodes.
+        As for `grow`; also if the larger network has no new nodes.
 
     Examples
     --------
@@ -123,8 +123,8 @@ def deepen(net: Network, params: ParamsLike, noise: float = 0.0, seed: int = 0) 
     larger = _resized(net, family.size + 1)
     if _nodes(larger) == _nodes(net):
         raise SpecError(
-            f"deepen adds layers, and {describe(larger.topology)} has none that {describe(family)} lacks; "
-            "widen enlarges bonds"
+            f"deepen adds layers, but {describe(larger.topology)} has the same nodes as {describe(family)}"
+            "; use widen to enlarge bonds"
         )
     return _take_over(net, params, larger, noise, seed)
 
@@ -135,14 +135,14 @@ def widen(net: Network, params: ParamsLike, size: int, noise: float = 0.1, seed:
     Parameters
     ----------
     net : Network
-        Of a family whose size is a rank or a number of terms (`TensorTrain`, `Tree`, `MERA`, `Tucker`, `CP`, …).
+        Network of a family sized by a rank or a number of terms (`TensorTrain`, `Tree`, `MERA`, `Tucker`, `CP`, …).
     params : mapping of str to array
     size : int
         The new rank, no smaller than the old one.
     noise : float
         Standard deviation of the noise, in units of the root mean square of the node.
     seed : int
-        For the noise.
+        Seed of the noise.
 
     Returns
     -------
@@ -151,7 +151,7 @@ def widen(net: Network, params: ParamsLike, size: int, noise: float = 0.1, seed:
     Raises
     ------
     SpecError
-        As `grow`; for a smaller size; if the new network has other nodes.
+        As for `grow`; also for a smaller size, or if the new network has different nodes.
 
     Examples
     --------
@@ -166,15 +166,15 @@ def widen(net: Network, params: ParamsLike, size: int, noise: float = 0.1, seed:
     larger = _resized(net, positive_int(size, "size"))
     if _nodes(larger) != _nodes(net):
         raise SpecError(
-            f"widen enlarges bonds, and {describe(larger.topology)} has other nodes than "
-            f"{describe(family)}; grow or deepen adds layers"
+            f"widen enlarges bonds, but {describe(larger.topology)} has other nodes than "
+            f"{describe(family)}; use grow or deepen to add layers"
         )
     return _take_over(net, params, larger, noise, seed)
 
 
 def _family(net: Network, what: str) -> Topology:
     if net.topology is None:
-        raise SpecError(f"{what} changes the size of a topology, and this network has none")
+        raise SpecError(f"{what} changes the size of a topology, but this network has no topology")
     return net.topology
 
 
@@ -187,25 +187,24 @@ def _nodes(net: Network) -> set[str]:
 
 
 def with_scale(net: Network) -> Network:
-    """Add a parameter by which the whole weight is multiplied, a node without indices.
+    """Add a scalar parameter, a node without indices, that multiplies the whole weight.
 
-    What it does the other cores can do too; but a step of an optimizer that changes the size of W then need not change
-    them all.
+    The other cores could absorb this factor, but with it an optimizer step that rescales W need not change all of them.
 
     Parameters
     ----------
     net : Network
-        Without a parameter named ``scale``.
+        Network without a node or parameter named ``scale``.
 
     Returns
     -------
     Network
-        Of no topology. One more parameter, ``scale``, of shape ``()``.
+        The network without its topology, with one more parameter: ``scale``, of shape ``()``.
 
     Raises
     ------
     SpecError
-        If a node or parameter is named ``scale`` already.
+        If a node or parameter is already named ``scale``.
 
     Examples
     --------
@@ -220,7 +219,7 @@ def with_scale(net: Network) -> Network:
     taken = {node.name for node in spec.nodes} | set(spec.param_shapes)
     names = {number: f"scale{k or ''}" for k, number in enumerate(spec.summands)}
     if clash := taken & {"scale", *names.values()}:
-        raise SpecError(f"the network has a node or parameter {min(clash)!r} already")
+        raise SpecError(f"the network already has a node or parameter {min(clash)!r}")
     stages = list(spec.stages)
     for number, name in names.items():
         nodes = (*stages[number].nodes, Node(name, (), param="scale"))
@@ -229,7 +228,7 @@ def with_scale(net: Network) -> Network:
 
 
 def _take_over(net: Network, params: ParamsLike, larger: Network, noise: float | None, seed: int) -> Growth:
-    """Let the family fill the larger network, go back to the library of `params`, and measure the error."""
+    """Let the family fill the larger network, convert back to the library of `params`, and measure the error."""
     family, size = _family(net, "grow"), _family(larger, "grow").size
     arrays = {name: to_numpy(params[name]) for name in net.spec.param_shapes}
     before = _decoded(net, arrays)
@@ -241,9 +240,9 @@ def _take_over(net: Network, params: ParamsLike, larger: Network, noise: float |
 
 
 def _take_back_factors(net: Network, params: dict[str, np.ndarray], goal: np.ndarray) -> dict[str, np.ndarray]:
-    """Multiply each of the stages that W is the sum of by a number, so that W is closest to the goal.
+    """Scale each stage in the sum that makes up W, so that W is closest to the goal.
 
-    Normalisation may have brought in a factor. The number goes to a parameter of that stage alone.
+    Normalization may have introduced a factor. The scale goes into a parameter that only one node uses.
     """
     uses = Counter(node.param for node in net.spec.nodes if node.param is not None)
     candidates = [
@@ -255,7 +254,7 @@ def _take_back_factors(net: Network, params: dict[str, np.ndarray], goal: np.nda
     off = {name: np.zeros_like(params[name]) for name in own}
     rest = _decoded(net, params | off) if len(own) < len(candidates) else 0.0
     parts = [_decoded(net, params | off | {name: params[name]}) - rest for name in own]
-    # Least squares for what is missing, of the smallest change of the factors where they are not determined.
+    # Least squares for what is missing; if the factors are not determined, the smallest change of them.
     lack = goal - rest - sum(parts)
     gram = np.array([[np.vdot(a, b) for b in parts] for a in parts])
     change = np.linalg.lstsq(gram, np.array([np.vdot(a, lack) for a in parts]))[0]
@@ -264,5 +263,5 @@ def _take_back_factors(net: Network, params: dict[str, np.ndarray], goal: np.nda
 
 
 def _decoded(net: Network, params: ParamsLike) -> np.ndarray:
-    """The weight in double precision."""
+    """Return the weight in double precision."""
     return np.asarray(net.materialize({name: to_numpy(params[name]) for name in net.spec.param_shapes}))

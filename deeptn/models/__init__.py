@@ -1,6 +1,7 @@
-"""What is done to whole models: which layers are generated, by what, what it cost, and their files."""
+"""Operations on whole models: choose the layers to generate, compress, fold, report, train, save and load."""
 
 from ..base import path_of
+from .arguments import expect_model
 from .compress import compress, fold
 from .files import from_stored, load_model, save_model, to_stored
 from .kinds import Kind, kind_of
@@ -31,6 +32,7 @@ __all__ = [
     "check_teacher",
     "compress",
     "count",
+    "expect_model",
     "fold",
     "from_stored",
     "is_faster",

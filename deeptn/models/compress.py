@@ -1,4 +1,4 @@
-"""Networks in the place of dense weights, and dense weights in their place again, in models of any framework."""
+"""Replace dense weights with networks, and networks with dense weights, in models of any framework."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import PlanError
+from ..base import warn
+from ..errors import DeepTNError, PlanError
 from ..fitting import How, find_params
+from ..network import Network, network
+from ..spec import Layout
+from ..topologies import describe
 from .report import Report, layer_report
 from .rules import Target, resolve, select
 from .view import Generated, ModelView, Weight, at_rest, count
@@ -21,36 +25,41 @@ def compress(
     fit: How = "auto",
     seed: Any = None,
 ) -> tuple[Any, Report]:
-    """Let networks generate chosen weights of a model. Nothing is replaced unless all can be.
+    """Let networks generate chosen weights of a model. Either all of them are replaced, or none.
 
     Parameters
     ----------
     view : ModelView
     targets : mapping of str to deeptn.Topology, deeptn.Network or str
-        Which layers become what. A key is a layer's name, a glob (``"classifier.*"``), or ``"re:…"``, a regular
-        expression for the whole name. If several match, an exact name wins, then the first.
+        What each layer becomes. A key is a layer's name, a glob (``"classifier.*"``), or ``"re:…"``, a regular
+        expression for the whole name. If several keys match, an exact name wins, then the first key.
     ignore : iterable of str
         Patterns of layers to leave alone.
     fit : {"auto"}, deeptn.fitting.Fit or None
-        ``"auto"``: the closed form where the family has one (`deeptn.decompose`), else a fit by gradient with the
-        defaults of `deeptn.fitting.Fit`. A `Fit`: by gradient, from the closed form where there is one. None: random
-        cores that give W its root mean square.
+        ``"auto"``: the closed form if the family has one (`deeptn.decompose`), else a fit by gradient with the
+        defaults of `deeptn.fitting.Fit`. A `Fit`: by gradient, starting from the closed form if there is one. None:
+        random cores; W keeps its root mean square.
     seed : optional
-        Of random cores, which differ from layer to layer: an integer, or what the framework has for it (a generator,
-        a key). By default a fresh one.
+        Seed of the random cores, which differ from layer to layer: an integer, or the framework's own object (a
+        generator, a key). By default a fresh seed.
 
     Returns
     -------
     model : object
-        That of the view.
+        The model of the view.
     report : Report
-        Per layer shape, topology, parameters, error of W and cost; ``print`` it, show it with rich, or ``to_json``.
+        Shape, topology, parameters, error of W and cost of each layer; ``print`` it, show it with rich, or ``to_json``.
+
+    Warns
+    -----
+    UserWarning
+        If a network has as many parameters as its weight has entries.
 
     Raises
     ------
     PlanError
-        If a pattern matches no layer, or only generated ones; or if a layer that is chosen has a computation of its
-        own, hooks, or shares its weight or bias with another module.
+        If a pattern matches no layer, or only generated ones; or if a chosen layer has its own computation or hooks,
+        or shares its weight or bias with another module.
 
     Examples
     --------
@@ -67,9 +76,10 @@ def compress(
     generated = [weight.name for weight in weights if weight.network is not None]
     networks = resolve({name: weight.shape for name, weight in dense.items()}, targets, ignore, generated)
     if "" in networks:
-        raise PlanError("the model is a single layer; write from_dense of the layer that replaces it")
+        raise PlanError("the model is a single layer; write from_dense on the class of its replacement")
     for name in networks:
         check_free(dense[name], f", or add {name!r} to ignore")
+        _warn_if_large(name, networks[name])
     before, seeds = (count(view), at_rest(view)), _seeds(view, seed)
     changes: dict[str, Generated | None] = {}
     rows = []
@@ -83,20 +93,20 @@ def compress(
 
 
 def fold(view: ModelView, targets: Iterable[str] | None = None) -> tuple[Any, list[str]]:
-    """Put dense weights in the place of generated ones. Nothing is replaced unless all can be.
+    """Replace generated weights with dense ones. Either all of them are replaced, or none.
 
     Parameters
     ----------
     view : ModelView
     targets : iterable of str, optional
-        Patterns as for `compress`; all generated layers by default.
+        Patterns as in `compress`; by default all generated layers.
 
     Returns
     -------
     model : object
-        That of the view.
+        The model of the view.
     names : list of str
-        Of the layers that were replaced.
+        Names of the layers that were replaced.
 
     Raises
     ------
@@ -113,7 +123,7 @@ def fold(view: ModelView, targets: Iterable[str] | None = None) -> tuple[Any, li
     """
     generated = {weight.name: weight for weight in view.weights() if weight.network is not None}
     if not generated or "" in generated:
-        raise PlanError("the model has no generated layer inside; a single one has to_dense()")
+        raise PlanError("the model has no generated layer inside; on a single generated layer, call to_dense()")
     wanted = select(["*"] if targets is None else targets, list(generated), "targets").values()
     names = [name for name in generated if any(name in found for found in wanted)]
     for name in names:
@@ -122,14 +132,29 @@ def fold(view: ModelView, targets: Iterable[str] | None = None) -> tuple[Any, li
     return view.model, names
 
 
+def _warn_if_large(name: str, net: Network) -> None:
+    """Warn about a network with as many parameters as its weight has entries, and name a layout with fewer."""
+    if net.num_params < net.size:
+        return
+    text = f"layer {name!r}: {describe(net.topology)} has {net.num_params:,} parameters for a weight of {net.size:,}"
+    try:
+        padded = None if net.topology is None else network(net.topology, net.shape, Layout.padded(net.shape))
+    except DeepTNError:
+        padded = None
+    if padded is not None and padded.num_params < net.size:
+        text += f"; deeptn.Layout.padded({net.shape}) needs {padded.num_params:,}: write deeptn.network(topology, "
+        text += f"{net.shape}, layout) as the target"
+    warn(text)
+
+
 def check_free(weight: Weight, remedy: str = "") -> None:
-    """Raise `PlanError` for a weight that cannot become generated, or dense."""
+    """Raise `PlanError` if a weight cannot become generated, or dense."""
     if weight.refused:
         raise PlanError(f"layer {weight.name!r} {weight.refused}{remedy}")
 
 
 def _seeds(view: ModelView, given: Any) -> Iterator[int]:
-    """Seeds for the layers; nothing is drawn before the first is asked for."""
+    """Yield seeds for the layers; draw nothing before the first one is requested."""
     draw = np.random.default_rng(view.seed(given))
     while True:
         yield int(draw.integers(2**62))

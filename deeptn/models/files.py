@@ -1,4 +1,4 @@
-"""Models of any framework in files: what is stored of them, and how they are filled."""
+"""Save models of any framework to files, and fill models from files."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from ..files import StoredLayer, StoredModel
 from .compress import check_free
 from .view import Entry, Generated, ModelView, Weight
 
-#: What PyTorch counts and others do not: it may be missing in a file or in a model.
+#: A counter that only PyTorch has, so it may be missing from a file or a model.
 COUNTER = ".num_batches_tracked"
 
 
 def save_model(view: ModelView, path: PathLike) -> None:
-    """Write a model with generated layers, to a file that every front-end reads (see `deeptn.save_model`).
+    """Write a model with generated layers to a file that every front-end can read (see `deeptn.save_model`).
 
     Parameters
     ----------
     view : ModelView
-        What several names share is stored once.
+        An array shared by several names is stored once.
     path : path
-        Replaced as a whole, or not at all.
+        File to write. An existing file is replaced completely or not at all.
 
     Raises
     ------
     PlanError
-        If the model has no generated layer, or holds something that a file cannot.
+        If the model has no generated layer, or contains something that a file cannot store.
 
     Examples
     --------
@@ -49,15 +49,15 @@ def save_model(view: ModelView, path: PathLike) -> None:
 
 
 def load_model(view: ModelView, path: PathLike, names: Mapping[str, str] | None = None) -> Any:
-    """Fill a model with what any front-end wrote. Nothing is changed unless the file fits.
+    """Fill a model from a file written by any front-end. If the file does not fit, nothing changes.
 
     Parameters
     ----------
     view : ModelView
-        Of the architecture before compression, or with the same generated layers; dtypes are its own.
+        A model with the architecture before compression, or with the same generated layers. It keeps its dtypes.
     path : path
     names : mapping of str to str, optional
-        Names of modules in the file to their names here, where they differ: ``{"layers.0": "0"}``.
+        Maps names of modules in the file to their names in the model, if they differ: ``{"layers.0": "0"}``.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def load_model(view: ModelView, path: PathLike, names: Mapping[str, str] | None 
     FormatError
         If the file is damaged or does not fit the model.
     PlanError
-        If a layer that would be replaced cannot be; see `compress`.
+        If a layer has to be replaced and cannot be; see `compress`.
 
     Examples
     --------
@@ -87,7 +87,7 @@ def load_model(view: ModelView, path: PathLike, names: Mapping[str, str] | None 
 
 
 def to_stored(view: ModelView) -> StoredModel:
-    """What a file holds of a model, as NumPy arrays; what several names share is one array."""
+    """Return what a file stores of a model, as NumPy arrays; names that share an array get the same one."""
     weights = [weight for weight in view.weights() if weight.network is not None]
     entries = view.entries()
     arrays: dict[Hashable, np.ndarray] = {}
@@ -109,7 +109,7 @@ def to_stored(view: ModelView) -> StoredModel:
 
 
 def from_stored(view: ModelView, source: StoredModel) -> None:
-    """Put in what a file holds: everything, or nothing."""
+    """Fill a model with the contents of a file: everything, or nothing."""
     entries, weights = view.entries(), view.weights()
     for name, entry in entries.items():
         if entry.refused:
@@ -128,7 +128,7 @@ def from_stored(view: ModelView, source: StoredModel) -> None:
 
 
 class _Layers(NamedTuple):
-    """What the generated layers of a file change in a model, and the arrays that are written then."""
+    """Weights that a file's generated layers fill, the replacements needed, and the arrays to write afterwards."""
 
     taken: list[Weight]
     changes: dict[str, Generated]
@@ -141,7 +141,7 @@ def _layers(source: StoredModel, weights: Sequence[Weight]) -> _Layers:
     first: dict[str, str] = {}
     for name, layer in source.layers.items():
         weight = _place(name, layer, places.get(name))
-        if first.setdefault(weight.name, name) != name:  # a module of two names
+        if first.setdefault(weight.name, name) != name:  # a module with two names
             _check_same(source.layers, first[weight.name], name)
             continue
         found.taken.append(weight)
@@ -160,23 +160,23 @@ def _layers(source: StoredModel, weights: Sequence[Weight]) -> _Layers:
 
 
 def _place(name: str, layer: StoredLayer, weight: Weight | None) -> Weight:
-    """The weight of a model that a layer of a file is for."""
+    """Return the weight of the model that a layer of the file belongs to."""
     net = layer.network
     fits = weight is not None and (layer.kind, net.shape) == (weight.kind, weight.shape)
     if weight is None or not fits or weight.network not in (None, net):
         came = "none" if weight is None else f"a {weight.kind!r} layer of shape {weight.shape}"
-        came += " of another network" * fits
+        came += " with another network" * fits
         raise FormatError(
             f"the file has a {layer.kind!r:.20} layer {name!r} of shape {net.shape}; the model has {came} there"
         )
     if (layer.bias is not None) != weight.bias:
         here, there = ("a bias", "none") if weight.bias else ("no bias", "one")
-        raise FormatError(f"the layer {name!r} of the model has {here}, the file has {there}")
+        raise FormatError(f"the layer {name!r} of the model has {here}, but the file has {there}")
     return weight
 
 
 def _rest(source: StoredModel, entries: Mapping[str, Entry], owned: set[str]) -> dict[str, np.ndarray]:
-    """The tensors of a file by the entries that they are for, those of its layers left out."""
+    """Return the tensors of a file by the entries that they fill, without those of its layers."""
     mine, theirs = entries.keys() - owned, source.tensors.keys() - owned
     both = [name for name in entries if name in mine & theirs]
     first: dict[Hashable, str] = {}
@@ -194,7 +194,7 @@ def _as(dtype: str | None, array: np.ndarray, what: str) -> np.ndarray:
 
 
 def _check_same(read: Mapping[str, Any], one: str, other: str) -> None:
-    """Raise `FormatError` unless a file has the same under two names that are one thing in the model."""
+    """Raise `FormatError` unless a file has equal contents under two names that are shared in the model."""
 
     def content(found: Any) -> Any:
         if isinstance(found, StoredLayer):
@@ -203,4 +203,4 @@ def _check_same(read: Mapping[str, Any], one: str, other: str) -> None:
         return found.dtype, found.shape, found.tobytes()
 
     if read[one] is not read[other] and content(read[one]) != content(read[other]):
-        raise FormatError(f"{one!r} and {other!r} are one in the model, and differ in the file")
+        raise FormatError(f"{one!r} and {other!r} are shared in the model, but differ in the file")

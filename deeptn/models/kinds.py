@@ -1,4 +1,4 @@
-"""Kinds of layers: whose weights networks can generate, and how."""
+"""Kinds of layers whose weights networks can generate, and how to replace them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ T = TypeVar("T")
 
 
 class Kind(NamedTuple):
-    """How the weights of a class of layers are generated.
+    """Describes how the weights of a layer class are generated.
 
     Attributes
     ----------
     form : str
-        How files name a layer, ``{}`` being the number of spatial axes: ``"linear"``, ``"conv{}d"``, ``"embedding"``, …
+        Name of the kind in files; ``{}`` is the number of spatial axes: ``"linear"``, ``"conv{}d"``, ``"embedding"``, …
     make : callable, optional
         ``make(dense, network, cores)`` returns the layer that replaces a dense one.
     base : type, optional
-        Class whose computation the new layer reproduces. Without it the layer stays, whatever it computes.
+        Class whose computation the new layer reproduces. If None, the layer itself stays, whatever it computes.
     attribute : str
-        Holds the weight.
+        Name of the attribute with the weight.
     axes : tuple of int, optional
-        Where the axes of PyTorch's weight, ``(outputs, inputs, …)``, are in that one.
+        Positions in that attribute of the axes of PyTorch's weight, ``(outputs, inputs, …)``.
 
     Examples
     --------
@@ -39,19 +39,19 @@ class Kind(NamedTuple):
     axes: tuple[int, ...] | None = None
 
     def name(self, shape: Shape) -> str:
-        """How files name a layer with a weight of a shape."""
+        """Return the kind's name in files, for a layer whose weight has this shape."""
         return self.form.format(len(shape) - 2)
 
     def differs(self, layer: object, method: str) -> str | None:
-        """Why a layer that overrides a method cannot be replaced; None if it does not."""
+        """Say why a layer that overrides `method` cannot be replaced; return None if it does not override it."""
         if self.base is None or getattr(type(layer), method) is getattr(self.base, method):
             return None
         name = type(layer).__name__
-        return f"is a {name} with a {method} of its own, which would be lost; write register_layer({name}) to keep it"
+        return f"is a {name} with its own {method}, which would be lost; write register_layer({name}) to keep it"
 
 
 def kind_of(kinds: Mapping[type, T], layer: object) -> T | None:
-    """What a table has for the class of a layer, or for its closest base.
+    """Look up the class of a layer, or its closest base class, in a table.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""How a generated weight meets its input: decoded, or contracted with it."""
+"""How a generated weight is applied to its input: decode it first, or contract the network with the input."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from ..errors import SpecError, near_match
 from ..network import Network
 
 #: ``"materialize"``: decode, then multiply or look up. ``"apply"``: contract a linear network with the input, or
-#: generate no rows but those that are asked for. ``"auto"``: what is expected to be faster.
+#: generate only the rows that are looked up. ``"auto"``: whichever is expected to be faster.
 Mode = Literal["auto", "materialize", "apply"]
 
 
 def check_mode(mode: str) -> str:
-    """Return a mode; `SpecError` if it is none."""
+    """Return `mode`; raise `SpecError` if it is not a valid mode."""
     if mode not in get_args(Mode):
         raise SpecError(f"mode = {mode!r}; {near_match(str(mode), get_args(Mode))}")
     return mode
 
 
 def is_faster(net: Network, way: Literal["apply", "gather"], rows: int, like: Any) -> bool:
-    """Whether a linear network is expected to be used faster than it is decoded.
+    """Return whether using a linear network directly is expected to be faster than decoding it.
 
     Parameters
     ----------
     net : Network
     way : {"apply", "gather"}
-        Contracted with `rows` rows of an input, or asked for `rows` rows of its weight.
+        Contract with an input of `rows` rows, or generate only `rows` rows of the weight.
     rows : int
     like : {"numpy", "torch", "jax"} or array
-        As for `deeptn.Network.choose`.
+        As in `deeptn.Network.choose`.
 
     Examples
     --------

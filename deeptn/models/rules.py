@@ -1,4 +1,4 @@
-"""Rules: which layers of a model become which networks. Free of frameworks; layers are names and weight shapes."""
+"""Rules that map layers to networks. They need no framework: a layer is a name and the shape of its weight."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..network import Network, network
 from ..spec import Layout
 from ..topologies import Topology
 
-#: What a rule may ask for: a family, its name, or a finished network for this very shape.
+#: The target of a rule: a family, its name, or a finished network for exactly this shape.
 Target: TypeAlias = Topology | Network | str
 
 
 def matches(pattern: str, name: str) -> bool:
-    r"""Whether a pattern selects a layer: exactly, as a glob (``"classifier.*"``) or as ``"re:…"`` (full match).
+    r"""Return whether a pattern selects a layer: exact name, glob (``"classifier.*"``) or ``"re:…"`` (full match).
 
     Examples
     --------
@@ -33,16 +33,16 @@ def matches(pattern: str, name: str) -> bool:
 def select(
     patterns: Iterable[str], names: Sequence[str], what: str, generated: Sequence[str] = ()
 ) -> dict[str, list[str]]:
-    """For each pattern the names it selects.
+    """Return the names that each pattern selects.
 
     Parameters
     ----------
     patterns : iterable of str
     names : sequence of str
     what : str
-        The argument that the patterns come from, for messages.
+        Name of the argument with the patterns, for error messages.
     generated : sequence of str
-        Names of layers that are generated already, for the message.
+        Names of layers that are already generated, for the error message.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def select(
         done = [name for name in generated if matches(pattern, name)]
         if done and not found[pattern]:
             raise PlanError(
-                f"{what}: {pattern!r} selects {done[0]!r}, which is generated already; fold it first, or drop the rule"
+                f"{what}: {pattern!r} selects {done[0]!r}, which is already generated; fold it first, or drop the rule"
             )
         if not found[pattern]:
             raise PlanError(
@@ -82,18 +82,18 @@ def resolve(
     ignore: Iterable[str] = (),
     generated: Sequence[str] = (),
 ) -> dict[str, Network]:
-    """Turn rules into a network for each layer they select.
+    """Turn rules into one network for each selected layer.
 
     Parameters
     ----------
     shapes : mapping of str to tuple of int
-        The weight shape of every layer that can be compressed.
+        Weight shape of every layer that can be compressed.
     targets : mapping of str to topology, network or name
-        Patterns (see `matches`). If several select a layer, an exact name wins, then the first.
+        Target of each pattern (see `matches`). If several select a layer, an exact name wins, then the first.
     ignore : iterable of str
         Patterns of layers to leave alone.
     generated : sequence of str
-        Names of layers that are generated already: a rule that selects these alone is an error that says so.
+        Names of layers that are already generated. A rule that selects only these raises an error that says so.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def resolve(
             wanted = chosen[name]
             if isinstance(wanted, Network) and wanted.shape != tuple(shapes[name]):
                 raise PlanError(
-                    f"layer {name!r} has a weight of shape {shapes[name]}, its network makes {wanted.shape}"
+                    f"layer {name!r} has a weight of shape {shapes[name]}, but its network makes {wanted.shape}"
                 )
             try:
                 networks[name] = wanted if isinstance(wanted, Network) else network(wanted, shapes[name])
@@ -143,9 +143,9 @@ def resolve(
 
 
 def as_network(topology: Target, shape: Shape, layout: Layout | None) -> Network:
-    """The network of a topology, or the one that was given, if it makes weights of this shape."""
+    """Return the network of a topology, or the given network if it makes weights of this shape."""
     if not isinstance(topology, Network):
         return network(topology, shape, layout)
     if topology.shape != shape or layout is not None:
-        raise SpecError(f"the network makes weights of shape {topology.shape}, the layer needs {shape} and no layout")
+        raise SpecError(f"the network makes weights of shape {topology.shape}; the layer needs {shape}, and no layout=")
     return topology

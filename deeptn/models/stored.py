@@ -1,4 +1,4 @@
-"""What a file holds of a model, without the model: a view of it."""
+"""A view of the contents of a model file, without the model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ ARRAY = "is a bare array, not a layer; write network.materialize(params)"
 
 
 class StoredView:
-    """A `deeptn.files.StoredModel` as a `ModelView`: networks with their cores and biases, and no layers around them.
+    """A `deeptn.files.StoredModel` as a `ModelView`: networks with their cores and biases, but no layers around them.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Training by a recipe, in any framework: the epochs, the schedule, growth, and checkpoints to go on from."""
+"""Train by a recipe, in any framework: epochs, schedule, growth, and checkpoints to resume from."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ CHECKPOINT = "deeptn-checkpoint"
 
 
 class Trainer(Protocol):
-    """What a framework brings to training: a model, its optimizer, and one step.
+    """What a framework provides for training: a model, its optimizer, and a single step.
 
     Attributes
     ----------
     networks : mapping of str to Network
-        What generates weights of the model now.
+        Networks that currently generate weights of the model.
     rows : int
-        Of the training set.
+        Number of rows in the training set.
     """
 
     @property
@@ -36,23 +36,23 @@ class Trainer(Protocol):
     def rows(self) -> int: ...
 
     def grow(self, size: int, epoch: int) -> None:
-        """Let every generated weight that is trained grow to a size."""
+        """Grow the network of every trained generated weight to `size`."""
         ...
 
     def order(self, epoch: int) -> Array:
-        """Return the numbers of the rows in the order of an epoch."""
+        """Return the row indices in the order of an epoch."""
         ...
 
     def step(self, chosen: Array, share: float, beta: float) -> float:
-        """Do a step on some rows with a share of the learning rates and Adam's first beta; return the loss."""
+        """Take a step on some rows with a share of the learning rates and Adam's first beta; return the loss."""
         ...
 
     def tensors(self) -> dict[str, Array]:
-        """Return all that the next step depends on."""
+        """Return everything that the next step depends on."""
         ...
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Take back what `tensors` gave; `FormatError` if it does not fit the model."""
+        """Restore what `tensors` returned; raise `FormatError` if it does not fit the model."""
         ...
 
 
@@ -64,32 +64,32 @@ def carry_out(
     checkpoint: PathLike | None,
     **about: Any,
 ) -> float:
-    """Train by a recipe, from a checkpoint on if there is one.
+    """Train by a recipe, resuming from the checkpoint if it exists.
 
     Parameters
     ----------
     recipe : Recipe
     trainer : Trainer
     seed : int
-        Of the `trainer`, for the checkpoint.
+        Seed of the `trainer`, recorded in the checkpoint.
     on_step : callable
         Called after every step.
     checkpoint : path, optional
         Written after every epoch.
     **about
-        Whatever else a checkpoint has to agree on.
+        Anything else that must match the checkpoint.
 
     Returns
     -------
     float
-        Loss of the last step; nan if the checkpoint left nothing to do.
+        Loss of the last step; nan if training was already complete.
 
     Raises
     ------
     DeepTNError
         If the loss is not finite.
     FormatError
-        If the checkpoint is none of this recipe, seed and model.
+        If the checkpoint belongs to another recipe, seed or model.
     """
     networks = {name: fingerprint(net) for name, net in trainer.networks.items()}
     about = {"recipe": repr(recipe), "seed": seed, "rows": trainer.rows, **about, "networks": networks}
@@ -101,7 +101,7 @@ def carry_out(
         try:
             trainer.restore(tensors)
         except (FormatError, KeyError) as error:
-            raise FormatError(f"{checkpoint}: a checkpoint of another model: {error}") from error
+            raise FormatError(f"{checkpoint}: the checkpoint belongs to another model: {error}") from error
     for epoch in range(first, recipe.epochs):
         _grow(recipe, trainer, epoch)
         order, per_epoch = trainer.order(epoch), total // recipe.epochs
@@ -118,13 +118,13 @@ def carry_out(
 def check_loss(loss: float, recipe: Recipe) -> None:
     """Raise `DeepTNError` if a loss is not finite."""
     if not math.isfinite(loss):
-        raise DeepTNError(f"the training loss became {loss}; lower the learning rate {recipe.lr}")
+        raise DeepTNError(f"the training loss became {loss}; lower the learning rate (now {recipe.lr})")
 
 
 def check_teacher(recipe: Recipe, teacher: object) -> None:
-    """Raise `DeepTNError` if a recipe asks for a teacher and there is none."""
+    """Raise `DeepTNError` if a recipe needs a teacher and none was passed."""
     if recipe.distill and teacher is None:
-        raise DeepTNError(f"Recipe.distill = {recipe.distill} compares with a teacher; pass teacher=")
+        raise DeepTNError(f"Recipe.distill = {recipe.distill} needs a teacher; pass teacher=")
 
 
 def _grow(recipe: Recipe, trainer: Trainer, epoch: int) -> None:
@@ -134,16 +134,16 @@ def _grow(recipe: Recipe, trainer: Trainer, epoch: int) -> None:
 
 
 def _read(path: PathLike, about: dict[str, Any]) -> tuple[int, dict[str, np.ndarray]]:
-    """How many epochs a checkpoint has done, and its tensors."""
+    """Return the number of finished epochs in a checkpoint, and its tensors."""
     try:
         header, tensors = read_tensors(path, CHECKPOINT)
         epoch, found = int(header["epoch"]), dict(header["about"])
     except (FormatError, KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path}: no checkpoint of training ({error})") from error
+        raise FormatError(f"{path}: not a training checkpoint ({error})") from error
     for key, expected in about.items():
         if found.get(key) != expected:
             raise FormatError(
-                f"{path}: a checkpoint of another {key}: {found.get(key)}, expected {expected}; "
+                f"{path}: the checkpoint was written with {key} = {found.get(key)}, expected {expected}; "
                 "name another file, and pass the model as it was at the start"
             )
     return epoch, tensors

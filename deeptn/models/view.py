@@ -1,6 +1,6 @@
-"""The seam to models: what a framework shows of one, and how it is changed.
+"""The interface to models: what a framework shows of a model, and how to change it.
 
-`compress`, `fold`, `save_model` and `load_model` are written once on `ModelView`; every framework has an adapter.
+`compress`, `fold`, `save_model` and `load_model` are written once, for `ModelView`; every framework has an adapter.
 """
 
 from __future__ import annotations
@@ -21,29 +21,28 @@ from ..network import Network
 
 @dataclass(frozen=True)
 class Weight:
-    """A weight of a model that a network can generate, or generates already.
+    """A weight of a model that a network generates or could generate.
 
     Attributes
     ----------
     names : tuple of str
-        Of its layer, or of the weight itself where it is one of several in a module; all that it has, the first being
-        the one that rules and reports go by.
+        All names of its layer, or of the weight itself if its module has several. Rules and reports use the first.
     kind : str
-        Of the layer, as files have it: ``"linear"``, ``"conv2d"``, ``"embedding"``, …; ``"weight"`` for one by itself.
+        Kind of the layer, as in files: ``"linear"``, ``"conv2d"``, ``"embedding"``, …; ``"weight"`` for a lone weight.
     shape : tuple of int
         In PyTorch's order of axes: ``(outputs, inputs, *kernel size)``.
     dtype : str or None
-        None: the view rounds what it is given.
+        If None, the view casts what it receives.
     read : callable
-        Returns the weight, of that shape, as an array of any library that deeptn knows.
+        Returns the weight in that shape, as an array of any library that deeptn supports.
     own : str
-        The entry that holds the dense weight, below the name of the layer; empty for a weight by itself.
+        Name of the dense weight's entry, relative to the layer; empty for a lone weight.
     bias : bool
         Whether the layer has an entry ``"bias"``.
     network : Network or None
-        What generates it; None for a dense weight.
+        Network that generates the weight; None for a dense weight.
     refused : str or None
-        Why it cannot become generated or dense, as the end of a sentence about the layer, with a remedy.
+        Why it cannot become generated or dense: the end of a sentence that starts with the layer, with a remedy.
 
     Examples
     --------
@@ -65,16 +64,16 @@ class Weight:
 
     @property
     def name(self) -> str:
-        """The first name."""
+        """The first name, used by rules and reports."""
         return self.names[0]
 
     def entry(self, own: str, name: str | None = None) -> str:
-        """Name of an entry of the layer in the model."""
+        """Return the full name in the model of one of the layer's entries."""
         return path_of(self.name if name is None else name, own)
 
     @property
     def cores(self) -> dict[str, str]:
-        """Entries of the cores, by the names of the network's parameters."""
+        """Names of the cores' entries, by the names of the network's parameters."""
         return (
             {}
             if self.network is None
@@ -83,28 +82,28 @@ class Weight:
 
     @property
     def owned(self) -> set[str]:
-        """Entries that belong to the layer, under all of its names."""
+        """Names of all entries that belong to the layer, under each of its names."""
         own = [self.own] if self.network is None else [f"cores.{core}" for core in self.cores]
         return {self.entry(key, name) for name in self.names for key in (*own, *["bias"] * self.bias)}
 
 
 class Entry(NamedTuple):
-    """An array of a model that files hold: a weight, a core, a bias, a statistic.
+    """An array of a model that files store: a weight, a core, a bias, a statistic.
 
     Attributes
     ----------
     shape : tuple of int
         In PyTorch's order of axes.
     dtype : str or None
-        None: the view rounds what it is given.
+        If None, the view casts what it receives.
     tie : hashable
-        Entries of one tie are one array.
+        Entries with the same tie share one array.
     read : callable
-        Returns the array, or raises `PlanError` where it cannot be stored.
+        Returns the array, or raises `PlanError` if it cannot be stored.
     trained : bool
-        Whether it counts among the parameters.
+        Whether it counts as a parameter.
     refused : str or None
-        Why no file can fill it, as the end of a sentence about the entry.
+        Why no file can fill it: the end of a sentence that starts with the entry.
 
     Examples
     --------
@@ -122,7 +121,7 @@ class Entry(NamedTuple):
 
 
 class Generated(NamedTuple):
-    """What a weight becomes: a network and its cores, NumPy arrays or those of the view's library.
+    """What a weight becomes: a network and its cores, as arrays of NumPy or of the view's library.
 
     Examples
     --------
@@ -136,18 +135,18 @@ class Generated(NamedTuple):
     params: ParamsLike
 
     def arrays(self, library: str) -> Params:
-        """The cores as arrays of the view's library; those that are not NumPy's are its own."""
+        """Return the cores as arrays of the view's library, converting those of NumPy."""
         cores = self.params.items()
         return {name: from_raw(core, library) if isinstance(core, np.ndarray) else core for name, core in cores}
 
 
 class ModelView(Protocol):
-    """A model as deeptn sees it. `deeptn.testing.check_model_view` holds the laws.
+    """A model as deeptn sees it. `deeptn.testing.check_model_view` checks the laws that a view must obey.
 
     Attributes
     ----------
     model : object
-        The model as it is now: changed in place, or another one after every change, as is usual in its framework.
+        The current model: changed in place, or replaced by a new one with every change, as its framework does it.
 
     Examples
     --------
@@ -161,19 +160,19 @@ class ModelView(Protocol):
     model: Any
 
     def weights(self) -> list[Weight]:
-        """Return what can be generated, or is."""
+        """Return the weights that are or can be generated."""
         ...
 
     def entries(self) -> dict[str, Entry]:
-        """Return what a file holds of the model, by the names that PyTorch would give."""
+        """Return what a file stores of the model, under the names that PyTorch would use."""
         ...
 
     def replace(self, changes: Mapping[str, Generated | None]) -> None:
-        """Let networks generate weights, by their first names; None makes a generated one dense. All, or none."""
+        """Let networks generate weights, keyed by first name; None makes a generated weight dense. All or nothing."""
         ...
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Fill entries with arrays of their shapes and dtypes."""
+        """Fill entries with arrays that have their shapes and dtypes."""
         ...
 
     def fit(self, net: Network, weight: Array, params: Any = None, how: Fit | None = None) -> FitResult:
@@ -181,12 +180,12 @@ class ModelView(Protocol):
         ...
 
     def seed(self, given: Any, /) -> int:
-        """Make a seed of what the framework has for randomness (a number, a generator, a key); None: a fresh one."""
+        """Turn the framework's source of randomness (a number, a generator, a key) into a seed; None: a fresh seed."""
         ...
 
 
 def tied(what: str, other: str) -> str:
-    """Why a layer whose weight or bias is used elsewhere too cannot be replaced."""
+    """Say why a layer whose weight or bias is also used elsewhere cannot be replaced."""
     return f"shares its {what} with {other!r}; untie them"
 
 
@@ -196,18 +195,18 @@ def refuse(name: str, why: str) -> NoReturn:
 
 
 def count(view: ModelView) -> int:
-    """Number of trained entries of all arrays, those of one tie once."""
+    """Count the trained entries of all arrays, tied ones once."""
     return sum({entry.tie: math.prod(entry.shape) for entry in view.entries().values() if entry.trained}.values())
 
 
 def at_rest(view: ModelView) -> int:
-    """Bytes of all arrays, those of one tie once: what a file holds beside its header."""
+    """Count the bytes of all arrays, tied ones once: the size of a file without its header."""
     entries = view.entries().values()
     return sum({entry.tie: math.prod(entry.shape) * _itemsize(entry.dtype) for entry in entries}.values())
 
 
 def _itemsize(dtype: str | None) -> int:
-    """Bytes of a number; 1 for float8, which views do not name, 0 for what is not a number (keys of `jax.random`)."""
+    """Return bytes per number: 1 for None (float8, which views do not name), 0 for non-numbers (`jax.random` keys)."""
     try:
         return numpy_dtype(dtype).itemsize if dtype else 1
     except TypeError:

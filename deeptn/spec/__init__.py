@@ -1,4 +1,4 @@
-"""What a network is, without arrays: legs and layout, nodes, stages, activations."""
+"""Specifications of networks, without arrays: legs and layouts, nodes, stages, activations."""
 
 from .activations import register_activation
 from .layout import Layout, Leg, balanced_factors, pad_axes, prime_factors

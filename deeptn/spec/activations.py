@@ -1,7 +1,7 @@
 """Element-wise activations between stages, one definition for NumPy, PyTorch and JAX.
 
-An activation is named by a string, so that a spec stays data. ``"leaky_relu:0.2"`` passes 0.2 as the parameter of
-``"leaky_relu"``; names without a parameter take PyTorch's default.
+A string names the activation, so that a spec stays plain data. ``"leaky_relu:0.2"`` passes 0.2 as the parameter of
+``"leaky_relu"``; without a parameter, PyTorch's default applies.
 """
 
 # pyright: reportUnnecessaryIsInstance=false
@@ -19,7 +19,7 @@ from ..errors import SpecError
 
 @dataclass(frozen=True)
 class Activation:
-    """An element-wise function, the default of its parameter (None: it takes none), and whether it needs an order."""
+    """An element-wise function, the default of its parameter (None: no parameter), and whether it is real-only."""
 
     function: Callable[..., Array]
     default: float | None = None
@@ -39,17 +39,17 @@ def register_activation(
     name : str
         The name that ``activation=`` takes.
     function : callable
-        Takes an array of any of the libraries (and the parameter, if there is one) and returns one of the same
-        shape. Write it with `autoray.do` or with operators, and it serves NumPy, PyTorch and JAX.
+        Takes an array of any supported library (and the parameter, if any) and returns an array of the same shape.
+        If you write it with `autoray.do` or operators, it works with NumPy, PyTorch and JAX.
     default : float, optional
-        Default of the parameter, the second argument of the function; without it the function takes none.
+        Default of the parameter, which is the second argument of the function. If omitted, there is no parameter.
     real_only : bool
-        Whether the function has no meaning for complex numbers, as ReLU; networks with complex parameters refuse it.
+        Whether the function is undefined for complex numbers, like ReLU; networks with complex parameters reject it.
 
     Raises
     ------
     SpecError
-        If the name is taken by another function, or holds a colon.
+        If the name is taken by another function or contains a colon, or `function` is not callable.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def register_activation(
     72
     """
     if not isinstance(name, str) or not name or ":" in name:
-        raise SpecError(f"an activation is named by a word without a colon, got {name!r}")
+        raise SpecError(f"the name of an activation must be a non-empty string without a colon, got {name!r}")
     if not callable(function):
         raise SpecError(f"the activation {name!r} must be a callable, got {function!r}")
     _REGISTRY.add(name, Activation(function, default, real_only), source=function)
@@ -74,7 +74,7 @@ def resolve(name: str) -> Callable[[Array], Array]:
     Raises
     ------
     SpecError
-        For an unknown name, or a parameter that is not a finite number or that the function does not take.
+        If the name is unknown, the parameter is not a finite number, or the function takes no parameter.
     """
     if not isinstance(name, str):
         raise SpecError(f"activation must be a string or None, got {name!r}")
@@ -82,7 +82,7 @@ def resolve(name: str) -> Callable[[Array], Array]:
 
 
 def is_real_only(name: str) -> bool:
-    """Whether ``"name"`` or ``"name:parameter"`` has no meaning for complex numbers."""
+    """Return whether the activation ``"name"`` or ``"name:parameter"`` is undefined for complex numbers."""
     return _REGISTRY[name.partition(":")[0]].real_only
 
 
@@ -134,7 +134,7 @@ def deeptn_silu(x: Array) -> Array:
 
 @compose
 def deeptn_gelu(x: Array) -> Array:
-    # The tanh form (Hendrycks & Gimpel, arXiv:1606.08415, section 2): NumPy has no erf.
+    # The tanh approximation (Hendrycks & Gimpel, arXiv:1606.08415, section 2), because NumPy has no erf.
     return 0.5 * x * (1.0 + do("tanh", math.sqrt(2.0 / math.pi) * (x + 0.044715 * x * x * x)))
 
 

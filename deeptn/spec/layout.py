@@ -1,4 +1,4 @@
-"""Layouts: how the axes of a weight are cut into the legs of a network."""
+"""Layouts: how the axes of a weight are split into the legs of a network."""
 
 # pyright: reportUnnecessaryIsInstance=false
 # Arguments are checked at run time, whatever their annotations say.
@@ -25,7 +25,7 @@ class Leg:
     size : int
         Dimension of the index.
     axis : int
-        The weight axis that the leg is a part of.
+        The weight axis that the leg belongs to.
 
     Examples
     --------
@@ -39,7 +39,7 @@ class Leg:
 
 
 def prime_factors(n: int) -> tuple[int, ...]:
-    """Prime factors of `n` in ascending order; none for 1.
+    """Return the prime factors of `n` in ascending order (none for 1).
 
     Examples
     --------
@@ -59,7 +59,7 @@ def prime_factors(n: int) -> tuple[int, ...]:
 
 
 def balanced_factors(n: int, count: int) -> tuple[int, ...]:
-    """Cut `n` into at most `count` exact factors of similar size.
+    """Split `n` exactly into at most `count` factors of similar size.
 
     Examples
     --------
@@ -73,7 +73,7 @@ def balanced_factors(n: int, count: int) -> tuple[int, ...]:
 
 
 def _digits(n: int, base: int) -> tuple[int, ...]:
-    """Legs of size `base`, as few as hold `n` values."""
+    """Return the fewest legs of size `base` that can index `n` values."""
     count = 0
     while base**count < n:
         count += 1
@@ -89,16 +89,16 @@ class Layout:
     shape : tuple of int
         Shape of the weight, any number of axes.
     factors : tuple of tuple of int, optional
-        For each axis the sizes of its legs, most significant first. Their product is the axis size (exact) or
-        more (the axis is padded, and the surplus is cut off after decoding). By default the prime factors.
+        Sizes of the legs of each axis, most significant first. Their product is the axis size, or larger (then the
+        axis is padded, and the padding is cut off after decoding). By default, the prime factors.
     order : {"rows", "interleaved"} or tuple of int
-        ``"rows"``: all legs of axis 0, then those of axis 1, …  ``"interleaved"``: the first leg of every axis,
-        then the second of every axis, …  A tuple permutes the ``"rows"`` order: entry k names the leg at place k.
+        ``"rows"``: all legs of axis 0, then all legs of axis 1, …  ``"interleaved"``: the first leg of every axis, then
+        the second of every axis, …  A tuple permutes the ``"rows"`` order: entry k is the number of the leg at place k.
 
     Raises
     ------
     LayoutError
-        If the factors of an axis cannot hold it, or the order is not a permutation of the legs.
+        If the factors of an axis multiply to less than its size, or the order is not a permutation of the legs.
 
     Examples
     --------
@@ -124,11 +124,11 @@ class Layout:
         else:
             raise LayoutError(f"factors must be one tuple of integers per axis, got {self.factors!r}")
         if len(factors) != len(shape):
-            raise LayoutError(f"factors has {len(factors)} entries for a shape of {len(shape)} axes {shape}")
+            raise LayoutError(f"factors has {len(factors)} entries, but the shape {shape} has {len(shape)} axes")
         for axis, (n, axis_factors) in enumerate(zip(shape, factors)):
             if math.prod(axis_factors) < n:
                 raise LayoutError(
-                    f"factors[{axis}] = {axis_factors} hold {math.prod(axis_factors)} values, axis {axis} has {n}"
+                    f"factors[{axis}] = {axis_factors} multiply to {math.prod(axis_factors)}; axis {axis} has size {n}"
                 )
         count = sum(map(len, factors))
         order = self.order
@@ -143,7 +143,7 @@ class Layout:
 
     @classmethod
     def padded(cls, shape: Sequence[int], d: int = 2, order: str | tuple[int, ...] = "rows") -> Layout:
-        """Pad every axis to a power of `d`: legs of size `d` only (the layout of arXiv:2305.06058).
+        """Pad every axis to a power of `d`, so that all legs have size `d` (the layout of arXiv:2305.06058).
 
         Examples
         --------
@@ -151,7 +151,7 @@ class Layout:
         22
         """
         if positive_int(d, "d", LayoutError) < 2:
-            raise LayoutError(f"d = {d!r}; legs of a padded layout need a size of at least 2")
+            raise LayoutError(f"d = {d!r}; the legs of a padded layout must have size 2 or more")
         shape = positive_ints(shape, "shape", LayoutError)
         return cls(shape, tuple(_digits(n, d) for n in shape), order)
 
@@ -159,18 +159,18 @@ class Layout:
     def balanced(
         cls, shape: Sequence[int], near: int = 8, order: str | tuple[int, ...] = "rows", even: bool = False
     ) -> Layout:
-        """Cut every axis exactly into factors of a size near `near`.
+        """Split every axis exactly into factors close to `near`.
 
         Parameters
         ----------
         shape : sequence of int
             Shape of the weight.
         near : int
-            The wanted size of a leg.
+            Target size of a leg.
         order : str or tuple of int
-            As for the class.
+            As in `Layout`.
         even : bool
-            Aim at the same number of legs for every axis (what an MPO needs).
+            Aim for the same number of legs on every axis (an MPO needs this).
 
         Examples
         --------
@@ -179,7 +179,7 @@ class Layout:
         """
         shape = positive_ints(shape, "shape", LayoutError)
         if positive_int(near, "near", LayoutError) < 2:
-            raise LayoutError(f"near = {near!r}; the size of a leg must be at least 2")
+            raise LayoutError(f"near = {near!r}; the target size of a leg must be at least 2")
         counts = [max(1, round(math.log(n, near))) for n in shape]
         if even:
             counts = [max(counts)] * len(counts)
@@ -187,13 +187,13 @@ class Layout:
 
     @classmethod
     def single(cls, shape: Sequence[int]) -> Layout:
-        """One leg per axis, so the tensor is the weight itself."""
+        """Use one leg per axis, so that the tensor is the weight itself."""
         shape = positive_ints(shape, "shape", LayoutError)
         return cls(shape, tuple((n,) for n in shape))
 
     @classmethod
     def grouped(cls, shape: Sequence[int], sizes: Sequence[int]) -> Layout:
-        """Cut the axes into legs of given sizes: legs that follow one another make up an axis.
+        """Build a layout from the sizes of its legs: consecutive legs make up an axis.
 
         Examples
         --------
@@ -203,7 +203,7 @@ class Layout:
         shape, rest = positive_ints(shape, "shape", LayoutError), positive_ints(sizes, "sizes", LayoutError)
         factors: list[tuple[int, ...]] = []
         for n in shape[:-1]:
-            # The fewest legs that do it; an axis of size 1 takes a leg of size 1 if one is due.
+            # The fewest legs that make up the axis; an axis of size 1 takes a leg of size 1 if that comes next.
             end = next((k for k in range(n == 1 and rest[:1] == (1,), len(rest) + 1) if math.prod(rest[:k]) == n), -1)
             if end < 0:
                 break
@@ -218,7 +218,7 @@ class Layout:
 
     @cached_property
     def axis_legs(self) -> tuple[Leg, ...]:
-        """The legs in axis-major order: the order in which a reshape gives the (padded) weight."""
+        """The legs in axis-major order: a tensor with these axes can be reshaped to the (padded) weight."""
         assert self.factors is not None
         return tuple(
             Leg(f"a{axis}_{k}", size, axis) for axis, sizes in enumerate(self.factors) for k, size in enumerate(sizes)
@@ -226,13 +226,13 @@ class Layout:
 
     @cached_property
     def sides(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """Names of the legs of axis 0 and of all other axes, in axis-major order."""
+        """Two tuples, the names of the legs of axis 0 and of all other axes, in axis-major order."""
         legs = self.axis_legs
         return tuple(leg.name for leg in legs if not leg.axis), tuple(leg.name for leg in legs if leg.axis)
 
     @cached_property
     def permutation(self) -> tuple[int, ...]:
-        """Entry k is the place in `axis_legs` of leg k of `legs`."""
+        """Entry k is the position of ``legs[k]`` in `axis_legs`."""
         if isinstance(self.order, tuple):
             return self.order
         places = range(len(self.axis_legs))
@@ -253,7 +253,7 @@ class Layout:
 
     @cached_property
     def padded_shape(self) -> Shape:
-        """Shape before the surplus is cut off."""
+        """Shape of the decoded weight before the padding is cut off."""
         assert self.factors is not None
         return tuple(math.prod(f) for f in self.factors)
 
@@ -263,20 +263,20 @@ class Layout:
         return self.padded_shape != self.shape
 
     def to_legs(self, weight: Array) -> Array:
-        """View a weight of shape `shape` as a tensor with one axis per leg, padded with zeros.
+        """Convert a weight of shape `shape` to a tensor with one axis per leg, padded with zeros.
 
         Raises
         ------
         LayoutError
-            If the weight has another shape.
+            If the weight has a different shape.
         """
         if tuple(weight.shape) != self.shape:
-            raise LayoutError(f"the weight has shape {tuple(weight.shape)}, the layout is for {self.shape}")
+            raise LayoutError(f"the weight has shape {tuple(weight.shape)}, but the layout is for {self.shape}")
         tensor = do("reshape", pad_axes(weight, self.padded_shape), tuple(leg.size for leg in self.axis_legs))
         return do("transpose", tensor, self.permutation)
 
     def from_legs(self, tensor: Array) -> Array:
-        """Inverse of `to_legs`: axes in the order of `legs` to the weight of shape `shape`.
+        """Convert a tensor with the axes `legs` to a weight of shape `shape`; the inverse of `to_legs`.
 
         Examples
         --------
@@ -286,23 +286,23 @@ class Layout:
         True
         """
         if tuple(tensor.shape) != self.leg_sizes:
-            raise LayoutError(f"the tensor has shape {tuple(tensor.shape)}, the legs have {self.leg_sizes}")
+            raise LayoutError(f"the tensor has shape {tuple(tensor.shape)}, but the legs have sizes {self.leg_sizes}")
         inverse = sorted(range(len(self.permutation)), key=self.permutation.__getitem__)
         return self.crop(do("transpose", tensor, tuple(inverse)))
 
     def crop(self, tensor: Array) -> Array:
-        """Reshape a tensor whose axes are `axis_legs` to the padded shape and cut the surplus off."""
+        """Reshape a tensor with the axes `axis_legs` to the padded shape, and cut off the padding."""
         weight = do("reshape", tensor, self.padded_shape)
         return weight[tuple(slice(0, n) for n in self.shape)] if self.is_padded else weight
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON."""
+        """Return plain data for JSON."""
         order = list(self.order) if isinstance(self.order, tuple) else self.order
         return {"shape": list(self.shape), "factors": [list(f) for f in self.factors or ()], "order": order}
 
     @classmethod
     def from_dict(cls, data: Any) -> Layout:
-        """Inverse of `to_dict`; `FormatError` for data of another form."""
+        """Inverse of `to_dict`; raises `FormatError` for malformed data."""
         if not is_object(data) or set(data) != {"shape", "factors", "order"}:
             raise FormatError(f"a layout needs the keys 'shape', 'factors' and 'order', got {data!r:.80}")
         try:

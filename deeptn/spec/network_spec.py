@@ -24,17 +24,17 @@ class NetworkSpec:
     Parameters
     ----------
     legs : tuple of Leg
-        The open indices of the generated tensor, in order; the output of the last stage.
+        The open indices of the generated tensor, in order. They are the output of the last stage.
     stages : tuple of Stage
-        Each takes the result of the one before (or those that it names); the last one's is the generated tensor.
-        Between two of them comes an activation, a normalisation or a sum.
+        Each stage takes the result of the previous one (or the results of its `sources`); the result of the last is the
+        generated tensor. An activation, normalization, product or sum separates two stages.
     sizes : mapping or tuple of pairs
-        Sizes of all indices other than legs.
+        Sizes of all indices except the legs.
 
     Raises
     ------
     SpecError
-        If an index is unknown, dangling, of two sizes or lost on its way; the message names node and index.
+        If an index has no size or two sizes, dangles, or is an output of no node; the message names node and index.
 
     Examples
     --------
@@ -68,7 +68,7 @@ class NetworkSpec:
 
     @cached_property
     def index_sizes(self) -> dict[str, int]:
-        """Size of every index, legs included."""
+        """Size of every index, including the legs."""
         return dict(self.sizes) | {leg.name: leg.size for leg in self.legs}
 
     @cached_property
@@ -77,12 +77,12 @@ class NetworkSpec:
         return tuple(node for stage in self.stages for node in stage.nodes)
 
     def node_shape(self, node: Node) -> tuple[int, ...]:
-        """Sizes of a node's axes."""
+        """Return the sizes of a node's axes."""
         return tuple(self.index_sizes[ix] for ix in node.indices)
 
     @cached_property
     def param_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every parameter, in the order in which the nodes first name them."""
+        """Shape of every parameter, in the order in which the nodes first use them."""
         return {node.param: self.node_shape(node) for node in self.nodes if node.param is not None}
 
     @cached_property
@@ -91,13 +91,13 @@ class NetworkSpec:
         return sum(math.prod(shape) for shape in self.param_shapes.values())
 
     def sources(self, number: int) -> tuple[int, ...]:
-        """Numbers of the stages whose results are tensors of a stage."""
+        """Return the numbers of the stages whose results a stage reads."""
         named = self.stages[number].sources
         return named if named is not None else (number - 1,) * (number > 0)
 
     @cached_property
     def is_linear(self) -> bool:
-        """Whether W is one multilinear network, or a sum of such: it can be applied without being formed."""
+        """Whether W is a multilinear network or a sum of them, so that it can be applied without being formed."""
         return not any(
             stage.activation or stage.normalize or stage.multiply or self.sources(number)
             for number, stage in enumerate(self.stages)
@@ -105,16 +105,16 @@ class NetworkSpec:
 
     @cached_property
     def summands(self) -> tuple[int, ...]:
-        """Numbers of the stages whose sum W is: the last one, what it adds, and so on. Their outputs are the legs."""
+        """Numbers of the stages that sum to W: the last one, those it adds, and so on. Their outputs are the legs."""
         found = [len(self.stages) - 1]
         for number in found:
             found += self.stages[number].add
-            if len(found) > len(self.stages):  # one of them along several ways, which is refused
+            if len(found) > len(self.stages):  # some stage is added along two paths; `_validate_between` rejects it
                 break
         return tuple(sorted(found))
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for JSON; fields of nodes and stages that have their default are left out."""
+        """Return plain data for JSON, without the fields of nodes and stages that have their default value."""
         stages = [_said(stage) | {"nodes": [_said(node) for node in stage.nodes]} for stage in self.stages]
         for stage in stages:
             for node in stage["nodes"]:
@@ -128,7 +128,7 @@ class NetworkSpec:
 
     @classmethod
     def from_dict(cls, data: Any) -> NetworkSpec:
-        """Inverse of `to_dict`; `FormatError` for data of another form or a network that is not well formed."""
+        """Inverse of `to_dict`; raises `FormatError` for malformed data or an invalid network."""
         try:
             stages = tuple(_stage(stage) for stage in data["stages"])
             legs = tuple(Leg(str(name), positive_int(size, "leg size"), int(axis)) for name, size, axis in data["legs"])
@@ -146,14 +146,14 @@ def _stage(data: Any) -> Stage:
 
 
 def _said(part: Node | Stage) -> dict[str, Any]:
-    """The fields of a node or a stage that differ from their defaults, tuples as lists."""
+    """Return the fields of a node or stage that differ from their defaults, with tuples as lists."""
     values: dict[str, Any] = {field.name: getattr(part, field.name) for field in fields(part) if field.name != "nodes"}
     changed = {field.name for field in fields(part) if values.get(field.name, field.default) != field.default}
     return {name: list(value) if is_list(value) else value for name, value in values.items() if name in changed}
 
 
 def _fields(data: Any, cls: type[Node] | type[Stage]) -> dict[str, Any]:
-    """The fields of a node or a stage; those that an older file does not have are left at their defaults."""
+    """Validate and return the fields of a node or stage; fields missing from an older file keep their defaults."""
     known = {field.name for field in fields(cls)}
     needed = {field.name for field in fields(cls) if field.default is MISSING}
     if not is_object(data) or not needed <= set(data) <= known:
@@ -164,14 +164,14 @@ def _fields(data: Any, cls: type[Node] | type[Stage]) -> dict[str, Any]:
 def stack(
     layers: Iterable[tuple[Sequence[Node], Sequence[str]]], activation: str | None, normalize: str | None
 ) -> tuple[Stage, ...]:
-    """Make stages of layers `(nodes, open indices)`: with an activation one stage each, without it one for all.
+    """Turn layers `(nodes, open indices)` into stages: one per layer with an activation, one in total without.
 
     Parameters
     ----------
     layers : iterable of (nodes, output)
-        In the order in which they act; each takes the open indices of the one before by name.
+        In the order in which they act. Each layer takes the open indices of the previous one by name.
     activation, normalize : str or None
-        Stand after every layer but the last. Without an activation the network is linear and never normalised.
+        Applied after every layer except the last. Without an activation, the network is linear and never normalized.
 
     Returns
     -------
@@ -199,7 +199,7 @@ def _validate(spec: NetworkSpec) -> None:
         raise SpecError("a network needs at least one stage")
     for name, _ in spec.sizes:
         if name in legs:
-            raise SpecError(f"sizes names {name!r}, which is a leg and has its size from the layout; leave it out")
+            raise SpecError(f"sizes names {name!r}, which is a leg and gets its size from the layout; leave it out")
     names: set[str] = set()
     shapes: dict[str, tuple[int, ...]] = {}
     for number, stage in enumerate(spec.stages):
@@ -214,59 +214,57 @@ def _validate(spec: NetworkSpec) -> None:
         _validate_joins(spec, number)
         _validate_indices(stage, [(s, spec.stages[s].output) for s in spec.sources(number)], where)
     if list(spec.stages[-1].output) != legs:
-        raise SpecError(f"the last stage has the output {spec.stages[-1].output}, the legs are {tuple(legs)}")
+        raise SpecError(f"the last stage has the output {spec.stages[-1].output}, but the legs are {tuple(legs)}")
     _validate_between(spec)
     if not shapes:
         raise SpecError("the network has no parameters: every node is constant")
 
 
 def _validate_joins(spec: NetworkSpec, number: int) -> None:
-    """A stage reads only earlier ones, and joins only results of its own sizes."""
+    """Check that a stage reads only earlier stages, and multiplies or adds only results of its own shape."""
     stage = spec.stages[number]
     for field, others in (("sources", spec.sources(number)), ("multiply", stage.multiply), ("add", stage.add)):
         if len(set(others)) != len(others):
             raise SpecError(f"stage {number} repeats a stage in {field} = {others}")
         for other in others:
             if not 0 <= other < number:
-                raise SpecError(
-                    f"stage {number} names stage {other} in {field}; a stage reads only earlier ones, never in a cycle"
-                )
+                raise SpecError(f"stage {number} names stage {other} in {field}; a stage can only read earlier stages")
             sizes, own = ([spec.index_sizes.get(ix) for ix in s.output] for s in (spec.stages[other], stage))
             if field != "sources" and sizes != own:
-                raise SpecError(f"stage {number} has the sizes {own}, stage {other}, named in {field}, has {sizes}")
+                raise SpecError(f"stage {number} has sizes {own}, but stage {other}, named in {field}, has {sizes}")
 
 
 def _validate_between(spec: NetworkSpec) -> None:
-    """Every result but the last is read, and stages that would be one are one."""
+    """Check that every result except the last is read, and that no two stages could be merged into one."""
     last = len(spec.stages) - 1
     joined = {other for stage in spec.stages for other in stage.multiply + stage.add}
     read = Counter(source for number in range(last + 1) for source in spec.sources(number))
     if spec.stages[last].activation or spec.stages[last].normalize:
         raise SpecError(
-            f"stage {last} is the last one and has an activation or normalisation; these belong between stages"
+            f"stage {last} is the last one and has an activation or normalization; these belong between stages"
         )
     for number, stage in enumerate(spec.stages[:-1]):
         if not read[number] and number not in joined:
-            raise SpecError(f"the result of stage {number} is read by no other stage")
+            raise SpecError(f"no other stage reads the result of stage {number}")
         bare = not (stage.activation or stage.normalize or stage.multiply or stage.add)
         if bare and read[number] == 1 and number not in joined:
             raise SpecError(
-                f"stage {number} has neither activation nor normalisation; put its nodes into the next stage"
+                f"stage {number} has neither activation nor normalization; move its nodes into the next stage"
             )
     legs = tuple(leg.name for leg in spec.legs)
     for number in spec.summands[:-1]:
         stage, what = spec.stages[number], f"stage {number} is added to the weight itself"
         if spec.summands.count(number) > 1:
-            raise SpecError(f"{what} along two ways; add it once")
+            raise SpecError(f"{what} along two paths; add it once")
         if stage.activation or stage.normalize:
             raise SpecError(
-                f"{what} and has an activation or normalisation: its scale could not be chosen; "
+                f"{what} and has an activation or normalization, so its scale cannot be chosen; "
                 "add it to a stage before the last one"
             )
         if all(node.param is None for node in stage.nodes):
-            raise SpecError(f"{what} and has no parameter: its scale could not be chosen")
+            raise SpecError(f"{what} and has no parameter, so its scale cannot be chosen")
         if stage.output != legs:
-            raise SpecError(f"{what}, so that its output must be the legs {legs}, in this order; got {stage.output}")
+            raise SpecError(f"{what}, so its output must be the legs {legs}, in this order; got {stage.output}")
 
 
 def _validate_node(spec: NetworkSpec, node: Node, shapes: dict[str, tuple[int, ...]]) -> None:
@@ -276,7 +274,7 @@ def _validate_node(spec: NetworkSpec, node: Node, shapes: dict[str, tuple[int, .
     shape = spec.node_shape(node)
     if node.constant is not None:
         if len(node.constant) != math.prod(shape):
-            raise SpecError(f"node {node.name!r}: {len(node.constant)} constant entries for the shape {shape}")
+            raise SpecError(f"node {node.name!r} has the shape {shape}, but {len(node.constant)} constant entries")
     elif node.param is not None and shapes.setdefault(node.param, shape) != shape:
         raise SpecError(
             f"node {node.name!r} shares the parameter {node.param!r} of shape {shapes[node.param]}, "
@@ -303,5 +301,5 @@ def _validate_indices(stage: Stage, states: Sequence[tuple[int, tuple[str, ...]]
     for ix, times in count.items():
         if times == 1 and ix not in output:
             raise SpecError(
-                f"{where}: the index {ix!r} of {holders[ix]} dangles: join it to another node or add it to output"
+                f"{where}: the index {ix!r} of {holders[ix]} dangles; join it to another node or add it to output"
             )

@@ -1,4 +1,4 @@
-"""Nodes, and the stages that they make up."""
+"""Nodes, and the stages that they form."""
 
 # pyright: reportUnnecessaryIsInstance=false
 # Arguments are checked at run time, whatever their annotations say.
@@ -22,15 +22,15 @@ class Node:
     indices : tuple of str
         One index per axis, no index twice.
     inputs : tuple of str, optional
-        Those of `indices` that point towards the start of the network. As a matrix from inputs to outputs the
-        node is initialised: orthogonal, isometric, near the identity. By default all indices are outputs.
+        The indices that point towards the start of the network. Initializers treat the node as a matrix from inputs
+        to outputs, for example orthogonal, isometric or near the identity. By default, all indices are outputs.
     param : str, optional
-        Name of the parameter that fills the node; nodes that name the same one share it. By default `name`.
+        Name of the parameter that fills the node; nodes with the same `param` share it. By default, `name`.
     constant : tuple of float, optional
         Fixed entries in C order. A constant node has no parameter.
     isometric : bool
-        A mark: in the textbook's network the node is an isometry from inputs to outputs (with as many of both a
-        unitary, a disentangler). It changes nothing by itself.
+        Marks a node that is an isometry from inputs to outputs in the textbook network (a unitary, like a
+        disentangler, if both have the same size). The mark itself changes nothing.
 
     Examples
     --------
@@ -47,7 +47,7 @@ class Node:
 
     def __post_init__(self):
         if not isinstance(self.name, str) or not self.name.isidentifier():
-            raise SpecError(f"node name {self.name!r} is not an identifier; write letters, digits, '_', e.g. 'L1_g3'")
+            raise SpecError(f"node name {self.name!r} is not an identifier; use letters, digits, '_', e.g. 'L1_g3'")
         for field in ("indices", "inputs"):
             value = getattr(self, field)
             if isinstance(value, str) or not all(isinstance(ix, str) and ix for ix in value):
@@ -58,10 +58,10 @@ class Node:
             raise SpecError(f"node {self.name!r} repeats the index {repeated[0]!r}; take the diagonal beforehand")
         alien = [ix for ix in self.inputs if ix not in self.indices]
         if alien:
-            raise SpecError(f"node {self.name!r}: the input {alien[0]!r} is none of its indices {self.indices}")
+            raise SpecError(f"node {self.name!r}: the input {alien[0]!r} is not one of its indices {self.indices}")
         if self.constant is not None:
             if self.param is not None:
-                raise SpecError(f"node {self.name!r} is constant and names a parameter; drop one of the two")
+                raise SpecError(f"node {self.name!r} is constant and names a parameter; drop one of them")
             object.__setattr__(self, "constant", tuple(float(x) for x in self.constant))
         elif self.param is None:
             object.__setattr__(self, "param", self.name)
@@ -81,21 +81,21 @@ class Stage:
     Parameters
     ----------
     nodes : tuple of Node
-        The tensors. The output of the stage before is one more tensor of the stage, with the indices that the
-        stage before names in `output`; an index it shares with no node passes through.
+        The tensors. The result of the previous stage is one more tensor of this stage, with the indices in the
+        `output` of that stage; an index that it shares with no node passes through.
     output : tuple of str
-        Open indices, in the order of the axes of the result. An index may be in any number of tensors
-        (a hyper-index): it is summed over unless it is open.
+        Open indices, in the order of the axes of the result. Any number of tensors may share an index
+        (a hyper-index); it is summed over unless it is open.
     activation : str, optional
         Element-wise function applied to the result.
     normalize : {"rms"}, optional
         Divide the result by its root mean square, before the activation.
     sources : tuple of int, optional
-        Numbers of the earlier stages whose results are tensors of this one, with the indices that these name in
-        `output`. By default the stage before; the first stage has none.
+        Numbers of the earlier stages whose results are tensors of this stage, with the indices in their `output`.
+        By default, the previous stage (none for the first stage).
     multiply, add : tuple of int
-        Numbers of earlier stages by whose results the contraction is multiplied, element by element, and which are
-        then added to it, before normalisation and activation. Axes correspond by their place in `output`.
+        Numbers of earlier stages. The contraction is multiplied, element by element, by the results in `multiply`;
+        then those in `add` are added, before normalization and activation. Axes are matched by position in `output`.
 
     Examples
     --------
@@ -126,7 +126,7 @@ class Stage:
 
 
 def check_between(activation: str | None, normalize: str | None) -> None:
-    """Raise `SpecError` unless both are allowed between two stages."""
+    """Raise `SpecError` unless both values are valid for a `Stage`."""
     if activation is not None:
         activations.resolve(activation)
     if normalize is not None and normalize != "rms":

@@ -1,4 +1,4 @@
-"""Laws that every network, every front-end and every view of models keeps, for the tests of your own ones."""
+"""Laws that every network, front-end and model view must obey; use them to test your own."""
 
 from .front_ends import LAWS, LAYER, FrontEnd, PureFunctions, check_front_end, default_networks, front_ends
 from .laws import check_laws

@@ -1,6 +1,6 @@
-"""Front-ends for array libraries: what one has to offer, where they are found, and the laws that every one keeps.
+"""Front-ends for array libraries: what they must provide, how to find them, and the laws that they must obey.
 
-The test of a front-end of your own is two lines::
+Test your own front-end in two lines::
 
     def test_cupy():
         check_front_end(CuPyFrontEnd())
@@ -29,31 +29,31 @@ from ..models import ModelView, StoredView, load_model, save_model, to_stored
 from ..network import Network, network
 from ..topologies import MERA, BrickWall, TensorTrain, Tree, Tucker
 
-#: Entry points of this group are called without arguments and return a `FrontEnd`.
+#: Group of entry points. Each is called without arguments and returns a `FrontEnd`.
 GROUP = "deeptn.frontends"
 
-#: Largest difference of an output relative to its largest entry, by the dtype of the cores.
+#: Largest allowed error of an output relative to its largest entry, by dtype of the cores.
 TOLERANCES = {"float64": 1e-10, "float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 
-#: The name of the layer in its model.
+#: Name of the layer in its model.
 LAYER = "layer"
 
-#: Rows of the inputs.
+#: Number of rows of the inputs.
 ROWS = 5
 
 
 class FrontEnd(Protocol):
-    """What the laws ask of a front-end: a model with one linear layer, its view, and what it computes.
+    """What the laws need from a front-end: a model with one linear layer, its view, and what it computes.
 
-    Everything else (cores, bias, files) they see through the view, as `compress` and `save_model` do. A front-end has
-    more to it (convolutions, training); the laws look at what the rest is built on.
+    The laws reach everything else (cores, bias, files) through the view, as `compress` and `save_model` do. They do not
+    test all of a front-end (convolutions, training), only what the rest is built on.
 
     Attributes
     ----------
     name : str
-        That of the entry point.
+        Name of the entry point.
     library : str
-        Whose arrays it takes, as autoray names it.
+        Array library that it works with, by autoray's name.
 
     Examples
     --------
@@ -69,11 +69,11 @@ class FrontEnd(Protocol):
 
     @property
     def view(self) -> Callable[[Any], ModelView]:
-        """What makes the view of a model: its class."""
+        """The class (or function) that makes the view of a model."""
         ...
 
     def linear(self, network: Network, bias: bool, seed: int) -> Any:
-        """Make a model whose one layer, ``"layer"``, is ``y = x @ W.T + b`` with a generated W of ``network.shape``."""
+        """Make a model with one layer, ``"layer"``: ``y = x @ W.T + b``, where W of ``network.shape`` is generated."""
         ...
 
     def call(self, model: Any, x: Array) -> Array:
@@ -81,19 +81,19 @@ class FrontEnd(Protocol):
         ...
 
     def gradient(self, model: Any, x: Array, dy: Array) -> Mapping[str, Array] | None:
-        """Return the gradient of ``sum(dy * y)`` by the names of cores; None where the library has no derivatives."""
+        """Return the gradient of ``sum(dy * y)`` by core name, or None if the library has no gradients."""
         ...
 
 
 class PureFunctions:
-    """Networks with cores and biases by themselves, and no layer around them: what the core does for a library.
+    """Networks with cores and biases but no layer around them: what deeptn's core alone does for a library.
 
     Parameters
     ----------
     library : str
-        Whose arrays it takes, as autoray names it.
+        Array library to work with, by autoray's name.
     init : callable, optional
-        Draws cores for a network by a seed; by default `deeptn.Network.init`, which knows NumPy, PyTorch and JAX.
+        Draws the cores of a network from a seed; by default `deeptn.Network.init`, for NumPy, PyTorch and JAX.
 
     Examples
     --------
@@ -125,7 +125,7 @@ class PureFunctions:
 
 
 def front_ends() -> dict[str, FrontEnd]:
-    """Return the installed front-ends by the names of their entry points; those without their library are left out.
+    """Return the installed front-ends by entry point name, without those whose library is missing.
 
     Returns
     -------
@@ -144,7 +144,7 @@ def front_ends() -> dict[str, FrontEnd]:
 
 
 def default_networks() -> tuple[Network, ...]:
-    """Return the networks that `check_front_end` tries: small ones, with activations and without, with padding too.
+    """Return the networks that `check_front_end` tries: small ones, with and without activations and padding.
 
     Examples
     --------
@@ -162,25 +162,25 @@ def default_networks() -> tuple[Network, ...]:
 
 
 def check_front_end(front_end: FrontEnd, networks: Iterable[Network] | None = None, seed: int = 0) -> None:
-    """Check what holds for every front-end, for layers with a bias and without.
+    """Check the laws that every front-end must obey, on layers with and without a bias.
 
-    Arrays come back from the library as they went there; cores have the names and shapes of the spec; the output is
-    ``x @ W.T + b``, W being decoded by NumPy in double precision; the gradient is the difference quotient of that; a
-    draw hits the standard deviation that `deeptn.Network.init` promises; the same seed gives the same cores, another
-    one others; a layer is filled with the very bits of a file that a front-end or NumPy wrote.
+    Arrays survive a round trip through the library. Cores have the names and shapes of the spec. The output is
+    ``x @ W.T + b``, with W decoded by NumPy in double precision, and the gradient matches its finite differences. Drawn
+    cores reach the standard deviation that `deeptn.Network.init` promises. The same seed gives the same cores, another
+    seed gives others. A layer filled from a file, written by the front-end or by NumPy, has exactly the same bits.
 
     Parameters
     ----------
     front_end : FrontEnd
     networks : iterable of Network, optional
-        For weights of two axes; by default `default_networks`.
+        Networks for weights with two axes; by default `default_networks`.
     seed : int
 
     Raises
     ------
     AssertionError
-        With the name of the law, the front-end, the network, and what was found. Errors of the front-end itself pass
-        through with that as a note.
+        If a law is broken; the message names the law, the front-end, the network and what was found. Errors of the
+        front-end itself propagate, with a note that names these.
 
     Examples
     --------
@@ -203,7 +203,7 @@ def check_front_end(front_end: FrontEnd, networks: Iterable[Network] | None = No
 
 @dataclass(frozen=True)
 class _Case:
-    """A layer under test, and how its arrays are seen in NumPy."""
+    """A layer under test, with its arrays as NumPy arrays."""
 
     front_end: FrontEnd
     network: Network
@@ -228,7 +228,7 @@ class _Case:
     def seen(self, model: Any) -> StoredLayer:
         stored = to_stored(self.front_end.view(model))
         assert stored.layers.keys() == {LAYER}, f"generated layers {list(stored.layers)} instead of {[LAYER]}"
-        assert not stored.tensors, f"{list(stored.tensors)} beside cores and bias"
+        assert not stored.tensors, f"tensors {list(stored.tensors)} in addition to cores and bias"
         return stored.layers[LAYER]
 
     def drawn(self, columns: int, seed: int) -> np.ndarray:
@@ -238,7 +238,7 @@ class _Case:
         return self.network.materialize({name: to_numpy(core) for name, core in cores.items()})
 
     def compare(self, model: Any, layer: StoredLayer) -> None:
-        """The output of a model against ``x @ W.T + b``."""
+        """Compare the output of a model with ``x @ W.T + b``."""
         x = self.drawn(self.network.shape[1], self.seed)
         expected = to_numpy(x) @ self.weight(layer.params).T + (0.0 if layer.bias is None else to_numpy(layer.bias))
         found = to_numpy(self.front_end.call(model, self.array(x)))
@@ -247,7 +247,7 @@ class _Case:
         assert gap <= TOLERANCES[self.dtype.name], f"the output differs by {gap:.1e} of its largest entry"
 
     def check_read(self, path: Path, stored: StoredLayer) -> None:
-        """Whether another layer, filled with what a file holds, is the one that was stored."""
+        """Check that another layer, filled from a file, equals the stored one."""
         model = load_model(self.front_end.view(self.front_end.linear(self.network, self.has_bias, self.seed + 1)), path)
         _equal(self.seen(model), stored)
         self.compare(model, stored)
@@ -273,7 +273,7 @@ def _check_output(case: _Case) -> None:
 
 
 def _check_gradient(case: _Case) -> None:
-    """Along a random direction of every core."""
+    """Check the derivative along a random direction of every core."""
     rows, columns = case.network.shape
     x, dy = case.drawn(columns, case.seed), case.drawn(rows, case.seed + 1)
     gradient = case.front_end.gradient(case.model, case.array(x), case.array(dy))
@@ -304,8 +304,8 @@ def _check_seed(case: _Case) -> None:
     again, other = (
         case.seen(case.front_end.linear(case.network, case.has_bias, case.seed + shift)).params for shift in (0, 1)
     )
-    assert all(np.array_equal(again[name], cores[name]) for name in cores), "other cores from the same seed"
-    assert any(not np.array_equal(other[name], cores[name]) for name in cores), "the same cores from another seed"
+    assert all(np.array_equal(again[name], cores[name]) for name in cores), "different cores from the same seed"
+    assert any(not np.array_equal(other[name], cores[name]) for name in cores), "the same cores from different seeds"
 
 
 def _check_load(case: _Case) -> None:
@@ -315,7 +315,7 @@ def _check_load(case: _Case) -> None:
 
 
 def _check_file(case: _Case) -> None:
-    """What NumPy writes, with a bias that no initializer has."""
+    """Check a file written from NumPy, with a bias that no initializer gives."""
     params = {name: core.astype(case.dtype) for name, core in case.network.init(case.seed + 2).items()}
     bias = case.drawn(case.network.shape[0], case.seed + 2)[0] if case.has_bias else None
     stored = StoredLayer("linear", case.network, params, bias)
@@ -330,16 +330,16 @@ def _equal(found: StoredLayer, expected: StoredLayer) -> None:
 
 
 def _equal_arrays(found: dict[str, Any], expected: dict[str, Any]) -> None:
-    """Bit by bit, dtypes included."""
+    """Check that arrays agree bit by bit, dtypes included."""
     assert found.keys() == expected.keys(), f"arrays {list(found)} instead of {list(expected)}"
     for name, array in expected.items():
         other = found[name]
         kinds = [None if some is None else (some.dtype.name, some.shape) for some in (other, array)]
         assert kinds[0] == kinds[1], f"{name!r} is {kinds[0]} instead of {kinds[1]}"
-        assert array is None or other.tobytes() == array.tobytes(), f"{name!r} has other entries"
+        assert array is None or other.tobytes() == array.tobytes(), f"{name!r} has different entries"
 
 
-#: What `check_front_end` checks, by name, in this order.
+#: The laws that `check_front_end` checks, by name, in this order.
 LAWS: dict[str, Callable[[_Case], None]] = {
     "cores": _check_cores,
     "arrays": _check_arrays,

@@ -1,4 +1,4 @@
-"""Laws that every network keeps."""
+"""Laws that every network must obey."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ def check_laws(
     libraries: Sequence[str] = ("numpy",),
     seed: int = 0,
 ) -> Network:
-    """Check what holds for every network.
+    """Check the laws that every network must obey.
 
-    Decoding is the einsum of the definition; `apply` is the product with W; parameters are as many as the spec says;
-    spec, layout and topology survive JSON, with their hash; the same seed gives the same numbers; `init` hits the
-    standard deviation; files are read as they were written; `at_budget` keeps to the budget; a closed form that
-    suffices gives back a weight of the family (with no padding); a linear network that grows keeps its weight; and with
-    other libraries the same values and gradients.
+    Decoding equals the einsum of the definition. `apply` is the product with W. Parameters match the spec. Spec,
+    layout, topology and hash survive JSON. The same seed gives the same numbers. `init` reaches the target standard
+    deviation. Files are read as written. `at_budget` stays within the budget. If the closed form suffices, it recovers
+    any weight of the family (without padding). A linear network that grows keeps its weight. Other libraries give the
+    same values and gradients.
 
     Parameters
     ----------
     given : Topology, Network or str
     shape : sequence of int
-        Shape of the weight, if a topology is given.
+        Shape of the weight, if `given` is a topology.
     layout : Layout, optional
     libraries : sequence of str
-        Among ``"numpy"``, ``"torch"``, ``"jax"``.
+        Any of ``"numpy"``, ``"torch"``, ``"jax"``.
     seed : int
 
     Returns
     -------
     Network
-        The one that was checked.
+        The network that was checked.
 
     Raises
     ------
     AssertionError
-        With the name of the law, the network, and what was found.
+        If a law is broken; the message names the law, the network and what was found.
 
     Examples
     --------
@@ -115,23 +115,23 @@ def _check_parameters(net: Network, params: ParamsLike) -> None:
 def _check_json(net: Network) -> None:
     spec = NetworkSpec.from_dict(json.loads(json.dumps(net.spec.to_dict())))
     layout = Layout.from_dict(json.loads(json.dumps(net.layout.to_dict())))
-    assert (spec, layout) == (net.spec, net.layout), "comes back as another network"
-    assert hash(Network(spec, layout)) == hash(net), "comes back with another hash"
+    assert (spec, layout) == (net.spec, net.layout), "comes back from JSON as a different network"
+    assert hash(Network(spec, layout)) == hash(net), "comes back from JSON with a different hash"
     if net.topology is not None:
         again = topology_from_dict(json.loads(json.dumps(topology_to_dict(net.topology))))
-        assert again == net.topology, f"the topology comes back as {again!r}"
+        assert again == net.topology, f"the topology comes back from JSON as {again!r}"
         assert again.build(net.layout.legs) == net.spec, "the topology builds another network the second time"
 
 
 def _check_seed(net: Network, params: ParamsLike, seed: int) -> None:
     again, other = net.init(seed=seed, dtype="float64"), net.init(seed=seed + 1, dtype="float64")
-    assert all(np.array_equal(again[name], params[name]) for name in params), "other numbers from the same seed"
-    if net.num_params > 8:  # a few orthogonal entries may well be the same
-        assert any(not np.array_equal(other[name], params[name]) for name in params), "the same numbers from any seed"
+    assert all(np.array_equal(again[name], params[name]) for name in params), "different numbers from the same seed"
+    if net.num_params > 8:  # a few orthogonal entries may coincide
+        assert any(not np.array_equal(other[name], params[name]) for name in params), "the same numbers from two seeds"
 
 
 def _check_init(net: Network, weight: np.ndarray) -> None:
-    if net.size < 8:  # few entries may cancel, or all be zero behind an activation
+    if net.size < 8:  # few entries may cancel, or all be zero after an activation
         return
     found, goal = math.sqrt(float(np.mean(np.abs(weight) ** 2))), target_std(net.layout)
     assert abs(found - goal) <= 1e-3 * goal, f"root mean square {found:.3g} instead of {goal:.3g}"
@@ -142,9 +142,9 @@ def _check_file(net: Network, params: ParamsLike) -> None:
         path = Path(folder) / "network.safetensors"
         save(path, net, dict(params))
         again, arrays = load(path)
-    assert (again, again.topology) == (net, net.topology), "another network is read than was written"
+    assert (again, again.topology) == (net, net.topology), "the network read differs from the one written"
     assert all(np.array_equal(arrays[name], params[name]) for name in params), (
-        "other numbers are read than were written"
+        "the numbers read differ from those written"
     )
 
 
@@ -155,7 +155,7 @@ def _check_budget(net: Network) -> None:
 
 
 def _check_closed_form(net: Network, weight: np.ndarray) -> None:
-    if net.topology is None or net.layout.is_padded:  # what was cut off is zero for the closed form
+    if net.topology is None or net.layout.is_padded:  # the closed form takes the cropped part as zero
         return
     if net.topology.closed_form_suffices:
         found = decompose(weight, net.topology, net.layout)
@@ -169,7 +169,7 @@ def _check_growth(net: Network, params: ParamsLike, weight: np.ndarray) -> None:
     assert net.topology.resized(size).size == size, f"resized({size}) has the size {net.topology.resized(size).size}"
     try:
         found = grow(net, params, size + 1)
-    except SpecError:  # some cannot take the weight over, and say so
+    except SpecError:  # some networks cannot keep the weight, and say so
         return
     assert found.net.topology == net.topology.resized(size + 1), f"grows to {found.net!r}"
     _check_parameters(found.net, found.params)
@@ -178,7 +178,7 @@ def _check_growth(net: Network, params: ParamsLike, weight: np.ndarray) -> None:
 
 
 def _check_library(net: Network, params: ParamsLike, weight: np.ndarray, name: str, seed: int) -> None:
-    """Values, and the derivative along a direction against a central difference in NumPy."""
+    """Check values, and the derivative along a direction against a central difference in NumPy."""
     arrays = convert_params(dict(params), name, "float32")
     generator = np.random.default_rng(seed)
     probe = generator.standard_normal(net.shape).astype("float32")

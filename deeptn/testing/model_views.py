@@ -1,6 +1,6 @@
-"""Laws that every view of models keeps, so that `compress`, `fold` and files work on it.
+"""Laws that every model view must obey, so that `compress`, `fold` and files work with it.
 
-The test of an adapter of your own is two lines::
+Test your own adapter in two lines::
 
     def test_models():
         check_model_view(lambda: CuPyModel(make_model()))
@@ -41,24 +41,24 @@ FAMILY = LowRank(rank=2)
 
 
 def check_model_view(make: Make) -> None:
-    """Check what holds for every view of models.
+    """Check the laws that every model view must obey.
 
-    Looking changes nothing. Names are unique, and every weight owns its entries. Shapes and dtypes are those of what is
-    read. A network that takes the place of a weight holds its cores bit by bit and touches nothing else; back again,
-    the model shows what it did before. What is written under one name is read under every name of its tie. What fails
-    changes nothing. A seed is a seed, and equal layers get other cores. The report counts as the view does. Files are
-    read bit by bit, into dense layers and into generated ones; those that do not fit change nothing.
+    Reading changes nothing. Names are unique, and no two weights own the same entry. Shapes and dtypes match what is
+    read. When a network replaces a weight, its cores are kept exactly and nothing else changes; after folding back, the
+    model looks as before. An array written under one name is read under every name of its tie. A failed operation
+    changes nothing. Equal seeds give equal cores, and equal layers get different ones. The report's counts match the
+    view's. Files are read exactly, into dense and into generated layers; files that do not fit change nothing.
 
     Parameters
     ----------
     make : callable
-        Returns the view of a new model, the same at every call, with a weight at least that can be generated. The more
-        there is in it (layers of two names, ties, statistics, layers that cannot be replaced), the more is checked.
+        Returns the view of a new, identical model at every call, with at least one weight that can be generated. The
+        richer the model (layers with two names, ties, statistics, layers that cannot be replaced), the more is checked.
 
     Raises
     ------
     AssertionError
-        With the name of the law and what was found. Errors of the view itself pass through with that as a note.
+        If a law is broken; the message names it and what was found. Errors of the view itself get it as a note.
 
     Examples
     --------
@@ -80,7 +80,7 @@ def check_model_view(make: Make) -> None:
 
 
 def _bits(view: ModelView) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    """What can be stored, bit by bit."""
+    """Return everything that can be stored, as bytes."""
     found = {}
     for name, entry in view.entries().items():
         try:
@@ -92,15 +92,15 @@ def _bits(view: ModelView) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
 
 
 def _shown(view: ModelView) -> dict[str, Any]:
-    """What a view says, arrays and ties left out."""
+    """Return everything that a view shows, except arrays and ties."""
     entries = {f"entry {name}": (e.shape, e.dtype, e.trained, e.refused) for name, e in view.entries().items()}
     return entries | {
         weight.name: replace(weight, read=_free) for weight in view.weights()
-    }  # reading is looked at apart
+    }  # reading is checked separately
 
 
 def _equal(found: Mapping[str, Any], expected: Mapping[str, Any], what: str) -> None:
-    assert found.keys() == expected.keys(), f"{what}: {sorted(found.keys() ^ expected.keys())} came or went"
+    assert found.keys() == expected.keys(), f"{what}: {sorted(found.keys() ^ expected.keys())} appeared or disappeared"
     other = [name for name in expected if found[name] != expected[name]]
     assert not other, f"{what}: {other} changed"
 
@@ -112,7 +112,7 @@ def _unchanged(view: ModelView, shown: Mapping[str, Any], bits: Mapping[str, Any
 
 def _free(view: ModelView) -> list[Weight]:
     found = [weight for weight in view.weights() if weight.network is None and weight.refused is None]
-    assert found, "make() returns a model without a weight that can be generated"
+    assert found, "make() returned a model without a weight that can be generated"
     return found
 
 
@@ -133,15 +133,15 @@ def _check_look(make: Make) -> None:
     shown, bits = _shown(view), _bits(view)
     for weight in _free(view):
         weight.read()
-    _unchanged(view, shown, bits, "after a look")
+    _unchanged(view, shown, bits, "after reading")
 
 
 def _check_names(make: Make) -> None:
     view = make()
     names = [name for weight in view.weights() for name in weight.names]
-    assert len(set(names)) == len(names), f"two weights of one name: {names}"
+    assert len(set(names)) == len(names), f"two weights have the same name: {names}"
     owned = [name for weight in view.weights() for name in weight.owned]
-    assert len(set(owned)) == len(owned), f"two weights own one entry: {sorted(owned)}"
+    assert len(set(owned)) == len(owned), f"two weights own the same entry: {sorted(owned)}"
     lost = set(owned) - view.entries().keys()
     assert not lost, f"weights own {sorted(lost)}, which are not entries"
 
@@ -173,15 +173,15 @@ def _check_replace(make: Make) -> None:
         entries = view.entries()
         for core, name in made.cores.items():
             expected = cores[core].astype(weight.dtype or "float32")
-            assert np.array_equal(to_raw(entries[name].read()), expected), f"{name!r} has other entries"
+            assert np.array_equal(to_raw(entries[name].read()), expected), f"{name!r} has different entries"
         weights = net.materialize({core: to_numpy(entries[name].read()) for core, name in made.cores.items()})
         assert np.allclose(to_numpy(made.read()), weights, rtol=1e-4, atol=1e-5), (
-            f"{weight.name!r} reads another weight"
+            f"{weight.name!r} reads as a different weight"
         )
         own = {weight.entry(weight.own, name) for name in weight.names}
         cores_of = made.owned - weight.owned
         rest = {name: found for name, found in after.items() if name not in cores_of}
-        _equal(rest, {name: found for name, found in before.items() if name not in own}, f"beside {weight.name!r}")
+        _equal(rest, {name: found for name, found in before.items() if name not in own}, f"apart from {weight.name!r}")
 
 
 def _check_back(make: Make) -> None:
@@ -190,9 +190,9 @@ def _check_back(make: Make) -> None:
         shown, dense = _shown(view), to_numpy(_weights(view)[weight.name].read())
         compress(view, {weight.name: LowRank(rank=max(weight.shape))})
         fold(view, [weight.name])
-        _equal(_shown(view), shown, f"{weight.name!r} there and back")
+        _equal(_shown(view), shown, f"{weight.name!r}, compressed and folded again")
         found = to_numpy(_weights(view)[weight.name].read())
-        assert np.allclose(found, dense, atol=1e-4), f"{weight.name!r} comes back as another weight"
+        assert np.allclose(found, dense, atol=1e-4), f"{weight.name!r} comes back as a different weight"
 
 
 def _check_write(make: Make) -> None:
@@ -211,13 +211,13 @@ def _check_ties(make: Make) -> None:
         view.write({names[0]: new})
         after = _bits(view)
         for name in names:
-            assert after[name][2] == new.tobytes(), f"{name!r} is not what was written as {names[0]!r}"
+            assert after[name][2] == new.tobytes(), f"{name!r} differs from what was written to {names[0]!r}"
         rest = {name: found for name, found in before.items() if name not in names}
-        _equal({name: after[name] for name in after if name not in names}, rest, f"beside {names}")
+        _equal({name: after[name] for name in after if name not in names}, rest, f"apart from {names}")
 
 
 def _check_failure(make: Make) -> None:
-    """The second of two replacements has cores of other shapes."""
+    """Check two replacements, the second with cores of wrong shapes."""
     view = make()
     shown, bits = _shown(view), _bits(view)
     first, last = (_free(view) * 2)[0], _free(view)[-1]
@@ -227,9 +227,9 @@ def _check_failure(make: Make) -> None:
     try:
         view.replace(changes | {last.name: Generated(nets[last.name], wrong)})
     except DeepTNError:
-        _unchanged(view, shown, bits, "cores of wrong shapes were refused")
+        _unchanged(view, shown, bits, "after refusing cores of wrong shapes")
     else:
-        raise AssertionError(f"cores of wrong shapes were taken for {last.name!r}")
+        raise AssertionError(f"cores of wrong shapes were accepted for {last.name!r}")
 
 
 def _check_seed(make: Make) -> None:
@@ -240,7 +240,7 @@ def _check_seed(make: Make) -> None:
         return {weight.name: [bits[name] for name in weight.cores.values()] for weight in made}
 
     cores, again, other = drawn(5), drawn(5), drawn(6)
-    _equal(again, cores, "the same seed")
+    _equal(again, cores, "cores from the same seed")
     for name, own in cores.items():
         assert other[name] != own, f"another seed gives {name!r} the same cores"
         same = [twin for twin in cores if twin != name and cores[twin] == own]
@@ -264,7 +264,7 @@ def _check_files(make: Make) -> None:
         save_model(written, path)
         stored, mine = to_stored(written).state().keys(), set(written.entries())
         assert stored == mine, f"the file lacks {sorted(mine - stored)}"
-        for what, seed in (("dense", None), ("generated already", 9)):
+        for what, seed in (("dense", None), ("already generated", 9)):
             view = make()
             if seed is not None:
                 compress(view, {weight.name: FAMILY for weight in _free(view)}, fit=None, seed=seed)
@@ -280,31 +280,31 @@ def _check_misfits(make: Make) -> None:
         try:
             from_stored(view, source)
         except DeepTNError:
-            _unchanged(view, shown, bits, f"a file with {what} was refused")
+            _unchanged(view, shown, bits, f"after refusing a file with {what}")
         else:
-            raise AssertionError(f"a file with {what} was taken")
+            raise AssertionError(f"a file with {what} was accepted")
 
 
 def _misfits(stored: StoredModel, entries: Mapping[str, Entry]) -> dict[str, StoredModel]:
     name, layer = next(iter(stored.layers.items()))
     flipped = layer._replace(bias=np.ones(layer.network.shape[0], "float32") if layer.bias is None else None)
     found = {
-        "a tensor more": stored._replace(tensors=stored.tensors | {"nose": np.ones(2, "float32")}),
-        "a layer more": stored._replace(layers=stored.layers | {"nose": layer}),
-        "a layer of another kind": stored._replace(layers=stored.layers | {name: layer._replace(kind="exec")}),
-        "a bias more or less": stored._replace(layers=dict.fromkeys(stored.layers, flipped)),
+        "an extra tensor": stored._replace(tensors=stored.tensors | {"nose": np.ones(2, "float32")}),
+        "an extra layer": stored._replace(layers=stored.layers | {"nose": layer}),
+        "a layer of a different kind": stored._replace(layers=stored.layers | {name: layer._replace(kind="exec")}),
+        "an extra or missing bias": stored._replace(layers=dict.fromkeys(stored.layers, flipped)),
     }
     alone = [names[0] for names in _ties(entries).values() if len(names) == 1 and names[0] in stored.tensors]
     if alone:
         array = stored.tensors[alone[-1]]
         rest = {name: tensor for name, tensor in stored.tensors.items() if name != alone[-1]}
-        found["a tensor less"] = stored._replace(tensors=rest)
-        found["a tensor of another shape"] = stored._replace(tensors=rest | {alone[-1]: array[None, None]})
-        found["a tensor of another dtype"] = stored._replace(tensors=rest | {alone[-1]: array * 1j})
+        found["a missing tensor"] = stored._replace(tensors=rest)
+        found["a tensor of a different shape"] = stored._replace(tensors=rest | {alone[-1]: array[None, None]})
+        found["a tensor of a different dtype"] = stored._replace(tensors=rest | {alone[-1]: array * 1j})
     return found
 
 
-#: What `check_model_view` checks, by name, in this order.
+#: The laws that `check_model_view` checks, by name, in this order.
 MODEL_LAWS: dict[str, Callable[[Make], None]] = {
     "look": _check_look,
     "names": _check_names,

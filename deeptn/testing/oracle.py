@@ -1,4 +1,4 @@
-"""The definition of a network, by `numpy.einsum`."""
+"""Decode networks by their definition, with `numpy.einsum`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..spec import activations
 
 
 def reference(net: Network, params: ParamsLike) -> np.ndarray:
-    """Decode a network by its definition, stage by stage with `numpy.einsum`; no program, no views, no buffers.
+    """Decode a network by its definition, stage by stage with `numpy.einsum`, without programs, views or buffers.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def reference(net: Network, params: ParamsLike) -> np.ndarray:
 
 
 def _einsum(tensors: Sequence[tuple[np.ndarray, tuple[str, ...]]], output: tuple[str, ...]) -> np.ndarray:
-    """Two tensors at a time, in an order that cotengra's greedy search finds."""
+    """Contract two tensors at a time, in the order from cotengra's greedy search."""
     arrays, held = [array for array, _ in tensors], [indices for _, indices in tensors]
     count = Counter(ix for indices in (*held, output) for ix in indices)
     sizes = {ix: n for array, indices in tensors for ix, n in zip(indices, array.shape)}

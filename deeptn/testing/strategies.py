@@ -15,22 +15,22 @@ from ..network import Network, network
 from ..spec import Layout
 from ..topologies import Topology, topology, topology_names
 
-#: Networks that the strategies draw have at most so many entries and parameters, and take so many operations.
+#: Upper limits for drawn networks: entries of the padded weight, parameters, and flops to decode.
 ENTRIES, PARAMETERS, FLOPS = 2**12, 2**16, 2**24
 
-#: Sizes that are tried unless the family names others: up to far above any useful rank.
+#: Sizes to try unless the family lists its own, up to far above any useful rank.
 SIZES = (1, 2, 3, 50)
 
 
 def networks(family: Topology | str) -> Any:
-    """Return a Hypothesis strategy of networks of a family.
+    """Return a Hypothesis strategy that draws networks of a family.
 
     Parameters
     ----------
     family : Topology or str
-        One of `families`. Its fields are drawn from `Topology.choices`, its size from 1 to far above any useful one
-        unless it is among these; legs have sizes of 1, primes and others, 1 to 14 of them, in one to three axes, in any
-        order, the weight padded or not.
+        One of `families`. Its fields are drawn from `Topology.choices`; a size that is not listed there is drawn from 1
+        to far above any useful rank. The weight has 1 to 14 legs on one to three axes, in any order, with and without
+        padding; leg sizes include 1, primes and composites.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def networks(family: Topology | str) -> Any:
     cls = type(topology(family))
     choices = cls.choices
     if choices is None:
-        raise SpecError(f"{cls.__name__} names nothing to draw in its choices; draw of {', '.join(families())}")
+        raise SpecError(f"{cls.__name__} has no choices to draw from; use one of {', '.join(families())}")
 
     @st.composite
     def draw(drawn: Callable[[Any], Any]) -> Network:
@@ -79,7 +79,7 @@ def networks(family: Topology | str) -> Any:
 
 
 def families() -> tuple[str, ...]:
-    """Names of the registered families that `networks` draws of: those that fit any legs (`Topology.choices`).
+    """Return the registered families that `networks` can draw: those that fit any legs (`Topology.choices`).
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Topologies: one file per family, each a frozen dataclass that builds its network and says what it knows of itself."""
+"""Topologies: one file per family, each a frozen dataclass that builds its network and describes its properties."""
 
 from .augmented_tree import AugmentedTree
 from .base import BETWEEN, Topology

@@ -1,4 +1,4 @@
-"""Trees with disentanglers below (aTTN)."""
+"""Trees with a layer of disentanglers below them (aTTN)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from .registry import register_topology
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class AugmentedTree(Topology):
-    r"""A tree whose legs pass one layer of disentanglers across the boundaries of its blocks (aTTN).
+    r"""A tree followed by one layer of disentanglers across the boundaries of its blocks (aTTN).
 
     ::
 
@@ -30,14 +30,14 @@ class AugmentedTree(Topology):
     Parameters
     ----------
     rank, activation, normalize, arity
-        As for `Tree`.
+        As in `Tree`.
     cyclic : bool
-        Whether the last leg is a neighbour of the first.
+        Whether the last leg is a neighbor of the first.
 
     Notes
     -----
-    Those of the tree, and ``n[k]²·n[k+1]²`` for each disentangler, which acts on neighbouring legs that hang on
-    different nodes; from the left, and on a leg at most once.
+    The parameters of the tree, plus ``n[k]²·n[k+1]²`` for each disentangler. Disentanglers act on neighboring legs that
+    hang from different nodes, chosen from the left, with at most one per leg.
 
     Source: arXiv:2606.00130 (deep aTTN); Felser, Notarnicola & Montangero, Phys. Rev. Lett. 126, 170603 (2021).
 
@@ -73,6 +73,6 @@ class AugmentedTree(Topology):
             net.close(net.wires)
         net.number += 1
         net.disentangle("u", self.cyclic)
-        if len(legs) > self.arity:  # otherwise there is one node, and no boundary
+        if len(legs) > self.arity:  # otherwise the tree is a single node without a boundary
             net.close(net.wires)
         return net.network(self.activation, self.normalize)

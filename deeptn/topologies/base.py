@@ -1,21 +1,22 @@
-"""What a family says of itself."""
+"""The base class of all topologies."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Self, TypeAlias
 
 import numpy as np
 
+from ..errors import SpecError, near_match
 from ..spec import Layout, Leg, NetworkSpec
 from .growth import take_over
 
-#: For fields by their names some values to try; None where nothing can be drawn.
+#: Values to try for each field, by name; None for a family that is not drawn.
 Choices: TypeAlias = Mapping[str, Sequence[Any]] | None
 
-#: What may come between two stages.
+#: Values to try for what comes between two stages.
 BETWEEN: dict[str, Sequence[Any]] = {
     "activation": (None, "relu", "leaky_relu:0.2", "tanh"),
     "normalize": ("rms", None),
@@ -24,28 +25,28 @@ BETWEEN: dict[str, Sequence[Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Topology(ABC):
-    """A family of networks: a frozen keyword-only dataclass, every field with a usable default.
+    """A family of networks: a frozen keyword-only dataclass whose fields all have usable defaults.
 
-    A subclass writes `build`, names its `size_field`, and is registered with `register_topology`; JSON, hashing, files,
-    budgets, growth, fits, drawings, laws and the layers of all front-ends follow. What else a family knows about itself
-    it says by overriding the other methods and class attributes.
+    A subclass defines `build` and `size_field`, and is registered with `register_topology`. JSON, hashing, files,
+    budgets, growth, fits, drawings, laws and the layers of all front-ends then work with it. Override the other methods
+    and class attributes for everything else that is specific to the family.
 
     Attributes
     ----------
     size_field : str
-        Name of the field that holds the size: layers, rank, terms. `at_budget` and `grow` raise it; the number of
-        parameters never falls with it (where nodes share parameters, almost never).
+        Name of the field that sets the size: layers, rank, terms. `at_budget` and `grow` raise it; the number of
+        parameters never falls when it rises (almost never, if nodes share parameters).
     choices : mapping of str to sequence, or None
-        What `deeptn.testing.networks` tries for the fields, by name; the size is tried at 1, 2, 3 and 50 unless it is
-        named here too. None for a family that is not drawn: it does not fit any legs, or is made of others.
+        Values that `deeptn.testing.networks` tries for each field, by name. Unless the size field is listed too, it
+        tries the sizes 1, 2, 3 and 50. None for a family that fits only certain legs or consists of other families.
     equation, formula : str
-        For the gallery, if given: the weight in LaTeX, and the number of parameters on `Q` legs of size `d` as a Python
-        expression of these and the fields (also ``rows`` and ``columns``, the sides of the matrix, and ``bond(k)``,
-        the largest bond between k legs and the others, ``wire(k)``, the same but d for one leg). The tests evaluate it.
+        Optional, for the gallery: the weight in LaTeX, and the number of parameters for `Q` legs of size `d`, as a
+        Python expression of these, the fields, ``rows`` and ``columns`` (the sides of the matrix), ``bond(k)`` (the
+        largest bond between k legs and the others) and ``wire(k)`` (the same, but d for one leg). Tests evaluate it.
 
     Examples
     --------
-    A cross: one core that holds all legs.
+    A cross: one core with all the legs.
 
     >>> import deeptn as dtn
     >>> @dtn.register_topology
@@ -67,17 +68,27 @@ class Topology(ABC):
     equation: ClassVar[str] = ""
     formula: ClassVar[str] = ""
 
+    def __new__(cls, *values: Any, **named: Any) -> Self:
+        known = {field.name for field in fields(cls)}
+        if values:
+            size = f"{cls.size_field}={values[0]!r:.40}"
+            raise SpecError(f"{cls.__name__} takes its fields by name: write {cls.__name__}({size})")
+        for name in named:
+            if name not in known:
+                raise SpecError(f"{cls.__name__} has no field {name!r}; {near_match(name, known)}")
+        return super().__new__(cls)
+
     @abstractmethod
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
-        """Return the network that generates a tensor with these legs (`SpecError` where there is none)."""
+        """Return the network that generates a tensor with these legs (`SpecError` if there is none)."""
 
     def default_layout(self, shape: Sequence[int]) -> Layout:
-        """Return the layout to use when the caller names none: binary legs, padded."""
+        """Return the layout for calls without one: padded binary legs, unless overridden."""
         return Layout.padded(shape)
 
     @property
     def size(self) -> int:
-        """The size: the least `n` for which ``resized(n)`` is no smaller than this; the largest of several ranks.
+        """The smallest `n` for which ``resized(n)`` is no smaller than this topology; of several ranks, the largest.
 
         Examples
         --------
@@ -109,10 +120,10 @@ class Topology(ABC):
         noise: float | None,
         generator: np.random.Generator,
     ) -> dict[str, np.ndarray]:
-        """Return parameters with which the network of a larger size generates the weight that this one does.
+        """Return parameters with which the network of a larger size generates the same weight as this one.
 
-        By default every parameter goes to the one of the same name, and a node that is new passes its input on (see
-        `take_over`). A family whose names shift when it grows moves the parameters to their new names first.
+        By default, every parameter is copied to the one of the same name, and new nodes pass on their input (see
+        `take_over`). A family whose names shift when it grows renames the parameters first.
 
         Parameters
         ----------
@@ -123,35 +134,35 @@ class Topology(ABC):
         params : mapping of str to array
             Parameters of this topology's network.
         noise : float or None
-            Of what is new, as for `take_over`.
+            Standard deviation of the noise in new entries, as in `take_over`.
         generator : numpy.random.Generator
-            For the noise.
+            Source of the noise.
 
         Raises
         ------
         SpecError
-            If the larger network cannot take the weight over.
+            If the larger network cannot take over the weight.
         """
         return take_over(spec, params, noise, generator)
 
     def closed_form(self, spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray] | None:
-        """Return parameters for a given weight without a search, or None where the family has no such form.
+        """Return parameters for a given weight without a gradient fit, or None if the family has no closed form.
 
         Parameters
         ----------
         spec : NetworkSpec
             The network of this topology.
         tensor : array
-            The weight, an axis for each leg.
+            The weight, with one axis per leg.
         """
         return None
 
     @property
     def closed_form_suffices(self) -> bool:
-        """Whether `closed_form` is about the best that the family can do, so that no fit by gradient is needed.
+        """Whether `closed_form` is about the best that the family can do, so that no gradient fit is needed.
 
-        The family is then one of those that `compare` shows by default. A law holds it to that: a weight that the
-        family can generate comes back exactly (with no padding).
+        If so, `compare` includes the family by default, and a law checks that the closed form recovers any weight that
+        the family can generate (without padding).
 
         Examples
         --------

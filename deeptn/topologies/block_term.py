@@ -30,7 +30,7 @@ class BlockTerm(Topology):
     terms : int
         Number of terms.
     rank : int or tuple of int
-        Size of the bonds, all or each, cut to the size of the leg.
+        Size of all bonds, or of each bond; at most the size of the leg.
 
     Notes
     -----

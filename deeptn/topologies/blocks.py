@@ -1,4 +1,4 @@
-"""Blocks of neighbouring legs that layers split: what trees and MERA are made of."""
+"""Blocks of neighboring legs, split layer by layer: the basis of trees and MERA."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ..errors import SpecError
 from ..spec import Leg, NetworkSpec, Node, check_between, pad_axes
 from .wires import Wires
 
-#: Neighbouring legs, from the first to before the last.
+#: A half-open range ``(start, stop)`` of neighboring legs.
 Block: TypeAlias = tuple[int, int]
 
 
 def split_block(block: Block, arity: int, balanced: bool) -> list[Block]:
-    """The parts of a block: of equal lengths, the longer ones first, or single legs and one rest."""
+    """Split a block into parts of about equal length, the longer ones first, or into single legs and the rest."""
     start, stop = block
     count = min(arity, stop - start)
     if not balanced:
@@ -30,13 +30,13 @@ def split_block(block: Block, arity: int, balanced: bool) -> list[Block]:
 
 
 def bond_above(legs: Sequence[Leg], block: Block, rank: int) -> int:
-    """Size of the bond above a block: no larger than its legs together, nor than all others together."""
+    """Return the size of the bond above a block: at most the product of its legs, and of all other legs."""
     inside = math.prod(leg.size for leg in legs[slice(*block)])
     return min(rank, inside, math.prod(leg.size for leg in legs) // inside)
 
 
 def wire_of(legs: Sequence[Leg], block: Block, rank: int) -> tuple[str, int]:
-    """Name and size of the wire of a block; a single leg has its own size."""
+    """Return the name and size of a block's wire; the wire of a single leg has the size of the leg."""
     start, stop = block
     if stop - start == 1:
         return f"s{start}", legs[start].size
@@ -44,7 +44,7 @@ def wire_of(legs: Sequence[Leg], block: Block, rank: int) -> tuple[str, int]:
 
 
 class Widening(Wires):
-    """A state that starts at the top as one block, and of which every layer splits the blocks."""
+    """A state that starts at the top as one block; every layer splits its blocks."""
 
     def __init__(self, legs: tuple[Leg, ...], rank: int, arity: int, balanced: bool = True):
         super().__init__(legs)
@@ -52,16 +52,16 @@ class Widening(Wires):
         self.blocks: list[Block] = [(0, len(legs))]
         self.wires: list[str] = []
         self.number = 0
-        #: For each block the one that it was split from.
+        #: For each block, the block that it was split from.
         self.parents = list(self.blocks)
 
     @property
     def is_split(self) -> bool:
-        """Whether every block is a leg."""
+        """Whether every block is a single leg."""
         return all(stop - start == 1 for start, stop in self.blocks)
 
     def split(self, kind: str, shared: bool = False) -> None:
-        """Split every block that has several legs, by one isometry each."""
+        """Split every block of several legs with one isometry."""
         self.number += 1
         blocks: list[Block] = []
         wires: list[str] = []
@@ -78,14 +78,14 @@ class Widening(Wires):
                 node += 1
             blocks += parts
             self.new += [len(parts) > 1] * len(parts)
-            # A single leg still hangs on the node that it was split off by.
+            # A single leg still hangs from the node that split it off.
             parents += [block] * len(parts) if len(parts) > 1 else [self.parents[k]]
         self.blocks, self.wires, self.parents = blocks, wires, parents
 
     def disentangle(self, kind: str, cyclic: bool = False, shared: bool = False, only_new: bool = False) -> None:
-        """Act on every pair of neighbours that come from different blocks, a wire at most once.
+        """Add a node on every two neighbors that come from different blocks, at most one node per wire.
 
-        With `only_new` on those of which one at least was made by the last split.
+        With `only_new`, only on pairs of which the last split made at least one.
         """
         count = len(self.blocks)
         pairs = [(k, k + 1) for k in range(count - 1)] + [(count - 1, 0)] * (cyclic and count > 2)
@@ -102,7 +102,7 @@ class Widening(Wires):
 
 
 def check_tree(family: Any, *flags: str) -> None:
-    """Check the fields that trees share, and those that are True or False, by name."""
+    """Check the fields that all trees share, and that the fields named in `flags` are True or False."""
     what = type(family).__name__
     for field in flags:
         boolean(getattr(family, field), f"{what}.{field}")
@@ -114,9 +114,9 @@ def check_tree(family: Any, *flags: str) -> None:
 
 
 def tree_nodes(spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray]:
-    """Parameters of a linear tree, from a tensor with an axis per leg: an SVD at every node, from the legs to the root.
+    """Decompose a tensor with one axis per leg into a linear tree, with an SVD at every node from the legs to the root.
 
-    A node's inputs are the one bond above it; the root has none.
+    A node has one input, the bond above it; the root has none.
     """
     axes = [leg.name for leg in spec.legs]
     params: dict[str, np.ndarray] = {}
@@ -125,7 +125,7 @@ def tree_nodes(spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray]:
     def depth(node: Node) -> int:
         return 1 + depth(makers[node.inputs[0]]) if node.inputs else 0
 
-    for node in sorted(spec.nodes, key=depth, reverse=True):  # every node after those that hang on it
+    for node in sorted(spec.nodes, key=depth, reverse=True):  # every node after the nodes below it
         order = [*node.outputs, *(ix for ix in axes if ix not in node.outputs)]
         tensor, axes = tensor.transpose([axes.index(ix) for ix in order]), order
         shape = dict(zip(node.indices, spec.node_shape(node)))

@@ -1,4 +1,4 @@
-"""The brick-wall network of the ADTN, arXiv:2305.06058, and its relatives."""
+"""The brick-wall network of the ADTN (arXiv:2305.06058), and variants of it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ PATTERNS = ("brick", "staircase")
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class BrickWall(Topology):
-    """Layers of gates on neighbouring legs in a brick-wall pattern, an activation after each layer but the last (ADTN).
+    """Layers of gates on neighboring legs in a brick-wall pattern, with an activation after all but the last (ADTN).
 
-    One TN layer is a half-layer of gates on the legs (0,1), (2,3), … and one on (1,2), (3,4), …  The network acts on
-    the product state v⊗v⊗…⊗v with v = [1, 0, …]; in the first half-layer only the part of a gate that v selects
+    One TN layer is a half-layer of gates on the legs (0,1), (2,3), … and another on (1,2), (3,4), …  The network acts
+    on the product state v⊗v⊗…⊗v with v = [1, 0, …]. Of each gate in the first half-layer, only the part that v selects
     exists, a vector over two legs::
 
         g g g      first half-layer of layer 1 (v absorbed)
@@ -37,45 +37,45 @@ class BrickWall(Topology):
         g g g      layer 2, gates with two inputs and two outputs
         | g g |
 
-    For an odd number of legs the last one keeps the constant v until the second half-layer.
+    If the number of legs is odd, the last leg keeps the constant v until the second half-layer.
 
     Parameters
     ----------
     layers : int
         Number M of TN layers.
     leg_size : int
-        Leg size d of the default layout, which pads every weight axis to a power of d. A layout given by the
-        caller may mix leg sizes.
+        Leg size d of the default layout, which pads every weight axis to a power of d. If you pass a layout, it may
+        mix leg sizes.
     activation : str or None
-        For example ``"relu"`` (the paper's), ``"leaky_relu:0.2"``, ``"tanh"``. None: all layers form one linear
-        stage, which can be applied to an input without forming W.
+        For example ``"relu"`` (as in the paper), ``"leaky_relu:0.2"``, ``"tanh"``. With None, all layers form one
+        linear stage, which can be applied to an input without forming W.
     normalize : {"rms", None}
-        Divide the state by its root mean square before each activation. None is the paper's form; for ReLU and
-        leaky ReLU both give the same W up to a scale.
+        Divide the state by its root mean square before each activation. The paper does not (None); for ReLU and
+        leaky ReLU, both give the same W up to a scale.
     sites : int
-        Number k of neighbours that a gate acts on. The second half-layer is shifted by ``k // 2``; what is left over
-        at an end takes a smaller gate.
+        Number k of neighboring legs that a gate acts on. The second half-layer is shifted by ``k // 2``; legs left over
+        at an end get a smaller gate.
     cyclic : bool
-        Whether the last leg is a neighbour of the first.
+        Whether the last leg is a neighbor of the first.
     pattern : {"brick", "staircase"}
-        A staircase has one gate after another, each sharing one leg with the one before: (0,1), (1,2), (2,3), …; with
-        one layer it is a tensor train of rank d.
+        A staircase applies one gate after another, each sharing one leg with the previous one: (0,1), (1,2), (2,3), …
+        With one layer, it is a tensor train of rank d.
     bond : int, optional
-        Size of the wires within the network, by default that of the leg. The last gates on a leg bring it to its size.
+        Size of the wires inside the network, by default the leg size. The last gate on each leg restores the leg size.
     residual : bool
-        Whether every layer between the first and the last adds the state that enters it to what its gates make of it,
-        before normalisation and activation. No parameters; it needs an activation, and three layers to matter.
+        Whether every layer between the first and the last adds its input to the output of its gates, before
+        normalization and activation. It adds no parameters, needs an activation, and has no effect below three layers.
 
     Notes
     -----
-    With Q ≥ 2 legs of size d the first layer has ``(Q//2)·d² + ((Q-1)//2)·d⁴`` parameters, each further one
-    ``(Q-1)·d⁴`` (two sites, open ends, no bond).
+    With Q ≥ 2 legs of size d, the first layer has ``(Q//2)·d² + ((Q-1)//2)·d⁴`` parameters, and each further layer
+    ``(Q-1)·d⁴`` (for two sites, open ends and no `bond`).
 
     Source: Qing, Li, Zhou & Ran, arXiv:2305.06058, eqs. (1)-(4).
 
     Examples
     --------
-    The paper's two layers of VGG-16, 512→4096 and 4096→4096, together from 424 parameters:
+    The paper's two layers of VGG-16, 512→4096 and 4096→4096, from 424 parameters in total:
 
     >>> import deeptn as dtn
     >>> [dtn.network(dtn.BrickWall(layers=1), shape).num_params for shape in ((4096, 512), (4096, 4096))]
@@ -112,9 +112,9 @@ class BrickWall(Topology):
         check_between(self.activation, self.normalize)
         for field in ("leg_size", "sites"):
             if getattr(self, field) < 2:
-                raise SpecError(f"BrickWall.{field} = {getattr(self, field)}; at least 2 are needed")
+                raise SpecError(f"BrickWall.{field} = {getattr(self, field)}; expected at least 2")
         if self.residual and self.activation is None:
-            raise SpecError("BrickWall.residual needs an activation: without one all layers are one stage")
+            raise SpecError("BrickWall.residual needs an activation; without one, all layers form a single stage")
         if self.pattern not in PATTERNS:
             raise SpecError(f"BrickWall.pattern = {self.pattern!r}; {near_match(str(self.pattern), PATTERNS)}")
 
@@ -159,7 +159,7 @@ class BrickWall(Topology):
         return leg.size if self.bond is None else self.bond
 
     def _halves(self, count: int) -> list[list[tuple[int, ...]]]:
-        """The windows that gates act on, in half-layers (of a staircase: one by one)."""
+        """Return the windows of legs that gates act on, by half-layer (in a staircase, one window each)."""
         sites, k = tuple(range(count)), self.sites
         if self.pattern == "staircase":
             windows = [sites[start : start + k] for start in range(0, count - 1, k - 1)]
@@ -183,14 +183,14 @@ class BrickWall(Topology):
         noise: float | None,
         generator: np.random.Generator,
     ) -> dict[str, np.ndarray]:
-        """Put the new layers behind the first: of identities, by `Topology.grown`.
+        """Insert the new layers after the first; they start as identities (see `Topology.grown`).
 
-        With ReLU they come after its first activation, where σ(1·σ(x)) = σ(x).
+        With ReLU, they come after the first activation, where σ(1·σ(x)) = σ(x).
         """
         if self.layers == 1 and (self.activation is not None or self.bond is not None):
             raise SpecError(
-                f"{describe(self)} has one layer, and no activation or wire behind which a layer could leave W as it "
-                "is; start with layers=2"
+                f"{describe(self)} has only one layer, and a layer added after it cannot leave W unchanged; "
+                "start with layers=2"
             )
         gates = len(params) // self.layers
         names = {
@@ -207,9 +207,9 @@ class BrickWall(Topology):
         return plain and (self.sites, self.pattern, self.bond) == (2, "brick", None)
 
     def closed_form(self, spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray] | None:
-        """A tensor train of the legs (0), (1, 2), (3, 4), …, whose bonds are the wires between the two half-layers.
+        """Compute a tensor train on the legs (0), (1, 2), (3, 4), …; its bonds are the wires between the half-layers.
 
-        The gates in the middle of the first half-layer, and all further layers, pass them on.
+        The middle gates of the first half-layer, and all gates of further layers, are identities.
         """
         if not self._is_chain:
             return None
@@ -228,13 +228,13 @@ class BrickWall(Topology):
             elif gate < half:
                 last = 2 * gate + 1 == count - 1
                 params[name] = pad_axes(cores[-1][..., 0], shape) if last else np.eye(shape[0], shape[1])
-            else:  # axes: two legs, the wires on their left and on their right
+            else:  # axes: two legs, the wire on their left, the wire on their right
                 params[name] = pad_axes(np.moveaxis(cores[gate - half + 1], 0, 2), shape)
         return params
 
     @property
     def closed_form_suffices(self) -> bool:
-        """For one layer: further ones would pass on what the first has found, and a fit by gradient is better."""
+        """True only for one layer: in closed form, further layers are identities, and a gradient fit is better."""
         return self._is_chain and self.layers == 1
 
 

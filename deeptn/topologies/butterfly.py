@@ -17,24 +17,24 @@ from .registry import register_topology
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class Butterfly(Topology):
-    r"""A product of sparse factors, each mixing one digit of the index (butterfly matrix; with two levels: Monarch).
+    r"""A product of sparse factors, each mixing one digit of the index (butterfly matrix; Monarch with two levels).
 
-    Factor k replaces the k-th column digit by the k-th row digit; all other digits number its blocks::
+    Factor k replaces the k-th column digit with the k-th row digit; all other digits number its blocks::
 
         W[y1 y2 y3, x1 x2 x3] = B1[y1, x1 x2 x3] · B2[y1 y2, x2 x3] · B3[y1 y2 y3, x3]
 
     Parameters
     ----------
     terms : int
-        Number of such products that are added.
+        Number of such products in the sum.
     levels : int, optional
-        Into how many digits the default layout cuts each axis; of a matrix that is the number of factors, and 2 makes
-        the Monarch matrix. By default every prime factor is a digit.
+        Number of digits into which the default layout splits each axis. For a matrix, this is the number of factors,
+        and 2 gives the Monarch matrix. By default, every prime factor is a digit.
 
     Notes
     -----
-    ``terms·sum_k m[1]⋯m[k]·n[k]⋯n[K]`` parameters. The digits are hyper-indices: that a factor is sparse needs no
-    zeros.
+    ``terms·sum_k m[1]⋯m[k]·n[k]⋯n[K]`` parameters. The digits are hyper-indices, so the sparse factors
+    store no zeros.
 
     Source: Dao, Gu, Eichhorn, Rudra & Ré, arXiv:1903.05895 (butterfly); Dao et al., arXiv:2204.00595 (Monarch).
 

@@ -1,4 +1,4 @@
-"""Chains of cores: how trains are written down, and how they are found from a tensor."""
+"""Chains of cores: building trains, and decomposing a tensor into a train."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from .legs import names
 def chain(
     legs: tuple[Leg, ...], groups: Sequence[tuple[Leg, ...]], rank: int | tuple[int, ...], shared: bool, what: str
 ) -> NetworkSpec:
-    """Cores on a line, core k with the legs of group k; a bond is at most as large as either side of it.
+    """Build a line of cores, core k with the legs of group k; a bond is no larger than either of its sides.
 
-    With `shared` cores of one shape have one parameter.
+    With `shared`, cores of the same shape share one parameter.
     """
     volumes = [math.prod(leg.size for leg in group) for group in groups]
     bonds = list(ranks(rank, len(groups) - 1, what))
@@ -31,7 +31,7 @@ def chain(
         left = (f"b{k - 1}",) if k else ()
         right = (f"b{k}",) if k < len(bonds) else ()
         shape = [*(sizes[b] for b in left), *(leg.size for leg in group), *(sizes[b] for b in right)]
-        # Those at the two ends may look alike, but a first core is not a last one.
+        # The first and the last core may have the same shape, but must not share a parameter.
         param = "_".join(["core", "end" * (not left), *map(str, shape)]) if shared else None
         nodes.append(Node(f"core{k}", (*left, *names(group), *right), left, param))
     stage = Stage(tuple(nodes), names(legs))
@@ -39,7 +39,7 @@ def chain(
 
 
 def chain_cores(spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray]:
-    """Parameters of a `chain` whose cores share none, from a tensor with an axis per leg (TT-SVD)."""
+    """Decompose a tensor with one axis per leg into a `chain` without shared cores (TT-SVD)."""
     places = {leg.name: k for k, leg in enumerate(spec.legs)}
     groups = [[places[ix] for ix in node.indices if ix in places] for node in spec.nodes]
     bonds = [spec.node_shape(node)[-1] for node in spec.nodes[:-1]]
@@ -48,20 +48,20 @@ def chain_cores(spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def train(tensor: np.ndarray, groups: Sequence[Sequence[int]], bonds: Sequence[int]) -> list[np.ndarray]:
-    """Split a tensor into a train of cores by one SVD after another, the singular values going to the right.
+    """Split a tensor into a train of cores with one SVD per bond; the singular values go to the right.
 
     Parameters
     ----------
     tensor : array
     groups : sequence of sequence of int
-        The axes of the tensor that each core holds; all of them, each once.
+        Axes of the tensor in each core; every axis appears exactly once.
     bonds : sequence of int
-        Largest sizes of the bonds, one fewer than the groups.
+        Maximum sizes of the bonds, one fewer than the groups.
 
     Returns
     -------
     list of array
-        Of shapes (left bond, *axes of the group, right bond); the outer bonds have size 1.
+        Cores of shape (left bond, *axes of the group, right bond); the outer bonds have size 1.
     """
     sizes = [tuple(tensor.shape[axis] for axis in group) for group in groups]
     rest = tensor.transpose([axis for group in groups for axis in group]).reshape(1, -1)

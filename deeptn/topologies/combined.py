@@ -1,4 +1,4 @@
-"""What sums and products share: several topologies on the same legs."""
+"""The common base of sums and products: several topologies on the same legs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .registry import topology
 
 @dataclass(frozen=True, kw_only=True)
 class Combined(Topology):
-    """Several topologies on the same legs, the last of which has the size."""
+    """Several topologies on the same legs; the last one defines the size."""
 
     terms: Any = (LowRank(rank=1), BrickWall())
     size_field: ClassVar[str] = "terms"
@@ -58,14 +58,14 @@ class Combined(Topology):
 
 
 def _prefix(term: int) -> str:
-    """What the names of a term's nodes, parameters and bonds begin with."""
+    """Return the prefix of the names of a term's nodes, parameters and bonds."""
     return f"T{term}_"
 
 
 def parallel(
     terms: Sequence[Topology], legs: tuple[Leg, ...]
 ) -> tuple[list[Stage], list[int], tuple[tuple[str, int], ...]]:
-    """The stages of all terms one after another, the numbers of each one's last, and the sizes of all bonds."""
+    """Return the stages of all terms in a row, the number of each term's last stage, and the sizes of all bonds."""
     names = {leg.name for leg in legs}
     stages: list[Stage] = []
     ends: list[int] = []

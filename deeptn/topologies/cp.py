@@ -31,7 +31,7 @@ class CP(Topology):
 
     Notes
     -----
-    ``rank·sum_k n[k]`` parameters. The default layout cuts the axes into exact factors near 8.
+    ``rank·sum_k n[k]`` parameters. The default layout splits the axes exactly into factors near 8.
 
     Source: Hitchcock, J. Math. Phys. 6, 164 (1927); Lebedev et al., arXiv:1412.6553.
 

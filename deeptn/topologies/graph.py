@@ -1,4 +1,4 @@
-"""The user's own network: graphs written down as index strings, one per stage."""
+"""Custom networks: graphs written as index strings, one graph per stage."""
 
 # pyright: reportUnnecessaryIsInstance=false
 # Arguments are checked at run time, whatever their annotations say.
@@ -15,35 +15,35 @@ from ..spec import Layout, Leg, NetworkSpec, Node, Stage, check_between
 from .base import Choices, Topology
 from .registry import register_topology
 
-_EXAMPLE = "nodes={'A': 'abx', …}, sizes={'x': 3, …} and output='ab…' (with several stages: lists of them)"
+_EXAMPLE = "nodes={'A': 'abx', …}, sizes={'x': 3, …} and output='ab…' (for several stages, lists of nodes and outputs)"
 
 
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class Graph(Topology):
-    """Any network, as an einsum: nodes with their indices, and the open indices; or several of them, one per stage.
+    """Any network, written as an einsum (nodes with their indices, and the open indices), or as one einsum per stage.
 
     Parameters
     ----------
     nodes : mapping of str to str or sequence of str, or a sequence of such mappings
-        For each node its indices, as a word of one-letter names or as a sequence of names. An index in more than
-        two nodes, or open and in two, is a hyper-index. A sequence of mappings means several stages; the open
-        indices of each are one more tensor of the next.
+        The indices of each node, as a string of one-letter names or as a sequence of names. An index in more than
+        two nodes, or open and in two, is a hyper-index. A sequence of mappings means several stages; the result of
+        each stage is one more tensor of the next.
     output : str or sequence of str, or a sequence of these
-        The open indices; the k-th one (of the last stage) is the k-th leg of the layout. With several stages one entry
-        for each.
+        The open indices; the k-th one (of the last stage) is the k-th leg of the layout. With several stages, one
+        entry per stage.
     sizes : mapping of str to int
-        Sizes of indices. Bonds that are not named have the size `rank`; open ones take theirs from the layout.
+        Sizes of indices. Bonds that are not listed have the size `rank`; open indices get their sizes from the layout.
     rank : int
-        Size of the bonds that `sizes` does not name.
+        Size of the bonds that `sizes` does not list.
     activation : str or None, or a sequence
-        What comes between two stages, or one for each gap between them.
+        The activation between any two stages, or one for each gap.
     normalize : {"rms", None}
-        As for `BrickWall`.
+        As in `BrickWall`.
 
     Notes
     -----
-    The number of parameters is the sum over the nodes of the products of their sizes.
+    The number of parameters is the sum, over all nodes, of the product of their index sizes.
 
     Examples
     --------
@@ -56,7 +56,7 @@ class Graph(Topology):
     >>> net.layout.factors, net.num_params
     (((4, 5), (6,)), 60)
 
-    Two stages: a state with the indices p and q, through ReLU into a network with the legs a, b, c:
+    Two stages: a state with the indices p and q passes through ReLU into a network with the legs a, b and c:
 
     >>> deep = dtn.Graph(nodes=[{"S": "pq"}, {"U": "pax", "V": "xbq", "W": "xc"}], output=["pq", "abc"])
     >>> net = dtn.network(deep, (20, 6), dtn.Layout((20, 6), factors=((4, 5), (6,))))
@@ -92,7 +92,7 @@ class Graph(Topology):
             ) from error
         if len(stages) != len(outputs) or (_is_deep(self.nodes) and isinstance(self.output, str)):
             raise SpecError(
-                f"the Graph has {len(stages)} stages and the output {self.output!r:.60}; name one for each stage"
+                f"the Graph has {len(stages)} stages and the output {self.output!r:.60}; pass one output per stage"
             )
         for name, value in (("nodes", tuple(stages)), ("output", tuple(outputs)), ("sizes", sizes)):
             object.__setattr__(self, name, value)
@@ -102,14 +102,14 @@ class Graph(Topology):
 
     @classmethod
     def from_einsum(cls, equation: str, rank: int = 2, sizes: Mapping[str, int] | None = None) -> Graph:
-        """Read an einsum equation, as ``"abx,bcy->acxy"``, whose operands become the nodes A, B, C and so on.
+        """Read an einsum equation such as ``"abx,bcy->acxy"``; its operands become the nodes A, B, C and so on.
 
         Parameters
         ----------
         equation : str
-            Operands between commas, then ``->`` and the open indices.
+            Operands separated by commas, then ``->`` and the open indices.
         rank, sizes
-            As for the class.
+            As in `Graph`.
 
         Examples
         --------
@@ -125,13 +125,13 @@ class Graph(Topology):
 
     @classmethod
     def from_adjacency(cls, matrix: Any) -> Graph:
-        """Read a structure-search matrix: the k-th node has a leg of size ``m[k][k]``, and bonds of sizes ``m[j][k]``.
+        """Read a structure-search matrix: node k has a leg of size ``m[k][k]`` and bonds of sizes ``m[j][k]``.
 
         Parameters
         ----------
         matrix : array_like of int, shape (n, n)
-            Symmetric. On the diagonal the sizes of the legs, 0 for a node without one; beside it the sizes of the
-            bonds, 0 or 1 for none.
+            Symmetric. The diagonal contains the sizes of the legs, 0 for a node without a leg; the other entries are
+            the sizes of the bonds, 0 or 1 for no bond.
 
         Notes
         -----
@@ -147,15 +147,15 @@ class Graph(Topology):
         try:
             rows = [[int(entry.__index__()) for entry in row] for row in matrix]
         except (TypeError, AttributeError) as error:
-            raise SpecError(f"an adjacency matrix has rows of integers, got {matrix!r:.80}") from error
+            raise SpecError(f"an adjacency matrix must have rows of integers, got {matrix!r:.80}") from error
         count = len(rows)
         if not count or any(len(row) != count for row in rows):
-            raise SpecError(f"an adjacency matrix is square, got rows of the lengths {[len(row) for row in rows]}")
+            raise SpecError(f"an adjacency matrix must be square, got rows of lengths {[len(row) for row in rows]}")
         for j in range(count):
             for k in range(count):
                 if rows[j][k] != rows[k][j] or rows[j][k] < 0:
                     raise SpecError(
-                        f"entry ({j}, {k}) = {rows[j][k]}, entry ({k}, {j}) = {rows[k][j]}; they must be equal"
+                        f"entry ({j}, {k}) = {rows[j][k]}, entry ({k}, {j}) = {rows[k][j]}; they must be equal and >= 0"
                     )
         legs = [f"o{k}" for k in range(count) if rows[k][k]]
         bonds = {frozenset((j, k)): f"b{j}_{k}" for j in range(count) for k in range(j + 1, count) if rows[j][k] > 1}
@@ -169,17 +169,17 @@ class Graph(Topology):
 
     @property
     def _between(self) -> tuple[str | None, ...]:
-        """The activation of every gap."""
+        """The activation for each gap between stages."""
         gaps = len(self.nodes) - 1
         words: tuple[str | None, ...] | str | None = self.activation
         if not isinstance(words, tuple):
             return (words,) * gaps
         if len(words) != gaps:
-            raise SpecError(f"activation has {len(words)} entries, expected {gaps} (one per gap) or one word")
+            raise SpecError(f"activation has {len(words)} entries, expected {gaps} (one per gap) or a single name")
         return words
 
     def default_layout(self, shape: Sequence[int]) -> Layout:
-        """Legs that follow one another make up an axis: by `sizes`, or one leg per axis."""
+        """Group consecutive legs into axes according to `sizes`, or use one leg per axis."""
         sizes, output = dict(self.sizes), self.output[-1]
         if len(output) == len(shape) and not any(ix in sizes for ix in output):
             return Layout.single(shape)
@@ -191,7 +191,7 @@ class Graph(Topology):
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
         output: tuple[str, ...] = self.output[-1]
         if len(legs) != len(output):
-            raise SpecError(f"the Graph has {len(output)} open indices {output}, the layout {len(legs)} legs")
+            raise SpecError(f"the Graph has {len(output)} open indices {output}, but the layout has {len(legs)} legs")
         repeated = [ix for ix, count in Counter(output).items() if count > 1]
         if repeated:
             raise SpecError(f"output repeats the index {repeated[0]!r}")
@@ -224,7 +224,7 @@ class Graph(Topology):
 
 
 def _is_deep(nodes: Any) -> bool:
-    """Whether nodes are given stage by stage, instead of as a mapping or as pairs of a name and indices."""
+    """Return whether nodes are given stage by stage, rather than as one mapping or as pairs (name, indices)."""
     if isinstance(nodes, Mapping) or not isinstance(nodes, Sequence) or not nodes:
         return False
     first = cast("Sequence[Any]", nodes)[0]
@@ -241,11 +241,11 @@ def _pairs(nodes: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 
 def _inputs(indices: tuple[str, ...], before: Sequence[str]) -> tuple[str, ...]:
-    """The indices through which a node reads the state; none where it has no others."""
+    """Return the indices through which a node reads the state; none if it has no other indices."""
     found = tuple(ix for ix in indices if ix in before)
     return found if len(found) < len(indices) else ()
 
 
 def _node_names(count: int) -> list[str]:
-    """A, B, …, or N0, N1, … where there are more than letters."""
+    """Return A, B, …, or N0, N1, … if there are more than 26."""
     return [chr(ord("A") + k) for k in range(count)] if count <= 26 else [f"N{k}" for k in range(count)]

@@ -15,29 +15,29 @@ from ..spec import NetworkSpec, Node
 def take_over(
     larger: NetworkSpec, params: Mapping[str, np.ndarray], noise: float | None, generator: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Return parameters of a larger network for the weight that a smaller one generates.
+    """Return parameters with which a larger network generates the same weight as a smaller one.
 
-    A parameter of both keeps its entries. Where a bond grows, the node that reads it gets zeros in the new places and
-    the one that makes it normal noise, so that nothing is added to the weight and yet the zeros have gradients. A node
-    that the smaller network does not have is the identity from its inputs to its outputs.
+    A parameter of both networks keeps its entries. Where a bond grows, the new entries are zeros in the node that reads
+    it and normal noise in the node that makes it, so that the weight does not change, but the zeros have gradients. A
+    node that the smaller network does not have is the identity from its inputs to its outputs.
 
     Parameters
     ----------
     larger : NetworkSpec
     params : mapping of str to array
-        Of the smaller network, by the names that they have in the larger one.
+        Parameters of the smaller network, under their names in the larger one.
     noise : float or None
-        Standard deviation of the noise: in new places in units of the root mean square of the parameter (by default
-        0.1), in new nodes as it is (by default 0; otherwise the weight changes).
+        Standard deviation of the noise: for new entries of a parameter, relative to its root mean square (by default
+        0.1); for new nodes, absolute (by default 0; otherwise the weight changes).
     generator : numpy.random.Generator
 
     Raises
     ------
     SpecError
-        If the larger network lacks one of the parameters, or has a smaller one.
+        If a parameter is missing from the larger network, or smaller there.
     """
     if missing := sorted(set(params) - set(larger.param_shapes)):
-        raise SpecError(f"the larger network has no parameter {missing[0]!r} to take over that of the smaller one")
+        raise SpecError(f"the larger network has no parameter {missing[0]!r}, but the smaller one has it")
     zeros = _zero_holders(larger)
     found: dict[str, np.ndarray] = {}
     for node in larger.nodes:
@@ -51,7 +51,7 @@ def take_over(
             continue
         array = params[node.param]
         if array.ndim != len(shape) or any(a > b for a, b in zip(array.shape, shape)):
-            raise SpecError(f"node {node.name!r} has the shape {array.shape}, and cannot grow to {shape}")
+            raise SpecError(f"node {node.name!r} has the shape {array.shape} and cannot grow to {shape}")
         scale = (0.1 if noise is None else noise) * math.sqrt(float(np.mean(np.abs(array) ** 2)))
         grown = np.asarray(scale * generator.standard_normal(shape), array.dtype)
         grown[tuple(slice(n) for n in array.shape)] = array
@@ -63,14 +63,14 @@ def take_over(
 
 
 def _zero_holders(spec: NetworkSpec) -> dict[str, str]:
-    """For every bond the node that gets the zeros: the last that takes it as an input, else the last that has it."""
+    """Return, for every bond, the node that gets the zeros: the last that reads it, else the last that has it."""
     nodes = [node for node in spec.nodes if node.param is not None]
     read = {ix for node in nodes for ix in node.inputs}
     return {ix: node.name for node in nodes for ix in node.indices if ix in node.inputs or ix not in read}
 
 
 def _identity(node: Node, shape: Shape) -> np.ndarray:
-    """The identity from the inputs of a node to its outputs, in the order of its axes."""
+    """Return the identity from a node's inputs to its outputs, in the order of its axes."""
     sizes = dict(zip(node.indices, shape))
     order = [*node.outputs, *node.inputs]
     matrix = np.eye(math.prod(sizes[ix] for ix in node.outputs), math.prod(sizes[ix] for ix in node.inputs))

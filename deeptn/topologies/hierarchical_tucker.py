@@ -31,11 +31,11 @@ class HierarchicalTucker(Topology):
     Parameters
     ----------
     rank : int
-        Largest size of a bond, cut as for `Tree`; at a leg to the size of the leg.
+        Maximum size of a bond, limited as in `Tree`; next to a leg, at most the size of the leg.
 
     Notes
     -----
-    ``sum_k n[k]·r[k]`` and, for each transfer tensor, the product of its bonds. The default layout is `TensorTrain`'s.
+    Each ``U`` has ``n[k]·r[k]`` parameters, each ``B`` the product of its bonds. The default layout is `TensorTrain`'s.
 
     Source: Hackbusch & Kühn, J. Fourier Anal. Appl. 15, 706 (2009); Grasedyck, SIAM J. Matrix Anal. Appl. 31, 2029
     (2010).

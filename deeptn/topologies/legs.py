@@ -1,4 +1,4 @@
-"""Legs as families sort them: the two sides of a matrix, pairs of both, names, and how many are needed."""
+"""Helpers for legs: a minimum number, names, the two sides of a matrix, and pairs of row and column legs."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from ..spec import Leg
 
 
 def need_legs(legs: Sequence[Leg], least: int, what: str) -> None:
-    """Raise `SpecError` for fewer legs than a family needs, 1 or 2."""
+    """Raise `SpecError` if there are fewer legs than a family needs (1 or 2)."""
     if len(legs) >= least:
         return
     if least == 1:
-        raise SpecError(f"a {what} network needs at least 1 leg, got none; a weight of one entry has none")
+        raise SpecError(f"a {what} network needs at least 1 leg, got none; a weight with one entry has no legs")
     raise SpecError(f"a {what} needs at least {least} legs, got {len(legs)}; choose a layout with smaller factors")
 
 
 def names(legs: Sequence[Leg]) -> tuple[str, ...]:
-    """Names of the legs."""
+    """Return the names of the legs."""
     return tuple(leg.name for leg in legs)
 
 
 def sides(legs: Sequence[Leg], what: str) -> tuple[list[Leg], list[Leg]]:
-    """The legs of axis 0 (rows of the matrix) and all others (columns); `SpecError` where either has none."""
+    """Return the legs of axis 0 (rows of the matrix) and all others (columns); `SpecError` if either is empty."""
     rows, columns = [leg for leg in legs if leg.axis == 0], [leg for leg in legs if leg.axis != 0]
     if not rows or not columns:
         raise SpecError(
@@ -33,5 +33,5 @@ def sides(legs: Sequence[Leg], what: str) -> tuple[list[Leg], list[Leg]]:
 
 
 def matched(rows: Sequence[Leg], columns: Sequence[Leg]) -> list[tuple[tuple[Leg, ...], tuple[Leg, ...]]]:
-    """The k-th row leg beside the k-th column leg; the longer side goes on alone."""
+    """Pair the k-th row leg with the k-th column leg; surplus legs of the longer side stay alone."""
     return [(tuple(rows[k : k + 1]), tuple(columns[k : k + 1])) for k in range(max(len(rows), len(columns)))]

@@ -19,7 +19,7 @@ from .registry import register_topology
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class LowRank(Topology):
-    """A product of two matrices, rows times rank and rank times columns.
+    """A product of two matrices, of shapes (rows, rank) and (rank, columns).
 
     ::
 
@@ -28,11 +28,11 @@ class LowRank(Topology):
     Parameters
     ----------
     rank : int
-        Size of the bond, cut to the smaller side of the matrix.
+        Size of the bond, at most the smaller side of the matrix.
 
     Notes
     -----
-    ``rank·(rows + columns)`` parameters, columns being all axes but the first.
+    ``rank·(rows + columns)`` parameters; the columns are all axes except the first.
 
     Examples
     --------

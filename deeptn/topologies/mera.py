@@ -15,9 +15,9 @@ from .registry import register_topology
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class MERA(Topology):
-    r"""Layers of isometries and disentanglers (multi-scale entanglement renormalisation ansatz), from the top down.
+    r"""Layers of isometries and disentanglers (multi-scale entanglement renormalization ansatz), from the top down.
 
-    Every stage splits each block by an isometry w; disentanglers u then act across the boundaries of the blocks::
+    Every stage splits each block with an isometry w; disentanglers u then act across the boundaries of the blocks::
 
               w            stage 1
              / \
@@ -31,18 +31,18 @@ class MERA(Topology):
     Parameters
     ----------
     rank, activation, normalize
-        As for `Tree`.
+        As in `Tree`.
     arity : int
-        2 for the binary, 3 for the ternary MERA.
+        2 for the binary MERA, 3 for the ternary MERA.
     cyclic : bool
-        Whether the last leg is a neighbour of the first.
+        Whether the last leg is a neighbor of the first.
     shared : bool
-        Nodes of one kind and shape have one parameter: the scale-invariant MERA.
+        Whether nodes of the same kind and shape share one parameter (the scale-invariant MERA).
 
     Notes
     -----
-    An isometry with bond r above and s, t below has r·s·t parameters, a disentangler on bonds s and t has s²·t². Both
-    are marked as isometric.
+    An isometry with a bond r above and bonds s and t below has r·s·t parameters; a disentangler on bonds s and t has
+    s²·t². Both are marked as isometric.
 
     Source: Vidal, Phys. Rev. Lett. 101, 110501 (2008); Evenbly & Vidal, Phys. Rev. B 79, 144108 (2009);
     arXiv:2606.00130 (deep MERA).

@@ -29,13 +29,13 @@ class PEPS(Topology):
     rank : int
         Size of the bonds.
     columns : int, optional
-        Cores in a row, by default the smallest number that makes no more rows than columns. The last row takes what
-        is left.
+        Number of cores in a row; by default, the smallest for which there are no more rows than columns. The last row
+        gets the remaining cores.
 
     Notes
     -----
-    ``sum_k n[k]·rank^(neighbours of k)`` parameters. Contracting a grid costs exponentially much in its shorter side.
-    The default layout is `TensorTrain`'s.
+    ``sum_k n[k]·rank^(neighbors of k)`` parameters. The cost of contracting a grid is exponential in its shorter
+    side. The default layout is `TensorTrain`'s.
 
     Source: Verstraete & Cirac, arXiv:cond-mat/0407066.
 

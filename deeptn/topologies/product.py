@@ -26,12 +26,12 @@ class Product(Combined):
     Parameters
     ----------
     terms : tuple of Topology
-        At least one; the last may not be a `Sum`. Layout, sizes and names as for `Sum`.
+        At least one; the last cannot be a `Sum`. Layout, sizes and names work as in `Sum`.
 
     Notes
     -----
-    The parameters of all terms together; the rank is at most the product of theirs. A product of linear networks is
-    one linear network, whose legs are hyper-indices.
+    The number of parameters is the sum over the terms; the rank of W is at most the product of their ranks. A product
+    of linear networks is one linear network, whose legs are hyper-indices.
 
     Source: Hyeon-Woo, Ye-Bin & Oh, arXiv:2108.06098 (FedPara).
 
@@ -48,10 +48,10 @@ class Product(Combined):
 
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
         stages, ends, sizes = parallel(self.terms, legs)
-        if len(stages) == len(self.terms):  # all of them one stage: one network
+        if len(stages) == len(self.terms):  # every term is one stage: merge them into one network
             nodes = tuple(node for stage in stages for node in stage.nodes)
             return NetworkSpec(legs, (Stage(nodes, stages[-1].output),), sizes)
         if stages[-1].add:
-            raise SpecError("the last term of a Product may not be a Sum; put another one last")
+            raise SpecError("the last term of a Product may not be a Sum; put another term last")
         stages[-1] = replace(stages[-1], multiply=(*stages[-1].multiply, *ends[:-1]))
         return NetworkSpec(legs, tuple(stages), sizes)

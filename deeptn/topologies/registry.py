@@ -1,4 +1,4 @@
-"""Families by name: registered, described, and as plain data."""
+"""Topologies by name: how they are registered, described, and converted to plain data."""
 
 # pyright: reportUnnecessaryIsInstance=false
 # Arguments are checked at run time, whatever their annotations say.
@@ -11,13 +11,13 @@ from ..base import Registry, is_list, is_object
 from ..errors import FormatError, SpecError, near_match
 from .base import Topology
 
-#: Installed packages name their families in this group of entry points; they are imported when one is looked for.
+#: Installed packages list their families in this entry-point group, which is imported when a name is not found.
 _REGISTRY: Registry[type[Topology]] = Registry("topology", group="deeptn.topologies")
 T = TypeVar("T", bound="type[Topology]")
 
 
 def register_topology(cls: T) -> T:
-    """Class decorator: make a topology known by its class name.
+    """Class decorator: register a topology under its class name.
 
     Examples
     --------
@@ -25,7 +25,7 @@ def register_topology(cls: T) -> T:
     LowRank(rank=8)
     """
     if not (isinstance(cls, type) and issubclass(cls, Topology) and "__dataclass_fields__" in vars(cls)):
-        raise SpecError(f"{cls!r} is not a topology: derive from deeptn.Topology and decorate as a frozen dataclass")
+        raise SpecError(f"{cls!r} is not a topology: derive from deeptn.Topology and decorate it as a frozen dataclass")
     if getattr(cls, "size_field", None) not in {field.name for field in fields(cls)}:
         raise SpecError(
             f"{cls.__name__}.size_field must name one of its fields, got {getattr(cls, 'size_field', None)!r}"
@@ -34,20 +34,20 @@ def register_topology(cls: T) -> T:
 
 
 def topology(given: Topology | str) -> Topology:
-    """Return a topology as it is, or make one with its defaults from its name."""
+    """Return a topology unchanged, or create one with default fields from its name."""
     if isinstance(given, Topology):
         return given
     if isinstance(given, type) and issubclass(given, Topology):
         raise SpecError(f"got the class {given.__name__}; write {given.__name__}()")
     if not isinstance(given, str):
         raise SpecError(
-            f"a topology is expected, for example deeptn.BrickWall(layers=2) or 'BrickWall'; got {given!r:.80}"
+            f"expected a topology, for example deeptn.BrickWall(layers=2) or 'BrickWall'; got {given!r:.80}"
         )
     return _REGISTRY[given]()
 
 
 def describe(given: Topology | None) -> str:
-    """Name a topology with its size and what differs from its defaults; ``"Graph"`` for None.
+    """Return the name of a topology with its size and all non-default fields; ``"Graph"`` for None.
 
     Examples
     --------
@@ -70,7 +70,7 @@ def _described(value: Any) -> str:
 
 
 def topology_names() -> tuple[str, ...]:
-    """Names of the registered topologies, those of installed packages included.
+    """Return the names of the registered topologies, including those of installed packages.
 
     Examples
     --------
@@ -81,12 +81,12 @@ def topology_names() -> tuple[str, ...]:
 
 
 def topology_to_dict(given: Topology) -> dict[str, Any]:
-    """Plain data for JSON: the class name and the fields."""
+    """Return plain data for JSON: the class name and the fields."""
     return {"name": type(given).__name__} | {f.name: _plain(getattr(given, f.name)) for f in fields(given)}
 
 
 def topology_from_dict(data: Any) -> Topology:
-    """Inverse of `topology_to_dict` (lists become tuples); `FormatError` for data of another form."""
+    """Inverse of `topology_to_dict` (lists become tuples); raises `FormatError` for malformed data."""
     if not is_object(data) or not isinstance(data.get("name"), str):
         raise FormatError(f"a topology needs a 'name', got {data!r:.80}")
     try:

@@ -13,7 +13,7 @@ from .registry import register_topology
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class Sum(Combined):
-    """The sum of several networks, for example a low-rank matrix and what a brick wall adds to it.
+    """The sum of several networks, for example a low-rank matrix plus a brick wall.
 
     ::
 
@@ -24,14 +24,14 @@ class Sum(Combined):
     Parameters
     ----------
     terms : tuple of Topology
-        At least one. The default layout is that of the last, which is also the one that `at_budget` varies; the
-        others keep their sizes. Nodes and parameters of term k are named ``T{k}_…``.
+        At least one. The last term defines the default layout; `at_budget` varies only its size. Nodes and parameters
+        of term k are named ``T{k}_…``.
 
     Notes
     -----
-    The parameters of all terms together. A sum of linear networks can be applied without forming W.
+    The number of parameters is the sum over the terms. A sum of linear networks can be applied without forming W.
 
-    Source: for a residual of low rank, Candès, Li, Ma & Wright, arXiv:0912.3599.
+    Source: Candès, Li, Ma & Wright, arXiv:0912.3599 (for a low-rank matrix plus a residual).
 
     Examples
     --------

@@ -27,9 +27,9 @@ class TensorRing(Topology):
     Parameters
     ----------
     rank : int or tuple of int
-        Size of the bonds, all or each; the last one closes the ring.
+        Size of all bonds, or of each bond; the last one closes the ring.
     shared : bool
-        Cores of one shape have one parameter: the translation-invariant ring.
+        Whether cores of the same shape share one parameter (the translation-invariant ring).
 
     Notes
     -----

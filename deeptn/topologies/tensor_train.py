@@ -28,14 +28,14 @@ class TensorTrain(Topology):
     Parameters
     ----------
     rank : int or tuple of int
-        Size of the bonds, all or each. A bond is cut to the largest rank that its two sides allow.
+        Size of all bonds, or of each bond; at most the largest rank that the two sides of the bond allow.
     shared : bool
-        Cores of one shape have one parameter: the uniform train.
+        Whether cores of the same shape share one parameter (the uniform train).
 
     Notes
     -----
-    ``sum_k r[k-1]·n[k]·r[k]`` parameters with r[-1] = r[Q-1] = 1. The default layout pads to binary legs, like
-    `BrickWall`'s, in the order rows, columns.
+    ``sum_k r[k-1]·n[k]·r[k]`` parameters with r[-1] = r[Q-1] = 1. The default layout, like that of
+    `BrickWall`, pads to binary legs, rows first and then columns.
 
     Source: Oseledets, SIAM J. Sci. Comput. 33, 2295 (2011).
 

@@ -1,4 +1,4 @@
-"""Trees (TTN)."""
+"""Tree tensor networks (TTN)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .registry import register_topology
 class Tree(Topology):
     r"""A tree from one top tensor down to the legs (tree tensor network, TTN).
 
-    Every stage splits each block of neighbouring legs, so the state widens from stage to stage, with an activation in
+    Every stage splits each block of neighboring legs, so that the state widens from stage to stage, with activations in
     between::
 
               t            stage 1: two indices
@@ -32,21 +32,21 @@ class Tree(Topology):
     Parameters
     ----------
     rank : int
-        Largest size of a bond. The bond above a block is never larger than the block's legs together, nor than
-        all other legs together.
+        Maximum size of a bond. The bond above a block is never larger than the product of the block's leg sizes, nor
+        than the product of all other leg sizes.
     activation : str or None
-        As for `BrickWall`. None gives the ordinary (linear) tree tensor network.
+        As in `BrickWall`. None gives the ordinary (linear) tree tensor network.
     normalize : {"rms", None}
-        As for `BrickWall`.
+        As in `BrickWall`.
     arity : int
-        Into how many parts a node splits its block.
+        Number of parts into which a node splits its block.
     balanced : bool
-        Whether the parts are of equal length. Otherwise each is a single leg but the last, which holds the rest (a
-        caterpillar).
+        Whether the parts have about equal length. Otherwise, each part is a single leg, except the last, which
+        contains the rest (a caterpillar).
 
     Notes
     -----
-    A node with bond r above and s, t below has r·s·t parameters, the top s·t. Nodes are marked as isometries.
+    A node with a bond r above and bonds s, t below has r·s·t parameters, the top node s·t. All are marked as isometric.
 
     Source: arXiv:2606.00130 (deep TTN); Shi, Duan & Vidal, Phys. Rev. A 74, 022320 (2006) for the linear tree.
 

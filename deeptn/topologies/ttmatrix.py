@@ -1,4 +1,4 @@
-"""Matrices as tensor trains: a row leg and a column leg for each core."""
+"""Matrices as tensor trains: each core has a row leg and a column leg."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .registry import register_topology
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class TTMatrix(Topology):
-    """Core k carries the k-th row leg and the k-th column leg (TT-matrix, matrix product operator).
+    """A train whose core k has the k-th row leg and the k-th column leg (TT-matrix, matrix product operator).
 
     ::
 
@@ -30,14 +30,14 @@ class TTMatrix(Topology):
     Parameters
     ----------
     rank : int or tuple of int
-        Size of the bonds, all or each. A bond is cut to the largest rank that its two sides allow.
+        Size of all bonds, or of each bond; at most the largest rank that the two sides of the bond allow.
     shared : bool
-        Cores of one shape have one parameter: the uniform train.
+        Whether cores of the same shape share one parameter (the uniform train).
 
     Notes
     -----
-    ``sum_k r[k-1]·m[k]·n[k]·r[k]`` parameters. If one side has fewer legs, its cores at the end have one leg only.
-    The default layout cuts the axes into exact factors near 8, interleaved.
+    ``sum_k r[k-1]·m[k]·n[k]·r[k]`` parameters. If one side has fewer legs, the last cores have only one leg.
+    The default layout splits the axes exactly into factors near 8, interleaved.
 
     Source: Novikov, Podoprikhin, Osokin & Vetrov, arXiv:1509.06569, section 4.
 

@@ -20,7 +20,7 @@ from .registry import register_topology
 @register_topology
 @dataclass(frozen=True, kw_only=True)
 class Tucker(Topology):
-    r"""A core with one bond per leg, and a factor matrix on each (Tucker decomposition).
+    r"""A core with one bond per leg, and a factor matrix on each bond (Tucker decomposition).
 
     ::
 
@@ -31,11 +31,11 @@ class Tucker(Topology):
     Parameters
     ----------
     rank : int or tuple of int
-        Size of the bonds, all or each, cut to the size of the leg.
+        Size of all bonds, or of each bond; at most the size of the leg.
 
     Notes
     -----
-    ``prod_k r[k] + sum_k n[k]·r[k]`` parameters. The default layout cuts the axes into exact factors near 8.
+    ``prod_k r[k] + sum_k n[k]·r[k]`` parameters. The default layout splits the axes exactly into factors near 8.
 
     Source: Tucker, Psychometrika 31, 279 (1966); De Lathauwer, De Moor & Vandewalle, SIAM J. Matrix Anal. Appl. 21,
     1253 (2000).
@@ -69,7 +69,7 @@ class Tucker(Topology):
         shapes = spec.param_shapes
         spare = (1,) * (tensor.ndim == 1)  # TensorLy needs two axes
         with tensorly.backend.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
-            # Where a rank is above what the others allow, TensorLy says so and returns fewer columns, filled up below.
+            # If a rank is above what the others allow, TensorLy warns and returns fewer columns; they are padded below.
             warnings.simplefilter("ignore", UserWarning)
             how: dict[str, Any] = {"init": "svd", "n_iter_max": 50, "tol": 1e-8, "random_state": 0}
             core, factors = tucker.tucker(tensor.reshape(*tensor.shape, *spare), [*shapes["core"], *spare], **how)
@@ -84,7 +84,7 @@ class Tucker(Topology):
 
 
 def tucker_network(legs: tuple[Leg, ...], bonds: Sequence[int], terms: int) -> NetworkSpec:
-    """A core with a factor on each leg; with several terms all of them share an index."""
+    """Build a core with a factor on each leg; with several terms, all nodes share an index that numbers the terms."""
     sizes = {f"b{k}": min(rank, leg.size) for k, (rank, leg) in enumerate(zip(bonds, legs))}
     term = {"t": terms} if terms > 1 else {}
     nodes = [Node("core", (*sizes, *term))]

@@ -1,4 +1,4 @@
-"""Gates on wires: how circuit-like families are written down."""
+"""Gates on wires: a builder for circuit-like families."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ..spec import Leg, NetworkSpec, Node, stack
 
 
 class Wires:
-    """Collects nodes that act on the wires of a state, layer by layer; what is left in the end are the legs.
+    """Collects nodes that act on the wires of a state, layer by layer; the wires left at the end become the legs.
 
     Parameters
     ----------
     legs : tuple of Leg
-        One for each wire that is left.
+        One for each wire left at the end.
     """
 
     def __init__(self, legs: tuple[Leg, ...]):
@@ -24,7 +24,7 @@ class Wires:
         self._layers: list[tuple[list[Node], tuple[str, ...]]] = []
 
     def constant(self, name: str, entries: Sequence[float]) -> str:
-        """A wire with a fixed state."""
+        """Add a wire with a fixed state, and return its name."""
         self._sizes[name] = len(entries)
         self._nodes.append(Node(name, (name,), constant=tuple(entries)))
         return name
@@ -37,10 +37,10 @@ class Wires:
         isometric: bool = False,
         shared: bool = False,
     ) -> tuple[str, ...]:
-        """Add a node from some wires to others, which have a name and a size; return their names.
+        """Add a node from input wires to new wires, given as (name, size) pairs; return the new names.
 
-        The axes of an isometry are its inputs and then its outputs, otherwise the other way round. With `shared` all
-        nodes of one kind (the last word of the name, without its number) and shape have one parameter.
+        The axes of an isometry are its inputs, then its outputs; for others, it is the other way around. With `shared`,
+        all nodes of the same kind (the last word of the name, without its number) and shape share a parameter.
         """
         self._sizes |= dict(outputs)
         new = tuple(wire for wire, _ in outputs)
@@ -56,7 +56,7 @@ class Wires:
         self._nodes = []
 
     def network(self, activation: str | None, normalize: str | None) -> NetworkSpec:
-        """The network whose last wires are the legs; an activation follows every layer but the last."""
+        """Return the network, with its last wires as the legs; an activation follows every layer except the last."""
         final = dict(zip(self._layers[-1][1], (leg.name for leg in self._legs), strict=True))
 
         def named(indices: Sequence[str]) -> tuple[str, ...]:

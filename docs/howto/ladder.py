@@ -1,4 +1,4 @@
-"""A topology of one's own: a ladder, even legs on the upper rail, odd legs on the lower one."""
+"""A custom topology: a ladder, with even legs on the upper rail and odd legs on the lower one."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""A deep topology of one's own: gates on two levels, and a connection that skips both."""
+"""A custom deep topology: gates on two levels, and a connection that skips both."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +14,7 @@ from deeptn.testing import check_laws
 @dtn.register_topology
 @dataclass(frozen=True, kw_only=True)
 class SkipWall(dtn.Topology):
-    """Blocks of two levels: gates on (0,1), (2,3), …, then on (1,2), (3,4), …, to which the block's input is added."""
+    """Blocks of two levels: gates on (0,1), (2,3), …, then on (1,2), (3,4), …, plus the block's input."""
 
     blocks: int = 1
     activation: str = "relu"

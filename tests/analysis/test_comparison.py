@@ -114,7 +114,7 @@ def test_plots(tmp_path):
     ("call", "match"),
     [
         (lambda: dtn.compare(np.ones(8)), "two axes"),
-        (lambda: dtn.compare(WEIGHT, inputs=np.ones((5, 7))), r"expected an array \(N, 40\)"),
+        (lambda: dtn.compare(WEIGHT, inputs=np.ones((5, 7))), r"expected \(N, 40\)"),
         (lambda: dtn.compare(WEIGHT, budget=0), "budget"),
         (lambda: dtn.analysis.compressibility(WEIGHT, (0,)), "positive numbers"),
         (lambda: dtn.analysis.compressibility(WEIGHT, (10,), most=-1), "most"),

@@ -1,4 +1,4 @@
-"""Rank bounds against brute force and random draws, spectra against quimb, light cones against networkx."""
+"""Check rank bounds against brute force and random draws, spectra against quimb, light cones against networkx."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def test_a_random_draw_never_exceeds_the_bound(net):
 
 
 def brute_force(net: dtn.Network, inside: set[str]) -> int:
-    """Every bipartition of the nodes of a linear network; an index on both sides is cut."""
+    """Return the minimal cut over all bipartitions of a linear network's nodes; an index on both sides is cut."""
     total = 0
     for number in net.spec.summands:
         best = None
@@ -79,7 +79,7 @@ def test_generic_networks_reach_their_bound(family):
 
 
 def test_depth_and_activation_raise_the_rank_of_a_brick_wall():
-    """M=1 is a train of ranks 2, 4, 2, …; two linear layers reach 16, with ReLU nearly all of 64."""
+    """M=1 is a tensor train of ranks 2, 4, 2, …; two linear layers reach rank 16, with ReLU nearly the full 64."""
     ranks = {}
     for layers, activation in ((1, None), (2, None), (2, "relu")):
         net = dtn.network(dtn.BrickWall(layers=layers, activation=activation), (64, 64))
@@ -120,7 +120,7 @@ def test_inspect_says_the_same_of_the_weight(library):
 @nets
 def test_light_cones_are_the_ancestors(net):
     if any(not node.inputs for stage in net.spec.stages[1:] for node in stage.nodes):
-        return  # an undirected node passes on everything
+        return  # a node without marked inputs passes everything on
     graph = nx.DiGraph()
     for number, stage in enumerate(net.spec.stages):
         before = {ix for source in net.spec.sources(number) for ix in net.spec.stages[source].output}
@@ -144,7 +144,7 @@ def test_light_cones_are_the_ancestors(net):
 def test_light_cone_of_a_brick_wall_widens_by_a_gate_per_half_layer():
     net = dtn.network(dtn.BrickWall(layers=2), (256, 256))
     sizes = [len(dtn.analysis.light_cone(net, leg.name)) for leg in net.layout.legs]
-    inner = 1 + 2 + 3 + 4  # half-layers from the last one back
+    inner = 1 + 2 + 3 + 4  # gates in each half-layer, from the last one back
     assert sizes[:8] == [1 + 1 + 2, 1 + 2 + 2 + 3, 1 + 2 + 2 + 3, *[inner] * 5]
 
 
@@ -152,7 +152,7 @@ def test_bad_cuts():
     net = NETWORKS["train"]
     with pytest.raises(dtn.SpecError, match="unknown leg 'a0_9'; expected one of"):
         dtn.analysis.rank_bound(net, ["a0_9"])
-    with pytest.raises(dtn.SpecError, match="a cut has legs on both sides, got 0 of 8"):
+    with pytest.raises(dtn.SpecError, match="a cut needs legs on both sides, got 0 of 8"):
         dtn.analysis.rank_bound(net, [])
     with pytest.raises(dtn.SpecError, match="unknown leg 'b0'"):
         dtn.analysis.light_cone(net, "b0")

@@ -1,4 +1,4 @@
-"""Drawings: nothing is cut off, nothing is written over, everything is there."""
+"""Check drawings: nothing is cut off, text covers nothing, nothing is missing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..market import NETWORKS, nets
 
 
 def nodes_drawn(figure):
-    """Centres of the nodes; hyper-indices are smaller dots without an edge."""
+    """Return the centers of the nodes, without the smaller dots of hyper-indices."""
     nodes = [c for c in figure.axes[0].collections if c.get_zorder() == 3]
     return np.concatenate([np.asarray(c.get_offsets()) for c in nodes])
 

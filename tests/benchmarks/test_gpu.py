@@ -1,4 +1,4 @@
-"""`benchmarks/gpu.py` runs where deeptn is not installed, on a few of its requirements."""
+"""Check that `benchmarks/gpu.py` runs without deeptn installed and with only a few of its requirements."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ import torch
 
 ROOT = Path(__file__).parents[2]
 
-#: What such a machine has.
+#: Packages installed on such a machine.
 PRESENT = ("numpy", "autoray", "cotengra", "rich", "torch")
 
-#: Runs first: some packages are not found, and deeptn has no entry points, as in a checkout.
+#: Runs first: hides some packages, and deeptn's entry points, which a checkout does not have.
 BARE = """
 import importlib.machinery, importlib.metadata, json, runpy, sys
 missing = set(json.loads({missing!r}))
@@ -37,7 +37,7 @@ importlib.metadata.entry_points = lambda **wanted: (
 
 
 def closure(names: tuple[str, ...]) -> set[str]:
-    """Distributions, and what they require."""
+    """Return the distributions with everything they require."""
     found: set[str] = set()
     waiting = [*names]
     while waiting:
@@ -54,7 +54,7 @@ def closure(names: tuple[str, ...]) -> set[str]:
 
 
 def bare(code: str, *present: str) -> str:
-    """What a process prints that has these packages and what they require, but nothing else beside Python."""
+    """Run code in a process that has only these packages and their requirements; return what it prints."""
     there = closure(present)
     modules = importlib.metadata.packages_distributions()
     own = {"deeptn", "deeptn_torch", "deeptn_jax", "deeptn_demo"}
@@ -86,7 +86,7 @@ runpy.run_path("benchmarks/gpu.py", run_name="__main__")
 
 @pytest.mark.slow
 def test_without_jax_torch_has_its_own_engine():
-    """ml_dtypes, which JAX brings, is missing too."""
+    """ml_dtypes, which JAX installs, is missing too."""
     code = """
 import deeptn, deeptn_torch, torch
 net = deeptn.network(deeptn.BrickWall(layers=2), (8, 8))
@@ -140,7 +140,7 @@ def test_what_is_wrong_is_written_down_and_does_not_stop_the_others(script, monk
 
 
 def test_the_clock_of_a_device(script, monkeypatch):
-    """Events, graphs and memory as CUDA has them, of which this machine may have none."""
+    """Fake CUDA's events, graphs and memory, since this machine may have no GPU."""
     calls: list[str] = []
 
     class Event:

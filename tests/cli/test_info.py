@@ -1,4 +1,4 @@
-"""``deeptn``, ``deeptn list`` and ``deeptn info``."""
+"""Test ``deeptn``, ``deeptn list`` and ``deeptn info``."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_list_of_another_shape(capsys):
     lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert "LowRank" in lines
     assert main(["list", "--shape", "seven"]) == 1
-    assert "write the sizes between commas" in capsys.readouterr().err
+    assert "separate the sizes with commas" in capsys.readouterr().err
 
 
 def test_info_about_a_network(tmp_path, capsys):
@@ -61,7 +61,7 @@ def test_info_about_a_model(tmp_path, capsys):
     _, first, second, others, last = capsys.readouterr().out.splitlines()
     assert first.split()[:2] == ["fc", "linear"]
     assert "TTMatrix(rank=2)" in first
-    assert "a network of its own" in second
+    assert "custom network" in second
     assert others == "2 other tensors: 74 numbers, 296 bytes"
     assert last.endswith("the same weights dense: 3.0 KB")
 

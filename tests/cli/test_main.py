@@ -1,4 +1,4 @@
-"""The ``deeptn`` command itself."""
+"""Test the ``deeptn`` command itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""There and back: quimb and TensorNetwork contract to the same, and what they hold comes back."""
+"""Test round trips: quimb and TensorNetwork contract to the same weight, and their networks convert back."""
 
 from __future__ import annotations
 
@@ -82,10 +82,10 @@ def test_a_deep_product_comes_back():
 
 def test_what_does_not_come_back():
     net = NETWORKS["residual"]
-    with pytest.raises(dtn.SpecError, match="network 4 has 2 tensors STATE; only chains of stages"):
+    with pytest.raises(dtn.SpecError, match="network 4 has 2 STATE tensors; only chains of stages"):
         dtn.from_quimb(dtn.to_quimb(net, net.init()), activation="relu")
     net = NETWORKS["product-deep"]
-    with pytest.raises(dtn.SpecError, match="a product of sums, which does not come back"):
+    with pytest.raises(dtn.SpecError, match="a product of sums, which is not supported"):
         dtn.from_quimb(dtn.to_quimb(net, net.init()), [x.name for x in net.spec.legs], None, net.layout, "relu", "rms")
 
 
@@ -97,7 +97,7 @@ def test_there_and_back(name):
     (tn,) = dtn.to_quimb(net, params)
     names = [leg.name for leg in net.spec.legs]
     again, arrays = dtn.from_quimb(tn, output=names, layout=net.layout)
-    assert again.num_params >= net.num_params  # constants and shared tensors become parameters of their own
+    assert again.num_params >= net.num_params  # constants and shared tensors become separate parameters
     assert close(again.materialize(arrays), weight, 1e-12)
     ((nodes, edges),) = dtn.to_tensornetwork(net, params)
     again, arrays = dtn.from_tensornetwork(nodes, edges, layout=net.layout)

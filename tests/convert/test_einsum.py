@@ -1,4 +1,4 @@
-"""Equations for einsum, and nodes of TensorNetwork, of every family."""
+"""Test einsum equations and TensorNetwork nodes of every family."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Graphs of networkx."""
+"""Test conversion to networkx graphs and back."""
 
 from __future__ import annotations
 

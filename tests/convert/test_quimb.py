@@ -1,4 +1,4 @@
-"""Networks that quimb makes."""
+"""Test networks made by quimb."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_open_indices_are_checked():
         dtn.from_quimb(mps, output=["q"])
     with pytest.raises(dtn.SpecError, match="repeats the index 'k0'"):
         dtn.from_quimb(mps, output=["k0", "k0"])
-    with pytest.raises(dtn.SpecError, match="the layout has legs of sizes"):
+    with pytest.raises(dtn.SpecError, match="the layout has leg sizes"):
         dtn.from_quimb(mps, layout=dtn.Layout((4, 8)))
     with pytest.raises(dtn.LayoutError, match="do not make up the shape"):
         dtn.from_quimb(mps, shape=(3, 5))

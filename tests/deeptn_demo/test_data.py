@@ -1,4 +1,4 @@
-"""Loaders, on tiny files in the true format and on the real ones where they are installed."""
+"""Test the loaders on tiny files in the real format, and on the real files where they are installed."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def test_a_local_folder(tmp_path, zipped, name):
 
 
 BROKEN = {
-    "magic": (b"\1\0\x08\1\0\0\0\0", "no IDX file"),
-    "floats": (b"\0\0\x0d\1\0\0\0\0", "no IDX file"),
-    "short": (b"\0\0", "no IDX file"),
+    "magic": (b"\1\0\x08\1\0\0\0\0", "not an IDX file"),
+    "floats": (b"\0\0\x0d\1\0\0\0\0", "not an IDX file"),
+    "short": (b"\0\0", "not an IDX file"),
     "header": (b"\0\0\x08\3\0\0\0\1", "header is cut off"),
-    "data": (idx(np.zeros((2, 3), np.uint8))[:-1], r"the header says \(2, 3\), 5 bytes follow"),
+    "data": (idx(np.zeros((2, 3), np.uint8))[:-1], r"the header says \(2, 3\), but 5 bytes follow"),
     "surplus": (idx(np.zeros((2, 3), np.uint8)) + b"x", "7 bytes follow"),
 }
 
@@ -126,6 +126,7 @@ def test_digits():
     assert images.test_x.shape == (359, 1, 8, 8)
     assert set(images.test_y.tolist()) == set(range(10))
     assert abs(float(images.train_x.mean())) < 1e-5
+    assert float(images.train_x.std()) == pytest.approx(1.0, abs=1e-4)
 
 
 @pytest.mark.skipif(not SYSTEM.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")

@@ -1,4 +1,4 @@
-"""The main job, shortened, through the command line."""
+"""Run a shortened main job from the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 import torch
 from deeptn_demo import experiment
 from deeptn_demo.data import Images, load_images
-from deeptn_demo.experiment import SETTINGS, ConvNet, Result, methods, run_seed, summarize
+from deeptn_demo.experiment import SETTINGS, ConvNet, Result, methods, run_seed, steps, summarize
+from deeptn_demo.page import takeaway
 from deeptn_demo.scores import accuracy, mean_loss
 from deeptn_torch import load_model
 from deeptn_torch.train import train
@@ -27,7 +28,7 @@ command = importlib.import_module("deeptn_demo.command")
 
 @pytest.fixture
 def short(monkeypatch):
-    """One epoch each."""
+    """Shorten the small setting: two epochs of training, one of healing, one number of layers."""
     setting = replace(
         SETTINGS["small"], train=Recipe(epochs=2, batch=128), heal=Recipe(epochs=1, batch=256), layers=(1,)
     )
@@ -46,6 +47,7 @@ def test_the_demo_writes_what_it_says(short, tmp_path, capsys):
         "results.json",
         "model.safetensors",
         "compression.json",
+        "demo.log",
     }
     numbers = json.loads((out / "results.json").read_text())
     rows = {(row["label"], row["budget"]): row for row in numbers["summary"]}
@@ -53,14 +55,18 @@ def test_the_demo_writes_what_it_says(short, tmp_path, capsys):
     assert (wall["params"], wall["seeds"], wall["start"]) == (264, 2, "random")
     assert wall["after_sd"] is not None
     assert rows["LowRank", 264]["params"] is None
-    assert "580 parameters together, more than 264" in rows["LowRank", 264]["missing"]
+    assert "580 parameters in total, more than 264" in rows["LowRank", 264]["missing"]
     assert all(
-        row["params"] is None or row["budget"] is None or row["params"] <= row["budget"] for row in rows.values()
+        row["params"] is None or row["budget"] is None or row["params"] <= row["budget"]
+        for row in rows.values()
+        if row["family"] != "narrower dense"
     )
     assert numbers["environment"]["versions"]["torch"]
     page = (out / "report.html").read_text()
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert page.count("<tr") == 1 + len(rows)
+    assert numbers["takeaway"] in page
+    assert len((out / "demo.log").read_text().splitlines()) == len(numbers["results"])
     assert page.count("data:image/svg+xml;base64,") == 3
 
     model = load_model(ConvNet("small"), out / "model.safetensors")
@@ -81,7 +87,8 @@ def test_lenet5_on_a_local_folder(tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     arguments = ["demo", "--data", "fashion-mnist", "--data-dir", str(tmp_path), "--model", "lenet5", "--out", str(out)]
     assert main(arguments) == 0
-    assert "lenet5 on fashion-mnist: 58,080 weights compressed" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "lenet5 on fashion-mnist: 58,080 weights in fc1 (120 × 400) and fc2 (84 × 120) compressed" in printed
     assert "6 training and 3 test images" in (out / "report.html").read_text()
 
 
@@ -91,7 +98,7 @@ WRONG = {
     "data": (["demo", "--data", "imagenet"], 2, "invalid choice"),
     "seeds text": (["demo", "--seeds", "many"], 2, "invalid int"),
     "seeds 0": (["demo", "--seeds", "0"], 1, "--seeds must be at least 1"),
-    "digits folder": (["demo", "--data-dir", "/nowhere"], 1, "embedded in scikit-learn; leave the folder"),
+    "digits folder": (["demo", "--data-dir", "/nowhere"], 1, "bundled with scikit-learn; leave out the folder"),
     "folder": (["demo", "--data", "mnist", "--data-dir", "/nowhere"], 1, "no file train-images-idx3-ubyte"),
     "model": (["demo", "--model", "lenet5"], 1, "digits has 8 x 8; write --model small"),
 }
@@ -132,13 +139,55 @@ def test_a_command_whose_package_is_missing(monkeypatch, capsys):
 
 
 def test_lenet5_rows_are_at_most_as_large_as_brickwall():
-    shapes = {"fc1": (120, 400), "fc2": (84, 120)}
-    rows = methods(SETTINGS["lenet5"], shapes)
+    rows = methods(SETTINGS["lenet5"])
     walls = [row.params for row in rows if row.family == "BrickWall"]
     assert walls == [268, 716, 1612, 2956]
     for row in rows:
         assert row.params is None or row.budget is None or row.params <= row.budget
-        assert (row.params is None) == (row.missing is not None or row.family in ("dense", "fixed random"))
+        assert (row.params is None) == (row.missing is not None or "dense" in row.family or "random" in row.family)
+
+
+def test_the_narrower_network_is_as_large_as_the_budget_allows():
+    setting = SETTINGS["lenet5"]
+    dense = sum(p.numel() for p in ConvNet("lenet5").parameters())
+    rows = [row for row in methods(setting) if row.family == "narrower dense"]
+    assert len(rows) == len(setting.layers)
+    for row in rows:
+        assert row.hidden is not None
+        assert row.budget is not None
+        first, second = row.hidden
+        total = dense - 58_080 + row.budget
+        sizes = [sum(p.numel() for p in ConvNet("lenet5", h).parameters()) for h in (row.hidden, (first, second + 1))]
+        assert sizes[0] <= total < sizes[1]
+
+
+def test_steps_counts_all_runs(short):
+    data = load_images()
+    taken = []
+
+    class Count:
+        def begin(self, what, steps):
+            pass
+
+        def step(self):
+            taken.append(1)
+
+    run_seed(short, data, 0, Count())
+    assert len(taken) == steps(short, len(data.train_x))
+
+
+def test_the_takeaway_says_when_a_control_wins():
+    def row(family, after, budget=None):
+        return {"family": family, "label": family, "after": after, "budget": budget, "ratio": 26.0, "seeds": 1}
+
+    rows = [row("dense", 98.0), row("fixed random", 95.0), row("narrower dense", 96.0, 100), row("Tree", 97.0, 100)]
+    words = takeaway(rows, rows[-1])
+    assert "Tree classifies 97.0 % of the test images correctly with 26 times fewer parameters" in words
+    assert "Controls: narrower dense 96.0 %, fixed random 95.0 %." in words
+    assert "not worth" not in words
+    assert "one seed" in words
+    rows[2]["after"] = 97.5
+    assert "not worth their parameters: narrower dense is at least as good" in takeaway(rows, rows[-1])
 
 
 def test_paired_seeds_and_controls(short):

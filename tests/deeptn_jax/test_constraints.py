@@ -1,4 +1,4 @@
-"""Isometries that stay isometries while a function is trained."""
+"""Check that isometries stay isometries while a function is trained."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every family in JAX: it trains, and is saved."""
+"""Check that every family trains in JAX and can be saved."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ..tiers import choose
 
 DIGITS: Any = load_digits()
 
-#: In every run: one that is contracted with the input, and one with an activation and a sum.
+#: Families in every run: one that is contracted with the input, one with an activation and a sum.
 FEW = ("ttmatrix", "residual")
 
 

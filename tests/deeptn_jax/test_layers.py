@@ -1,4 +1,4 @@
-"""Layers for Equinox and NNX: they behave as those they replace, compress, and share their files."""
+"""Test layers for Equinox and NNX: they behave like the layers they replace, compress models, and share files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_equinox_conventions():
 
 
 SIZES = {"1d": (9,), "2d": (9, 8), "3d": (5, 6, 4)}
-#: Every number of axes once, with networks that are contracted with the input and one that is not.
+#: Cover every number of axes once, with networks that are contracted with the input and one that is not.
 families_and_sizes = grid(
     lambda family, sizes: (family, sizes) in {("train", "1d"), ("relu", "2d"), ("tucker", "3d")},
     family=LINEAR,
@@ -202,7 +202,7 @@ def test_equinox_models_are_compressed_saved_and_read(tmp_path):
     targets = {"layers.0": dtn.LowRank(rank=4), "layers.2.layers.*": dtn.LowRank(rank=12)}
     small, report = tne.compress(model, targets, ignore=["layers.2.layers.1"])
     assert [row.name for row in report.layers] == ["layers.0", "layers.2.layers.0"]
-    assert close(jax.vmap(small)(x), jax.vmap(model)(x), 1e-4)  # of full rank
+    assert close(jax.vmap(small)(x), jax.vmap(model)(x), 1e-4)  # the ranks are full
     assert close(jax.vmap(tne.fold(small))(x), jax.vmap(small)(x))
     tne.save_model(small, tmp_path / "m")
     fresh = jax.tree.map(lambda leaf: leaf * 0 if eqx.is_array(leaf) else leaf, model)

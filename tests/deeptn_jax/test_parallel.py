@@ -1,4 +1,4 @@
-"""Stacked networks under `scan`, forward mode, and decoded weights over several devices."""
+"""Test stacked networks under `scan`, forward mode, and decoded weights sharded over several devices."""
 
 from __future__ import annotations
 

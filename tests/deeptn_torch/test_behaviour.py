@@ -1,4 +1,4 @@
-"""Generated layers behave as the layers they replace, whatever one does to a module."""
+"""Check that generated layers behave like the layers they replace, whatever is done to the module."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_autocast_and_checkpointing(layer, family):
 
 @layers
 @families
-@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated")  # torch's own, inside jvp
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated")  # from torch itself, inside jvp
 def test_torch_func_and_forward_mode(layer, family):
     module, inputs = torch_layer(layer, family, "float64")
     x = inputs(3)
@@ -139,7 +139,7 @@ def test_freezing_stages(family):
     assert layer.bias is not None
     assert layer.bias.requires_grad
     for wrong in (stages, "x", 0.5):
-        with pytest.raises(dtn.SpecError, match=f"stage {wrong!r} of {stages}"):
+        with pytest.raises(dtn.SpecError, match=f"stage {wrong!r} does not exist; number of stages: {stages}"):
             layer.requires_grad_(False, stages=[0, wrong])  # type: ignore[list-item]
     assert next(iter(layer.cores.values())).requires_grad or stages == 1
     layer.requires_grad_(False)
@@ -178,7 +178,7 @@ def test_files_of_the_first_version(dtype):
     )
 
 
-# --- weights inside of other modules ----------------------------------------------------------------------------------
+# --- weights inside other modules -------------------------------------------------------------------------------------
 
 
 class Sequence(nn.Module):
@@ -204,7 +204,7 @@ def test_recurrent_and_attention_weights_are_compressed(kind, tmp_path):
     small, report = compress(model, TARGETS)
     assert [row.name for row in report.layers if row.name.startswith("att")] == ["attention.in_proj_weight"]
     assert len(report.layers) == 6
-    assert torch.allclose(small(x), model(x), atol=1e-5)  # of full rank
+    assert torch.allclose(small(x), model(x), atol=1e-5)  # the ranks are full
     small(x).sum().backward()
     assert all(p.grad is not None for n, p in small.named_parameters() if ".cores." in n)
     save_model(small, tmp_path / "m")
@@ -216,7 +216,7 @@ def test_recurrent_and_attention_weights_are_compressed(kind, tmp_path):
     assert sorted(fold_(twin)) == sorted(row.name for row in report.layers)
     assert type(twin.rnn) is kind
     assert torch.equal(twin(x), before)
-    assert torch.equal(small(x), before)  # which shared a class with its copy
+    assert torch.equal(small(x), before)  # it shared a class with its copy
     more, _ = compress(small, {"embed": "LowRank"})
     assert torch.isfinite(more(x)).all()
     small.eval()
@@ -245,13 +245,13 @@ def test_a_generated_weight_inside_a_module():
     weight = parametrize_(module, "weight", dtn.Tucker(rank=6))
     assert isinstance(weight, TNWeight)
     assert torch.allclose(module.weight, before, atol=1e-5)
-    module.weight = 2 * before  # fits the cores
+    module.weight = 2 * before  # an assignment fits the cores
     assert torch.allclose(module.weight, 2 * before, atol=1e-5)
-    with pytest.raises(dtn.SpecError, match="parametrized already"):
+    with pytest.raises(dtn.SpecError, match="already parametrized"):
         parametrize_(module, "weight", "LowRank")
     with pytest.raises(dtn.SpecError, match="has no weight 'bias'"):
         parametrize_(module, "bias", "LowRank")
-    with pytest.raises(dtn.SpecError, match="the network makes"):
+    with pytest.raises(dtn.SpecError, match="the network generates"):
         weight.right_inverse(torch.ones(3))
     assert parametrize.is_parametrized(module, "weight")
 

@@ -1,4 +1,4 @@
-"""Isometries that stay isometries while a layer is trained."""
+"""Check that isometries stay isometries while a layer is trained."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_isometries_stay_isometries(family):
     assert deviation(layer) < 1e-12
     free = model(family)
     train(free, data(), Recipe(epochs=50, lr=0.05, batch=48), seed=0)
-    assert deviation(free[0]) > 1e-2  # the constraint is what kept them
+    assert deviation(free[0]) > 1e-2  # without the constraint they drift away
     with pytest.raises(dtn.SpecError, match="remove the constraint"):
         layer.grow(8)
     weight = layer.weight.detach().clone()

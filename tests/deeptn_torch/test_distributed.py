@@ -1,4 +1,4 @@
-"""Training in two processes on the CPU: the same parameters as one process finds on the whole batch."""
+"""Train in two processes on the CPU; the parameters must equal those of one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def descend(model: nn.Module, x: Tensor, y: Tensor) -> None:
 
 
 def shard(model: nn.Sequential) -> None:
-    """Every generated layer by itself, so that its cores are freed between the passes, and the whole."""
+    """Shard each generated layer separately, so that its cores are freed between passes, then the whole model."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
@@ -57,7 +57,7 @@ def shard(model: nn.Sequential) -> None:
 
 
 def whole(tensor: Any) -> Tensor:
-    """A parameter, gathered from the processes if it is sharded."""
+    """Return a parameter, gathered from the processes if it is sharded."""
     return (tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor).detach()
 
 
@@ -78,7 +78,7 @@ def sharded(rank: int) -> dict[str, Tensor]:
 
 
 def written(rank: int) -> dict[str, Tensor]:
-    """Outputs before and after the shards were written into, with nothing that would tell the layers."""
+    """Return outputs before and after a write into the shards that does not notify the layers."""
     model = make_model().eval()
     shard(model)
     x, _ = make_batch()
@@ -90,7 +90,7 @@ def written(rank: int) -> dict[str, Tensor]:
 
 
 def work(rank: int, folder: str) -> None:
-    """What one process does: join the others, and leave the results of all functions in a file."""
+    """Run one process: join the others, and save the results of all functions to a file."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=PROCESSES)
     try:
@@ -102,7 +102,7 @@ def work(rank: int, folder: str) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
-    """What each process found; they take long to start, and do so once."""
+    """Return the results of each process; processes start slowly, so they are started only once."""
     folder: Path = tmp_path_factory.mktemp("processes")
     spawn(work, (str(folder),), nprocs=PROCESSES)
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]

@@ -1,4 +1,4 @@
-"""Rows of a weight: `Network.gather` and the embedding."""
+"""Test rows of a weight: `Network.gather` and the embedding."""
 
 from __future__ import annotations
 

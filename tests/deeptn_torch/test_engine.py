@@ -1,4 +1,4 @@
-"""torch's runner: buffers, recomputation and hand-written gradients change no result."""
+"""Test torch's runner: buffers, recomputation and hand-written gradients do not change results."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ CASES = dict(NETWORKS) | {
 
 @pytest.fixture(params=["small", "middle", "large"])
 def size(request, monkeypatch):
-    """With the limits at their values (NumPy does the work), and so low that every step uses buffers and pieces.
+    """Use the real limits ("small": NumPy does the work), or limits so low that every step uses buffers and pieces.
 
-    In the middle everything is kept for the gradient; what is large is recomputed stage by stage.
+    "middle" keeps everything for the gradient, "large" recomputes it stage by stage.
     """
     if request.param != "small":
         tables.use(monkeypatch, tables.BUFFERED)
@@ -212,7 +212,7 @@ def as_it_is(x):
 
 
 def test_inputs_changed_before_the_backward_pass(size):
-    """Noticed where they are needed; what was copied into a stack gives the gradients of the old values."""
+    """A change to a needed input is noticed; inputs copied into a stack give the gradients of the old values."""
     net = dtn.network(dtn.BrickWall(layers=2), (16, 16))
     inputs, program = tensors(net), program_of(net, size)
     expected = torch.autograd.grad(engine.run(program, inputs).sum(), inputs)
@@ -244,7 +244,7 @@ def test_the_weight_may_be_changed_in_place(size):
     assert torch.allclose(grad, 2 * single)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # torch's own, for its first jvp
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # from torch itself, on its first jvp
 def test_transformations_take_the_plain_steps():
     net = dtn.network(dtn.BrickWall(layers=2), (8, 8))
     params = net.init(like="torch", dtype="float64")
@@ -286,11 +286,11 @@ def test_compiled_layers_have_one_graph_for_all_batches(name, mode):
         ours = torch.autograd.grad(compiled(x).square().sum(), [x, *layer.parameters()])
         theirs = torch.autograd.grad(layer(x).square().sum(), [x, *layer.parameters()])
         assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(ours, theirs))
-    assert counter.frame_count <= 2  # one for the first batch, one for any other
+    assert counter.frame_count <= 2  # one for the first batch, one for all others
 
 
 def test_compiled_layers_with_many_gates_are_those_of_eager_mode():
-    """Eleven gates in a layer: the names are not in the order of the alphabet."""
+    """With eleven gates in a layer, the names are not in alphabetical order."""
     torch._dynamo.reset()
     layer = TNLinear(64, 64, dtn.BrickWall(layers=2), dtype=torch.float64)
     assert list(layer.cores) != sorted(layer.cores)
@@ -298,7 +298,7 @@ def test_compiled_layers_with_many_gates_are_those_of_eager_mode():
     assert torch.allclose(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), layer(x), rtol=1e-9)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated")  # torch's own, inside inductor
+@pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated")  # from torch itself, inside inductor
 @choose("dtype", {"bfloat16": torch.bfloat16, "float32": torch.float32}, ["bfloat16"])
 def test_compiled_by_inductor(dtype):
     torch._dynamo.reset()
@@ -332,7 +332,7 @@ def test_batch_hint_is_a_positive_number(hint):
 
 
 def test_a_stage_that_is_added_and_read_too():
-    """W = X + D relu(C X): X lies as the sum wants it, and the product with C reads it there."""
+    """W = X + D relu(C X): X is laid out for the sum, and the product with C reads it from there."""
     layout = dtn.Layout((128, 128), ((16, 8), (8, 16)))
     a, b, c, d = (leg.name for leg in layout.legs)
     stages = (

@@ -1,4 +1,4 @@
-"""Every family as a layer: it trains, and is saved."""
+"""Check that every family trains as a layer and can be saved."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import deeptn as dtn
 from ..market import FAMILIES
 from ..tiers import choose
 
-#: Of each kind one in every run: with an activation, with copies, with a sum.
+#: Families in every run, one of each kind: with an activation, with copies, with a sum.
 FEW = ("brickwall", "mera", "ttmatrix", "residual")
 
 
@@ -23,7 +23,7 @@ LABELS = torch.tensor(DIGITS.target)[:512]
 
 
 def falls(model: torch.nn.Module, images: torch.Tensor, steps: int = 30) -> None:
-    """A few steps of Adam lower the loss by a fifth at least."""
+    """Check that a few steps of Adam lower the loss by more than a fifth."""
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(steps):
@@ -66,7 +66,7 @@ def test_a_convolution_trains_and_is_saved(family, tmp_path):
 
 
 def test_graphs_are_layers_too():
-    """A graph of the user's own has as many legs as it says, so that its layers name the layout."""
+    """Check layers with user-defined graphs, which fix the number of legs."""
     torch.manual_seed(0)
     deep = dtn.Graph(nodes=[{"S": "pq"}, {"U": "pax", "V": "xbq"}], output=["pq", "ab"], rank=6)
     layer = TNLinear(64, 32, deep)

@@ -145,7 +145,7 @@ def test_torchs_generator_draws_the_layer():
 
 
 def decodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Count the decodes of all layers from now on."""
+    """Count the decodes of all layers from now on; the count is the list's only entry."""
     calls = [0]
 
     def counting(*args):
@@ -211,7 +211,7 @@ def test_writing_into_data_needs_clear_cache():
     with torch.no_grad():
         old = layer(x)
         list(layer.cores.values())[-1].data.mul_(2.0)
-        assert torch.equal(layer(x), old)  # documented: not seen
+        assert torch.equal(layer(x), old)  # documented: the change is not noticed
         layer.clear_cache()
         assert not torch.equal(layer(x), old)
 
@@ -347,7 +347,7 @@ def test_fit_options_reach_from_linear():
 @pytest.mark.parametrize("mode", ["auto", "materialize"])
 @pytest.mark.parametrize("family", [dtn.BrickWall(layers=2), dtn.LowRank(rank=2)], ids=["relu", "lowrank"])
 def test_a_fused_optimizer_makes_no_weight_stale(family, mode):
-    """Its steps do not count as writes."""
+    """The steps of a fused optimizer do not count as writes."""
     layer = TNLinear(16, 16, family, mode=mode)
     optimizer = torch.optim.Adam(layer.parameters(), 0.1, fused=True)
     x = torch.randn(4, 16)

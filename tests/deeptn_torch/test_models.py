@@ -1,4 +1,4 @@
-"""Compression of models, fits, checkpoints."""
+"""Test compression of models, fits and checkpoints."""
 
 from __future__ import annotations
 
@@ -127,9 +127,9 @@ def test_complex_models(tmp_path):
 
 def test_generated_layers_are_not_compressed_again(dense):
     compress_(dense, {"body.0": "LowRank"})
-    with pytest.raises(dtn.PlanError, match=r"'body.0', which is generated already; fold it first"):
+    with pytest.raises(dtn.PlanError, match=r"'body.0', which is already generated; fold it first"):
         compress_(dense, {"body.0": "LowRank"})
-    compress_(dense, {"body.*": "LowRank"}, ignore=["body.0"])  # the other one
+    compress_(dense, {"body.*": "LowRank"}, ignore=["body.0"])  # only body.2
     assert isinstance(dense.body[2], TNLinear)
 
 
@@ -207,7 +207,7 @@ def test_shared_tensors_are_stored_once(tmp_path):
 
 
 def rewritten(path, change):
-    """The file again, its header changed."""
+    """Write the file again after a change to its header or tensors."""
     with safe_open(path, "pt") as file:
         header = json.loads(file.metadata()[HEADER])
     tensors = load_file(path)
@@ -225,8 +225,8 @@ DAMAGE = {
     "layer of a later version": (lambda h, t: h["layers"]["body.0"].update(scale=2.0), "layer 'body.0' .* has 'scale'"),
     "header of a later version": (lambda h, t: h.update(checksums={}), "the header has 'checksums'"),
     "networks": (lambda h, t: h.update(networks={}), "needs 'networks'"),
-    "network number": (lambda h, t: h["layers"]["body.0"].update(network=3), "names the network 3 of 3"),
-    "network text": (lambda h, t: h["layers"]["body.0"].update(network="0"), "names the network '0' of 3"),
+    "network number": (lambda h, t: h["layers"]["body.0"].update(network=3), "names network 3 of 3"),
+    "network text": (lambda h, t: h["layers"]["body.0"].update(network="0"), "names network '0' of 3"),
     "alias of cores": (lambda h, t: h.update(aliases={"body.0.cores": "nothing"}), "is an alias of 'nothing'"),
     "cores twice": (
         lambda h, t: h.update(aliases={"body.0.cores": "body.2.cores"}),

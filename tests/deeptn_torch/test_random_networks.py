@@ -1,4 +1,4 @@
-"""Networks drawn at random: values and gradients against `numpy.einsum` and the plain steps."""
+"""Compare values and gradients of random networks with `numpy.einsum` and with the plain steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..drawn import STARTS, draw_any, parameters
 from ..oracle import einsum
 from ..tiers import grid
 
-#: With the limits at their values, and so low that everything uses buffers; operands kept, and recomputed.
+#: The real limits; limits so low that everything uses buffers, with operands kept; the same, but recomputed.
 SIZES = ("small", "middle", "large")
 
 
@@ -29,7 +29,7 @@ def test_values_and_gradients(start, size, monkeypatch):
         program = dataclasses.replace(net.program("materialize"), recompute=size == "large")
         with np.errstate(invalid="ignore"):
             expected = einsum(net, params)
-        if not np.isfinite(expected).all():  # the oracle divides by the mean square of nothing but zeros
+        if not np.isfinite(expected).all():  # the oracle normalized a state of only zeros
             continue
         tensors = [torch.tensor(array, requires_grad=k % 5 != 3) for k, array in enumerate(params.values())]
         found, plain = engine.run(program, tensors), run_plain(program, tensors)

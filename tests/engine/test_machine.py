@@ -1,4 +1,4 @@
-"""Figures of this machine, and the choices that rest on them."""
+"""Test the measured figures of this machine, and the choices based on them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import deeptn as dtn
 from deeptn.engine import TYPICAL, Machine, seconds
 
-# `deeptn.network` is the function of that name; the modules are found by import_module.
+# `deeptn.network` is a function, so the module of that name has to come from import_module.
 machine = importlib.import_module("deeptn.engine.machine")
 network = importlib.import_module("deeptn.network")
 
@@ -40,7 +40,7 @@ def test_figures_are_measured_once(folder, monkeypatch):
     (file,) = folder.iterdir()
     assert Machine(**json.loads(file.read_text())) == first
     machine._machine.cache_clear()
-    monkeypatch.setattr(machine, "measure", None)  # would raise
+    monkeypatch.setattr(machine, "measure", None)  # another measurement would raise
     assert machine.machine(np.ones(3)) == first
 
 
@@ -49,7 +49,7 @@ BAD = [json.dumps(QUICK.to_dict() | {"flop": value}) for value in (0.0, -1.0, fl
 
 def test_arrays_without_data_are_not_measured(folder, torch, jax):
     with torch.device("meta"):
-        found = machine.machine("torch")  # on the CPU all the same
+        found = machine.machine("torch")  # measured on the CPU anyway
     assert found.flop > 1e-14
     assert len(list(folder.glob("machine-*"))) == 1
     assert machine.machine(torch.ones(3, device="meta")) == TYPICAL
@@ -86,8 +86,8 @@ def test_without_a_folder_the_figures_are_kept_in_memory(monkeypatch):
 @pytest.mark.parametrize(
     ("figures", "mode"),
     [
-        (Machine(1e-9, 1e-9, 1e-9, 1e-9), "apply"),  # arithmetic is dear: apply has less of it
-        (Machine(1.0, 1e-15, 1e-15, 1e-15), "materialize"),  # a step is dear: decoding has fewer
+        (Machine(1e-9, 1e-9, 1e-9, 1e-9), "apply"),  # arithmetic is expensive, and apply needs less
+        (Machine(1.0, 1e-15, 1e-15, 1e-15), "materialize"),  # a step is expensive, and decoding has fewer
     ],
 )
 def test_the_choice_follows_the_figures_and_explains_itself(monkeypatch, figures, mode):

@@ -1,4 +1,4 @@
-"""Compiled programs: golden counts, determinism, what a step may not do."""
+"""Test compiled programs: golden counts, determinism, and what a step must not do."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import deeptn as dtn
 from deeptn.engine import Contract, Permute, compile_network
 
-#: Golden counts: parameters, flops, written and peak elements, steps. A change here changes what a decode costs.
+#: Golden counts: parameters, flops, written and peak elements, steps. If they change, so does the cost of a decode.
 GOLDEN = {
     "brickwall-1": (224, 67382272, 16845964, 16845244, 9),
     "brickwall-3-linear": (960, 1096226048, 17314956, 17106812, 21),
@@ -25,7 +25,7 @@ GOLDEN = {
     "lowrank-8": (65536, 268435456, 16777216, 16842752, 1),
 }
 
-#: The same for products with so many rows.
+#: The same for products with an input, by (name, number of rows).
 GOLDEN_APPLY = {
     ("brickwall-1", 1): (224, 46080, 11772, 12732, 11),
     ("brickwall-1", 128): (224, 4467712, 538012, 1053116, 10),
@@ -91,7 +91,7 @@ def test_golden_counts_of_apply(name, batch):
 
 
 def kinds(name: str) -> str:
-    """The steps of a decode: a letter each, with the number of equal contractions side by side and what is permuted."""
+    """Return the steps of a decode: a letter each, with the number of stacked contractions and a ' per permutation."""
     family, shape = CASES[name]
     text = []
     for step in dtn.network(family, shape).program("materialize").steps:
@@ -104,7 +104,7 @@ def kinds(name: str) -> str:
     return " ".join(text)
 
 
-#: Golden step lists: M a matrix product, I one inside a large tensor, a an activation, p a permutation, c a crop.
+#: Golden step lists: M is a matrix product, I one inside a large tensor, a an activation, p a permutation, c a crop.
 STEPS = {
     "brickwall-1": "Mx11' Mx5 M Mx2 M M M",
     "brickwall-3-linear": "Mx24 Mx11 Mx9'' M'' Mx5'' M'' M Mx4'' M M'' Mx2'' M'' M'' M'' M'' M'' I' M' M'",
@@ -153,7 +153,7 @@ def test_a_large_state_is_touched_block_by_block_and_never_moved(legs, layers):
         for view in (step.left, step.right):
             assert view.perm is None or math.prod(view.shape) <= 2**12
     assert not any(isinstance(step, Permute) for step in steps)
-    touches = len(large) + layers - 1  # the activations
+    touches = len(large) + layers - 1  # one per activation
     assert net.cost().write < (touches + 1.1) * 2**legs
 
 

@@ -1,4 +1,4 @@
-"""Networks drawn at random against `numpy.einsum`."""
+"""Compare random networks with `numpy.einsum`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..oracle import einsum
 @pytest.mark.parametrize("start", STARTS)
 @pytest.mark.parametrize("buffered", [False, True])
 def test_values(start, buffered, monkeypatch):
-    """With the limits at their values, and so low that everything uses buffers."""
+    """Use the real limits, and limits so low that everything uses buffers."""
     if buffered:
         tables.use(monkeypatch, tables.BUFFERED)
     for seed in range(start, start + 10):
@@ -26,7 +26,7 @@ def test_values(start, buffered, monkeypatch):
         params = parameters(net, seed)
         with np.errstate(invalid="ignore"):
             expected = einsum(net, params)
-        if np.isfinite(expected).all():  # the oracle divides by the mean square of nothing but zeros
+        if np.isfinite(expected).all():  # else the oracle normalized a state of only zeros
             found = run(net.program("materialize"), list(params.values()))
             assert np.allclose(found, expected, rtol=1e-8, atol=1e-10), seed
 

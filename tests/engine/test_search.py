@@ -1,4 +1,4 @@
-"""The search for a path: deterministic, found again on disk, by several processes at a time."""
+"""Test the search for a path: deterministic, cached on disk, and shared by several processes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_path_is_searched_once(folder, monkeypatch):
     files = list(folder.iterdir())
     assert [file.suffix for file in files] == [".json"]
     forget()
-    monkeypatch.setattr(contraction, "_search_anew", None)  # would raise
+    monkeypatch.setattr(contraction, "_search_anew", None)  # another search would raise
     assert NET.program("materialize") == program
 
 
@@ -101,10 +101,10 @@ def test_processes_share_the_folder(folder):
     assert len(outputs) == 1
     assert "Cost(" in outputs.pop()
     assert all(file.suffix == ".json" for file in folder.iterdir())
-    assert len(list(folder.iterdir())) == 2  # the first stage, and the two others
+    assert len(list(folder.iterdir())) == 2  # one for the first stage, one for the two others
 
 
 def test_stages_that_differ_by_names_alone_share_a_search(folder):
     net = dtn.network(dtn.BrickWall(layers=16), (4096, 4096))
     net.program("materialize")
-    assert contraction._search.cache_info().misses == 2  # the first stage, and all others
+    assert contraction._search.cache_info().misses == 2  # one for the first stage, one for all others

@@ -1,4 +1,4 @@
-"""Equal contractions side by side: fewer steps, the same numbers."""
+"""Test the stacking of equal contractions: fewer steps, the same numbers."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ Problem = tuple[list[tuple[int, ...]], tuple[int, ...], list[int]]
 
 
 def chain(length: int, bond: int = 3, leg: int = 2) -> Problem:
-    """A ring of equal tensors: legs 0 … length - 1, then the bonds."""
+    """Return a ring of equal tensors: legs 0 … length - 1, then the bonds."""
     inputs = [(length + k, k, length + (k + 1) % length) for k in range(length)]
     return inputs, tuple(range(length)), [leg] * length + [bond] * length
 
 
 def check(path: stacking.Path, problem: Problem) -> None:
-    """Every tensor is used once, and a group neither reads its own results nor mixes shapes."""
+    """Check that every tensor is used once, and that no group reads its own results or mixes shapes."""
     inputs, output, sizes = problem
     orders = [set(order) for order in inputs]
     used: set[int] = set()
@@ -49,7 +49,7 @@ def random_problem(seed: int) -> Problem:
     sizes = [rng.choice((1, 2, 2, 2, 3)) for _ in range(indices)]
     inputs = [tuple(rng.sample(range(indices), rng.randint(0, min(4, indices)))) for _ in range(count)]
     held = sorted({ix for order in inputs for ix in order})
-    # An index in one tensor only stays open: nothing else could be done with it.
+    # An index of only one tensor has to stay open, because nothing contracts it.
     open_ones = tuple(ix for ix in held if rng.random() < 0.3 or sum(ix in order for order in inputs) == 1)
     return inputs, open_ones, sizes
 
@@ -116,7 +116,7 @@ def test_a_small_brick_wall_takes_few_steps():
     linear = dtn.network(dtn.BrickWall(layers=2, activation=None), (120, 400))
     assert len(linear.spec.nodes) == 30
     assert linear.cost().steps <= 13
-    assert linear.cost("apply", batch=128).steps <= 14  # padding and cropping among them
+    assert linear.cost("apply", batch=128).steps <= 14  # including padding and cropping
     assert dtn.network(dtn.BrickWall(layers=2), (120, 400)).cost().steps <= 17
 
 

@@ -1,4 +1,4 @@
-"""Files: round trips, and what happens with damaged or hostile ones."""
+"""Test files: round trips, and damaged or hostile files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ print(*(array.dtype for path in sys.argv[1:] for array in deeptn.load(path)[1].v
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_network_is_described_once(name):
-    """By its family and layout if these build it, else by its specification; never by both."""
+    """A file describes a network by its family and layout if these build it, otherwise by its specification."""
     net = NETWORKS[name]
     data = described(net)
     assert ("spec" in data) == (net.topology is None)
@@ -79,14 +79,14 @@ def test_a_network_is_described_once(name):
 
 
 def described(net: dtn.Network) -> dict:
-    """The description of a network, inflated."""
+    """Return the description of a network, decompressed."""
     data = json.loads(json.dumps(network_to_dict(net)))
     return json.loads(zlib.decompress(base64.b64decode(data["deflate"]))) if "deflate" in data else data
 
 
 @dataclass(frozen=True, kw_only=True)
 class Somebodys(dtn.LowRank):
-    """A family that is registered here, and not wherever a file is read."""
+    """A family that is registered here, but maybe not where a file is read."""
 
 
 @pytest.mark.parametrize("topology", [Somebodys(rank=2), dtn.Sum(terms=(dtn.LowRank(), Somebodys(rank=2)))])
@@ -107,8 +107,8 @@ def test_a_family_of_your_own_is_read_without_it(topology, monkeypatch):
 def test_a_family_that_builds_another_network_today_is_an_error():
     data = described(NETWORKS["tree-relu"])
     for change, message in (
-        ({"topology": data["topology"] | {"rank": 7}}, "builds another network"),
-        ({"digest": "0" * 16}, "builds another network"),
+        ({"topology": data["topology"] | {"rank": 7}}, "builds a different network"),
+        ({"digest": "0" * 16}, "builds a different network"),
         ({"topology": data["topology"] | {"name": "OakTree"}}, "cannot build the network"),
         ({"topology": None}, "cannot build the network"),
     ):
@@ -117,7 +117,7 @@ def test_a_family_that_builds_another_network_today_is_an_error():
 
 
 def safetensors(metadata: dict, tensors: dict | None = None, raw: bytes = b"") -> bytes:
-    """A safetensors file made by hand."""
+    """Build a safetensors file by hand."""
     text = json.dumps({"__metadata__": metadata, **(tensors or {})}).encode()
     return struct.pack("<Q", len(text)) + text + raw
 
@@ -148,22 +148,22 @@ SPEC = json.loads(json.dumps({"layout": NET["layout"], "spec": NETWORKS["lowrank
 
 
 def changed(**changes) -> bytes:
-    """The file with another header."""
+    """Return the file with a changed header."""
     return header(META | changes, TENSORS, RAW)
 
 
 def other(**changes) -> bytes:
-    """The file with another description of its network."""
+    """Return the file with a changed description of its network."""
     return changed(network=NET | changes)
 
 
 def own(**changes) -> bytes:
-    """The file of a network with a specification, changed."""
+    """Return the file with a specification instead of a family, changed."""
     return changed(network=SPEC | {"spec": SPEC["spec"] | changes})
 
 
 def old(**changes) -> bytes:
-    """The same as a file of version 2, with a tensor for every core."""
+    """Return the same network as a file of version 2, with one tensor per core."""
     tensors, start = {}, 0
     for name, shape in NETWORKS["lowrank"].spec.param_shapes.items():
         stop = start + 4 * shape[0] * shape[1]
@@ -178,7 +178,7 @@ def deflated(data: bytes) -> bytes:
 
 
 def cores(dtype: str = "F32", shape: tuple[int, ...] = (), width: int = 4) -> dict:
-    """The one tensor of the file, with another entry in the header."""
+    """Return another header entry for the file's single tensor."""
     shape = shape or tuple(TENSORS["cores"]["shape"])
     return {"cores": {"dtype": dtype, "shape": shape, "data_offsets": [0, width * math.prod(shape)]}}
 
@@ -285,7 +285,7 @@ def test_messages(tmp_path):
     with pytest.raises(dtn.FormatError, match="is not a safetensors file"):
         dtn.load(tmp_path / "text")
     (tmp_path / "later").write_bytes(HOSTILE["later version"])
-    with pytest.raises(dtn.FormatError, match="format version 4; this deeptn reads versions 1 to 3"):
+    with pytest.raises(dtn.FormatError, match="format version 4; this version of deeptn reads versions 1 to 3"):
         dtn.load(tmp_path / "later")
     net = NETWORKS["train"]
     with pytest.raises(dtn.SpecError, match="params of another network"):
@@ -329,7 +329,7 @@ def test_no_pickle_anywhere():
     sources = [*root.rglob("*.py"), *(root.parent / "backends").rglob("*.py")]
     assert len(sources) > 30
     for path in sources:
-        # Checkpoints of training hold an optimizer's state, which torch reads with its restricted unpickler.
+        # Training checkpoints contain the optimizer's state, which torch reads with its restricted unpickler.
         text = path.read_text().replace("torch.load(path, weights_only=True)", "")
         assert "import pickle" not in text, path
         assert "torch.load" not in text, path

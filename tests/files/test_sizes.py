@@ -1,4 +1,4 @@
-"""Files are as small as the networks in them."""
+"""Check that files are as small as the networks in them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..market import NETWORKS
 from ..tiers import grid
 
 KB = 1024
-#: What a file may hold beside its numbers, in bytes: in any case, for every tensor, for every node of a network that no
+#: Bytes that a file may contain in addition to its numbers: once, per tensor, and per node of a network that no
 #: topology builds.
 ONCE, DENSE, NODE = 4 * KB, 128, 48
 #: All families at their defaults, and the networks of the other tests.
@@ -27,7 +27,7 @@ def size(model: StoredModel, folder) -> int:
 
 
 def numbers(*networks: dtn.Network) -> float:
-    """Bytes of the parameters, in single precision, and what may be beside them."""
+    """Return the bytes allowed for parameters in single precision, and for nodes that no topology builds."""
     nodes = sum(len(net.spec.nodes) for net in networks if net.topology is None)
     return 1.1 * sum(4 * net.num_params for net in networks) + NODE * nodes
 
@@ -55,7 +55,7 @@ def test_any_network(name, own, tmp_path):
 
 
 def test_a_large_network_of_many_tensors(tmp_path):
-    """What a file has beside the numbers does not grow with a network that a topology builds."""
+    """The overhead of a file does not grow with the network if a topology builds it."""
     for layers in (1, 16):
         net = dtn.network(dtn.BrickWall(layers=layers), (1024, 1024))
         dtn.save(tmp_path / "w", net, net.init())

@@ -1,4 +1,4 @@
-"""Decompositions: exact at full rank, best where that is known, and said to be missing elsewhere."""
+"""Test decompositions: exact at full rank, optimal where the optimum is known, an error if there is no closed form."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_one_layer_of_a_brick_wall_is_the_best_train_of_its_bonds():
     weight = np.random.default_rng(3).standard_normal((4, 4))
     wall = dtn.decompose(weight, dtn.BrickWall(layers=1, activation=None))
     left, right = (np.linalg.svd(weight.reshape(sides), compute_uv=False) for sides in ((2, 8), (8, 2)))
-    assert left.size == right.size == 2  # bonds of size 2 cut nothing off at the ends: legs 0 | 1 2 | 3
+    assert left.size == right.size == 2  # bonds of size 2 truncate nothing at the ends: legs 0 | 1 2 | 3
     assert wall.error < 1e-12
     larger = np.random.default_rng(3).standard_normal((8, 4))
     values = np.linalg.svd(larger.reshape(8, 4), compute_uv=False)

@@ -1,6 +1,6 @@
-"""Every layer of every front-end, on every kind of network, in every dtype, in every way of running it: one check each.
+"""Check every layer of every front-end with every kind of network, every dtype and every way of running it.
 
-`test_matrix.py` runs these, and `benchmarks/support.py` makes the table in the documentation of them.
+`test_matrix.py` runs these checks; `benchmarks/support.py` turns their results into a table in the documentation.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ WAYS = {
 }
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float64": 1e-10}
 
-#: What does not work: patterns of (framework, layer, network, dtype, way), and why.
+#: Cases that do not work: patterns of (framework, layer, network, dtype, way), and the reasons.
 EXPECTED_FAILURES: dict[tuple[str, str, str, str, str], str] = {
     (
         "torch",
@@ -56,7 +56,7 @@ CASES: list[Case] = [
 
 
 def reason(case: Case) -> str | None:
-    """Why a case is expected to fail, None if it is expected to work."""
+    """Return why a case is expected to fail, or None if it is expected to work."""
     return next(
         (why for patterns, why in EXPECTED_FAILURES.items() if all(map(fnmatchcase, case, patterns))),
         None,
@@ -64,7 +64,7 @@ def reason(case: Case) -> str | None:
 
 
 def check(case: Case) -> None:
-    """Raise whatever goes wrong in a case."""
+    """Run a case, and raise whatever goes wrong."""
     framework, layer, family, dtype, way = case
     CHECKS[framework](layer, FAMILIES[family], dtype, way)
 
@@ -82,7 +82,7 @@ def close(found: Any, wanted: Any, dtype: str) -> None:
 
 
 def torch_layer(layer: str, family: dtn.Topology, dtype: str) -> tuple[Any, Callable[[int], torch.Tensor]]:
-    """A layer, and a maker of inputs of so many rows."""
+    """Return a layer, and a function that makes inputs with a given number of rows."""
     import deeptn_torch as dtt
 
     torch.manual_seed(0)
@@ -122,7 +122,7 @@ def check_torch(layer: str, family: dtn.Topology, dtype: str, way: str, backend:
 
 
 def check_compiled(module: nn.Module, inputs: Callable[[int], torch.Tensor], dtype: str, backend: str) -> None:
-    """One graph, without breaks, and a second one at most for other numbers of rows; gradients as in eager mode."""
+    """Check for no graph breaks, at most two graphs for all numbers of rows, and gradients as in eager mode."""
     from torch._dynamo.testing import CompileCounterWithBackend
 
     torch._dynamo.reset()
@@ -144,7 +144,7 @@ def check_compiled(module: nn.Module, inputs: Callable[[int], torch.Tensor], dty
 
 
 def check_onnx(module: nn.Module, inputs: Callable[[int], torch.Tensor], dtype: str) -> None:
-    """Both ways of export, for any number of rows."""
+    """Check export with and without folding, for several numbers of rows."""
     import onnxruntime
     from deeptn_torch import export_onnx
 
@@ -240,7 +240,7 @@ def check_nnx(layer: str, family: dtn.Topology, dtype: str, way: str) -> None:
 
 
 def close_relative(found: Any, wanted: Any, dtype: str) -> None:
-    """Gradients, by their own size."""
+    """Compare gradients, relative to their own size."""
     found, wanted = np.asarray(found, "float64"), np.asarray(wanted, "float64")
     assert np.isfinite(found).all()
     gap = np.abs(found - wanted).max() / max(float(np.abs(wanted).max()), 1e-30)

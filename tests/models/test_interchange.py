@@ -1,4 +1,4 @@
-"""One file for all: what any front-end writes, every other one reads, bit by bit."""
+"""Check that every front-end reads the files of every other one, bit for bit."""
 
 from __future__ import annotations
 

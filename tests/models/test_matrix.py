@@ -1,4 +1,4 @@
-"""What every layer can do, in every dtype and way of running it; see `matrix.py`."""
+"""Test what every layer can do, in every dtype and way of running it; see `matrix.py`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results" / "support.json"
 
 
 def few() -> set[matrix.Case]:
-    """Eager torch in full; of its other ways every layer, network and dtype once, of JAX once in some way; no ONNX."""
+    """Choose all eager cases of torch; every layer, network and dtype once per other way, and once in JAX; no ONNX."""
     layers, families, dtypes = list(matrix.LAYERS), list(matrix.FAMILIES), list(matrix.DTYPES)
     found: set[matrix.Case] = {("torch", *case, "eager") for case in itertools.product(layers, families, dtypes)}
     for framework, ways in matrix.WAYS.items():

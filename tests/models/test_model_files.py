@@ -1,4 +1,4 @@
-"""What may go wrong with models and their files, found by review: each case was a silent error once."""
+"""Test what can go wrong with models and their files: each case, found in a review, was once a silent error."""
 
 from __future__ import annotations
 
@@ -77,14 +77,12 @@ LOUD: dict[str, Any] = {
 @pytest.mark.parametrize("target", ["a", "*"])
 def test_layers_that_compute_something_else_are_refused(library, target, tmp_path):
     make, load, model = LOUD[library]()
-    with pytest.raises(
-        dtn.PlanError, match=r"'a' is a Loud\w+ with a \w+ of its own.*register_layer.*add 'a' to ignore"
-    ):
+    with pytest.raises(dtn.PlanError, match=r"'a' is a Loud\w+ with its own \w+.*register_layer.*add 'a' to ignore"):
         make(model, {target: "LowRank"})
     _, report = make(model, {"*": "LowRank"}, ignore=["a"])
     assert [row.name for row in report.layers] == ["b"]
     save_model(nn.ModuleDict({"a": TNLinear(4, 4), "b": nn.Linear(4, 4)}), tmp_path / "m")
-    with pytest.raises(dtn.PlanError, match=r"'a' is a Loud\w+ with a \w+ of its own"):
+    with pytest.raises(dtn.PlanError, match=r"'a' is a Loud\w+ with its own \w+"):
         load(model, tmp_path / "m")
 
 
@@ -100,7 +98,7 @@ def test_what_does_not_fit_an_equinox_model(tmp_path):
     tne.save_model(Held(layer, jnp.ones((2, 3))), tmp_path / "m")
     with pytest.raises(dtn.FormatError, match="the model's"):
         tne.load_model(Held(dense(), jnp.ones((3, 2))), tmp_path / "m")
-    with pytest.raises(dtn.PlanError, match=r"a key of jax.random"):
+    with pytest.raises(dtn.PlanError, match=r"a jax.random key"):
         tne.save_model(Held(layer, KEY), tmp_path / "m")
     with pytest.raises(dtn.PlanError, match="transposed convolution"):
         tne.save_model(Held(layer, eqx.nn.ConvTranspose1d(3, 3, 2, key=KEY)), tmp_path / "m")
@@ -181,11 +179,11 @@ def test_what_a_model_cannot_hold_is_refused(reader, stored, held, tmp_path):
     load, model = READERS[reader](np.zeros(2, held))
     layer = dtn.files.StoredLayer("linear", NET, NET.init(), np.zeros(4, "float32"))
     dtn.save_model(dtn.files.StoredModel({"fc": layer}, {"rest": stored}), tmp_path / "m")
-    with pytest.raises(dtn.FormatError, match=f"of {stored.dtype} in the file, of {held} in the model"):
+    with pytest.raises(dtn.FormatError, match=f"is {stored.dtype} in the file but {held} in the model"):
         load(model, tmp_path / "m")
     cores = dtn.files.StoredLayer("linear", NET, NET.init(dtype="complex64"), np.zeros(4, "float32"))
     dtn.save_model(dtn.files.StoredModel({"fc": cores}, {"rest": np.zeros(2, held)}), tmp_path / "m")
-    with pytest.raises(dtn.FormatError, match="of complex64 in the file"):
+    with pytest.raises(dtn.FormatError, match="is complex64 in the file"):
         load(model, tmp_path / "m")
 
 
@@ -202,7 +200,7 @@ def test_what_a_model_cannot_hold_is_refused(reader, stored, held, tmp_path):
     ],
 )
 def test_what_no_dtype_of_the_model_holds(values, dtype):
-    with pytest.raises(dtn.FormatError, match=f"of {dtype} in the model"):
+    with pytest.raises(dtn.FormatError, match=f"but {dtype} in the model"):
         cast(values, dtype, "x")
     assert np.isinf(cast(np.array([np.inf, 1.0]), "float16", "x")[0])
 
@@ -304,8 +302,8 @@ def test_a_draw_of_your_own_in_a_recurrent_module():
 
     lstm: Any = Mine(8, 8)
     parametrize_(lstm, "weight_hh_l0", "LowRank", fit=None)
-    lstm.__class__ = type("Sharded", (type(lstm),), {})  # as fully_shard does
-    with pytest.raises(dtn.PlanError, match="another class"):
+    lstm.__class__ = type("Sharded", (type(lstm),), {})  # like fully_shard
+    with pytest.raises(dtn.PlanError, match="class was changed later"):
         fold_(nn.Sequential(lstm))
     lstm.reset_parameters(gain=2.0)
     assert lstm.gain == 2.0
@@ -370,7 +368,7 @@ class Weighing(nn.Module):
 
 def test_a_bare_weight_in_a_module_of_your_own(tmp_path):
     model, x = Weighing(), torch.ones(1, 4)
-    with pytest.raises(dtn.PlanError, match="in a module of your own"):
+    with pytest.raises(dtn.PlanError, match="in your own module"):
         fold_(model)
     save_model(model, tmp_path / "m")
     assert torch.equal(load_model(Weighing(), tmp_path / "m")(x), model(x))
@@ -390,7 +388,7 @@ def test_models_that_are_generated_already(tmp_path):
     read = load_model(other(), tmp_path / "m")
     assert read[0].mode == "apply"
     assert torch.equal(read(x)[0], model(x)[0])
-    with pytest.raises(dtn.FormatError, match="of another network"):
+    with pytest.raises(dtn.FormatError, match="with another network"):
         load_model(nn.Sequential(TNLinear(4, 4, "Tree"), nn.LSTM(4, 4)), tmp_path / "m")
     walls = [nn.Sequential(TNLinear(16, 16, dtn.Tree(rank=4))) for _ in range(2)]
     for wall in walls:
@@ -411,9 +409,9 @@ def test_models_that_are_generated_already(tmp_path):
     for layer in (mine["fc"], yours["fc"]):
         assert layer.mode == "apply"
         assert np.allclose(layer(jnp.ones(4)), stored.network.apply(stored.params, np.ones(4)) + stored.bias, atol=1e-6)
-    with pytest.raises(dtn.FormatError, match="of another network"):
+    with pytest.raises(dtn.FormatError, match="with another network"):
         tne.load_model({"fc": tne.TNLinear(4, 4, "Tree", key=KEY)}, tmp_path / "m")
-    with pytest.raises(dtn.FormatError, match="of another network"):
+    with pytest.raises(dtn.FormatError, match="with another network"):
         tnx.load_model(nnx.Dict({"fc": tnx.TNLinear(4, 4, "Tree", rngs=nnx.Rngs(0))}), tmp_path / "m")
 
 

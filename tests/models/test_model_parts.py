@@ -1,4 +1,4 @@
-"""Parts of models and their names: modules of several names, ties, containers, variables of one's own."""
+"""Test parts of models and their names: modules with several names, ties, containers, user-defined variables."""
 
 from __future__ import annotations
 
@@ -206,20 +206,20 @@ def test_two_layers_of_a_file_in_one_of_the_model(tmp_path):
     apart = nnx.Dict({"a": generated(0), "b": generated(1)})
     tnx.save_model(apart, tmp_path / "m")
     layer: Any = linear()
-    with pytest.raises(dtn.FormatError, match="'a' and 'b' are one in the model"):
+    with pytest.raises(dtn.FormatError, match="'a' and 'b' are shared in the model"):
         tnx.load_model(nnx.Dict({"a": layer, "b": layer}), tmp_path / "m")
     other = nn.Linear(4, 4)
-    with pytest.raises(dtn.FormatError, match="'a' and 'b' are one in the model"):
+    with pytest.raises(dtn.FormatError, match="'a' and 'b' are shared in the model"):
         load_model(nn.ModuleDict({"a": other, "b": other}), tmp_path / "m")
 
 
 def test_two_tensors_of_a_file_in_one_of_the_model(tmp_path):
     save_model(nn.ModuleDict({"fc": TNLinear(4, 4), "a": nn.Linear(4, 4), "b": nn.Linear(4, 4)}), tmp_path / "m")
     other = nn.Linear(4, 4)
-    with pytest.raises(dtn.FormatError, match=r"'a.weight' and 'b.weight' are one in the model"):
+    with pytest.raises(dtn.FormatError, match=r"'a.weight' and 'b.weight' are shared in the model"):
         load_model(nn.ModuleDict({"fc": nn.Linear(4, 4), "a": other, "b": other}), tmp_path / "m")
     layer: Any = linear()
-    with pytest.raises(dtn.FormatError, match=r"'a.\w+' and 'b.\w+' are one in the model"):
+    with pytest.raises(dtn.FormatError, match=r"'a.\w+' and 'b.\w+' are shared in the model"):
         tnx.load_model(nnx.Dict({"fc": linear(1), "a": layer, "b": layer}), tmp_path / "m")
 
 
@@ -294,7 +294,7 @@ def test_complex_layers_in_equinox(tmp_path):
 
 @pytest.fixture(params=[True, False], ids=["with Equinox", "alone"])
 def views(request, monkeypatch) -> None:
-    """The views that are there when NNX is imported with Equinox, or without it."""
+    """Register the views that exist if NNX is imported with or without Equinox."""
     monkeypatch.setattr("deeptn_jax.view.VIEWS", VIEWS if request.param else VIEWS[:1])
 
 

@@ -1,4 +1,4 @@
-"""Every view of models keeps the laws, that of the stand-in too; a broken one is named by the law that it breaks."""
+"""Check that every view of models, also the stand-in's, obeys the laws, and that each broken view fails its law."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class OwnEquinox(eqx.Module):
 
 
 class OwnNNX(nnx.Module):
-    """A linear layer whose weight is (outputs, inputs), with a variable beside it."""
+    """A linear layer whose weight is (outputs, inputs), with an additional variable."""
 
     def __init__(self, rngs: nnx.Rngs):
         self.table = nnx.Param(rngs.params.normal((5, 8)))
@@ -90,7 +90,7 @@ class LoudLinear(Linear):
 
 
 class TorchParts(nn.Module):
-    """Layers of all kinds, of two names, tied, with hooks; single weights; statistics."""
+    """Layers of all kinds, with two names, tied, with hooks; single weights; statistics."""
 
     def __init__(self):
         super().__init__()
@@ -161,17 +161,17 @@ SHOWN = {
     "torch": {
         "embed": "shares its weight with 'head.weight'",
         "head": "shares its weight with 'embed.weight'",
-        "loud": "is a LoudTorch with a forward of its own",
+        "loud": "is a LoudTorch with its own forward",
         "heard": "has hooks",
     },
-    "equinox": {"loud": "is a LoudEquinox with a __call__ of its own", "stack": "holds a stack of weights"},
+    "equinox": {"loud": "is a LoudEquinox with its own __call__", "stack": "has a stack of weights"},
     "nnx": {
-        "loud": "is a LoudNNX with a __call__ of its own",
+        "loud": "is a LoudNNX with its own __call__",
         "one": "shares its bias with 'two.bias'",
         "two": "shares its bias with 'one.bias'",
         "plain.0": "is in a plain container",
     },
-    "stand-in": {"loud": "is a LoudLinear with a __call__ of its own"},
+    "stand-in": {"loud": "is a LoudLinear with its own __call__"},
 }
 FREE = {
     "torch": "conv rnn.weight_ih_l0 rnn.weight_hh_l0 up fc twin own",
@@ -263,7 +263,7 @@ def test_files_of_the_stand_in_are_read_by_the_others(tmp_path):
 
 
 class Forgetful(CuPyModel):
-    """Loses the first array whenever somebody looks."""
+    """Loses the array ``scale`` whenever the weights are listed."""
 
     def weights(self):
         self.model = dict(self.model) | {"scale": cp.zeros((2, 3), dtype="float32")}
@@ -314,7 +314,7 @@ class WritesElsewhere(CuPyModel):
 
 
 class TiesApart(CuPyModel):
-    """Says that two arrays are one."""
+    """Reports arrays of equal shape as tied."""
 
     def entries(self):
         return {name: entry._replace(tie=entry.shape) for name, entry in super().entries().items()}

@@ -1,4 +1,4 @@
-"""What a compression did, as data and in words."""
+"""Test the report of a compression, as data and as text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rules that choose layers."""
+"""Test rules that choose layers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What holds for the code base as a whole."""
+"""Test properties of the code base as a whole."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_nobody_imports_through_the_backends_folder():
 
 
 def packages_of(module: str) -> str:
-    """The package that a module belongs to; modules beside the packages stand for themselves."""
+    """Return the package of a module; a module outside all packages is its own package."""
     parts = module.split(".")
     folder = ROOT if parts[0] == "deeptn" else ROOT / "backends"
     depth = 2 if (folder / parts[0] / (parts[1] if len(parts) > 1 else "") / "__init__.py").exists() else 1
@@ -102,7 +102,7 @@ def packages_of(module: str) -> str:
 
 
 def imports():
-    """Every import of this project by itself: file, package that imports, module, names."""
+    """Yield every import of the project's own modules: file, importing package, module, names."""
     for folder in ("deeptn", "backends"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             place = path.relative_to(ROOT if folder == "deeptn" else ROOT / "backends").with_suffix("")
@@ -122,7 +122,7 @@ def test_no_package_imports_what_is_private_to_another():
         seen += 1
         if packages_of(module) != here:
             private = [name for name in (*module.split("."), *names) if name.startswith("_") and name[:2] != "__"]
-            assert not private, f"{path.relative_to(ROOT)} imports {private} of {module}"
+            assert not private, f"{path.relative_to(ROOT)} imports {private} from {module}"
     assert seen > 300
 
 
@@ -140,7 +140,7 @@ def test_the_table_of_packages_is_that_of_import_linter():
 
 
 def test_only_the_classes_of_array_libraries_tell_these_apart():
-    """Elsewhere no name of a library is asked for or compared: what differs is a method or an attribute."""
+    """No other code compares the names of libraries; differences are methods or attributes of these classes."""
     compared = re.compile(
         r"""infer_backend|([=!]=|\bin) \(?["'](numpy|torch|jax)["']|["'](numpy|torch|jax)["'] [=!]="""
     )
@@ -159,9 +159,9 @@ def test_files_stay_small():
 
 
 def test_views_are_small_and_have_no_function_in_common():
-    """What two frameworks do alike is written once, in the core."""
+    """Code that two frameworks have in common is written once, in the core."""
     paths = sorted((ROOT / "backends").rglob("view.py"))
-    assert len(paths) == 4  # PyTorch, JAX, and on it Equinox and NNX
+    assert len(paths) == 4  # PyTorch, JAX, and Equinox and NNX on top of JAX
     bodies: dict[str, Path] = {}
     for path in paths:
         text = path.read_text()
@@ -170,7 +170,7 @@ def test_views_are_small_and_have_no_function_in_common():
             if isinstance(node, ast.FunctionDef):
                 said = [part for part in node.body if not isinstance(getattr(part, "value", None), ast.Constant)]
                 body = "\n".join(map(ast.unparse, said))
-                if len(body) > 60:  # a name handed on is not a copy
+                if len(body) > 60:  # short functions that only forward something do not count
                     assert bodies.setdefault(body, path) == path, (path, node.name)
 
 

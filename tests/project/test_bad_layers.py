@@ -1,6 +1,6 @@
-# Wrong arguments are the subject here.
+# These tests pass wrong arguments on purpose.
 # pyright: reportArgumentType=false
-"""The front-ends against wrong input: the error's type, and what its message says."""
+"""Call the front-ends with wrong input; check the type of the error and its message."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ CASES = {
     "own forward": (
         lambda: dtt.compress(odd_model(), {"0": "LowRank"}),
         PlanError,
-        "is a Twice with a forward of its own",
+        "is a Twice with its own forward",
     ),
     "hooks": (lambda: dtt.compress(odd_model(), {"1": "LowRank"}), PlanError, "has hooks, which would be lost"),
     "tied bias": (lambda: dtt.compress(odd_model(), {"2": "LowRank"}), PlanError, "shares its bias with '3.bias'"),
@@ -94,7 +94,7 @@ CASES = {
     "parameter name": (
         lambda: dtt.TNLinear(4, 4, dtn.Graph(nodes={"keys": "ax", "B": "xb"})),
         SpecError,
-        "'keys' cannot be held by torch.nn.ParameterDict",
+        "torch.nn.ParameterDict cannot store a parameter named 'keys'",
     ),
     "target network": (lambda: dtt.compress(model(), {"0": NET}), PlanError, "its network makes"),
     "ignore all": (lambda: dtt.compress(model(), {"0": "Tree"}, ignore=["0"]), PlanError, "also in ignore"),
@@ -120,7 +120,7 @@ CASES = {
     "jax dtype": (
         lambda: deeptn_jax.init(NET, __import__("jax").random.key(0), dtype="int32"),
         SpecError,
-        "real floating numbers",
+        "real floating-point numbers",
     ),
     "jax params": (lambda: deeptn_jax.materialize(NET, OTHER.init(like="jax")), SpecError, "params of another network"),
     "jax scheme": (

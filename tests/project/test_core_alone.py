@@ -1,4 +1,4 @@
-"""The tests of the core run where no framework is installed."""
+"""Check that the core tests run without any framework installed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 TESTS = Path(__file__).parents[1]
 FOLDERS = ("spec", "topologies", "engine", "fitting", "convert", "analysis", "files", "testing", "cli")
 
-#: pytest, where an import of a framework fails as if it were not installed.
+#: Runs pytest; imports of frameworks fail as if they were not installed.
 WITHOUT = """
 import sys
 sys.modules.update(dict.fromkeys(("torch", "jax", "jaxlib", "flax", "equinox", "optax")))
@@ -22,7 +22,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 
 def run(*options: str) -> str:
-    """Run the tests of the core without frameworks; what pytest says at the end."""
+    """Run the core tests without frameworks; return the last line of pytest's output."""
     paths = [*(TESTS / folder for folder in FOLDERS), *sorted(TESTS.glob("test_*.py"))]
     command = [sys.executable, "-c", WITHOUT, "-q", "-p", "no:cacheprovider", *options, *map(str, paths)]
     done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)

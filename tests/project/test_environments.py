@@ -1,4 +1,4 @@
-"""The wheel, installed into fresh environments with one extra each: what is promised there works."""
+"""Install the wheel into fresh environments with one extra each, and check that the promised features work."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SEED = 3
 
-#: Which of these packages an extra brings.
+#: Optional packages, and which of them each extra installs.
 OPTIONAL = ("torch", "jax", "optax", "equinox", "flax", "matplotlib", "onnx", "tensornetwork", "sklearn")
 PROMISED = {"core": (), "torch": ("torch",), "jax": ("jax", "optax"), "all": OPTIONAL}
 
-#: How every script begins: with the files of the fixture `files`, and a folder of its own as the working directory.
+#: The start of every script, which gets the folder of the fixture `files` and has its own working directory.
 PRELUDE = """
 import sys
 from importlib.util import find_spec
@@ -45,7 +45,7 @@ def check(found, expected, tolerance=1e-6):
     assert error <= tolerance, error
 """
 
-#: Networks of every dtype, and the outputs that another environment had from them.
+#: Reads networks of every dtype, and compares their outputs with those of the environment that wrote them.
 READ = """
 library = sys.argv[2]
 if library == "torch":
@@ -75,24 +75,24 @@ class Environment:
     folder: Path
 
     def run(self, command: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-        """Run a command of the environment, without the source tree on its path."""
+        """Run a command from the environment, without the source tree on its path."""
         program = self.folder / ("Scripts" if sys.platform == "win32" else "bin") / command
         return subprocess.run([program, *arguments], cwd=cwd, capture_output=True, text=True, timeout=600)
 
     def python(self, code: str, *arguments: object, cwd: Path) -> str:
-        """Run a script, which has to succeed; returns what it prints."""
+        """Run a script that must succeed; return what it prints."""
         done = self.run("python", "-I", "-c", code, *map(str, arguments), cwd=cwd)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
     def error(self, code: str, cwd: Path) -> str:
-        """Run a script, which has to fail; returns the last line of the traceback."""
+        """Run a script that must fail; return the last line of the traceback."""
         done = self.run("python", "-I", "-c", code, cwd=cwd)
         assert done.returncode != 0, done.stdout
         return done.stderr.strip().splitlines()[-1]
 
     def imported(self, module: str, cwd: Path) -> set[str]:
-        """The packages that are loaded after an import."""
+        """Return the packages that are loaded after an import."""
         names = self.python(f"import sys, {module}; print(' '.join(sys.modules))", cwd=cwd)
         return {name.partition(".")[0] for name in names.split()}
 
@@ -108,7 +108,7 @@ def wheel(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def env(request, wheel, tmp_path_factory) -> Iterator[Environment]:
-    """The environment of an extra; removed when the next one is made, since the largest takes gigabytes."""
+    """Create the environment of an extra; it is removed before the next one, because the largest takes gigabytes."""
     folder = tmp_path_factory.mktemp(request.param)
     made = Environment(request.param, folder / "venv")
     subprocess.run([sys.executable, "-m", "venv", str(made.folder)], check=True, capture_output=True)
@@ -137,7 +137,7 @@ class Small(nn.Module):
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory) -> Path:
-    """Networks and models that this environment writes, and what it computes with them."""
+    """Write networks and models, and the outputs that this environment computes with them."""
     folder = tmp_path_factory.mktemp("files")
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED)

@@ -1,4 +1,4 @@
-"""A family that lies outside of deeptn, registered as a user would, takes part in everything."""
+"""Check that a family outside deeptn, registered the way a user would, works everywhere."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_it_keeps_the_laws(skip_wall):
 
 
 def test_the_command_line_lists_and_draws_it(tmp_path):
-    """As an installed package: a module, and an entry point in its metadata."""
+    """Imitate an installed package: a module, and an entry point in its metadata."""
     (tmp_path / "walls.py").write_text(HEAD + FAMILY)
     (tmp_path / "walls-1.0.dist-info").mkdir()
     (tmp_path / "walls-1.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: walls\nVersion: 1.0\n")
@@ -82,7 +82,7 @@ def test_the_command_line_lists_and_draws_it(tmp_path):
 
     listed = deeptn("draw", "--help")
     assert "SkipWall" in re.split(r"[,\s]+", listed.stdout)
-    assert "--blocks VALUE" in listed.stdout
+    assert "--blocks VALUE" in deeptn("draw", "skipwall", "--help").stdout
     assert "the topology 'Broken' (walls:Nothing) cannot be imported: module 'walls' has no attribute" in listed.stderr
     drawn = deeptn("draw", "skipwall", "--blocks", "2", "--shape", "12,10", "-o", "wall.svg")
     assert drawn.stdout.startswith("Network(SkipWall(blocks=2), shape=(12, 10)"), drawn.stderr
@@ -152,7 +152,7 @@ def test_models_are_compressed_by_its_name(skip_wall, tmp_path):
 
 @dataclass(frozen=True, kw_only=True)
 class Outer(dtn.Topology):
-    """Two matrices whose names hold their rank, so that they shift when it grows; found by an SVD."""
+    """Two matrices whose names contain their rank, so that growth renames them; the closed form is an SVD."""
 
     rank: int = 1
     size_field: ClassVar[str] = "rank"
@@ -195,7 +195,7 @@ def test_a_family_may_bring_its_closed_form_and_its_growth(monkeypatch):
         return dtn.Topology.grown(self, size, spec, params, noise, generator)
 
     monkeypatch.setattr(Outer, "grown", forgets)
-    with pytest.raises(dtn.SpecError, match="the larger network has no parameter 'U3' to take over"):
+    with pytest.raises(dtn.SpecError, match="the larger network has no parameter 'U3', but the smaller"):
         dtn.fitting.grow(net, params, 5)
     monkeypatch.setattr(Outer, "closed_form", lambda self, spec, tensor: {"U2": tensor[:, :2], "V2": tensor[:2]})
     with pytest.raises(

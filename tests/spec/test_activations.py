@@ -1,4 +1,4 @@
-"""Activations: their values, and those of a user's own."""
+"""Test the values of activations, also of user-defined ones."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_activations_of_the_users_own():
     def steps(x, alpha):
         return alpha * x
 
-    for _ in range(2):  # as a notebook cell that is run twice
+    for _ in range(2):  # like a notebook cell that is run twice
         dtn.spec.register_activation("test_scaled", steps, default=3.0)
     one = dtn.network(dtn.BrickWall(layers=2, activation="test_scaled", normalize=None), (4, 4))
     two = dtn.network(dtn.BrickWall(layers=2, activation="test_scaled:6", normalize=None), (4, 4))

@@ -1,4 +1,4 @@
-"""A stand-in for CuPy: its arrays are not NumPy's, do not mix with them, and come to NumPy by `asnumpy` only."""
+"""A stand-in for CuPy: its arrays are not NumPy arrays, do not mix with them, and only `asnumpy` converts them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def _lower(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return type(value)(map(_lower, value))
     if isinstance(value, np.ndarray):
-        raise TypeError("a NumPy array among those of the stand-in")
+        raise TypeError("arrays of the stand-in do not mix with NumPy arrays")
     return value._held if isinstance(value, ndarray) else value
 
 
@@ -62,14 +62,14 @@ def asnumpy(array: ndarray) -> np.ndarray:
 
 zeros = _lift(np.zeros)
 
-# What programs are made of; reshape, swapaxes, indexing and operators are methods of the arrays.
+# For programs; reshape, swapaxes, indexing and operators are methods of the arrays.
 transpose, stack, matmul, pad = _lift(np.transpose), _lift(np.stack), _lift(np.matmul), _lift(np.pad)
-# What activations and their normalization need.
+# For activations and their normalization.
 where, zeros_like, tanh, sin = _lift(np.where), _lift(np.zeros_like), _lift(np.tanh), _lift(np.sin)
 vdot, real, sqrt = _lift(np.vdot), _lift(np.real), _lift(np.sqrt)
-# What single rows of a weight need.
+# For single rows of a weight.
 concatenate, broadcast_to, reshape = _lift(np.concatenate), _lift(np.broadcast_to), _lift(np.reshape)
 
-# autoray knows the first two of CuPy: where the functions are, and the way to NumPy.
+# Where the functions are, and how to convert to NumPy; for CuPy, autoray already knows both.
 autoray.register_backend(ndarray, __name__)
 autoray.register_function(__name__, "to_numpy", asnumpy)

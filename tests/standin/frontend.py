@@ -1,4 +1,4 @@
-"""A front-end of one's own, as the laws see it."""
+"""A custom front-end, as the laws use it."""
 
 from __future__ import annotations
 

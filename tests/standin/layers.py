@@ -1,4 +1,4 @@
-"""Layers of one's own. For CuPy the last import reads ``import cupy as cp``; nothing else changes."""
+"""A custom layer. For CuPy, the last import becomes ``import cupy as cp``; nothing else changes."""
 
 from __future__ import annotations
 

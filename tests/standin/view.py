@@ -1,4 +1,4 @@
-"""A view of models of one's own: here a model is a dictionary of layers, and of arrays."""
+"""A custom view of models; here, a model is a dictionary of layers and arrays."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ LINEAR = models.Kind("linear", base=Linear)
 
 
 class CuPyModel:
-    """A dictionary of `Linear`, `TNLinear` and arrays; two names may have one layer."""
+    """A dictionary of `Linear`, `TNLinear` and arrays; two names may refer to one layer."""
 
     def __init__(self, model: dict[str, Any]):
         self.model = model
 
     def _layers(self) -> dict[int, tuple[str, ...]]:
-        """The names of every layer."""
+        """Return the names of every layer."""
         names: dict[int, tuple[str, ...]] = {}
         for name, part in self.model.items():
             if isinstance(part, (Linear, TNLinear)):
@@ -63,7 +63,7 @@ class CuPyModel:
         return models.Weight(names, LINEAR.form, shape, dtype, read, bias=bias, network=network, refused=refused)
 
     def _arrays(self) -> dict[str, tuple[dict[str, Any], str]]:
-        """Where every entry is: a dictionary, and a key."""
+        """Return where every entry is: a dictionary and a key."""
         found: dict[str, tuple[dict[str, Any], str]] = {}
         for name, part in self.model.items():
             if isinstance(part, (Linear, TNLinear)):

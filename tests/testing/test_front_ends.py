@@ -1,4 +1,4 @@
-"""Every front-end keeps the laws, the stand-in for a library that deeptn does not know too; a broken one does not."""
+"""Check that every front-end, also the stand-in for an unknown library, obeys the laws, and broken ones do not."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PACKAGES = {"numpy": "numpy", "torch": "torch", "jax": "jax", "equinox": "equino
 
 @grid(lambda name, number: name in ("numpy", "torch") or number in "03", name=list(PACKAGES), number=range(6))
 def test_the_front_ends_keep_the_laws(name, number):
-    """JAX compiles for every network: in every run it has a padded brick wall, and a MERA with copies."""
+    """JAX compiles for every network, so every run gives it only a padded brick wall and a MERA with copies."""
     pytest.importorskip(PACKAGES[name])
     front_end = front_ends()[name]
     assert front_end.name == name
@@ -93,7 +93,7 @@ autoray.register_function("rounded", "asarray", lambda x: standin.asarray(x.asty
 
 
 class Altered(CuPyFrontEnd):
-    """Its view says something else of the layer."""
+    """Its view misreports the layer."""
 
     changes: ClassVar[dict[str, Any]]
 
@@ -159,7 +159,7 @@ class NotANumber(CuPyFrontEnd):
 
 
 class WithGradients(CuPyFrontEnd):
-    """Difference quotients, entry by entry."""
+    """Its gradients are difference quotients, entry by entry."""
 
     def gradient(self, model, x, dy):
         layer = model["layer"]
@@ -211,7 +211,7 @@ class NoSeed(CuPyFrontEnd):
 
 
 class Writing(CuPyFrontEnd):
-    """Its view writes something else."""
+    """Its view writes other values than it is given."""
 
     def written(self, name, array):
         raise NotImplementedError
@@ -243,7 +243,7 @@ class BiasForgotten(Writing):
 
 
 class Fixed(CuPyFrontEnd):
-    """It computes with what was drawn, whatever was written since."""
+    """It computes with the cores it drew at first, whatever is written later."""
 
     def linear(self, network, bias, seed):
         model = super().linear(network, bias, seed)
@@ -258,11 +258,11 @@ class Fixed(CuPyFrontEnd):
 @pytest.mark.parametrize(
     ("broken", "law", "message"),
     [
-        (RoundedArrays, "arrays", "'x' has other entries"),
+        (RoundedArrays, "arrays", "'x' has different entries"),
         (OtherKind, "cores", "'conv1d' instead of 'linear'"),
         (OtherNetwork, "cores", "the view has"),
         (NotGenerated, "cores", "generated layers .. instead of"),
-        (MoreThanTheLayer, "cores", "'counter'. beside"),
+        (MoreThanTheLayer, "cores", "'counter'. in addition to"),
         (Flat, "cores", "instead of"),
         (BiasUnasked, "cores", "instead of one of shape None"),
         (Shifted, "output", "differs by"),
@@ -271,13 +271,13 @@ class Fixed(CuPyFrontEnd):
         (GradientTwice, "gradient", "derivative"),
         (OneGradientMissing, "gradient", "derivative 0 along core"),
         (DrawnLarge, "init", "root mean square 1 instead of 0.5"),
-        (OneSeed, "seed", "the same cores from another seed"),
-        (NoSeed, "seed", "other cores from the same seed"),
-        (LossyWrite, "load", "has other entries"),
+        (OneSeed, "seed", "the same cores from different seeds"),
+        (NoSeed, "seed", "different cores from the same seed"),
+        (LossyWrite, "load", "has different entries"),
         (HalfWrite, "load", "float16"),
         (Fixed, "load", "differs by"),
         (BiasTwice, "file", "differs by"),
-        (BiasForgotten, "file", "'bias' has other entries"),
+        (BiasForgotten, "file", "'bias' has different entries"),
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else "",
 )

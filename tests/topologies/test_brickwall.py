@@ -1,4 +1,4 @@
-"""The reference method against a gate-by-gate oracle, and the paper's check number."""
+"""Test the reference method against a gate-by-gate oracle and the paper's parameter count."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_gate_by_gate(count, layers, between):
     activation, normalize = between
     shape = (2 ** (count // 2), 2 ** (count - count // 2))
     net = dtn.network(dtn.BrickWall(layers=layers, activation=activation, normalize=normalize), shape)
-    seed = 10 + layers  # of a four-entry state, a seed under which ReLU leaves more than rounding errors
+    seed = 10 + layers  # seeds for which ReLU leaves more than rounding errors of a four-entry state
     params = net.init(seed=seed, dtype="float64")
     expected = gate_by_gate(params, (2,) * count, layers, activation, normalize).reshape(shape)
     assert np.abs(net.materialize(params) - expected).max() <= 1e-12
@@ -97,7 +97,7 @@ def test_half_of_the_gate_on_the_vacuum_never_acts(torch):
 
 
 def test_depth_raises_the_rank():
-    """Q=12: at most 4 for one layer, 16 for two linear ones, more with an activation (design, section 1)."""
+    """With Q=12, the rank is 4 for one layer, 16 for two linear layers, and higher with an activation."""
     ranks = {}
     for layers, activation in ((1, None), (2, None), (2, "relu")):
         net = dtn.network(dtn.BrickWall(layers=layers, activation=activation), (64, 64))

@@ -1,4 +1,4 @@
-"""The families against their formulas, the textbook and TensorLy; networks of many nodes."""
+"""Test the families against their formulas, textbook definitions and TensorLy; test networks of many nodes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..tiers import grid
 
 
 def formula_names(family: dtn.Topology, legs: int, d: int, columns: int) -> dict:
-    """What a formula may name: see `deeptn.Topology`."""
+    """Return the names that a formula may use; see `deeptn.Topology`."""
     values = {field.name: getattr(family, field.name) for field in fields(family)}
 
     def bond(k: int) -> int:
@@ -54,7 +54,7 @@ def test_formulas_count_the_parameters(name):
 
 
 def tensor(net: dtn.Network, params: dict) -> np.ndarray:
-    """The generated tensor, an axis per leg."""
+    """Return the generated tensor, with one axis per leg."""
     return net.materialize(params).reshape(net.layout.leg_sizes)
 
 
@@ -78,7 +78,7 @@ def test_tensorly_reconstructs_the_same():
 
 
 def test_the_textbook_says_the_same():
-    """Kronecker products, Monarch's blocks of rank one, Hadamard products and sums, by NumPy alone."""
+    """Compute Kronecker products, Monarch's rank-one blocks, Hadamard products and sums with NumPy alone."""
     net = dtn.network(dtn.Kronecker(terms=2), (6, 10), dtn.Layout((6, 10), ((2, 3), (5, 2)), "interleaved"))
     params = net.init(dtype="float64")
     a, b = params["A0"], params["A1"]

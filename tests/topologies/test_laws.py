@@ -1,4 +1,4 @@
-"""The laws that deeptn.testing ships, on networks that Hypothesis draws of every family, and on one of everything."""
+"""Test the laws of deeptn.testing on networks of every family drawn by Hypothesis, and on one of everything."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_one_of_everything_in_other_libraries(net, torch, jax):
 
 @dataclass(frozen=True, kw_only=True)
 class Wrong(dtn.Topology):
-    """A topology that is another one every second time."""
+    """A topology that builds another network every second time."""
 
     rank: int = 1
     size_field: ClassVar[str] = "rank"

@@ -1,4 +1,4 @@
-"""Topologies as data: names, fields, JSON."""
+"""Test topologies as data: names, fields, JSON."""
 
 from __future__ import annotations
 

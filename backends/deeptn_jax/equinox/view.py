@@ -1,4 +1,4 @@
-"""Equinox models as deeptn sees them."""
+"""The view through which deeptn reads and changes Equinox models."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .layers import KINDS, TNLayer
 
 
 class EquinoxModel:
-    """A pytree of Equinox modules as a `deeptn.models.ModelView`; changes make another one of it.
+    """A pytree of Equinox modules as a `deeptn.models.ModelView`; every change creates a new pytree.
 
     Examples
     --------
@@ -36,7 +36,7 @@ class EquinoxModel:
         self.model = model
 
     def _layers(self) -> dict[str, tuple[Any, Kind | None]]:
-        """Layers that are generated, without a kind, and those that can be; equinox.nn.Shared leaves holes in some."""
+        """Return generated layers (kind None) and those that can be, except where `equinox.nn.Shared` left a hole."""
         found = {name: (part, kind_of(KINDS, part)) for name, part in _parts(self.model, (TNLayer, *KINDS)).items()}
         made = {name: place for name, place in found.items() if isinstance(place[0], TNLayer)}
         return {
@@ -53,12 +53,12 @@ class EquinoxModel:
         if kind.base is not None:
             refused = kind.differs(layer, "__call__")
             if len(shape) != 2 + getattr(layer, "num_spatial_dims", 0):
-                refused = f"holds a stack of weights, {shape}, as filter_vmap makes them; compress single layers"
+                refused = f"has a stack of weights of shape {shape} (filter_vmap); compress single layers"
         read, bias = partial(checked, layer.weight), getattr(layer, "bias", None) is not None
         return Weight((name,), kind.name(shape), shape, layer.weight.dtype.name, read, "weight", bias, None, refused)
 
     def _slots(self) -> dict[str, tuple[str, Any]]:
-        """Names of entries to paths and arrays; what a generated layer keeps of the dense one goes by its own name."""
+        """Map names of entries to paths and arrays; names omit the ``dense`` part of generated layers."""
         dense = {f"{path_of(name, 'dense')}.": name for name, place in self._layers().items() if place[1] is None}
         found = {}
         for path, leaf in _parts(self.model).items():
@@ -73,7 +73,7 @@ class EquinoxModel:
         found = {}
         for name, (path, leaf) in self._slots().items():
             refused = KEY if is_key(leaf) else TURNED if path.startswith(turned) else None
-            shape = (leaf.size,) if path.endswith("bias") and leaf.ndim > 1 else tuple(leaf.shape)  # of a convolution
+            shape = (leaf.size,) if path.endswith("bias") and leaf.ndim > 1 else tuple(leaf.shape)  # a convolution's
             read = partial(refuse, name, refused) if refused else partial(_read, leaf, shape)
             trained = bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
             found[name] = Entry(shape, leaf.dtype.name, name, read, trained, refused)
@@ -95,7 +95,7 @@ def _read(leaf: Any, shape: Shape) -> Any:
 
 
 def _parts(model: Any, kinds: tuple[type, ...] = ()) -> dict[str, Any]:
-    """Leaves by their paths, modules of some classes being leaves."""
+    """Return leaves by path; modules of the given classes count as leaves."""
     found: dict[str, Any] = {}
     for path, part in jax.tree_util.tree_leaves_with_path(model, is_leaf=lambda part: isinstance(part, kinds)):
         if _name(path) in found:
@@ -105,7 +105,7 @@ def _parts(model: Any, kinds: tuple[type, ...] = ()) -> dict[str, Any]:
 
 
 def _swapped(model: Any, swaps: Mapping[str, Any], kinds: tuple[type, ...] = ()) -> Any:
-    """A model with other parts at some paths; those of some classes as a whole."""
+    """Return a model with other parts at some paths; modules of the given classes count as one part."""
     is_leaf = lambda part: isinstance(part, kinds)  # noqa: E731
     return jax.tree_util.tree_map_with_path(lambda path, part: swaps.get(_name(path), part), model, is_leaf=is_leaf)
 

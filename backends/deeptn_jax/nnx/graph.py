@@ -1,4 +1,4 @@
-"""Walking through NNX models: their parts by path."""
+"""Find the parts of NNX models by path."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from deeptn.errors import PlanError
 
 from .layers import TNLayer
 
-#: What holds no part of a model.
+#: Types that contain no further parts of a model.
 LEAVES = (str, bytes, int, float, complex, type(None), np.ndarray, np.generic, jax.Array)
 
 
 def parts(model: Any, kind: type | tuple[type, ...], once: bool = False) -> dict[str, Any]:
-    """Modules or variables by their paths, in the order in which they were set.
+    """Return modules or variables by path, in the order in which they were set.
 
-    A module of several names is found under all of them; with `once`, or where references run in circles, under one.
-    What a generated layer keeps of the dense one goes by the name of the layer itself.
+    A module with several names appears under all of them; with `once`, or if references form a cycle, under one.
+    Paths omit the ``dense`` part of generated layers.
     """
     found: dict[str, Any] = {}
     seen: dict[int, Any] = {}

@@ -1,4 +1,4 @@
-"""Flax NNX models as deeptn sees them."""
+"""The view through which deeptn reads and changes Flax NNX models."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from .layers import KINDS, TNLayer, from_weight, to_weight, torch_axes
 
 #: Variables that do not belong to a trained model.
 PASSING = (nnx.RngState, nnx.Cache, nnx.Intermediate, nnx.OptState, MetricState)
-#: PyTorch's names for the variables of modules.
+#: PyTorch's names for NNX variables.
 NAMES = {"kernel": "weight", "embedding": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var"}
 NUMBERS = (bool, int, float, complex)
-ABSTRACT = "has a shape, but no data, and no file holds it"
+ABSTRACT = "has a shape but no data, and files do not store it"
 
 
 class NNXModel:
@@ -33,7 +33,7 @@ class NNXModel:
     ----------
     model : nnx.Module
     order : tuple of str
-        Paths whose names come first, where a module has several.
+        Paths in the order that decides which name comes first if a module has several.
 
     Examples
     --------
@@ -49,11 +49,11 @@ class NNXModel:
 
     @classmethod
     def of_copy(cls, model: nnx.Module) -> NNXModel:
-        """Of a copy, which has forgotten in which order the parts of the model were set."""
+        """View a copy of a model, and remember the order in which its parts were set, which the copy loses."""
         return cls(nnx.clone(model), tuple(parts(model, nnx.Module, once=True)))
 
     def _places(self) -> dict[str, tuple[Any, tuple[str, ...]]]:
-        """Layers, generated or not, and all of their names, by the first."""
+        """Return layers, generated or not, with all of their names, by the first name."""
         everywhere = parts(self.model, (TNLayer, *KINDS))
         names: dict[int, list[str]] = {}
         for name in dict.fromkeys((*self.order, *everywhere)):
@@ -80,7 +80,7 @@ class NNXModel:
         if kind.base is not None:
             more = next((key for key in own if key not in (kind.attribute, "bias")), None)
             refused = kind.differs(layer, "__call__") or refused
-            refused = refused or (more and f"has {more!r} beside its weight and bias, which would be lost")
+            refused = refused or (more and f"has {more!r} besides weight and bias, which would be lost")
         for what in (kind.attribute, "bias"):
             places = {path_of(name, what) for name in names}
             for path in users.get(id(own.get(what)), ()):
@@ -91,10 +91,10 @@ class NNXModel:
         return Weight(names, kind.name(shape), shape, dtype, read, stored, bias, None, refused)
 
     def _slots(self) -> dict[str, tuple[str, Any, str | None]]:
-        """Names of entries to NNX's own, variables, and why files hold none of them."""
+        """Map names of entries to names in NNX, variables, and why files cannot store them (None if they can)."""
         turned = tuple(f"{name}." for name in parts(self.model, nnx.ConvTranspose, once=True))
         held = [item for item in parts(self.model, nnx.Variable).items() if not isinstance(item[1], PASSING)]
-        held.sort(key=lambda item: not isinstance(item[1], (nnx.Param, nnx.BatchStat)))  # these have PyTorch's names
+        held.sort(key=lambda item: not isinstance(item[1], (nnx.Param, nnx.BatchStat)))  # they get PyTorch's names
         found: dict[str, tuple[str, Any, str | None]] = {}
         for path, value in held:
             raw = value.get_raw_value()
@@ -105,9 +105,9 @@ class NNXModel:
             if place in found and not isinstance(value, (nnx.Param, nnx.BatchStat)):
                 place = path
             if place in found:
-                place, refused = path, f"and another would both be stored as {place!r}; rename {own!r}"
+                place, refused = path, f"and another variable would both be stored as {place!r}; rename {own!r}"
             elif not isinstance(raw, NUMBERS) and (not is_array(raw) or is_key(raw)):
-                refused = f"is a {type(value).__name__} of type {type(raw).__name__}; files hold arrays and numbers"
+                refused = f"is a {type(value).__name__} of type {type(raw).__name__}; files store arrays and numbers"
             elif path.startswith(turned):
                 refused = TURNED
             found[place] = own, value, refused
@@ -141,17 +141,17 @@ class NNXModel:
             raw = value.get_raw_value()
             made = from_weight(own, array_like(array, _raw(value)))
             number = isinstance(raw, NUMBERS) and not isinstance(raw, np.generic)
-            value.set_raw_value(type(raw)(made.item()) if number else made)  # past the hooks that it may have
+            value.set_raw_value(type(raw)(made.item()) if number else made)  # bypasses any hooks
 
 
 def _raw(value: Any) -> Any:
-    """The array of a variable, of its own library."""
+    """Return the array of a variable; a number becomes a NumPy array."""
     raw = value.get_raw_value()
     return np.asarray(raw) if isinstance(raw, NUMBERS) else raw
 
 
 def _shape(own: str, raw: Any) -> tuple[int, ...]:
-    """In PyTorch's order of axes."""
+    """Return a shape in PyTorch's order of axes."""
     return tuple(raw.shape[axis] for axis in torch_axes(own, len(raw.shape)))
 
 

@@ -1,4 +1,4 @@
-"""PyTorch's way to run a program: buffers that are used again, gradients written by hand, an operator for tracing."""
+"""The runner for PyTorch: reused buffers, gradients written by hand, and an operator for tracing."""
 
 from deeptn.engine import register_runner
 

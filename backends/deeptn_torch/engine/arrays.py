@@ -1,7 +1,7 @@
-"""The array operations of a program, for tensors: torch's own, and NumPy's for small programs on the CPU.
+"""The array operations of a program on tensors: torch's own, and NumPy's for small programs on the CPU.
 
-To dispatch an operation costs NumPy a third of what it costs torch, and small contractions are little else. Large
-products and activations are torch's in both, on the same memory.
+NumPy dispatches an operation in a third of the time that torch needs, and small contractions spend most of their time
+on dispatch. Both use torch for large products and activations, on the same memory.
 """
 
 from __future__ import annotations
@@ -23,44 +23,44 @@ _NUMPY: Any = library("numpy")
 
 
 class TensorOperations(Operations, ABC):
-    """What a program and its gradient need. Every register is contiguous; stacks own their memory."""
+    """The operations that a program and its gradient need. Every register is contiguous; stacks own their memory."""
 
     @abstractmethod
     def enter(self, tensors: Sequence[Tensor]) -> Sequence[Array]:
-        """From tensors to what this library computes with."""
+        """Convert tensors to the arrays of this library."""
 
     @abstractmethod
     def leave(self, array: Array) -> Tensor:
-        """Back to a tensor."""
+        """Convert an array back to a tensor."""
 
     @abstractmethod
     def write(self, whole: Array, view: View, array: Array) -> None:
-        """Write a matrix where a view reads it in a register, of which `whole` are the entries, item by item."""
+        """Write a matrix where a view reads it; `whole` contains the entries of the view's register, item by item."""
 
     @abstractmethod
     def conj(self, array: Array) -> Array:
-        """Conjugated, where it is complex."""
+        """Return the complex conjugate; a real array is returned as it is."""
 
     @abstractmethod
     def sum_products(self, x: Array, y: Array) -> Array:
-        """``sum_b x[b] @ y[b]``, in parts, so that the single products need little room."""
+        """Return ``sum_b x[b] @ y[b]``, computed in parts so that the separate products need little memory."""
 
     def adjoint(self, array: Array) -> Array:
-        """Transposed and conjugated."""
+        """Return the conjugate transpose."""
         return self.conj(array.swapaxes(-1, -2))
 
     def pad(self, array: Array, shape: Sequence[int]) -> Array:
         shape = (array.shape[0], *shape[1:]) if shape[0] < 0 else shape
         padded = self.empty(math.prod(shape), array).reshape(shape)
         padded[tuple(slice(0, n) for n in array.shape)] = array
-        for axis, n in enumerate(array.shape):  # what lies behind, written once
+        for axis, n in enumerate(array.shape):  # the padding; every entry is written once
             padded[(*(slice(0, m) for m in array.shape[:axis]), slice(n, None))] = 0
         return padded
 
 
 @final
 class Tensors(TensorOperations, PlainActivations):
-    """torch, views in one step."""
+    """Operations on torch tensors; a view is taken in one strided step."""
 
     buffers = True
 
@@ -80,7 +80,7 @@ class Tensors(TensorOperations, PlainActivations):
         return array if view.perm is None else array.reshape(view.shape)
 
     def crop(self, array: Tensor, axes: Sequence[int], shape: Sequence[int]) -> Tensor:
-        if shape[0] < 0 or not array.is_contiguous():  # what a permutation left
+        if shape[0] < 0 or not array.is_contiguous():  # non-contiguous after a permutation
             return _PLAIN.crop(array, axes, shape)
         return array.as_strided(shape, [math.prod(axes[k + 1 :]) for k in range(len(axes))])
 
@@ -104,7 +104,7 @@ class Tensors(TensorOperations, PlainActivations):
     def sum_products(self, x: Tensor, y: Tensor) -> Tensor:
         batch, m, k = x.shape
         n, large = y.shape[2], self.tuning.large
-        if x.numel() + y.numel() < min(batch * m * n, large):  # one long product of two copies
+        if x.numel() + y.numel() < min(batch * m * n, large):  # two copies, then one long product
             return x.movedim(1, 0).reshape(m, batch * k) @ y.movedim(2, 0).reshape(n, batch * k).mT
         size = max(1, large // (m * n))
         if batch <= size:
@@ -119,7 +119,7 @@ class Hosted(TensorOperations, PlainViews):
     Parameters
     ----------
     tensors : Tensors
-        For large products and for activations.
+        The operations for large products and activations.
     """
 
     buffers = False
@@ -139,7 +139,7 @@ class Hosted(TensorOperations, PlainViews):
         return self._tensors.matmul(torch.from_numpy(x), torch.from_numpy(y)).numpy()
 
     def inverse_rms(self, x: np.ndarray, in_pieces: bool = False) -> float:
-        flat = torch.from_numpy(x).reshape(-1)  # NumPy's own product would call up threads beside those of torch
+        flat = torch.from_numpy(x).reshape(-1)  # NumPy's own product would start threads in addition to torch's
         return 1.0 / math.sqrt(torch.vdot(flat, flat).real.item() / x.size + TINY)
 
     def activate(
@@ -148,7 +148,7 @@ class Hosted(TensorOperations, PlainViews):
         return self._tensors.activate(torch.from_numpy(x), activation, scale).numpy()
 
     def enter(self, tensors: Sequence[Tensor]) -> Sequence[np.ndarray]:
-        # Parameters are copied: NumPy takes their memory away from those who would resize it, as FSDP2 does.
+        # Copy parameters: memory that is shared with NumPy cannot be resized any more, and FSDP2 resizes it.
         own = (t.detach().clone() if type(t) is torch.nn.Parameter else t.detach() for t in tensors)
         return [tensor.resolve_conj().resolve_neg().numpy() for tensor in own]
 

@@ -1,4 +1,4 @@
-"""Programs as torch operators: to `torch.compile` a contraction is one call, opaque, without a graph break."""
+"""Programs as torch operators: `torch.compile` sees a contraction as one opaque call, without a graph break."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _NUMBERS: dict[Program, int] = {}
 
 
 def register(program: Program) -> int:
-    """Return the number by which the operators know a program in this process."""
+    """Register a program and return its number, which the operators take; it is valid in this process."""
     number = _NUMBERS.setdefault(program, len(_PROGRAMS))
     if number == len(_PROGRAMS):
         _PROGRAMS.append(program)
@@ -26,7 +26,7 @@ def register(program: Program) -> int:
 
 @torch.library.custom_op("deeptn::contract", mutates_args=())
 def contract(inputs: Sequence[Tensor], number: int) -> Tensor:
-    """Run a program by its number (`register`) on float32, float64 or complex inputs, ordered as ``program.inputs``."""
+    """Run a registered program on float32, float64 or complex inputs, in the order of ``program.inputs``."""
     return run(_PROGRAMS[number], inputs).contiguous()
 
 
@@ -38,7 +38,7 @@ def _(inputs: Sequence[Tensor], number: int) -> Tensor:
 
 @torch.library.custom_op("deeptn::contract_backward", mutates_args=())
 def contract_backward(grad: Tensor, inputs: Sequence[Tensor], number: int, needed: Sequence[bool]) -> list[Tensor]:
-    """Gradients of `contract` towards the inputs that are needed; nothing is kept between the two."""
+    """Return the gradients of `contract` for the inputs that need one; nothing is kept from the forward pass."""
     return gradients(_PROGRAMS[number], inputs, needed, grad)
 
 

@@ -18,7 +18,7 @@ from .arrays import TensorOperations
 
 
 def registers_of(program: Program, leaves: Sequence[Any]) -> list[Any]:
-    """All registers of a program, filled with what the steps read and do not make."""
+    """Return the registers of a program, with values for those that the steps read but do not compute."""
     registers: list[Any] = [None] * (program.first_step + len(program.steps))
     for number, leaf in zip(program.leaves, leaves):
         registers[number] = leaf
@@ -26,7 +26,7 @@ def registers_of(program: Program, leaves: Sequence[Any]) -> list[Any]:
 
 
 class Reverse:
-    """One backward pass. Keys of the pool: a register for its value, its bitwise complement for its gradient."""
+    """One backward pass. In the pool, the value of register k has the key ``k``, and its gradient the key ``~k``."""
 
     def __init__(
         self, program: Program, leaves: Sequence[Tensor], kept: Run, needed: Sequence[bool], last: bool = True
@@ -48,9 +48,9 @@ class Reverse:
         self.active = program.active(tuple(needed))
 
     def run(self, grad: Tensor) -> list[Tensor | None]:
-        """Gradients towards the leaves, None for those that are not needed."""
+        """Return the gradients with respect to the leaves, None for those that do not need one."""
         program, grads = self.program, self.grads
-        # An expanded gradient, as that of a sum, has strides of zero, of which BLAS knows nothing.
+        # An expanded gradient, such as that of a sum, has strides of zero, which BLAS does not support.
         grads[program.result] = self.lib.enter([grad.contiguous()])[0]
         for segment, inner in zip(reversed(program.segments), reversed(program.inner)):
             if program.recompute:
@@ -94,7 +94,7 @@ class Reverse:
         else:
             x = self.lib.view(self.registers[near.register], near)
             y = self.lib.view(self.registers[far.register], far)
-        # The gradient of the smaller operand reads the larger one, whose buffer the other gradient then takes.
+        # Smaller operand first: its gradient reads the larger one, whose buffer the second gradient then reuses.
         if math.prod(x.shape) > math.prod(y.shape):
             x, y, near, far = y, x, far, near
         if self.active[near.register]:
@@ -111,7 +111,7 @@ class Reverse:
             if self.pool is not None:
                 self.pool.move(~step.result, ~step.left)
             both = self.active[step.left] and self.active[step.right]
-            parts = grad, grad * 1 if both else grad  # each may be written into, here or by its parameter's optimizer
+            parts = grad, grad * 1 if both else grad  # each may be modified in place, here or by an optimizer
         else:
             if self.program.recompute:
                 x, y = self.registers[step.left], self.registers[step.right]
@@ -123,7 +123,7 @@ class Reverse:
                 self.add(register, part)
 
     def operand(self, view: View, shape: Sequence[int], other: Array, grad: Array, is_left: bool) -> Array:
-        """Gradient of one operand of a product: ``grad @ otherᴴ`` of the left one, ``otherᴴ @ grad`` of the right."""
+        """Return the gradient of an operand of a product: ``grad @ otherᴴ`` (left) or ``otherᴴ @ grad`` (right)."""
         other = self.lib.adjoint(other)
         first, second = (grad, other) if is_left else (other, grad)
         if view.transposed and view.items is None:
@@ -136,13 +136,13 @@ class Reverse:
         return self.lib.matmul(first, second, self.pool.take(~view.register, tuple(shape), grad))
 
     def place(self, view: View, grad: Array) -> None:
-        """Add the gradient of an operand to that of its register."""
+        """Add the gradient of an operand to the gradient of its register."""
         if view.items is None:
             if view.perm is not None:
                 grad = self.permuted_back(grad, view.axes, view.perm)
             self.add(view.register, grad)
             return
-        # Every item of a stack is read once, so that its gradient is written once.
+        # Every item of a stack is read exactly once, so its gradient is written exactly once.
         whole = self.grads[view.register]
         if whole is None:
             count, volume = self.program.stack_shapes[view.register]
@@ -157,9 +157,9 @@ class Reverse:
         return self.lib.permute(array.reshape([axes[k] for k in perm]), inverse)
 
     def activation(self, step: Activate, grad: Array) -> None:
-        """Gradient of ``f(s·x)``, 1/s being the root of the mean square of the n entries of x.
+        """Propagate a gradient through ``f(s·x)``, where 1/s is the root mean square of the n entries of x.
 
-        With g, that of f at s·x, it is ``s·g − x·s³·(x·g)/n``.
+        If g is the gradient with respect to s·x, the gradient with respect to x is ``s·g − x·s³·(x·g)/n``.
         """
         x, scale = self.tape.pop(step.result)
         if self.active[step.operand]:
@@ -192,13 +192,13 @@ class Reverse:
                 self.pool.adopt(x)
 
     def release(self, reader: Contract, view: View, operand: Array) -> None:
-        """Nobody reads this value again: its buffer may hold a gradient."""
+        """Free the buffer of a value for gradients if this was the last step that needs the value."""
         if self.pool is None or view.items is not None or view.register < self.program.first_step:
             return
         if self.program.first_reads[view.register] != reader.result:
             return
         step = self.program.steps[view.register - self.program.first_step]
-        if isinstance(step, Activate) and step.in_place:  # its derivative is still to be told
+        if isinstance(step, Activate) and step.in_place:  # its derivative still needs the value
             return
         if self.program.recompute:
             self.registers[view.register] = None
@@ -206,7 +206,7 @@ class Reverse:
             self.pool.adopt(operand)
 
 
-#: How each kind of step takes the gradient of its result to those of what it read.
+#: How each kind of step propagates the gradient of its result to the registers that it read.
 _RULES: dict[type[Step], Callable[[Reverse, Any, Array], None]] = {
     Contract: Reverse.product,
     Permute: Reverse.permute,
@@ -218,7 +218,7 @@ _RULES: dict[type[Step], Callable[[Reverse, Any, Array], None]] = {
 
 
 def _derivative(activation: str) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
-    """The gradient of an activation f at s·x, from that towards f(s·x), x and s."""
+    """Return a function that turns the gradient for f(s·x), with x and s, into the gradient for s·x."""
     if activation == "relu":
         return lambda grad, x, scale: torch.ops.aten.threshold_backward(grad, x, 0)
     function = activations.resolve(activation)
@@ -232,5 +232,5 @@ def _derivative(activation: str) -> Callable[[Tensor, Tensor, Tensor | None], Te
 
 
 def autograd_on() -> Any:
-    """Let autograd record inside a custom operator too, which runs below it."""
+    """Let autograd record inside a custom operator, where it is normally off."""
     return torch._C._SetExcludeDispatchKeyGuard(torch._C.DispatchKey.AutogradFunctionality, False)

@@ -1,9 +1,9 @@
-"""How torch runs a program: one autograd function per call, whose backward pass is written out by hand.
+"""Run programs in torch: one autograd function per call, whose backward pass is written by hand.
 
-Autograd would keep every state between two products, and pay for a fresh buffer each time. Here the forward pass of a
-large program keeps the states around the activations and those of the last stage, and the backward pass makes the
-others again, stage by stage, in buffers that it uses again (Griewank & Walther, ACM Trans. Math. Softw. 26, 19 (2000),
-with one checkpoint per stage). That of a smaller one keeps every operand as it was multiplied.
+Plain autograd would keep every state between two products and allocate a new buffer for each. Here, the forward pass
+of a large program keeps only the states around the activations and those of the last stage. The backward pass
+recomputes the others stage by stage, in reused buffers (Griewank & Walther, ACM Trans. Math. Softw. 26, 19 (2000), with
+one checkpoint per stage). The forward pass of a smaller program keeps every operand as the matrix that was multiplied.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from .reverse import Reverse, autograd_on, registers_of
 def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
     """Execute a program on tensors; registered as the runner for torch.
 
-    The tensors come in the order of ``program.inputs``; the result is differentiable any number of times. Under
-    `torch.compile`, `torch.export`, `torch.func`, forward-mode differentiation and dispatch modes the plain steps run,
-    which those can follow.
+    The tensors are in the order of ``program.inputs``; the result can be differentiated any number of times. Under
+    `torch.compile`, `torch.export`, `torch.func`, forward-mode differentiation and dispatch modes, the program runs as
+    plain steps, which these can trace.
     """
     if _is_transformed(inputs):
         return run_plain(program, inputs)
@@ -52,7 +52,7 @@ def _is_transformed(inputs: Sequence[Tensor]) -> bool:
 
 
 def gradients(program: Program, inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor) -> list[Tensor]:
-    """Gradients towards the inputs that are `needed`, from the inputs alone; each with its own memory."""
+    """Return gradients for the `needed` inputs, computed from the inputs alone; each has its own memory."""
     with torch.enable_grad(), autograd_on():
         leaves = [x.detach().requires_grad_(is_needed) for x, is_needed in zip(inputs, needed)]
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
@@ -61,34 +61,34 @@ def gradients(program: Program, inputs: Sequence[Tensor], needed: Sequence[bool]
 
 
 def full_precision(tensor: Tensor) -> Any:
-    """Switch autocast off: a contraction of many small tensors is not for half precision."""
+    """Return a context that disables autocast: half precision does not suit contractions of many small tensors."""
     return torch.autocast(tensor.device.type, enabled=False) if autocasts(tensor) else contextlib.nullcontext()
 
 
 def autocasts(tensor: Tensor) -> bool:
-    """Whether autocast is on for the device of a tensor."""
+    """Return whether autocast is enabled for the device of a tensor."""
     kind = tensor.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def operations_for(program: Program, leaves: Sequence[Tensor]) -> TensorOperations:
-    """NumPy on the tensors' memory for small programs on the CPU, else torch."""
+    """Choose NumPy, on the memory of the tensors, for small programs on the CPU, otherwise torch."""
     if not all(leaf.is_cpu for leaf in leaves):
         return TORCH_ON_GPU
     return HOST if program.is_small(HOST.tuning) else TORCH
 
 
 def leaves_of(program: Program, inputs: Sequence[Tensor]) -> list[Tensor]:
-    """What the steps read, contiguous. Stacks are made here, where autograd follows: it handles many tensors faster."""
+    """Return what the steps read, contiguous. Stacks are built under autograd, which handles many tensors faster."""
     registers = start(program, inputs, TORCH)
     return [registers[number].contiguous() for number in program.leaves]
 
 
 def _forward(program: Program, leaves: Sequence[Tensor]) -> tuple[Tensor, Run]:
-    """The result, and what a backward pass wants to find.
+    """Return the result and what a backward pass needs.
 
-    These are the registers in ``program.kept`` where the rest is recomputed; otherwise the operands of every product,
-    kept on the tape with those of the activations and their factors.
+    If the backward pass recomputes states, it needs the registers in ``program.kept``; otherwise the operands of every
+    product, which the tape then stores next to the operands and scales of the activations.
     """
     lib = operations_for(program, leaves)
     kept = Run(registers_of(program, lib.enter(leaves)), lib, tape={})
@@ -110,13 +110,13 @@ class _Contraction(torch.autograd.Function):
         result, ctx.kept = _forward(program, leaves)
         ctx.program = program
         ctx.save_for_backward(*leaves)
-        # No view, so that it may be changed in place.
+        # A tensor that is not a view, so that it may be modified in place.
         return result.new_empty(0).set_(result)  # type: ignore[arg-type]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         program, leaves, needed = ctx.program, ctx.saved_tensors, ctx.needs_input_grad[1:]
-        again = torch.is_grad_enabled()  # create_graph=True: the gradient itself is to be differentiated
+        again = torch.is_grad_enabled()  # create_graph=True: the gradient will be differentiated
         with full_precision(grad):
             if not again and not _is_batched(grad):
                 return None, *Reverse(program, leaves, ctx.kept, needed, not _keeps_graph()).run(grad)
@@ -129,7 +129,7 @@ class _Contraction(torch.autograd.Function):
 
 
 def _is_batched(grad: Tensor) -> bool:
-    """Whether many gradients come at a time: ``torch.autograd.grad(is_grads_batched=True)``, or `torch.func`."""
+    """Return whether gradients come as a batch: from ``torch.autograd.grad(is_grads_batched=True)`` or `torch.func`."""
     functorch = torch._C._functorch  # type: ignore[attr-defined]
     return functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)
 
@@ -139,7 +139,7 @@ def _is_functorch_active() -> bool:
 
 
 def _keeps_graph() -> bool:
-    """Whether a second backward pass may follow, so that what is kept may not be written over."""
+    """Return whether a second backward pass may follow, so that this one must not overwrite what is kept."""
     autograd: Any = torch._C._autograd  # type: ignore[attr-defined]
     ask = getattr(autograd, "_get_current_graph_task_keep_graph", None)  # not in every version of torch
     return ask is None or ask()

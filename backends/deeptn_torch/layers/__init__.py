@@ -1,4 +1,4 @@
-"""Modules whose weights are generated, and generated weights inside of any module."""
+"""Modules with generated weights, and generated weights inside any module."""
 
 from .base import TNLayer, layers_of
 from .conv import CONVOLUTIONS, TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d

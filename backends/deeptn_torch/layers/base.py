@@ -1,4 +1,4 @@
-"""What all layers with a generated weight share."""
+"""The base class of all layers with a generated weight."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ from .cache import CachedWeight, Cores, trainable
 
 
 class TNLayer(CachedWeight):
-    """What all layers with a generated weight share and take; `CachedWeight` says when the decoded weight is kept.
+    """Base class of all layers with a generated weight; `CachedWeight` says when the decoded weight is cached.
 
     Parameters
     ----------
     topology : deeptn.Topology, deeptn.Network or str
-        What generates the weight.
+        The network that generates the weight, or its family.
     device, dtype : optional
     layout : deeptn.Layout, optional
-        How the weight is cut into legs; by default the topology's own.
+        How the weight is split into legs; by default, the topology's default layout.
     mode : {"auto", "materialize", "apply"}
-        ``"materialize"``: decode the weight, then use it. ``"apply"``: use a linear network without its weight.
-        ``"auto"``: decode and keep the weight while no gradient is asked for, otherwise what is expected to be faster.
+        ``"materialize"``: decode the weight, then use it. ``"apply"``: use a linear network without decoding it.
+        ``"auto"``: decode and cache the weight while no gradient is needed, otherwise use what is probably faster.
 
     Attributes
     ----------
     network : deeptn.Network
-        What generates the weight.
+        Generates the weight.
     cores : nn.ParameterDict
-        The trainable tensors, by the names of ``network.spec.param_shapes``.
+        The trainable tensors, with the names in ``network.spec.param_shapes``.
     recompute : bool or None
-        Whether the backward pass of a decode recomputes the states within a stage; None: as the program has it.
+        Whether the backward pass of decoding recomputes the states within a stage; None: as the program says.
     """
 
-    #: The dense layer that this one replaces, which of its arguments the two have in common, and how files name it.
+    #: The dense class that this one replaces, the arguments that the two share, and the name of the kind in files.
     dense: ClassVar[Any]
     arguments: ClassVar[tuple[str, ...]] = ()
     kind: ClassVar[str]
-    #: How a linear network is used without its weight.
+    #: How a linear network is used without decoding its weight.
     way: ClassVar[Literal["apply", "gather"]] = "apply"
 
     bias: nn.Parameter | None
@@ -70,7 +70,7 @@ class TNLayer(CachedWeight):
         mode: str = "materialize",
         outputs: int = 0,
     ) -> None:
-        """Take up a network for a weight of some shape, and a bias of so many entries; draw both."""
+        """Set up a network for a weight of this shape, and a bias with `outputs` entries; draw both."""
         net = as_network(topology, shape, layout)
         self.mode = check_mode(mode)
         empty = partial(torch.empty, device=device, dtype=dtype)
@@ -80,24 +80,24 @@ class TNLayer(CachedWeight):
         self.reset_parameters()
 
     def _hold(self, net: Network, tensors: Mapping[str, Tensor]) -> None:
-        """Take a network and its cores."""
+        """Set the network and its cores."""
         clash = [name for name in net.spec.param_shapes if hasattr(Cores, name)]
         if clash:
-            raise SpecError(f"a parameter named {clash[0]!r} cannot be held by torch.nn.ParameterDict; rename the node")
+            raise SpecError(f"torch.nn.ParameterDict cannot store a parameter named {clash[0]!r}; rename the node")
         self.network = net
         self._names = tuple(net.spec.param_shapes)
         self._forget()
         self.cores = Cores()
-        for name in self._names:  # one by one: a dictionary would be sorted by name
+        for name in self._names:  # one by one, because a dictionary would be sorted by name
             self.cores[name] = nn.Parameter(tensors[name])
 
     def constrain(self, nodes: Iterable[str] | None = None) -> None:
-        """Keep nodes isometric in training, up to a positive factor; see `deeptn.isometrize`.
+        """Keep nodes isometric during training, up to a positive factor; see `deeptn.isometrize`.
 
-        Nodes go by their names, by default those that the topology marks. `SpecError` if there is none, one cannot be
-        an isometry, or a core does not have full rank. Cores become parametrized (`torch.nn.utils.parametrize`): the
-        ``state_dict`` holds the tensors before the map as ``cores.parametrizations.NAME.original``, and
-        ``parametrize.remove_parametrizations`` ends it.
+        `nodes` are names; by default, all nodes that the topology marks. Raises `SpecError` if there are none, a node
+        cannot be an isometry, or a core does not have full rank. The cores become parametrized
+        (`torch.nn.utils.parametrize`): the ``state_dict`` contains the tensors before the map as
+        ``cores.parametrizations.NAME.original``. ``parametrize.remove_parametrizations`` removes the constraint.
 
         Examples
         --------
@@ -118,7 +118,7 @@ class TNLayer(CachedWeight):
             values = torch.linalg.svdvals(isometry.view.matrix(self.cores[name].detach()).to(torch.complex128))
             if values[-1] <= 1e-6 * values[0]:
                 raise SpecError(
-                    f"the core {name!r} does not have full rank (as after growth), so its isometry is not determined; "
+                    f"the core {name!r} does not have full rank (as after growth), so its isometry is not unique; "
                     "train or perturb it first"
                 )
         self.clear_cache()
@@ -126,14 +126,14 @@ class TNLayer(CachedWeight):
             parametrize.register_parametrization(self.cores, name, isometry)
 
     def grow(self, size: int, noise: float | None = None) -> float:
-        """Enlarge the network to a size of its family, without changing the weight; see `deeptn.fitting.grow`.
+        """Enlarge the network within its family, without changing the weight; see `deeptn.fitting.grow`.
 
-        Return ``‖W_new - W_old‖ / ‖W_old‖``. At a size that it has already the layer stays as it is. The cores become
-        new parameters, of which an optimizer has to be told; frozen ones stay frozen, what is added is frozen if all
-        were. `SpecError` where cores are constrained.
+        Returns ``‖W_new - W_old‖ / ‖W_old‖``. A layer of this size or larger stays unchanged. The cores become new
+        parameters, so pass them to the optimizer again. Frozen cores stay frozen; added cores are frozen if all cores
+        were. Raises `SpecError` if cores are constrained.
         """
         if parametrize.is_parametrized(self.cores):
-            raise SpecError("the cores are constrained, and what is added to them is not; remove the constraint first")
+            raise SpecError("cores are constrained, but entries added by growth are not; remove the constraint first")
         net, params, error = grow(self.network, dict(self.cores.items()), size, noise, draw_seed())
         if net is not self.network:
             flows = {name: core.requires_grad for name, core in self.cores.items()}
@@ -144,7 +144,7 @@ class TNLayer(CachedWeight):
         return error
 
     def _register(self) -> None:
-        """Make known what `torch.compile` meets: the programs, and by which number each is called."""
+        """Register the programs that `torch.compile` calls, and store their numbers."""
         hint, net = self.batch_hint, self.network
         applies = hint is not None and net.is_linear and self.mode != "materialize"
         if hint is not None and self.mode == "auto":
@@ -158,12 +158,12 @@ class TNLayer(CachedWeight):
         return super()._apply(fn, recurse)
 
     def _choose(self, rows: int) -> bool:
-        """Whether the network is expected to be used for some rows faster than it is decoded."""
+        """Return whether using the network for `rows` rows is expected to be faster than decoding it."""
         core = self.cores[self._names[0]]
         return is_faster(self.network, self.way, rows, core if core.is_cuda else "torch")
 
     def _weight_or_cores(self, rows: int) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-        """The weight, or no weight and the cores where the network is to be used for so many rows itself."""
+        """Return the weight, or None to use the network itself for `rows` rows; and the cores, if it was not cached."""
         always = self.mode == "apply" and self.network.is_linear
         weight = None if always else self._cached_weight()
         if weight is not None:
@@ -184,9 +184,9 @@ class TNLayer(CachedWeight):
         return self._ways[rows]
 
     def requires_grad_(self, requires_grad: bool = True, stages: Iterable[int] | None = None) -> Any:
-        """Freeze or free all parameters, or the cores of some stages, by their numbers; the last is -1.
+        """Freeze or unfreeze all parameters, or only the cores of the stages with these numbers; the last is -1.
 
-        A core that several stages share goes with each.
+        A core that several stages share belongs to each of them.
 
         Examples
         --------
@@ -201,16 +201,16 @@ class TNLayer(CachedWeight):
         found, params = self.network.spec.stages, set[str]()
         for number in stages:
             if number not in range(-len(found), len(found)):
-                raise SpecError(f"stage {number!r} of {len(found)}")
+                raise SpecError(f"stage {number!r} does not exist; number of stages: {len(found)}")
             params |= {node.param for node in found[number].nodes if node.param is not None}
         for name in params:
             self._stored(name).requires_grad_(requires_grad)
         return self
 
     def reset_parameters(self, scheme: str = "orthogonal", std: float | None = None) -> None:
-        """Draw new cores, with a seed from torch's generator; the bias as `torch.nn.Linear` does.
+        """Draw new cores, with a seed from torch's generator, and a new bias as in `torch.nn.Linear`.
 
-        `scheme` and `std`, by default Kaiming's, are those of `deeptn.Network.init`.
+        `scheme` and `std` (by default Kaiming's) are passed to `deeptn.Network.init`.
         """
         first = next(iter(self.cores.values()))
         if first.is_meta:
@@ -221,7 +221,7 @@ class TNLayer(CachedWeight):
             nn.init.uniform_(self.bias, -bound, bound)
 
     def load_cores(self, params: dict[str, Tensor]) -> None:
-        """Copy tensors into the cores of their names; `SpecError` for an unknown name or another shape."""
+        """Copy tensors into the cores with the same names; `SpecError` for an unknown name or a wrong shape."""
         for name, tensor in params.items():
             if name not in self.cores:
                 raise SpecError(f"unknown core {name!r}; {near_match(str(name), self.cores.keys())}")
@@ -234,7 +234,7 @@ class TNLayer(CachedWeight):
                 self._stored(name).copy_(tensor)
 
     def _stored(self, name: str) -> Tensor:
-        """The tensor that is trained for a core: that before the map of a constraint, if there is one."""
+        """Return the tensor that is trained: the core itself or, if it is constrained, the tensor before the map."""
         if not parametrize.is_parametrized(self.cores, name):
             return self.cores[name]
         constrained: Any = self.cores.parametrizations
@@ -242,7 +242,7 @@ class TNLayer(CachedWeight):
 
     @property
     def weight(self) -> Tensor:
-        """The decoded weight, of the shape that the dense layer has."""
+        """The decoded weight, in the shape of the dense layer's weight."""
         if torch.compiler.is_compiling():
             cores = [self.cores[name] for name in self._names]
             exporting = torch.compiler.is_exporting()
@@ -256,21 +256,21 @@ class TNLayer(CachedWeight):
 
     @classmethod
     def from_dense(cls, dense: Any, topology: Target, fit: How = "auto", layout: Layout | None = None) -> Any:
-        """Replace a trained layer. Device, dtype and bias are copied; frozen parameters stay frozen.
+        """Create a layer from a trained dense one, with its device, dtype and bias; frozen parameters stay frozen.
 
-        `fit` says how the cores are found; see `deeptn.models.compress`.
+        `fit` says how to find the cores; see `deeptn.models.compress`.
         """
         net = as_network(topology, tuple(dense.weight.shape), layout)
         return cls.like(dense, net, find_params(net, dense.weight.detach(), fit))
 
     @classmethod
     def like(cls, dense: Any, net: Network, params: dict[str, Tensor]) -> Any:
-        """Make a new layer with the arguments and the bias of a dense one, and given cores."""
+        """Create a layer with the arguments and the bias of a dense one, and with given cores."""
         layer = cls(**cls._arguments(dense), topology=net, device="meta", dtype=dense.weight.dtype)
         return layer.filled(dense, dense.weight, params)
 
     def filled(self, module: Any, weight: nn.Parameter, params: dict[str, Tensor]) -> Any:
-        """Take the place of a weight of a module, with given cores; the layer had no storage so far."""
+        """Allocate this layer, which has no storage yet, and fill it with given cores to replace a weight."""
         self.to_empty(device=weight.device)
         self.load_cores(params)
         self.cores.requires_grad_(weight.requires_grad)
@@ -280,12 +280,12 @@ class TNLayer(CachedWeight):
 
     @classmethod
     def _arguments(cls, layer: Any) -> dict[str, Any]:
-        """The arguments that a layer was made with, this one or the dense one that it replaces."""
+        """Return the arguments with which a layer was created: this one, or the dense one that it replaces."""
         values = {name: getattr(layer, name) for name in cls.arguments}
         return {name: value is not None if name == "bias" else value for name, value in values.items()}
 
     def to_dense(self) -> Any:
-        """Return the dense layer that computes the same; what was frozen stays frozen."""
+        """Return the equivalent dense layer; what was frozen stays frozen."""
         first = next(iter(self.cores.values()))
         dense = self.dense(**self._arguments(self), device=first.device, dtype=first.dtype)
         with torch.no_grad():
@@ -293,6 +293,9 @@ class TNLayer(CachedWeight):
         dense.weight.requires_grad_(trainable(self.cores.values()))
         copy_bias(dense, self)
         return dense.train(self.training)
+
+    def __repr__(self) -> str:  # one line, not one for each core
+        return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
         about = self._arguments(self) if self.arguments else {"shape": self.network.shape}
@@ -304,7 +307,7 @@ _scaled_isometry: Any = torch.compiler.allow_in_graph(scaled_isometry)
 
 
 class Isometry(nn.Module):
-    """The map of `TNLayer.constrain` for one core; its gradient goes through the QR decomposition."""
+    """The map of `TNLayer.constrain` for one core; gradients flow through its QR decomposition."""
 
     def __init__(self, node: Node, shape: Shape):
         super().__init__()
@@ -320,7 +323,7 @@ class Isometry(nn.Module):
 
 
 def contract_traced(arrays: list[Tensor], number: int) -> Tensor:
-    """A registered program as one operator; half precision is contracted in float32."""
+    """Run a registered program as one operator; half precision is contracted in float32."""
     dtype = arrays[0].dtype
     if dtype not in (torch.float16, torch.bfloat16):
         return contract(arrays, number)
@@ -328,12 +331,12 @@ def contract_traced(arrays: list[Tensor], number: int) -> Tensor:
 
 
 def layers_of(model: nn.Module) -> Iterator[TNLayer]:
-    """The generated layers of a model, weights inside of modules included."""
+    """Iterate over the generated layers of a model, including generated weights inside modules."""
     return (module for module in model.modules() if isinstance(module, TNLayer))
 
 
 def copy_bias(to: Any, source: Any) -> None:
-    """Give a layer the bias of another, if that has one; frozen if it is."""
+    """Copy the bias of a layer to another, if it has one; a frozen bias stays frozen."""
     if getattr(source, "bias", None) is not None:
         with torch.no_grad():
             to.bias.copy_(source.bias)

@@ -14,7 +14,7 @@ from deeptn.params import check_params
 
 
 class Cores(nn.ParameterDict):
-    """The cores of a layer, by name; it notices when FSDP2 shards them, whose writing leaves no trace in a version."""
+    """The cores of a layer, by name. Records whether FSDP2 shards them, because its writes do not change versions."""
 
     sharded = False
 
@@ -25,12 +25,12 @@ class Cores(nn.ParameterDict):
 
 
 class CachedWeight(nn.Module):
-    """A weight that is decoded from cores, and kept while it stays the same; abstract.
+    """Abstract base of layers whose weight is decoded from cores and cached while it stays valid.
 
-    The weight is decoded again whenever a gradient may flow into the cores. While none can (under ``torch.no_grad``, or
-    with all cores frozen) the decoded weight is kept, and renewed when a core was replaced or written to in place.
-    Writing into ``core.data`` (as ``layer.cores.double()`` does), or a fused optimizer's step in eval mode, leaves no
-    trace that could be seen: call `clear_cache` after it.
+    The weight is decoded at every use if a gradient may flow into the cores. Otherwise (under ``torch.no_grad``, or
+    with all cores frozen) it is cached, and decoded again after a core was replaced or modified in place. Writes to
+    ``core.data`` (as in ``layer.cores.double()``) and a fused optimizer's step in eval mode cannot be detected: call
+    `clear_cache` after them.
     """
 
     network: Network
@@ -39,9 +39,9 @@ class CachedWeight(nn.Module):
     _names: tuple[str, ...]
 
     def _cores(self) -> tuple[Tensor, ...]:
-        """The cores in the order of the network's; one that was replaced is looked at."""
+        """Return the cores in the order of the network; check them if one was replaced."""
         held: dict[str, Any] = self._modules["cores"]._parameters  # type: ignore[union-attr]
-        # nn.ParameterDict's own way, which is slow, follows parametrizations too.
+        # Indexing nn.ParameterDict is slow, but handles parametrizations too.
         cores = tuple(held.values()) if tuple(held) == self._names else tuple(self.cores[n] for n in self._names)
         if len(cores) != len(self._checked) or not all(map(_IS, cores, self._checked)):
             check_params(self.network.spec, dict(zip(self._names, cores)))
@@ -53,32 +53,32 @@ class CachedWeight(nn.Module):
         self._cached = None
         if weight.requires_grad:
             return weight
-        # A fused optimizer leaves no trace in the versions; where it may be about to step, nothing is kept.
+        # A fused optimizer does not change versions; if it may be about to step, nothing is cached.
         unseen = self.cores.sharded or (self.training and any(core.grad is not None for core in cores))
         if not unseen and all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores):
-            weight = weight.contiguous()  # without the padding
+            weight = weight.contiguous()  # drops the padding
             version = None if weight.is_inference() else weight._version
             self._cached = (cores, len(cores), sum(map(_VERSION, cores)), weight, version)
         return weight
 
     def _cached_weight(self) -> Tensor | None:
-        """The weight that is kept, if it still is that of the cores and no gradient may flow into these."""
+        """Return the cached weight if it still belongs to the cores and no gradient may flow into them, else None."""
         if self._cached is None:
             return None
         cores, count, versions, weight, version = self._cached
         held = self._modules["cores"]._parameters  # type: ignore[union-attr]
-        # Calls are counted here: a small layer takes a few microseconds. A version only ever grows, so that their sum
-        # tells whether one has.
+        # Every call counts here: a small layer takes a few microseconds. Versions only increase, so their sum shows
+        # whether one has changed.
         if len(held) != count or not all(map(_IS, held.values(), cores)) or sum(map(_VERSION, cores)) != versions:
             return None
         if torch.is_grad_enabled() and trainable(cores):
             return None
         if version is None:
             return weight if torch.is_inference_mode_enabled() else None
-        return weight if weight._version == version else None  # one that was written into is decoded again
+        return weight if weight._version == version else None  # decode again if it was modified in place
 
     def clear_cache(self) -> None:
-        """Forget the decoded weight."""
+        """Discard the cached weight."""
         self._cached = None
 
     def _forget(self) -> None:
@@ -106,5 +106,5 @@ _VERSION = operator.attrgetter("_version")
 
 
 def trainable(cores: Iterable[Tensor]) -> bool:
-    """Whether a gradient may flow into any of the cores."""
+    """Return whether a gradient may flow into any of the cores."""
     return any(core.requires_grad for core in cores)

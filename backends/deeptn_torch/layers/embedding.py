@@ -19,20 +19,20 @@ from .base import TNLayer
 
 
 class TNEmbedding(TNLayer):
-    """Rows of a table that a deep tensor network generates; a drop-in for `torch.nn.Embedding`.
+    """An embedding whose table a deep tensor network generates; a drop-in replacement for `torch.nn.Embedding`.
 
-    The table starts with standard deviation 1, as there. ``max_norm``, ``scale_grad_by_freq`` and ``sparse`` are about
-    rows that are parameters, which these are not.
+    The table starts with standard deviation 1, as in PyTorch. ``max_norm``, ``scale_grad_by_freq`` and ``sparse`` are
+    not supported, because the rows are not parameters.
 
     Parameters
     ----------
     num_embeddings, embedding_dim, padding_idx
-        As for `torch.nn.Embedding`; entries with the index `padding_idx` give zeros and no gradient.
+        As for `torch.nn.Embedding`; the index `padding_idx` returns zeros and has no gradient.
     topology, device, dtype, layout
         As for `TNLayer`; the table has the shape ``(num_embeddings, embedding_dim)``.
     mode : {"auto", "materialize", "apply"}
-        As for `TNLayer`; ``"apply"`` generates the rows that are asked for one by one (with activations, and under
-        `torch.compile`, the table is decoded all the same).
+        As for `TNLayer`; ``"apply"`` generates only the requested rows (with activations or under `torch.compile`, the
+        whole table is decoded anyway).
 
     Examples
     --------
@@ -69,6 +69,8 @@ class TNEmbedding(TNLayer):
         super().reset_parameters(scheme, std)
 
     def forward(self, indices: Tensor) -> Tensor:
+        if indices.dtype not in (torch.int64, torch.int32):  # as torch.nn.Embedding
+            raise SpecError(f"indices must be integers (int64 or int32), got {indices.dtype}")
         if torch.compiler.is_compiling():
             return self._masked(indices, F.embedding(indices, self.weight))
         weight, cores = self._weight_or_cores(indices.numel())
@@ -76,7 +78,7 @@ class TNEmbedding(TNLayer):
             return self._masked(indices, F.embedding(indices, weight))
         low, high = (0, 0) if indices.is_cuda else map(int, indices.aminmax())
         if low < 0 or high >= self.num_embeddings:
-            raise IndexError(f"indices from {low} to {high}, the table has the rows 0 to {self.num_embeddings - 1}")
+            raise IndexError(f"indices range from {low} to {high}; the table has rows 0 to {self.num_embeddings - 1}")
         params = dict(zip(self.network.spec.param_shapes, cores))
         found = gather_rows(self.network.spec, self.network.layout, params, indices.reshape(-1).long())
         return self._masked(indices, found.reshape(*indices.shape, self.embedding_dim))
@@ -89,7 +91,7 @@ class TNEmbedding(TNLayer):
     @classmethod
     def like(cls, dense: nn.Embedding, net: Network, params: dict[str, Tensor]) -> TNEmbedding:
         if dense.max_norm is not None or dense.scale_grad_by_freq or dense.sparse:
-            raise SpecError(f"{dense} has max_norm, scale_grad_by_freq or sparse, which no generated table has")
+            raise SpecError(f"{dense} uses max_norm, scale_grad_by_freq or sparse, which TNEmbedding does not support")
         return super().like(dense, net, params)
 
     def to_dense(self) -> nn.Embedding:
