@@ -127,7 +127,7 @@ def _recipes(data: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
         f"({gaps['dense, 6 epochs, no decay']:+.2f} points) and {spread(by_name['dense'], '{:.2f}')} % with the same "
         f"{job['epochs']} epochs and its own tuned decay ({gaps['dense']:+.2f} points). **The tuning was not equal**: the recipe is the "
         "best of about 67 single runs on the validation split (layouts, families, rates, decays, lengths), the dense layer the best "
-        "of 11 (rates, decays), so the comparison favours the recipe. For the deep network below, only layout and bond were tuned.",
+        "of 11 (rates, decays), so the comparison favors the recipe. For the deep network below, only layout and bond were tuned.",
         "",
         *_ablation(best),
         "",

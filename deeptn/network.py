@@ -194,7 +194,7 @@ class Network:
 
         Returns
         -------
-        array of shape (*rows.shape, *shape[1:])
+        array of shape ``(*rows.shape, *shape[1:])``
             Differentiable in PyTorch and JAX.
 
         Raises
@@ -234,7 +234,7 @@ class Network:
         ------
         rows : slice
             In ascending order, without gaps.
-        block : array of shape (number of rows, *shape[1:])
+        block : array of shape ``(number of rows, *shape[1:])``
 
         Raises
         ------

@@ -22,11 +22,11 @@ release = importlib.metadata.version("deeptn")
 extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
-    "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
     "myst_parser",
+    "numpydoc",
 ]
 exclude_patterns = ["_build"]
 templates_path = ["_templates"]
@@ -39,12 +39,8 @@ copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
-napoleon_numpy_docstring = True
-napoleon_google_docstring = False
-napoleon_use_rtype = False
-napoleon_use_ivar = True
+numpydoc_show_class_members = False
 suppress_warnings = ["ref.python"]  # "Tensor of shape (N,)" is prose, not a reference
-napoleon_preprocess_types = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True

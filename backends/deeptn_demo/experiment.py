@@ -110,7 +110,7 @@ def methods(setting: Setting) -> list[Method]:
     """Return the rows of the comparison: controls, BrickWall at each depth, and rivals with no more parameters."""
     shapes, total = shapes_of(setting), size_of(setting)
     weights = sum(math.prod(shape) for shape in shapes.values())
-    rows = [Method("dense", "dense, trained on"), Method("fixed random", "fixed random")]
+    rows = [Method("dense", "dense, trained further"), Method("fixed random", "fixed random")]
     for layers in setting.layers:
         walls = {name: network(BrickWall(layers=layers), shape) for name, shape in shapes.items()}
         wall = Method("BrickWall", f"BrickWall M={layers}", plan=walls)

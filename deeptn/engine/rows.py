@@ -113,7 +113,7 @@ def decode_block(spec: NetworkSpec, layout: Layout, params: ParamsLike, block: B
 
     Returns
     -------
-    array of shape (number of rows, *shape[1:])
+    array of shape ``(number of rows, *shape[1:])``
     """
     ranges = {leg.name: part for leg, part in zip(row_legs(layout), block)}
     arrays = {}
@@ -207,7 +207,7 @@ def gather_rows(spec: NetworkSpec, layout: Layout, params: ParamsLike, rows: Arr
 
     Returns
     -------
-    array of shape (n, *shape[1:])
+    array of shape ``(n, *shape[1:])``
     """
     count = rows.shape[0]
     size = 1 << (count - 1).bit_length()  # one search per power of two

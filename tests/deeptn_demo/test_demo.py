@@ -40,7 +40,7 @@ def test_the_demo_writes_what_it_says(short, tmp_path, capsys):
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--seeds", "2"]) == 0
     printed = capsys.readouterr().out
-    for word in ("dense, trained on", "fixed random", "BrickWall M=1", "Tucker", "Tree", "LowRank"):
+    for word in ("dense, trained further", "fixed random", "BrickWall M=1", "Tucker", "Tree", "LowRank"):
         assert word in printed, word
     assert {path.name for path in out.iterdir()} == {
         "report.html",
@@ -186,6 +186,8 @@ def test_the_takeaway_says_when_a_control_wins():
     assert "Controls: narrower dense 96.0 %, fixed random 95.0 %." in words
     assert "not worth" not in words
     assert "one seed" in words
+    assert "at this size" not in words
+    assert " TTMatrix reaches 97.2 % at this size." in takeaway([*rows, row("TTMatrix", 97.2, 100)], rows[-1])
     rows[2]["after"] = 97.5
     assert "not worth their parameters: narrower dense is at least as good" in takeaway(rows, rows[-1])
 

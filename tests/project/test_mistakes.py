@@ -74,7 +74,10 @@ MISTAKES = {
         lambda p: NET.materialize(dtn.network("Tree", (4, 4)).init()),
         "params of another network",
     ),
-    "a weight of another size": (lambda p: dtn.at_budget("Tree", (64, 64), params=3), "has at least 27 parameters (rank=1)"),
+    "a weight of another size": (
+        lambda p: dtn.at_budget("Tree", (64, 64), params=3),
+        "has at least 27 parameters (rank=1)",
+    ),
 }
 
 
