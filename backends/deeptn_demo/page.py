@@ -98,7 +98,11 @@ def takeaway(summary: Sequence[dict[str, Any]], best: dict[str, Any]) -> str:
     )
     controls = sorted(after.items(), key=lambda item: -item[1])
     text += " Controls: " + ", ".join(f"{name} {value:.1f} %" for name, value in controls) + "."
-    same = [row for row in summary if row["budget"] == best["budget"] and row["family"] != NARROW and row["after"]]
+    same = [
+        row
+        for row in summary
+        if row["budget"] == best["budget"] and row["family"] != NARROW and row["after"] is not None
+    ]
     top = max(same, key=lambda row: row["after"])
     if top["after"] > best["after"]:
         text += f" {top['label']} reaches {top['after']:.1f} % at this size."
