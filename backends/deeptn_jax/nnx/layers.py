@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -90,7 +90,7 @@ class TNLayer(Layer, nnx.Module):
         """The decoded weight, in the shape of the dense layer's weight."""
         return from_weight(self.attribute, self.decode())
 
-    def __nnx_repr__(self) -> Iterator[Any]:  # one line when NNX prints a model
+    def __nnx_repr__(self) -> Generator[Any, None, None]:  # one line when NNX prints a model
         yield reprlib.Object(type(self), same_line=True)
         for name, value in self.facts.items():
             yield reprlib.Attr(name, value, use_raw_value=name == "topology")
