@@ -257,7 +257,7 @@ def _take_back_factors(net: Network, params: dict[str, np.ndarray], goal: np.nda
     # Least squares for what is missing; if the factors are not determined, the smallest change of them.
     lack = goal - rest - sum(parts)
     gram = np.array([[np.vdot(a, b) for b in parts] for a in parts])
-    change = np.linalg.lstsq(gram, np.array([np.vdot(a, lack) for a in parts]))[0]
+    change = np.linalg.lstsq(gram, np.array([np.vdot(a, lack) for a in parts]), rcond=None)[0]
     change = change if np.iscomplexobj(goal) else change.real
     return params | {name: params[name] * (1.0 + number) for name, number in zip(own, change)}
 

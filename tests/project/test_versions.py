@@ -14,7 +14,10 @@ def bounds() -> dict[str, str]:
     """Return the lower bound of every package in the dependencies and the extras that have a lowest-version job."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    needed = [*project["dependencies"], *(line for name in ("jax", "equinox", "nnx", "test") for line in extras[name])]
+    needed = [
+        *project["dependencies"],
+        *(line for name in ("draw", "jax", "equinox", "nnx", "test") for line in extras[name]),
+    ]
     return dict(line.split(">=") for line in needed if ">=" in line)
 
 
