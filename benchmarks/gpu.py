@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from deeptn_demo.environment import environment
 from gpu_networks import Case, check, jax_engine, large, small, torch_engine
-from gpu_times import Stopwatch, decode, gradient, said, training
+from gpu_times import Stopwatch, decode, gradient, said, tables, training
 from peers import optional
 from rich.markup import escape
 from timing import console
@@ -112,6 +112,7 @@ SECTIONS: dict[str, tuple[Callable[[Run], Rows], float]] = {
     "decode": (lambda run: decode(run.watch, run.legs, run.seed), 25),
     "gradient": (lambda run: gradient(run.watch, run.legs, run.seed), 35),
     "training": (train, 50),
+    "tables": (lambda run: tables(run.watch, run.legs, run.seed), 25),
 }
 
 

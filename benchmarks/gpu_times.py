@@ -16,7 +16,9 @@ from timing import TOLERANCE, difference
 from torch import Tensor, nn
 
 import deeptn as dtn
+from deeptn.arrays import CPU, library_of
 from deeptn.engine.machine import machine
+from deeptn.engine.runner import run
 from deeptn.topologies import describe
 
 #: Number of warm-up calls.
@@ -215,22 +217,43 @@ def gradient(watch: Stopwatch, legs: int, seed: int) -> Iterator[dict[str, Any]]
         params = {name: p.requires_grad_() for name, p in net.init(seed, like="torch", device=watch.device).items()}
         incoming = torch.randn(net.shape, generator=random).to(watch.device)
 
-        def gradients(make: Callable[[], Tensor], params: Any = params, incoming: Tensor = incoming) -> Way:
-            def call() -> list[Any]:
-                make().reshape(incoming.shape).backward(incoming)
-                found = [p.grad for p in params.values()]
-                for p in params.values():
-                    p.grad = None
-                return found
-
-            return Way(call)
+        def naive(params: Mapping[str, Tensor] = params, layers: int = layers) -> Tensor:
+            return gate_by_gate(params, legs, layers)
 
         ways = {
-            "deeptn": gradients(lambda net=net, params=params: net.materialize(params)),
-            "gate by gate": gradients(lambda params=params, layers=layers: gate_by_gate(params, legs, layers)),
+            "deeptn": _gradients(lambda net=net, params=params: net.materialize(params), params, incoming),
+            "gate by gate": _gradients(naive, params, incoming),
             "copy": _copy(incoming),
         }
         yield compared(f"gradient 2^{legs}, M={layers}", ways, watch)
+
+
+def tables(watch: Stopwatch, legs: int, seed: int) -> Iterator[dict[str, Any]]:
+    """Time decoding and the gradient with the thresholds for this device, and with those for a CPU."""
+    random = torch.Generator().manual_seed(seed)
+    side = 2 ** (5 * legs // 12)
+    for net in (brickwall(legs, 3), *(dtn.network(family(), (side, side)) for family in (dtn.MERA, dtn.Tree))):
+        params = {name: p.requires_grad_() for name, p in net.init(seed, like="torch", device=watch.device).items()}
+        incoming = torch.randn(net.shape, generator=random).to(watch.device)
+        ways = {}
+        for name, tuning in (("deeptn", library_of(incoming).tuning), ("CPU's table", CPU)):
+            program = net.program("materialize", tuning=tuning)
+            inputs = list(params.values())
+            ways[name] = _gradients(lambda program=program, inputs=inputs: run(program, inputs), params, incoming)
+        yield compared(f"gradient {describe(net.topology)} {net.shape[0]} × {net.shape[1]}", ways, watch)
+
+
+def _gradients(make: Callable[[], Tensor], params: Mapping[str, Tensor], incoming: Tensor) -> Way:
+    """Return a way that makes a weight and passes a gradient back to the parameters."""
+
+    def call() -> list[Any]:
+        make().reshape(incoming.shape).backward(incoming)
+        found = [p.grad for p in params.values()]
+        for p in params.values():
+            p.grad = None
+        return found
+
+    return Way(call)
 
 
 def _copy(tensor: Tensor) -> Way:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from gpu_pages import gpu_page
 from tables import about, table
 from training_pages import depth_figure, depth_page, trainability_figure, trainability_page
 
@@ -390,11 +391,13 @@ def write(name: str, data: dict[str, Any], folder: Path) -> list[Path]:
 
 
 def main() -> None:
-    """Write every page whose JSON file exists, with its figure."""
+    """Write every page whose JSON file exists, with its figure, and the page on GPUs."""
     for name in WRITERS:
         source = HERE / "results" / f"{name}.json"
         if source.is_file():
             write(name, json.loads(source.read_text()), PAGES)
+    runs = [json.loads(source.read_text()) for source in sorted((HERE / "results").glob("gpu-*.json"))]
+    (PAGES / "gpu.md").write_text(gpu_page(runs))
 
 
 if __name__ == "__main__":

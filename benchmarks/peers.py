@@ -62,8 +62,8 @@ def gate_by_gate(
 
     Source: arXiv:2305.06058, whose code applies every gate to the full tensor.
     """
-    state = next(iter(params.values())).new_zeros((2,) * legs)
-    state[(0,) * legs] = 1.0
+    state = next(iter(params.values())).new_zeros(2**legs)
+    state[:1].fill_(1.0)  # an assignment would copy from the CPU, which no CUDA graph can hold
     for layer in range(1, layers + 1):
         gate = 0
         for half in (0, 1):

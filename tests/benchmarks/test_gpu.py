@@ -79,7 +79,7 @@ sys.argv = ["gpu.py", "--quick"]
 runpy.run_path("benchmarks/gpu.py", run_name="__main__")
 """
     said = bare(code, *PRESENT, "jax")
-    assert said.count("pass") == 21
+    assert said.count("pass") == 24
     assert "FAIL" not in said
     assert "left out" not in said
 

@@ -77,6 +77,14 @@ def test_result_pages_say_what_the_json_says(name, monkeypatch):
     assert (ROOT / "docs" / "results" / f"{name}.md").read_text() == pages["WRITERS"][name](data)
 
 
+def test_the_page_on_gpus_says_what_the_json_says(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    pages = runpy.run_path(str(ROOT / "benchmarks" / "pages.py"))
+    runs = [json.loads(file.read_text()) for file in sorted((ROOT / "benchmarks" / "results").glob("gpu-*.json"))]
+    assert runs
+    assert (ROOT / "docs" / "results" / "gpu.md").read_text() == pages["gpu_page"](runs)
+
+
 def test_the_published_table_is_whole():
     from deeptn_demo.experiment import RIVALS, Result, summarize
 
