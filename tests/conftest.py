@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 
@@ -14,7 +15,7 @@ import hypothesis
 import numpy as np
 import pytest
 
-from deeptn import DeepTNError
+from deeptn import DeepTNError, MissingBackendError
 from deeptn.arrays import to_numpy
 
 hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_examples=50)
@@ -23,12 +24,65 @@ hypothesis.settings.load_profile("ci")
 LIBRARIES = ("numpy", "torch", "jax")
 DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
 
+#: Packages that nobody needs to have, except for the tests that use them; see `skip_if_missing`.
+OPTIONAL = {
+    *("torch", "jax", "optax", "equinox", "flax", "onnx", "onnxscript", "onnxruntime", "tensornetwork"),
+    *("sklearn", "jinja2", "pandas", "google", "grimp", "tltorch", "torchtt", "tensorkrowch", "opt_einsum"),
+}
+
 #: Unsupported (library, dtype) pairs and the expected errors. If a back-end starts to support one, a test fails.
 UNSUPPORTED = {
     ("numpy", "bfloat16"): "which NumPy does not have",
     ("jax", "float64"): "jax_enable_x64",
     ("jax", "complex128"): "jax_enable_x64",
 }
+
+
+def skip_if_missing(error: BaseException | None) -> None:
+    """Skip the test, or the file that is being collected, if an optional package that it needs is not installed."""
+    while error is not None:
+        if isinstance(error, MissingBackendError):
+            pytest.skip(str(error), allow_module_level=True)
+        name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+        if name in OPTIONAL and importlib.util.find_spec(name) is None:
+            pytest.skip(f"{name} is not installed", allow_module_level=True)
+        error = error.__cause__ or error.__context__
+
+
+class Module(pytest.Module):
+    """A file of tests that is skipped if an optional package that it imports is missing."""
+
+    def collect(self):
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            skip_if_missing(error)
+            raise
+
+
+def pytest_pycollect_makemodule(module_path, parent):
+    """Collect each file of tests as a `Module`."""
+    return Module.from_parent(parent, path=module_path)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup():
+    """Skip a test whose fixtures need a missing package."""
+    try:
+        return (yield)
+    except ImportError as error:
+        skip_if_missing(error)
+        raise
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    """Skip a test that needs a missing package."""
+    try:
+        return (yield)
+    except ImportError as error:
+        skip_if_missing(error)
+        raise
 
 
 def check_error(call, error: type[Exception], message: str) -> None:

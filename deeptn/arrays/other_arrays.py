@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
 import numpy as np
-from autoray import do
+from autoray import astype, do
 
 from ..base import Array, Params, Shape
 from ..errors import SpecError
@@ -74,7 +74,7 @@ class OtherArrays(ArrayLibrary):
         return do("asarray", np.asarray(values, dtype=self.dtype(like)).reshape(shape), like=like)
 
     def astype(self, array: Array, dtype: str) -> Array:
-        return do("astype", array, dtype, like=self.name)
+        return astype(array, dtype)
 
     def threads(self) -> int | None:
         return os.cpu_count()

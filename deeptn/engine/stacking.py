@@ -38,7 +38,6 @@ class _Contraction:
         tuning: Tuning,
     ):
         self.sizes = sizes
-        self.singles = singles
         self.tuning = tuning
         self.orders = list(inputs)
         self.volumes = [self.volume(order) for order in inputs]
@@ -77,7 +76,7 @@ class _Contraction:
         chosen: list[Pair] = []
         used: set[int] = set()
         largest = max(self.price(pairs[0])[1], *(self.volumes[k] for k in pairs[0]))
-        most = 1 if min(pairs[0]) < self.singles else self.tuning.stack // largest
+        most = self.tuning.stack // largest
         for pair in pairs:
             if len(chosen) >= max(1, most):
                 break

@@ -11,7 +11,9 @@ INPUTS = RNG.normal(size=(50, 40))
 
 
 def by_gradient(net, weight):
-    torch, deeptn_torch = pytest.importorskip("torch"), pytest.importorskip("deeptn_torch")
+    import deeptn_torch
+    import torch
+
     found = deeptn_torch.fit(net, torch.as_tensor(weight, dtype=torch.float64), how=dtn.fitting.Fit(steps=60)).params
     return {name: p.numpy() for name, p in found.items()}
 

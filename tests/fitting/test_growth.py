@@ -159,6 +159,11 @@ def test_growth_to_the_same_size_or_a_smaller_one_changes_nothing():
 COMBINED = {
     "sum": (dtn.Sum(terms=(dtn.LowRank(rank=1), dtn.BrickWall(layers=2))), 4),
     "sum of two walls": (dtn.Sum(terms=(dtn.BrickWall(layers=3), dtn.BrickWall(layers=2))), 3),
+    # the ring has no parameter of its own that could be scaled
+    "sum with a shared core": (
+        dtn.Sum(terms=(dtn.TensorRing(rank=2, shared=True), dtn.BrickWall(layers=2))),
+        3,
+    ),
     "sum linear": (dtn.Sum(terms=(dtn.LowRank(rank=1), dtn.TensorTrain(rank=2))), 4),
     "product": (dtn.Product(terms=(dtn.LowRank(rank=2), dtn.Tree(rank=2))), 4),
     "sum in a product": (

@@ -21,24 +21,25 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
-def run(*options: str) -> str:
+def run(config: pytest.Config, *options: str) -> str:
     """Run the core tests without frameworks; return the last line of pytest's output."""
     paths = [*(TESTS / folder for folder in FOLDERS), *sorted(TESTS.glob("test_*.py"))]
-    command = [sys.executable, "-c", WITHOUT, "-q", "-p", "no:cacheprovider", *options, *map(str, paths)]
+    warnings = [part for filter in config.getoption("pythonwarnings") or () for part in ("-W", filter)]
+    command = [sys.executable, "-c", WITHOUT, "-q", "-p", "no:cacheprovider", *warnings, *options, *map(str, paths)]
     done = subprocess.run(command, cwd=TESTS.parent, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout.strip().splitlines()[-1]
 
 
-def test_the_core_is_collected_without_frameworks():
-    found = re.search(r"(\d+)/\d+ tests collected", run("--collect-only"))
+def test_the_core_is_collected_without_frameworks(pytestconfig):
+    found = re.search(r"(\d+)/\d+ tests collected", run(pytestconfig, "--collect-only"))
     assert found is not None
     assert int(found[1]) > 1000
 
 
 @pytest.mark.slow
-def test_the_core_is_tested_without_frameworks():
-    said = run()
+def test_the_core_is_tested_without_frameworks(pytestconfig):
+    said = run(pytestconfig)
     found = re.search(r"(\d+) passed, (\d+) skipped", said)
     assert found is not None, said
     passed, skipped = map(int, found.groups())

@@ -5,16 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import deeptn_torch
 import pytest
+import torch
+from deeptn_torch import TNEmbedding, TNLinear, compress, load_model, save_model, train
+from torch import nn
 
 import deeptn as dtn
-
-torch = pytest.importorskip("torch")
-import deeptn_torch  # noqa: E402
-from deeptn_torch import TNEmbedding, TNLinear, compress, load_model, save_model, train  # noqa: E402
-from torch import nn  # noqa: E402
-
-from deeptn.recipe import Recipe  # noqa: E402
+from deeptn.recipe import Recipe
 
 RULES = {"0": dtn.TTMatrix(rank=2)}
 

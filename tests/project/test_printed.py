@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
-
 import deeptn as dtn
 
 WALL = dtn.BrickWall(layers=2)
@@ -11,7 +9,7 @@ FACTS = ("topology=BrickWall(layers=2)", "num_params=384")
 
 
 def test_torch():
-    torch = pytest.importorskip("torch")
+    import torch
     from deeptn_torch import TNConv2d, TNLinear
 
     model = torch.nn.Sequential(TNLinear(400, 120, WALL), torch.nn.ReLU(), TNConv2d(4, 8, 3, dtn.Tucker(rank=2)))
@@ -24,7 +22,7 @@ def test_torch():
 
 
 def test_equinox():
-    eqx = pytest.importorskip("equinox")
+    import equinox as eqx
     import jax
     from deeptn_jax.equinox import TNLinear
 
@@ -37,8 +35,8 @@ def test_equinox():
 
 
 def test_nnx():
-    nnx = pytest.importorskip("flax.nnx")
     from deeptn_jax.nnx import TNLinear
+    from flax import nnx
 
     model = nnx.Sequential(TNLinear(400, 120, WALL, rngs=nnx.Rngs(0)), nnx.relu)
     (line,) = (line for line in str(model).splitlines() if "TNLinear" in line)
