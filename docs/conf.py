@@ -1,11 +1,13 @@
 """Sphinx configuration."""
 
 import importlib.metadata
+import inspect
 import sys
 from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.util.inspect import stringify_signature
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -57,7 +59,22 @@ def formula(self, node: nodes.Node) -> None:
     raise nodes.SkipNode
 
 
+def signature(app, what, name, found, options, text, returns):
+    """Show the arguments of a class's `__init__`, or none if nobody calls it (protocols and abstract classes).
+
+    Sphinx prefers `Topology.__new__` and the metaclass of NNX modules, which take any arguments.
+    """
+    if what != "class" or not (text or "").startswith(("(*values", "(*args")):
+        return None
+    if inspect.isabstract(found) or getattr(found, "_is_protocol", False):
+        return "", ""
+    arguments = inspect.signature(found.__init__)
+    arguments = arguments.replace(parameters=list(arguments.parameters.values())[1:])
+    return stringify_signature(arguments, show_annotation=False, show_return_annotation=False), ""
+
+
 def setup(app):
-    """Register the renderer of formulas, and write the gallery before its page is read."""
+    """Register how formulas and signatures are shown, and write the gallery before its page is read."""
     app.add_html_math_renderer("mathml", (formula, None), (formula, None))
+    app.connect("autodoc-process-signature", signature)
     app.connect("builder-inited", lambda app: gallery.write(Path(app.srcdir)))

@@ -63,7 +63,7 @@ def train(
     y: Any,
     recipe: Recipe,
     seed: int,
-    on_step: Callable[[], object] = lambda: None,
+    on_step: Callable[[], object] | None = None,
     *,
     isometric: bool = False,
     teacher: Callable[[jax.Array], jax.Array] | None = None,

@@ -37,7 +37,7 @@ def train(
     data: Examples,
     recipe: Recipe,
     seed: int,
-    on_step: Callable[[], object] = lambda: None,
+    on_step: Callable[[], object] | None = None,
     *,
     teacher: nn.Module | None = None,
     checkpoint: PathLike | None = None,

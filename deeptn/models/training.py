@@ -60,7 +60,7 @@ def carry_out(
     recipe: Recipe,
     trainer: Trainer,
     seed: int,
-    on_step: Callable[[], object],
+    on_step: Callable[[], object] | None,
     checkpoint: PathLike | None,
     **about: Any,
 ) -> float:
@@ -72,7 +72,7 @@ def carry_out(
     trainer : Trainer
     seed : int
         Seed of the `trainer`, recorded in the checkpoint.
-    on_step : callable
+    on_step : callable, optional
         Called after every step.
     checkpoint : path, optional
         Written after every epoch.
@@ -109,7 +109,8 @@ def carry_out(
             chosen = order[number * recipe.batch : (number + 1) * recipe.batch]
             loss = trainer.step(chosen, *recipe.at(epoch * per_epoch + number, total))
             check_loss(loss, recipe)
-            on_step()
+            if on_step is not None:
+                on_step()
         if checkpoint is not None:
             write_tensors(checkpoint, {"format": CHECKPOINT, "epoch": epoch + 1, "about": about}, trainer.tensors())
     return loss
