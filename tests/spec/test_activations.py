@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from autoray import do
@@ -19,6 +22,12 @@ def test_values(name, library):
     x = np.linspace(-4.0, 4.0, 33, dtype="float32")
     found = activations.resolve(name)(do("array", x, like=library))
     np.testing.assert_allclose(to_numpy(found), ACTIVATIONS[name](x.astype("float64")), rtol=2e-5, atol=1e-6)
+
+
+def test_every_activation_is_tested():
+    names = re.findall(r'^    \("(\w+)", deeptn_', Path(activations.__file__).read_text(), re.MULTILINE)
+    assert len(names) >= 7
+    assert {name.partition(":")[0] for name in ACTIVATIONS if name} == set(names)
 
 
 def test_activations_of_the_users_own():

@@ -35,8 +35,8 @@ def formula_names(family: dtn.Topology, legs: int, d: int, columns: int) -> dict
 @pytest.mark.parametrize("name", families())
 def test_formulas_count_the_parameters(name):
     cls = type(topology(name))
-    assert cls.formula
-    assert cls.equation
+    assert cls.formula, f"{name} needs a formula; the docstring of deeptn.Topology lists the names that it may use"
+    assert cls.equation, f"{name} needs an equation"
     tried = 0
     for d, legs, size in ((d, legs, size) for d in (2, 3, 4) for legs in (2, 4, 8) for size in (1, 2, 3, 5, 9)):
         half = legs // 2
