@@ -34,11 +34,11 @@ LEAKY = "leaky_relu:0.2"
 VARIANTS: dict[str, tuple[dtn.BrickWall, str]] = {
     "none": (dtn.BrickWall(activation=None), "orthogonal"),
     "ReLU": (dtn.BrickWall(), "orthogonal"),
-    "ReLU, not normalised": (dtn.BrickWall(normalize=None), "orthogonal"),
+    "ReLU, not normalized": (dtn.BrickWall(normalize=None), "orthogonal"),
     "ReLU, residual": (dtn.BrickWall(residual=True), "orthogonal"),
     "leaky ReLU": (dtn.BrickWall(activation=LEAKY), "orthogonal"),
     "tanh": (dtn.BrickWall(activation="tanh"), "orthogonal"),
-    "tanh, not normalised": (dtn.BrickWall(activation="tanh", normalize=None), "orthogonal"),
+    "tanh, not normalized": (dtn.BrickWall(activation="tanh", normalize=None), "orthogonal"),
     "ReLU, gaussian": (dtn.BrickWall(), "gaussian"),
     "ReLU, identity": (dtn.BrickWall(), "identity"),
     "ReLU, copy": (dtn.BrickWall(), "copy"),

@@ -325,11 +325,11 @@ def engine_figure(data: dict[str, Any]) -> Any:
 
     def draw(ax: Any, x: str, rows: Sequence[dict[str, Any]], ways: Sequence[str], layers: int | None = None) -> None:
         for way in ways:
-            colour, marker, line = styles[way]
+            color, marker, line = styles[way]
             points = [(row[x], row["seconds"][way]) for row in rows if way in row["seconds"]]
-            face = "white" if layers == 3 else colour
+            face = "white" if layers == 3 else color
             label = way if layers is None else f"{way}, M={layers}"
-            ax.plot(*zip(*points), line, color=colour, marker=marker, label=label, markersize=5, markerfacecolor=face)
+            ax.plot(*zip(*points), line, color=color, marker=marker, label=label, markersize=5, markerfacecolor=face)
 
     rows = [{**row, "entries": 2 ** row["legs"]} for row in curves["size"]]
     for layers in (1, 3):

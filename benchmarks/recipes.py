@@ -81,7 +81,7 @@ def ablations() -> dict[str, dict[str, Job]]:
     assert isinstance(wall, dtn.BrickWall)
     deep = common(DEEP) | {
         "no activation": vary(DEEP, topology=replace(wall, activation=None)),
-        "not normalised": vary(DEEP, topology=replace(wall, normalize=None)),
+        "not normalized": vary(DEEP, topology=replace(wall, normalize=None)),
         "residual": vary(DEEP, topology=replace(wall, residual=True)),
         "grown from 2 layers: 4 after a fifth, 8 after two": vary(
             DEEP, topology=replace(wall, layers=2), grow=((3, 4), (6, 8))

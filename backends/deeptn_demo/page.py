@@ -53,13 +53,13 @@ def accuracy_figure(summary: Sequence[dict[str, Any]], title: str) -> Any:
     """Plot test accuracy after healing against parameters, with the controls as lines."""
     figure = optional("matplotlib.figure", "demo").Figure(figsize=(7.5, 4.4), layout="constrained")
     ax = figure.add_subplot()
-    for family, (colour, marker) in STYLES.items():
+    for family, (color, marker) in STYLES.items():
         rows = [row for row in summary if row["family"] == family and row["after"] is not None]
         rows.sort(key=lambda row: row["params"])
         if rows:
             x, y = [row["params"] for row in rows], [row["after"] for row in rows]
             errors = [row["after_sd"] or 0.0 for row in rows]
-            ax.errorbar(x, y, yerr=errors, color=colour, marker=marker, label=family, linewidth=1.4, capsize=2)
+            ax.errorbar(x, y, yerr=errors, color=color, marker=marker, label=family, linewidth=1.4, capsize=2)
     rows = [row for row in summary if row["family"] == NARROW]
     if rows:  # placed at the network whose model has as many parameters in total
         x, y = [row["budget"] for row in rows], [row["after"] for row in rows]
@@ -67,12 +67,12 @@ def accuracy_figure(summary: Sequence[dict[str, Any]], title: str) -> Any:
         ax.errorbar(
             x, y, yerr=errors, color="#222222", marker="x", label=NARROW, linewidth=1.0, linestyle=":", capsize=2
         )
-    for family, colour in CONTROLS.items():
+    for family, color in CONTROLS.items():
         for row in summary:
             if row["family"] == family:
-                ax.axhline(row["after"], color=colour, linestyle="--", linewidth=1.1)
+                ax.axhline(row["after"], color=color, linestyle="--", linewidth=1.1)
                 place = {"transform": ax.get_yaxis_transform(), "va": "bottom", "fontsize": 8}
-                ax.text(0.01, row["after"], row["label"], color=colour, **place)
+                ax.text(0.01, row["after"], row["label"], color=color, **place)
     ax.set_xscale("log")
     ticker = optional("matplotlib.ticker", "demo")
     ax.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))

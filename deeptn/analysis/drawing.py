@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 #: Colors of the weight's axes (the Okabe-Ito palette, safe for color-blind readers).
-_AXIS_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_AXIS_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _BOND, _BAR, _TEXT = "#555555", "#888888", "#444444"
 
 #: Minimum distance between nodes of a column, and between a node and the bar after its stage, in leg spacings.
@@ -100,7 +100,7 @@ def draw(net: Network, ax: Axes | None = None) -> Figure:
     if into is None:
         size = (3.2 + 0.62 * width + 0.5 * (len(pictures) > 1), 0.6 + 0.36 * tops[-1])
         into = figure_module.Figure(figsize=size, layout="constrained").add_subplot()
-    axes = {leg.name: _AXIS_COLOURS[leg.axis % len(_AXIS_COLOURS)] for leg in spec.legs}
+    axes = {leg.name: _AXIS_COLORS[leg.axis % len(_AXIS_COLORS)] for leg in spec.legs}
     for picture, top in zip(pictures, tops):
         picture.paint(into, top - picture.top, width, axes)
     if len(pictures) > 1:
@@ -193,17 +193,17 @@ class _Picture:
                         ys[k], ys[k + 1] = ys[k] - lack / 2, ys[k + 1] + lack / 2
             self.places |= {name: (x, y) for name, y in zip(column, ys)}
 
-    def paint(self, ax: Any, shift: float, width: float, colours: dict[str, str]) -> None:
+    def paint(self, ax: Any, shift: float, width: float, colors: dict[str, str]) -> None:
         """Draw into matplotlib axes, `shift` lower, with the legs ending at `width`."""
 
-        def line(points: Sequence[Point], colour: str) -> None:
+        def line(points: Sequence[Point], color: str) -> None:
             xs, ys = zip(*points)
-            ax.plot(xs, [y + shift for y in ys], color=colour, linewidth=1.2, zorder=1, solid_joinstyle="round")
+            ax.plot(xs, [y + shift for y in ys], color=color, linewidth=1.2, zorder=1, solid_joinstyle="round")
 
         for points, ix in self._lines(width):
-            line(points, colours.get(ix, _BOND))
+            line(points, colors.get(ix, _BOND))
         for (x, y), ix in self._hubs():
-            ax.scatter([x], [y + shift], s=14.0, c=[colours.get(ix, _BOND)], zorder=2)
+            ax.scatter([x], [y + shift], s=14.0, c=[colors.get(ix, _BOND)], zorder=2)
         for number, bar in self.bars.items():
             stage = self.spec.stages[number]
             words = [word for word in (stage.normalize, stage.activation) if word]
@@ -227,7 +227,7 @@ class _Picture:
         for ix, y in self.legs.items():
             leg = legs[names[ix]]
             text = f"{leg.name} ({leg.size})"
-            ax.text(width + 0.1, y + shift, text, va="center", fontsize=7, color=colours[leg.name])
+            ax.text(width + 0.1, y + shift, text, va="center", fontsize=7, color=colors[leg.name])
 
     def _ends(self) -> dict[str, list[list[Point]]]:
         """Return for each index the positions of the nodes that have it, grouped by stage."""
@@ -322,18 +322,18 @@ def _columns(stage: Stage) -> dict[str, int]:
 
 def _distances(stage: Stage) -> dict[str, int]:
     """Return the columns of an undirected graph: nodes with legs on the right, others by their distance from them."""
-    neighbours: dict[str, set[str]] = {node.name: set() for node in stage.nodes}
+    neighbors: dict[str, set[str]] = {node.name: set() for node in stage.nodes}
     holders: dict[str, list[str]] = {}
     for node in stage.nodes:
         for ix in node.indices:
             holders.setdefault(ix, []).append(node.name)
     for names in holders.values():
         for name in names:
-            neighbours[name] |= set(names) - {name}
+            neighbors[name] |= set(names) - {name}
     layer = [node.name for node in stage.nodes if set(node.indices) & set(stage.output)]
     distance = dict.fromkeys(layer, 0)
     while layer:
-        layer = [name for known in layer for name in sorted(neighbours[known]) if name not in distance]
+        layer = [name for known in layer for name in sorted(neighbors[known]) if name not in distance]
         layer = list(dict.fromkeys(layer))
         distance |= dict.fromkeys(layer, 1 + max(distance.values()))
     farthest = max(distance.values(), default=0)

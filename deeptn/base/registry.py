@@ -25,13 +25,13 @@ class Registry(Generic[T]):
 
     Examples
     --------
-    >>> colours = Registry("colour")
-    >>> _ = colours.add("Red", 1)
-    >>> colours["red"], list(colours)
+    >>> colors = Registry("color")
+    >>> _ = colors.add("Red", 1)
+    >>> colors["red"], list(colors)
     (1, ['Red'])
-    >>> colours["rde"]
+    >>> colors["rde"]
     Traceback (most recent call last):
-    deeptn.errors.SpecError: unknown colour 'rde'; expected one of 'Red'; did you mean 'Red'?
+    deeptn.errors.SpecError: unknown color 'rde'; expected one of 'Red'; did you mean 'Red'?
     """
 
     def __init__(self, kind: str, group: str | None = None):

@@ -162,7 +162,7 @@ def test_autocast_reaches_no_contraction(name, size):
     assert all(torch.equal(a, b) for a, b in zip(ours, theirs))
 
 
-def test_a_state_that_is_normalised_and_not_activated(size):
+def test_a_state_that_is_normalized_and_not_activated(size):
     stages = (
         dtn.Stage((dtn.Node("A", ("s", "t")),), ("s", "t"), None, "rms"),
         dtn.Stage((dtn.Node("C", ("a0_0", "s", "t")),), ("a0_0",)),

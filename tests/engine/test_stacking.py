@@ -91,7 +91,7 @@ def test_large_tensors_stand_in_no_stack():
     assert all(len(group) == 1 for group in path)
 
 
-def test_too_many_neighbours_are_left_to_the_other_searches(monkeypatch):
+def test_too_many_neighbors_are_left_to_the_other_searches(monkeypatch):
     monkeypatch.setattr(stacking, "PAIRS", 3)
     assert merge_alike(*chain(8), singles=0, growth=1) is None
 

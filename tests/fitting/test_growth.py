@@ -107,7 +107,7 @@ def test_the_new_entries_are_trained(name, torch):
     assert grown > 0
 
 
-def test_a_normalised_state_of_another_activation_changes_the_weight():
+def test_a_normalized_state_of_another_activation_changes_the_weight():
     net = dtn.network(dtn.Tree(rank=2, activation="tanh"), (16, 16))
     params = net.init(seed=1, dtype="float64")
     wider = dtn.fitting.widen(net, params, 4)

@@ -79,7 +79,7 @@ def test_padding_is_cut_off():
     assert np.array_equal(cut.materialize(params), padded.materialize(params)[:120, :400])
 
 
-def test_normalisation_changes_only_the_scale_for_relu():
+def test_normalization_changes_only_the_scale_for_relu():
     weights = []
     for normalize in (None, "rms"):
         net = dtn.network(dtn.BrickWall(layers=4, normalize=normalize), (64, 64))

@@ -65,12 +65,12 @@ class TNLayer(Layer, nnx.Module):
             drawn.append(init(self.network, key, dtype, std=std))
             return jnp.zeros((), dtype)
 
-        initialiser = f"{self.attribute}_init"
-        for name in (initialiser, f"{self.attribute}_metadata"):
+        initializer = f"{self.attribute}_init"
+        for name in (initializer, f"{self.attribute}_metadata"):
             if name in options:
                 raise SpecError(f"{name}: the {self.attribute} is generated; initialize or annotate the cores instead")
         self.mode = check_mode(mode)
-        dense = self.like(*arguments, rngs=rngs, **{initialiser: draw}, **options)
+        dense = self.like(*arguments, rngs=rngs, **{initializer: draw}, **options)
         self._hold(dense, drawn[0])
 
     def _hold(self, dense: Any, cores: Mapping[str, jax.Array]) -> None:
