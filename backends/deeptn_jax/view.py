@@ -11,7 +11,7 @@ import numpy as np
 
 from deeptn.arrays import from_raw
 from deeptn.errors import PlanError
-from deeptn.models import Generated, Kind, ModelView, Weight, expect_model, kind_of
+from deeptn.models import Generated, Kind, ModelView, Weight, expect_model, kind_of, naming
 from deeptn.params import check_params
 
 KEY = "is a jax.random key; store its jax.random.key_data instead"
@@ -69,11 +69,12 @@ def generated(names: tuple[str, ...], layer: Any, refused: str | None = None) ->
     return Weight(names, layer.kind, net.shape, dtype, read, "weight", layer.bias is not None, net, refused)
 
 
-def changed(kinds: Mapping[type, Kind], layer: Any, change: Generated | None) -> Any:
+def changed(kinds: Mapping[type, Kind], name: str, layer: Any, change: Generated | None) -> Any:
     """Return the layer that replaces another: generated, or dense if `change` is None."""
-    if change is None:
-        checked((layer.cores, layer.bias))
-        return layer.to_dense()
-    check_params(change.network.spec, change.params)
-    kind: Any = kind_of(kinds, layer)
-    return kind.make(layer, change.network, change.arrays("jax"))
+    with naming(name):
+        if change is None:
+            checked((layer.cores, layer.bias))
+            return layer.to_dense()
+        check_params(change.network.spec, change.params)
+        kind: Any = kind_of(kinds, layer)
+        return kind.make(layer, change.network, change.arrays("jax"))

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from deeptn.arrays import dtype_of, from_raw
-from deeptn.models import Entry, Generated, Kind, Weight, expect_model, kind_of, path_of, refuse, tied
+from deeptn.models import Entry, Generated, Kind, Weight, expect_model, kind_of, naming, path_of, refuse, tied
 
 from .fit import draw_seed, fit
 from .kinds import KINDS, SINGLE
@@ -156,7 +156,11 @@ class TorchModel:
 
     def replace(self, changes: Mapping[str, Generated | None]) -> None:
         places = self._places()
-        made = {name: places[name].generate(change) for name, change in changes.items() if change is not None}
+        made = {}
+        for name, change in changes.items():
+            if change is not None:
+                with naming(name):
+                    made[name] = places[name].generate(change)
         folded = [places[name] for name, change in changes.items() if change is None]
         swaps = {place.module: place.module.to_dense() for place in folded if place.made is place.module}
         swaps |= {places[name].module: layer for name, layer in made.items() if not isinstance(layer, TNWeight)}

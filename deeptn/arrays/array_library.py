@@ -79,6 +79,11 @@ class ArrayLibrary(PlainViews, PlainActivations, ABC):
         """Return NumPy's name for the dtype of an array."""
         return dtype_name(array.dtype)
 
+    @property
+    def integers(self) -> str:
+        """The widest signed integers."""
+        return "int64"
+
     @abstractmethod
     def on_cpu(self, array: Array) -> bool:
         """Return whether an array is on the CPU or, for a tracer, would be."""

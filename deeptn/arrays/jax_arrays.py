@@ -65,6 +65,10 @@ class JaxArrays(ArrayLibrary):
             raise SpecError(f"dtype = {dtype!r} needs 64-bit mode in JAX; first write {_X64}")
         return self._numpy.asarray(array, dtype=dtype, device=device)
 
+    @property
+    def integers(self) -> str:
+        return "int64" if self._jax.config.jax_enable_x64 else "int32"
+
     def from_raw(self, array: np.ndarray) -> Array:
         wide = array.dtype.name in ("float64", "complex128") or (array.dtype.kind in "iu" and array.itemsize == 8)
         if wide and not self._jax.config.jax_enable_x64:

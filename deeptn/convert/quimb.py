@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..base import Params, ParamsLike
+from ..base import Array, Params, ParamsLike
 from ..errors import SpecError
 from ..network import Network
 from ..params import check_params
@@ -55,6 +56,14 @@ def to_quimb(net: Network, params: ParamsLike) -> list[Any]:
         qtn.TensorNetwork([qtn.Tensor(array, ix, tags=(name, f"STAGE{number}")) for name, ix, array in tensors])
         for number, tensors in enumerate(stage_tensors(net.spec, params))
     ]
+
+
+def _scaled(array: Array, exponent: float) -> Array:
+    """Multiply by a power of ten, in steps that no dtype of 32 bits or more is too narrow for."""
+    steps = math.ceil(abs(exponent) / 30.0)
+    for _ in range(steps):
+        array = array * 10.0 ** (exponent / steps)
+    return array
 
 
 def from_quimb(
@@ -111,8 +120,8 @@ def from_quimb(
         names = ["STATE" if "STATE" in t.tags else "FACTOR" if "FACTOR" in t.tags else "" for t in network.tensors]
         names = names if number else [""] * len(names)
         tensors = [(tuple(t.inds), t.data) for name, t in zip(names, network.tensors) if not name]
-        if getattr(network, "exponent", 0.0):
-            tensors[0] = (tensors[0][0], tensors[0][1] * 10.0**network.exponent)
+        exponent = getattr(network, "exponent", 0.0) / max(1, len(tensors))
+        tensors = [(inds, _scaled(data, exponent)) for inds, data in tensors]
         states = [tuple(t.inds) for name, t in zip(names, network.tensors) if name == "STATE"]
         stages.append((tensors, states, names.count("FACTOR")))
     last = tuple(networks[-1].outer_inds() if output is None else output)

@@ -9,10 +9,10 @@ from typing import Any, TypeAlias
 
 from autoray import do
 
-from ..arrays import constant, library_of
+from ..arrays import DTYPES, constant, dtype_of, library_of
 from ..base import Array, Params, ParamsLike
 from ..engine import activate
-from ..errors import SpecError
+from ..errors import SpecError, near_match
 from ..network import Network
 from ..spec import Layout, NetworkSpec, Node, Stage
 
@@ -89,6 +89,8 @@ def import_tensors(
     sizes: dict[str, int] = {}
     flat = [tensor for tensors, _, _ in stages for tensor in tensors]
     for number, (indices, array) in enumerate(flat):
+        if dtype_of(array) not in DTYPES:
+            raise SpecError(f"tensor {number} has the dtype {dtype_of(array)}; {near_match('', DTYPES)}")
         for ix, size in zip(indices, do("shape", array)):
             if sizes.setdefault(ix, int(size)) != size:
                 raise SpecError(f"tensor {number}: the index {ix!r} has size {size} here and {sizes[ix]} elsewhere")

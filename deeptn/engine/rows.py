@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from autoray import do
@@ -193,6 +193,43 @@ def walk(counts: Sequence[int], sizes: Sequence[int]) -> Iterator[Block]:
 ROW = "__row"
 
 
+def row_numbers(rows: Any, like: Array) -> Array:
+    """Return row numbers as integers that no leg is too large for, in the library of another array.
+
+    Parameters
+    ----------
+    rows : int, nested list of int, or array of any integer dtype
+        In the library of `like`, or NumPy's.
+    like : array
+
+    Raises
+    ------
+    SpecError
+        For a mask or other numbers than integers, and for arrays of another library.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> row_numbers(np.array([255], "uint8"), np.ones(1)).dtype.name
+    'int64'
+    >>> row_numbers([True, False], np.ones(1))
+    Traceback (most recent call last):
+    deeptn.errors.SpecError: rows have the dtype bool; expected integers; for a mask, write rows=np.flatnonzero(mask)
+    """
+    lib = library_of(like)
+    rows = np.asarray(rows) if isinstance(rows, (int, list, tuple, np.generic)) else rows
+    theirs = library_of(rows)
+    if theirs.name not in ("numpy", lib.name):
+        raise SpecError(f"rows are an array of {theirs.name}, the parameters of {lib.name}; convert one of them")
+    dtype = theirs.dtype(rows)
+    if dtype.strip("u0123456789") != "int":
+        hint = "; for a mask, write rows=np.flatnonzero(mask)" if dtype == "bool" else ""
+        raise SpecError(f"rows have the dtype {dtype}; expected integers{hint}")
+    if theirs.name != lib.name:
+        rows = lib.from_raw(rows.astype(lib.integers))
+    return lib.astype(rows, lib.integers)
+
+
 def gather_rows(spec: NetworkSpec, layout: Layout, params: ParamsLike, rows: Array) -> Array:
     """Decode some rows of a linear network's weight, in any order.
 
@@ -210,6 +247,9 @@ def gather_rows(spec: NetworkSpec, layout: Layout, params: ParamsLike, rows: Arr
     array of shape ``(n, *shape[1:])``
     """
     count = rows.shape[0]
+    if not row_legs(layout):  # the weight has a single row
+        (row,) = decode_rows(spec, layout, params, 0, 1)
+        return do("broadcast_to", row, (count, *layout.shape[1:]))
     size = 1 << (count - 1).bit_length()  # one search per power of two
     if size > count:
         rows = do("concatenate", (rows, do("broadcast_to", rows[:1], (size - count,))))
@@ -241,6 +281,8 @@ def _array(spec: NetworkSpec, node: Node, params: ParamsLike) -> Array:
 def gather_program(spec: NetworkSpec, layout: Layout, size: int, tuning: Tuning = CPU) -> Program:
     """Return the program that decodes `size` rows of a linear network's weight."""
     taken = {leg.name for leg in row_legs(layout)}
+    if not taken:
+        return block_program(spec, layout, (), tuning)
     legs = (Leg(ROW, size, 0), *(leg for leg in spec.legs if leg.name not in taken))
     output = tuple(leg.name for leg in legs)
 

@@ -10,7 +10,7 @@ from .report import LayerReport, Report, layer_report
 from .rules import Target, as_network, matches, resolve, select
 from .stored import StoredView
 from .training import Trainer, carry_out, check_loss, check_teacher
-from .view import Entry, Generated, ModelView, Weight, at_rest, count, refuse, tied
+from .view import Entry, Generated, ModelView, Weight, at_rest, count, naming, refuse, tied
 
 __all__ = [
     "Entry",
@@ -40,6 +40,7 @@ __all__ = [
     "layer_report",
     "load_model",
     "matches",
+    "naming",
     "path_of",
     "refuse",
     "resolve",

@@ -15,7 +15,7 @@ from ..spec import Layout
 from ..topologies import describe
 from .report import Report, layer_report
 from .rules import Target, resolve, select
-from .view import Generated, ModelView, Weight, at_rest, count
+from .view import Generated, ModelView, Weight, at_rest, count, naming
 
 
 def compress(
@@ -84,10 +84,11 @@ def compress(
     changes: dict[str, Generated | None] = {}
     rows = []
     for name, net in networks.items():
-        weight = dense[name].read()
-        params = find_params(net, weight, fit, view.fit, lambda: next(seeds))
-        changes[name] = Generated(net, params)
-        rows.append(layer_report(name, net, weight, net.materialize(params)))
+        with naming(name):
+            weight = dense[name].read()
+            params = find_params(net, weight, fit, view.fit, lambda: next(seeds))
+            changes[name] = Generated(net, params)
+            rows.append(layer_report(name, net, weight, net.materialize(params)))
     view.replace(changes)
     return view.model, Report(tuple(rows), before[0], count(view), before[1], at_rest(view))
 

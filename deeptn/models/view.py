@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn, Protocol
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from ..arrays import from_raw, numpy_dtype
 from ..base import Array, Params, ParamsLike, Shape, path_of
-from ..errors import PlanError
+from ..errors import DeepTNError, PlanError
 from ..fitting import Fit, FitResult
 from ..network import Network
 
@@ -192,6 +193,29 @@ def tied(what: str, other: str) -> str:
 def refuse(name: str, why: str) -> NoReturn:
     """Raise `PlanError` for a part of a model."""
     raise PlanError(f"{name!r} {why}")
+
+
+@contextmanager
+def naming(layer: str) -> Iterator[None]:
+    """Put the name of a layer in front of the message of any `DeepTNError`, and into a note of any other error.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> with naming("fc1"):
+    ...     raise dtn.SpecError("weight has entries that are not finite")
+    Traceback (most recent call last):
+    deeptn.errors.SpecError: layer 'fc1': weight has entries that are not finite
+    """
+    try:
+        yield
+    except DeepTNError as error:
+        if not str(error).startswith("layer "):
+            error.args = (f"layer {layer!r}: {error}",)
+        raise
+    except Exception as error:
+        error.add_note(f"in layer {layer!r}")
+        raise
 
 
 def count(view: ModelView) -> int:

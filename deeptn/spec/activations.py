@@ -109,7 +109,7 @@ def _with_parameter(function: Callable[..., Array], value: float) -> Callable[[A
 
 @compose
 def deeptn_relu(x: Array) -> Array:
-    return do("where", x > 0, x, do("zeros_like", x))
+    return do("where", x <= 0, do("zeros_like", x), x)  # keeps NaN
 
 
 @deeptn_relu.register("torch")  # type: ignore[attr-defined]

@@ -84,6 +84,21 @@ def test_stripped_exponent_is_kept():
     assert close(net.materialize(params), dense, 1e-12)
 
 
+@pytest.mark.parametrize("exponent", [-400, -37, 37, 400])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_large_exponent_is_spread_over_the_tensors(exponent, dtype):
+    import quimb.tensor as qtn
+
+    mps = qtn.MPS_rand_state(20, 2, seed=1)
+    dense = mps.to_dense().reshape(-1)
+    for tensor in mps.tensors:
+        tensor.modify(data=(tensor.data * 10.0 ** (-exponent / 20)).astype(dtype))
+    mps.exponent = exponent
+    net, params = dtn.from_quimb(mps, shape=(2**20,))
+    assert {array.dtype.name for array in params.values()} == {dtype}
+    assert close(net.materialize(params), dense, 1e-12 if dtype == "float64" else 1e-5)
+
+
 def test_open_indices_are_checked():
     import quimb.tensor as qtn
 

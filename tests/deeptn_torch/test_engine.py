@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import pickle
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -367,3 +368,18 @@ def test_every_parameter_has_a_gradient_of_its_own():
     for _ in range(2):
         net.materialize(cores).sum().backward()
     assert all(torch.equal(core.grad, torch.full_like(core, 2.0)) for core in cores.values())
+
+
+@choose("dtype", ["float32", "bfloat16", "float64"], ["float32", "bfloat16"])
+def test_gradients_of_a_state_of_zeros(dtype, size):
+    net = dtn.network(dtn.BrickWall(layers=3), (16, 16))
+    arrays = {name: np.abs(core) for name, core in net.init(seed=0).items()}
+    arrays["L1_g0"] = -arrays["L1_g0"]  # ReLU sets the whole first state to zero
+    params = {
+        name: torch.tensor(core, dtype=getattr(torch, dtype), requires_grad=True) for name, core in arrays.items()
+    }
+    net.materialize(params).float().sum().backward()
+    theirs = jax.grad(lambda p: net.materialize(p).sum())({k: jax.numpy.asarray(core) for k, core in arrays.items()})
+    for name, core in params.items():
+        assert core.grad is not None
+        assert np.array_equal(core.grad.float().numpy(), theirs[name])

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import deeptn as dtn
+from deeptn.arrays import from_raw, to_numpy
 from deeptn.engine import blocks_of, walk
 
 from ..market import FEW, NETWORKS
@@ -105,3 +106,53 @@ def test_a_weight_of_one_row():
     ((rows, block),) = net.iter_blocks(net.init(), max_bytes=2**20)
     assert rows == slice(0, 1)
     assert block.shape == (1, 8)
+
+
+INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+
+
+@pytest.mark.parametrize(
+    ("family", "rows"),
+    [(dtn.LowRank(rank=2), 256), (dtn.LowRank(rank=2), 30_000), (dtn.TTMatrix(rank=2), 300), (dtn.BrickWall(), 300)],
+    ids=str,
+)
+def test_row_numbers_of_all_integer_types(family, rows, library):
+    net = dtn.network(family, (rows, 4))
+    params = net.init(seed=0, like=library)
+    weight = to_numpy(net.materialize(params))
+    numbers = np.array([[0, 5], [100, 127]])
+    for dtype in INTEGERS:
+        narrow = numbers.astype(dtype)
+        for given in (narrow, from_raw(narrow, library)):
+            assert np.allclose(to_numpy(net.gather(params, given)), weight[numbers], atol=1e-6), dtype
+    assert np.allclose(to_numpy(net.gather(params, numbers.tolist())), weight[numbers], atol=1e-6)
+    assert np.allclose(to_numpy(net.gather(params, 127)), weight[127], atol=1e-6)
+
+
+@pytest.mark.parametrize("family", [dtn.TTMatrix(rank=2), dtn.BrickWall(layers=2)], ids=str)
+def test_what_is_no_row_number_is_refused(family, library):
+    net = dtn.network(family, (12, 10))
+    params = net.init(like=library)
+    for mask in (np.arange(12) > 8, from_raw(np.arange(12) > 8, library), [True, False]):
+        with pytest.raises(dtn.SpecError, match=r"rows have the dtype bool.*flatnonzero"):
+            net.gather(params, mask)
+    for floats in (np.ones(3, "float32"), from_raw(np.ones(3, "float32"), library), [0.0, 1.0]):
+        with pytest.raises(dtn.SpecError, match=r"rows have the dtype float.*expected integers"):
+            net.gather(params, floats)
+
+
+@pytest.mark.parametrize(
+    "family", [dtn.TensorTrain(rank=2), dtn.Tucker(rank=2), dtn.CP(rank=2), dtn.LowRank(rank=1)], ids=str
+)
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_rows_of_a_weight_of_one_row(family, count, library):
+    net = dtn.network(family, (1, 24))
+    params = net.init(seed=0, like=library)
+    found = net.gather(params, np.zeros(count, "int64"))
+    assert np.array_equal(to_numpy(found), np.tile(to_numpy(net.materialize(params)), (count, 1)))
+
+
+def test_rows_of_another_library(torch, jax):
+    net = dtn.network(dtn.TTMatrix(rank=2), (12, 10))
+    with pytest.raises(dtn.SpecError, match="rows are an array of torch, the parameters of jax"):
+        net.gather(net.init(like="jax"), torch.tensor([1, 2]))

@@ -81,7 +81,7 @@ class EquinoxModel:
 
     def replace(self, changes: Mapping[str, Generated | None]) -> None:
         places = self._layers()
-        swaps = {name: changed(KINDS, places[name][0], change) for name, change in changes.items()}
+        swaps = {name: changed(KINDS, name, places[name][0], change) for name, change in changes.items()}
         self.model = _swapped(self.model, swaps, (TNLayer, *KINDS))
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:

@@ -128,7 +128,7 @@ class NNXModel:
 
     def replace(self, changes: Mapping[str, Generated | None]) -> None:
         layers = {name: layer for name, (layer, _) in self._places().items()}
-        swaps = {id(layers[name]): changed(KINDS, layers[name], change) for name, change in changes.items()}
+        swaps = {id(layers[name]): changed(KINDS, name, layers[name], change) for name, change in changes.items()}
         for parent in parts(self.model, nnx.Pytree, once=True).values():
             for name, child in list(vars(parent).items()):
                 if id(child) in swaps:

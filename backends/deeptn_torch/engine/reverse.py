@@ -181,7 +181,7 @@ class Reverse:
                 elif found is not target:
                     target.copy_(found)
             if scale is not None:
-                slope = inner * (-(scale**3) / x.numel())
+                slope = -(inner * scale / x.numel()) * scale * scale  # in this order, so that it does not overflow
                 for value, target in self.lib.pieces(x, out):
                     target.addcmul_(value, slope)
             self.add(step.operand, self.lib.enter([out])[0])
