@@ -49,6 +49,7 @@ autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True}
 autosummary_filename_map = reference.filenames()
 default_role = "code"
+highlight_language = "none"  # sketches in docstrings; examples are recognized by their prompt
 nitpicky = False
 
 
