@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,9 +32,14 @@ def _card(run: dict[str, Any]) -> list[str]:
     """Return the results of one card."""
     sections, environment = run["sections"], run["environment"]
     checks = [(name, sections[f"correct: {name}"]) for name in ("torch", "JAX")]
-    lines = ["Networks of all families, small ones and some of up to 2^20 entries, compared with NumPy in float64:", ""]
+    shapes = [row["network"]["shape"] for _, section in checks for row in section["rows"]]
+    largest = max(shapes, key=math.prod)
+    lines = [
+        f"Small and large networks, the largest of {' × '.join(map(str, largest))}, compared with NumPy in float64:",
+        "",
+    ]
     rows = [[name, *_errors(section)] for name, section in checks]
-    lines += table(["", "networks right", "weight", "gradient", "product with an input"], rows)
+    lines += table(["", "networks right", "families", "weight", "gradient", "product with an input"], rows)
     lines += [
         "",
         "The last three columns are the largest relative errors.",
@@ -57,9 +63,10 @@ def _card(run: dict[str, Any]) -> list[str]:
 def _errors(section: dict[str, Any]) -> list[str]:
     """Return how many networks are right, and the largest errors; or why none was computed."""
     if "left_out" in section:
-        return [section["left_out"], "–", "–", "–"]
+        return [section["left_out"], "–", "–", "–", "–"]
     rows = section["rows"]
-    cells = [f"{sum(row['passed'] for row in rows)} of {len(rows)}"]
+    families = {row["label"].partition(" ")[0] for row in rows}
+    cells = [f"{sum(row['passed'] for row in rows)} of {len(rows)}", str(len(families))]
     for what in ("value", "gradient", "apply"):
         found = [row[what] for row in rows if row.get(what) is not None]
         cells.append(f"{max(found):.1e}" if found else "–")

@@ -397,7 +397,8 @@ def main() -> None:
         if source.is_file():
             write(name, json.loads(source.read_text()), PAGES)
     runs = [json.loads(source.read_text()) for source in sorted((HERE / "results").glob("gpu-*.json"))]
-    (PAGES / "gpu.md").write_text(gpu_page(runs))
+    if runs:
+        (PAGES / "gpu.md").write_text(gpu_page(runs))
 
 
 if __name__ == "__main__":

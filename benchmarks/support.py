@@ -111,8 +111,8 @@ MORE = """
 - `DistributedDataParallel` and `fully_shard` (FSDP2) on two processes train to the same parameters as one process.
 - JAX: `scan` over stacked networks, decoded weights sharded over several devices.
 
-On a GPU, values and gradients were checked, and times measured, on one card ([results](results/gpu.md)); the tests themselves
-ran on CPUs only.
+On a GPU, values and gradients were checked, and times measured, on one card ([results](results/gpu.md)), with
+PyTorch 2.11, which is older than the versions that deeptn supports; the tests themselves ran on CPUs only.
 """
 
 

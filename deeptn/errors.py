@@ -31,9 +31,10 @@ class FormatError(DeepTNError):
 
 
 class MissingBackendError(DeepTNError, ImportError):
-    """An optional package is needed but not installed."""
+    """An optional package is needed but not installed; its name is in the attribute ``package``."""
 
     def __init__(self, package: str, extra: str):
+        self.package = package
         super().__init__(
             f"this needs the package {package!r}, which is not installed; write: pip install 'deeptn[{extra}]'"
         )

@@ -188,10 +188,9 @@ class Network:
         ----------
         params : mapping of str to array
             As for `materialize`.
-        rows : integer array of any shape, or int, or nested list of int
-            Row numbers from ``0`` to ``shape[0] - 1``, in the library of the parameters or in NumPy, of any integer
-            dtype. The range is not checked: for a number outside it, you get some other row or an error of the
-            library.
+        rows : integer array of any shape, or int, range or nested list of int
+            Row numbers from ``0`` to ``shape[0] - 1``, in the library of the parameters or in NumPy. The range is not
+            checked: for a number outside it, you get some other row or an error of the library.
 
         Returns
         -------
@@ -214,7 +213,7 @@ class Network:
         ((2, 2, 512), True)
         """
         check_runs(self.spec, params)
-        rows = slicing.row_numbers(rows, next(iter(params.values())))
+        rows = slicing.row_numbers(rows, next(iter(params.values())), self.shape[0])
         shape = tuple(rows.shape)
         if not self.is_linear or math.prod(shape) == 0:
             return self.materialize(params)[rows]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import traceback
+from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # each core runs its own pytest worker
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -22,6 +24,9 @@ hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_
 hypothesis.settings.load_profile("ci")
 
 LIBRARIES = ("numpy", "torch", "jax")
+
+#: The core imports optional packages only in ways that raise `MissingBackendError`.
+CORE = Path(__file__).parents[1] / "deeptn"
 DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128")
 
 #: Packages that nobody needs to have, except for the tests that use them; see `skip_if_missing`.
@@ -41,12 +46,20 @@ UNSUPPORTED = {
 def skip_if_missing(error: BaseException | None) -> None:
     """Skip the test, or the file that is being collected, if an optional package that it needs is not installed."""
     while error is not None:
+        name = None
         if isinstance(error, MissingBackendError):
-            pytest.skip(str(error), allow_module_level=True)
-        name = (error.name or "").partition(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+            name = {"scikit-learn": "sklearn"}.get(error.package, error.package)
+        elif isinstance(error, ModuleNotFoundError) and not _importer(error).is_relative_to(CORE):
+            name = (error.name or "").partition(".")[0]
         if name in OPTIONAL and importlib.util.find_spec(name) is None:
             pytest.skip(f"{name} is not installed", allow_module_level=True)
         error = error.__cause__ or error.__context__
+
+
+def _importer(error: BaseException) -> Path:
+    """Return the file with the import that failed."""
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return Path(next(file for file in reversed(files) if "importlib" not in file))
 
 
 class Module(pytest.Module):

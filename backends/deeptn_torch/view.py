@@ -156,20 +156,22 @@ class TorchModel:
 
     def replace(self, changes: Mapping[str, Generated | None]) -> None:
         places = self._places()
-        made = {}
+        made, swaps, restored = {}, {}, []
         for name, change in changes.items():
-            if change is not None:
-                with naming(name):
-                    made[name] = places[name].generate(change)
-        folded = [places[name] for name, change in changes.items() if change is None]
-        swaps = {place.module: place.module.to_dense() for place in folded if place.made is place.module}
+            place = places[name]
+            with naming(name):
+                if change is not None:
+                    made[name] = place.generate(change)
+                elif place.made is place.module:
+                    swaps[place.module] = place.module.to_dense()
+                else:
+                    restored.append(place)
         swaps |= {places[name].module: layer for name, layer in made.items() if not isinstance(layer, TNWeight)}
         for name, layer in made.items():
             if isinstance(layer, TNWeight):
                 register(places[name].module, places[name].key, layer)
-        for place in folded:
-            if place.made is not place.module:
-                unregister(place.module, place.key)
+        for place in restored:
+            unregister(place.module, place.key)
         for parent in list(self.model.modules()):
             for name, child in list(parent._modules.items()):
                 if child in swaps:

@@ -86,6 +86,6 @@ CPU = Tuning(
     compiled=2**8,
 )
 
-#: Measured on one NVIDIA H100 (``benchmarks/gpu.py``), where arithmetic is cheaper than memory and steps. Changing any
-#: other field alone gained at most a tenth of the time.
+#: Measured on one NVIDIA H100 (``benchmarks/gpu.py``), where arithmetic is cheaper than memory and steps. The other
+#: fields are the CPU's.
 GPU = replace(CPU, device="gpu", write=2**8, step=2**22, block=2**6)

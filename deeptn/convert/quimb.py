@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..arrays import to_numpy
 from ..base import Array, Params, ParamsLike
 from ..errors import SpecError
 from ..network import Network
@@ -56,6 +60,22 @@ def to_quimb(net: Network, params: ParamsLike) -> list[Any]:
         qtn.TensorNetwork([qtn.Tensor(array, ix, tags=(name, f"STAGE{number}")) for name, ix, array in tensors])
         for number, tensors in enumerate(stage_tensors(net.spec, params))
     ]
+
+
+def _spread(arrays: list[Array], exponent: Any) -> list[Array]:
+    """Multiply a product of arrays by a power of ten, so that all get the same size (if that is known)."""
+    if not isinstance(exponent, (int, float, np.number)):  # an array, perhaps traced
+        return [array * 10.0 ** (exponent / len(arrays)) for array in arrays]
+    if exponent == 0:
+        return arrays
+    if not math.isfinite(exponent):  # quimb's exponent of a network of zeros is -inf
+        return [array * 10.0 ** float(exponent) for array in arrays]
+    try:
+        sizes = [math.log10(np.abs(to_numpy(array)).max()) for array in arrays]
+    except (TypeError, ValueError, RuntimeError):  # traced, or zero
+        sizes = [0.0] * len(arrays)
+    size = (float(exponent) + sum(sizes)) / len(arrays)
+    return [_scaled(array, size - own) for array, own in zip(arrays, sizes)]
 
 
 def _scaled(array: Array, exponent: float) -> Array:
@@ -120,9 +140,13 @@ def from_quimb(
         names = ["STATE" if "STATE" in t.tags else "FACTOR" if "FACTOR" in t.tags else "" for t in network.tensors]
         names = names if number else [""] * len(names)
         tensors = [(tuple(t.inds), t.data) for name, t in zip(names, network.tensors) if not name]
-        exponent = getattr(network, "exponent", 0.0) / max(1, len(tensors))
-        tensors = [(inds, _scaled(data, exponent)) for inds, data in tensors]
         states = [tuple(t.inds) for name, t in zip(names, network.tensors) if name == "STATE"]
         stages.append((tensors, states, names.count("FACTOR")))
     last = tuple(networks[-1].outer_inds() if output is None else output)
-    return import_tensors(stages, last, shape, layout, activation, normalize)
+    net, params = import_tensors(stages, last, shape, layout, activation, normalize)
+    names = iter(list(params))
+    for network, (tensors, _, _) in zip(networks, stages):
+        own = list(itertools.islice(names, len(tensors)))
+        exponent = getattr(network, "exponent", 0.0)
+        params |= dict(zip(own, _spread([params[name] for name in own], exponent)))
+    return net, params

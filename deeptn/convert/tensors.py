@@ -90,7 +90,10 @@ def import_tensors(
     flat = [tensor for tensors, _, _ in stages for tensor in tensors]
     for number, (indices, array) in enumerate(flat):
         if dtype_of(array) not in DTYPES:
-            raise SpecError(f"tensor {number} has the dtype {dtype_of(array)}; {near_match('', DTYPES)}")
+            raise SpecError(
+                f"tensor {number} has the dtype {dtype_of(array)}; {near_match('', DTYPES)}; convert it first, "
+                "for example with array.astype('float64')"
+            )
         for ix, size in zip(indices, do("shape", array)):
             if sizes.setdefault(ix, int(size)) != size:
                 raise SpecError(f"tensor {number}: the index {ix!r} has size {size} here and {sizes[ix]} elsewhere")

@@ -193,41 +193,55 @@ def walk(counts: Sequence[int], sizes: Sequence[int]) -> Iterator[Block]:
 ROW = "__row"
 
 
-def row_numbers(rows: Any, like: Array) -> Array:
-    """Return row numbers as integers that no leg is too large for, in the library of another array.
+def row_numbers(rows: Any, like: Array, count: int) -> Array:
+    """Return row numbers in the library of another array, as integers that represent every row of a weight.
 
     Parameters
     ----------
-    rows : int, nested list of int, or array of any integer dtype
+    rows : int, range, nested list of int, or array of any integer dtype
         In the library of `like`, or NumPy's.
     like : array
+    count : int
+        Number of rows of the weight.
 
     Raises
     ------
     SpecError
-        For a mask or other numbers than integers, and for arrays of another library.
+        For a mask or other numbers than integers, for arrays of another library, and if the library's integers are too
+        narrow for the weight (JAX without 64-bit mode).
 
     Examples
     --------
     >>> import numpy as np
-    >>> row_numbers(np.array([255], "uint8"), np.ones(1)).dtype.name
+    >>> row_numbers(np.array([255], "uint8"), np.ones(1), 300).dtype.name
     'int64'
-    >>> row_numbers([True, False], np.ones(1))
+    >>> row_numbers([True, False], np.ones(1), 300)
     Traceback (most recent call last):
     deeptn.errors.SpecError: rows have the dtype bool; expected integers; for a mask, write rows=np.flatnonzero(mask)
     """
     lib = library_of(like)
-    rows = np.asarray(rows) if isinstance(rows, (int, list, tuple, np.generic)) else rows
+    if count - 1 > np.iinfo(lib.integers).max:
+        raise SpecError(f"{count:,} rows need wider integers than {lib.name}'s {lib.integers}; enable its 64-bit mode")
+    rows = rows if hasattr(rows, "dtype") else _as_array(rows)
     theirs = library_of(rows)
-    if theirs.name not in ("numpy", lib.name):
+    if not isinstance(rows, np.ndarray) and theirs.name != lib.name:
         raise SpecError(f"rows are an array of {theirs.name}, the parameters of {lib.name}; convert one of them")
     dtype = theirs.dtype(rows)
     if dtype.strip("u0123456789") != "int":
         hint = "; for a mask, write rows=np.flatnonzero(mask)" if dtype == "bool" else ""
         raise SpecError(f"rows have the dtype {dtype}; expected integers{hint}")
-    if theirs.name != lib.name:
-        rows = lib.from_raw(rows.astype(lib.integers))
-    return lib.astype(rows, lib.integers)
+    return lib.from_raw(rows.astype(lib.integers)) if theirs.name != lib.name else lib.astype(rows, lib.integers)
+
+
+def _as_array(rows: Any) -> np.ndarray:
+    """Convert numbers and nested lists of them to a NumPy array."""
+    try:
+        found = np.asarray(rows)
+    except (TypeError, ValueError):  # a ragged list, or one of traced numbers
+        found = np.asarray(None)
+    if found.dtype.kind not in "biuf":
+        raise SpecError(f"rows = {rows!r:.80}; expected integers, for example np.array([3, 5])")
+    return found if found.size else found.astype("int64")
 
 
 def gather_rows(spec: NetworkSpec, layout: Layout, params: ParamsLike, rows: Array) -> Array:
@@ -246,10 +260,9 @@ def gather_rows(spec: NetworkSpec, layout: Layout, params: ParamsLike, rows: Arr
     -------
     array of shape ``(n, *shape[1:])``
     """
-    count = rows.shape[0]
     if not row_legs(layout):  # the weight has a single row
-        (row,) = decode_rows(spec, layout, params, 0, 1)
-        return do("broadcast_to", row, (count, *layout.shape[1:]))
+        return decode_rows(spec, layout, params, 0, 1)[rows * 0]
+    count = rows.shape[0]
     size = 1 << (count - 1).bit_length()  # one search per power of two
     if size > count:
         rows = do("concatenate", (rows, do("broadcast_to", rows[:1], (size - count,))))

@@ -9,6 +9,7 @@ import pytest
 import quimb.tensor as qtn
 
 import deeptn as dtn
+from deeptn.arrays import dtype_of, from_raw
 
 from ..conftest import close
 
@@ -97,6 +98,46 @@ def test_a_large_exponent_is_spread_over_the_tensors(exponent, dtype):
     net, params = dtn.from_quimb(mps, shape=(2**20,))
     assert {array.dtype.name for array in params.values()} == {dtype}
     assert close(net.materialize(params), dense, 1e-12 if dtype == "float64" else 1e-5)
+
+
+def test_exponents_of_other_kinds(torch, jax):
+    import quimb.tensor as qtn
+
+    mps = qtn.MPS_rand_state(4, 2, seed=1, dtype="float32")
+    dense = mps.to_dense().reshape(-1)
+    for exponent in (np.float64(1.0), torch.tensor(1.0, requires_grad=True), jax.numpy.asarray(1.0)):
+        scaled = mps.copy()
+        if not isinstance(exponent, np.generic):
+            like = "torch" if isinstance(exponent, torch.Tensor) else "jax"
+            scaled.apply_to_arrays(lambda array, like=like: from_raw(array, like))
+        scaled.exponent = exponent
+        net, params = dtn.from_quimb(scaled, shape=(16,))
+        assert {dtype_of(array) for array in params.values()} == {"float32"}
+        assert close(net.materialize(params), 10.0 * dense, 1e-5)
+    mps.exponent = -np.inf  # as quimb strips it from a network of zeros
+    net, params = dtn.from_quimb(mps, shape=(16,))
+    assert not net.materialize(params).any()
+
+
+def test_an_exponent_goes_where_there_is_room():
+    import quimb.tensor as qtn
+
+    make: Any = qtn.Tensor
+    small, large = (make(np.full((2, 2), x, "float32"), inds) for x, inds in ((1e-20, "ax"), (1e20, "xb")))
+    tn = qtn.TensorNetwork([small, large])
+    tn.exponent = 37.0
+    net, params = dtn.from_quimb(tn, "ab")
+    assert close(np.log(net.materialize(params)), np.full((2, 2), np.log(2e37)), 1e-5)
+
+
+def test_integers_are_refused_before_they_are_scaled():
+    import quimb.tensor as qtn
+
+    make: Any = qtn.Tensor
+    tn = qtn.TensorNetwork([make(np.ones((2, 3), "int64"), "ax"), make(np.ones((3, 2), "int64"), "xb")])
+    tn.exponent = 1.0
+    with pytest.raises(dtn.SpecError, match="tensor 0 has the dtype int64"):
+        dtn.from_quimb(tn, "ab")
 
 
 def test_open_indices_are_checked():

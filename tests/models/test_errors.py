@@ -72,3 +72,25 @@ def test_an_error_of_another_package(monkeypatch):
     with pytest.raises(RuntimeError, match="SVD did not converge") as caught:
         deeptn_torch.compress(torch_layers(2), RULES)
     assert caught.value.__notes__ == ["in layer 'block0'"]
+
+
+def broken(framework: str) -> Any:
+    """Return a model whose second layer has a core of another shape."""
+    wall = dtn.BrickWall(layers=2)
+    if framework == "torch":
+        model: Any = nn.ModuleDict({f"block{k}": deeptn_torch.TNLinear(16, 12, wall) for k in range(2)})
+        model["block1"].cores["L1_g0"] = nn.Parameter(torch.zeros(3, 3))
+    elif framework == "equinox":
+        model = {f"block{k}": tne.TNLinear(16, 12, wall, key=jax.random.key(k)) for k in range(2)}
+        model["block1"].cores["L1_g0"] = jnp.zeros((3, 3))
+    else:
+        model = nnx.Dict({f"block{k}": tnx.TNLinear(16, 12, wall, rngs=nnx.Rngs(k)) for k in range(2)})
+        model["block1"].cores["L1_g0"] = nnx.Param(jnp.zeros((3, 3)))
+    return model
+
+
+@pytest.mark.parametrize("framework", COMPRESS)
+def test_a_layer_that_cannot_be_folded(framework):
+    fold = {"torch": deeptn_torch.fold_, "equinox": tne.fold, "nnx": tnx.fold}[framework]
+    with pytest.raises(dtn.SpecError, match=r"^layer 'block1': parameter 'L1_g0'"):
+        fold(broken(framework))

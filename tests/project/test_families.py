@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -36,4 +38,15 @@ def test_a_family_is_in_every_list(name):
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
 def test_the_number_of_families(page):
-    assert f"{len(OURS)} families" in (ROOT / page).read_text()
+    assert re.findall(r"(\d+) families", (ROOT / page).read_text()) == [str(len(OURS))]
+
+
+def test_every_class_is_registered():
+    found = set()
+    waiting = [dtn.Topology]
+    while waiting:
+        cls = waiting.pop()
+        waiting += cls.__subclasses__()
+        if cls.__module__.startswith("deeptn.topologies.") and not inspect.isabstract(cls):
+            found.add(cls)
+    assert found == set(OURS.values())
