@@ -19,7 +19,7 @@ STATE = 2**14
 KINDS = {
     "products": ("matmul", "sum_products"),
     "views and moves": ("view", "write", "permute"),
-    "activation": ("activate", "inverse_rms"),
+    "activation": ("activate", "normalizer"),
     "padding and cropping": ("pad", "crop"),
 }
 

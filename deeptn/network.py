@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from autoray import do
 
-from .arrays import CPU, Tuning, convert_params, library_of, target
+from .arrays import CPU, Tuning, check_alike, convert_params, library_of, target
 from .base import Array, Params, ParamsLike, Shape, positive_int, positive_ints
 from .engine import DECODED_ANYWAY, Choice, Cost, CostMode, Mode, Program, compile_network, faster, run, seconds
 from .engine import rows as slicing
@@ -279,7 +279,7 @@ class Network:
         Raises
         ------
         SpecError
-            If the parameters do not belong to this network.
+            If the parameters do not belong to this network, or differ from each other or from `x` in library or dtype.
         LayoutError
             If the last axis of `x` has the wrong size.
 
@@ -296,9 +296,9 @@ class Network:
         shape: Shape = tuple(getattr(x, "shape", ()))
         if not shape or shape[-1] != columns:
             raise LayoutError(f"x has shape {shape}, expected (..., {columns}) for a weight of shape {self.shape}")
-        batch = math.prod(shape[:-1])
-        if not self.is_linear or len(self.shape) == 1 or batch == 0:
+        if not self.is_linear or len(self.shape) == 1 or 0 in shape[:-1]:
             weight = do("reshape", self.materialize(params), (rows, columns))
+            check_alike(["the weight", "x"], [weight, x])
             return do("matmul", x, do("transpose", weight, (1, 0)))
         check_runs(self.spec, params)
         return multiply(self, [params[name] for name in self.spec.param_shapes], x)

@@ -48,7 +48,7 @@ def skip_if_missing(error: BaseException | None) -> None:
     while error is not None:
         name = None
         if isinstance(error, MissingBackendError):
-            name = {"scikit-learn": "sklearn"}.get(error.package, error.package)
+            name = error.package
         elif isinstance(error, ModuleNotFoundError) and not _importer(error).is_relative_to(CORE):
             name = (error.name or "").partition(".")[0]
         if name in OPTIONAL and importlib.util.find_spec(name) is None:

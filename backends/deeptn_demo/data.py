@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from deeptn.base import PathLike
-from deeptn.errors import DeepTNError, FormatError, MissingBackendError, near_match
+from deeptn.base import PathLike, optional
+from deeptn.errors import DeepTNError, FormatError, near_match
 
 from .idx import DATASETS, SOURCES, find_files, read_idx
 
@@ -73,11 +72,7 @@ def load_images(name: str = "digits", folder: PathLike | None = None) -> Images:
 
 
 def _digits() -> Images:
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingBackendError("scikit-learn", "demo") from error
-    bunch: Any = load_digits()
+    bunch = optional("sklearn.datasets", "demo").load_digits()
     images, labels = np.asarray(bunch.images), np.asarray(bunch.target)
     test = np.arange(len(labels)) % 5 == 4
     return _images("digits", images[~test], labels[~test], images[test], labels[test])

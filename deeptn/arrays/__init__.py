@@ -14,9 +14,9 @@ from .conversion import (
     to_raw,
 )
 from .jax_arrays import JaxArrays
-from .lookup import LIBRARIES, dtype_of, library, library_of
+from .lookup import LIBRARIES, check_alike, dtype_of, library, library_of
 from .numpy_arrays import NumPyArrays
-from .operations import TINY, Operations, PlainActivations, PlainViews
+from .operations import Operations, PlainActivations, PlainViews, inverse_rms
 from .other_arrays import OtherArrays
 from .torch_arrays import TorchArrays
 from .tuning import CPU, GPU, Tuning
@@ -28,7 +28,6 @@ __all__ = [
     "GPU",
     "KINDS",
     "LIBRARIES",
-    "TINY",
     "ArrayLibrary",
     "JaxArrays",
     "NumPyArrays",
@@ -40,11 +39,13 @@ __all__ = [
     "Tuning",
     "View",
     "cast",
+    "check_alike",
     "constant",
     "convert",
     "convert_params",
     "dtype_of",
     "from_raw",
+    "inverse_rms",
     "library",
     "library_of",
     "numpy_dtype",

@@ -92,6 +92,10 @@ class ArrayLibrary(PlainViews, PlainActivations, ABC):
     def device(self, array: Array) -> Any:
         """Return the device for new arrays that should be where this one is; None leaves the choice to the library."""
 
+    def place(self, array: Array) -> str | None:
+        """Return where an array is, as text; None if it may be combined with arrays anywhere."""
+        return None
+
     # From and to NumPy.
 
     @abstractmethod

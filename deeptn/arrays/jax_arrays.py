@@ -11,7 +11,6 @@ import numpy as np
 from ..base import Array, Params, Shape, optional
 from ..errors import SpecError
 from .array_library import ArrayLibrary
-from .operations import squared_norm
 from .tuning import Tuning
 
 _X64 = "jax.config.update('jax_enable_x64', True)"
@@ -49,8 +48,8 @@ class JaxArrays(ArrayLibrary):
     def settled(self, array: Array) -> Array:
         return array
 
-    def sum_of_squares(self, x: Array) -> Array:
-        return squared_norm(x.reshape(-1))
+    def peak(self, x: Array) -> Array:
+        return self._numpy.abs(self._jax.lax.stop_gradient(x)).max()
 
     def on_cpu(self, array: Array) -> bool:
         if isinstance(array, self._jax.core.Tracer):
@@ -59,6 +58,11 @@ class JaxArrays(ArrayLibrary):
 
     def device(self, array: Array) -> None:
         return None
+
+    def place(self, array: Array) -> str | None:
+        if isinstance(array, self._jax.core.Tracer) or not array.committed:
+            return None
+        return ", ".join(sorted(map(str, array.devices())))
 
     def from_numpy(self, array: np.ndarray, dtype: str, device: Any) -> Array:
         if dtype in ("float64", "complex128") and not self._jax.config.jax_enable_x64:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
 from autoray import infer_backend
 
 from ..base import Array
+from ..errors import SpecError
 from .array_library import ArrayLibrary
 from .jax_arrays import JaxArrays
 from .numpy_arrays import NumPyArrays
@@ -75,3 +76,38 @@ def dtype_of(array: Array) -> str:
     'float64'
     """
     return library(infer_backend(array)).dtype(array)
+
+
+def check_alike(names: Iterable[str], arrays: Sequence[Array], devices: bool = False) -> None:
+    """Raise `SpecError`, which names an array, unless all have the same library and dtype.
+
+    Devices take longer to look up. They are compared only on request, when a call has failed: libraries do not combine
+    arrays on different devices.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> check_alike(["a", "b"], [np.ones(3), np.ones(2, "float32")])
+    Traceback (most recent call last):
+        ...
+    deeptn.errors.SpecError: b is float32 in numpy, but a is float64 in numpy; convert one of them
+    """
+    kinds = {type(array): array for array in arrays}
+    one_dtype = len({array.dtype for array in arrays}) == 1
+    if not devices and one_dtype and (len(kinds) == 1 or len({*map(infer_backend, kinds.values())}) == 1):
+        return
+    names, first = [*names], _place(arrays[0])
+    for name, array in zip(names, arrays):
+        found = _place(array)
+        if any(one is not None and other is not None and one != other for one, other in zip(found, first)):
+            raise SpecError(f"{name} is {_said(found)}, but {names[0]} is {_said(first)}; convert one of them")
+
+
+def _place(array: Array) -> tuple[str, str, str | None]:
+    lib = library_of(array)
+    return lib.dtype(array), lib.name, lib.place(array)
+
+
+def _said(place: tuple[str, str, str | None]) -> str:
+    dtype, name, device = place
+    return f"{dtype} in {name}" + (f" on {device}" if device else "")

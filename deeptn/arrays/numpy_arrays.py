@@ -11,7 +11,7 @@ import numpy as np
 from ..base import Array, Params, Shape
 from ..errors import SpecError
 from .array_library import DTYPES, ArrayLibrary
-from .operations import squared_norm
+from .operations import inverse_rms, squared_norm
 
 
 @final
@@ -39,8 +39,9 @@ class NumPyArrays(ArrayLibrary):
     def settled(self, array: np.ndarray) -> np.ndarray:
         return array.copy()
 
-    def sum_of_squares(self, x: np.ndarray) -> Array:
-        return squared_norm(x.reshape(-1))
+    def normalizer(self, x: np.ndarray, in_pieces: bool = False) -> tuple[np.ndarray, float]:
+        parts = self.pieces(x) if in_pieces else [x.reshape(-1)]
+        return x, inverse_rms(sum(float(squared_norm(part)) for part in parts), x)
 
     def on_cpu(self, array: np.ndarray) -> bool:
         return True

@@ -7,15 +7,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from autoray import do
 
 from ..base import Array
 from ..spec import activations
 from .tuning import Tuning
 from .view import View
-
-#: Added to a mean square before the root, so that an all-zero state stays zero. Less than any useful square in float32.
-TINY = 1e-36
 
 
 class Operations(ABC):
@@ -67,8 +65,12 @@ class Operations(ABC):
         """Return a permuted array that keeps its values when the buffer it came from is overwritten."""
 
     @abstractmethod
-    def inverse_rms(self, x: Array, in_pieces: bool = False) -> Array:
-        """Return one divided by the root mean square of an array's entries."""
+    def normalizer(self, x: Array, in_pieces: bool = False) -> tuple[Array, Any]:
+        """Return an array proportional to `x` and a scale; their product has a root mean square of 1.
+
+        This holds for all numbers of the dtype, however small or large. If all entries are zero, the scale is zero; if
+        one is infinite or NaN, the scale is NaN.
+        """
 
     @abstractmethod
     def activate(self, x: Array, activation: str | None, scale: Array | None, out: Array | None = None) -> Array:
@@ -102,13 +104,22 @@ class PlainViews(Operations, ABC):
 class PlainActivations(Operations, ABC):
     """Activations as `deeptn.spec.activations` defines them, for every library that autoray supports."""
 
-    @abstractmethod
     def sum_of_squares(self, x: Array) -> Array:
         """Return the sum of the squared absolute values of all entries."""
+        return squared_norm(x.reshape(-1))
 
-    def inverse_rms(self, x: Array, in_pieces: bool = False) -> Array:
-        total = sum(map(squared_norm, self.pieces(x))) if in_pieces else self.sum_of_squares(x)
-        return 1.0 / do("sqrt", total / math.prod(x.shape) + TINY)
+    def peak(self, x: Array) -> Array:
+        """Return the largest absolute value. A gradient takes it for a constant."""
+        return do("max", do("abs", x))
+
+    def normalizer(self, x: Array, in_pieces: bool = False) -> tuple[Array, Any]:
+        # No branches, for tracers. The largest entry divides first, so that no square overflows or vanishes. A gradient
+        # may take that entry for a constant, because a factor of x has no effect on the result.
+        peak = self.peak(x)
+        one, is_zero = do("zeros_like", peak) + 1, peak == 0
+        x = x / do("where", is_zero, one, peak)
+        mean = self.sum_of_squares(x) / math.prod(x.shape)
+        return x, do("where", is_zero, do("zeros_like", peak), 1.0 / do("sqrt", do("where", is_zero, one, mean)))
 
     def activate(self, x: Array, activation: str | None, scale: Array | None, out: Array | None = None) -> Array:
         function = activations.resolve(activation) if activation is not None else None
@@ -120,6 +131,28 @@ class PlainActivations(Operations, ABC):
             part = part if scale is None else part * scale
             place[...] = part if function is None else function(part)
         return out
+
+
+def inverse_rms(total: float, x: np.ndarray) -> float:
+    """Return one divided by the root mean square of an array, from the sum of its squares, computed in its own dtype.
+
+    If that sum overflowed, or if squares may have vanished in it, it is computed again from scaled entries.
+
+    Examples
+    --------
+    >>> x = np.full(4, 1e-30, dtype="float32")
+    >>> round(inverse_rms(float(np.vdot(x, x)), x) * 1e-30, 6)
+    1.0
+    """
+    limits = np.finfo(x.dtype)
+    if 1e8 * float(limits.tiny) * x.size <= total < math.inf:
+        return 1.0 / math.sqrt(total / x.size)
+    sizes = np.abs(x).astype("float64")
+    peak = float(sizes.max())
+    if peak == 0 or not math.isfinite(peak):
+        return 0.0 if peak == 0 else math.nan
+    mean = float(np.mean((sizes / peak) ** 2))
+    return min(1.0 / peak / math.sqrt(mean), float(limits.max))  # the inverse of a subnormal number is not finite
 
 
 def squared_norm(vector: Array) -> Array:

@@ -12,7 +12,6 @@ from autoray import astype, do
 from ..base import Array, Params, Shape
 from ..errors import SpecError
 from .array_library import ArrayLibrary
-from .operations import squared_norm
 from .tuning import Tuning
 
 #: Types from `__dlpack_device__` for memory that a CPU can access: its own, and memory pinned by CUDA or ROCm.
@@ -50,9 +49,6 @@ class OtherArrays(ArrayLibrary):
 
     def settled(self, array: Array) -> Array:
         return array
-
-    def sum_of_squares(self, x: Array) -> Array:
-        return squared_norm(x.reshape(-1))
 
     def on_cpu(self, array: Array) -> bool:
         where = getattr(array, "__dlpack_device__", None)

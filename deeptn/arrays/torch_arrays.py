@@ -51,11 +51,17 @@ class TorchArrays(ArrayLibrary):
         # Exported models contain these operations, and onnxruntime loses digits in one long sum.
         return (x * x.conj()).sum(-1).sum().real if x.ndim else squared_norm(x.reshape(-1))
 
+    def peak(self, x: Array) -> Array:
+        return x.detach().abs().max()
+
     def on_cpu(self, array: Array) -> bool:
         return array.is_cpu
 
     def device(self, array: Array) -> Any:
         return array.device
+
+    def place(self, array: Array) -> str | None:
+        return str(array.device)
 
     def from_numpy(self, array: np.ndarray, dtype: str, device: Any) -> Array:
         # An explicit device takes precedence over the default device.

@@ -7,11 +7,11 @@ import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
-from ..arrays import Operations, library_of
+from ..arrays import Operations, check_alike, library_of
 from ..base import Array
 from ..errors import MissingBackendError, ProgramError
 from .pool import Pool
-from .program import Program
+from .program import INPUT, Program
 from .steps import Run, Step
 
 #: Programs that need more elements at once are rejected: no machine has that much memory.
@@ -48,7 +48,11 @@ def run(program: Program, inputs: Sequence[Array]) -> Array:
     ------
     ProgramError
         If the program needs more memory than any machine has.
+    SpecError
+        If the inputs differ in library, dtype or device; it names one.
     """
+    names = ("x" if name == INPUT else f"parameter {name!r}" for name in program.inputs)
+    check_alike(names, inputs)
     if program.cost.peak > IMPOSSIBLE:
         elements, flops = (math.log10(count) for count in (program.cost.peak, program.cost.flops))
         raise ProgramError(
@@ -58,9 +62,13 @@ def run(program: Program, inputs: Sequence[Array]) -> Array:
     lib = library_of(inputs[0])
     runner = runner_of(lib.name)
     dtype = lib.dtype(inputs[0])
-    if dtype not in HALF:
-        return runner(program, inputs)
-    return lib.astype(runner(program, [lib.astype(array, "float32") for array in inputs]), dtype)
+    half = dtype in HALF
+    try:
+        result = runner(program, [lib.astype(array, "float32") for array in inputs] if half else inputs)
+    except (RuntimeError, ValueError):
+        check_alike(names, inputs, devices=True)
+        raise
+    return lib.astype(result, dtype) if half else result
 
 
 def runner_of(name: str) -> Runner:
@@ -156,4 +164,5 @@ def execute(program: Program, steps: Sequence[Step], run: Run, keep: Collection[
 def activate(x: Array, activation: str | None, normalize: bool) -> Array:
     """Apply the operations between two stages: division by the root mean square, then the element-wise function."""
     lib = library_of(x)
-    return lib.activate(x, activation, lib.inverse_rms(x) if normalize else None)
+    x, scale = lib.normalizer(x) if normalize else (x, None)
+    return lib.activate(x, activation, scale)

@@ -167,7 +167,7 @@ class Activate(Step):
 
     def forward(self, run: Run) -> Array:
         lib, pool, array = run.lib, run.pool, run.registers[self.operand]
-        scale = lib.inverse_rms(array, pool is not None) if self.normalize else None
+        array, scale = lib.normalizer(array, pool is not None) if self.normalize else (array, None)
         out = None
         if pool is not None:
             free = self.operand in self.free and (run.tape is None or self.in_place)

@@ -49,11 +49,20 @@ def reference(net: Network, params: ParamsLike) -> np.ndarray:
         for other in stage.add:
             state = state + results[other]
         if stage.normalize:
-            state = state / np.sqrt(np.mean(np.abs(state) ** 2))
+            state = _normalized(state)
         results.append(state if stage.activation is None else activations.resolve(stage.activation)(state))
     order = sorted(range(len(spec.legs)), key=lambda k: net.layout.permutation[k])
     weight = results[-1].transpose(order).reshape(net.layout.padded_shape)
     return weight[tuple(slice(n) for n in net.shape)]
+
+
+def _normalized(state: np.ndarray) -> np.ndarray:
+    """Divide by the root mean square, which is 1 times the largest entry or less; zeros stay zeros."""
+    peak = np.abs(state).max()
+    if peak == 0 or not np.isfinite(peak):
+        return state * (peak - peak)
+    state = state / peak
+    return state / np.sqrt(np.mean(np.abs(state) ** 2))
 
 
 def _einsum(tensors: Sequence[tuple[np.ndarray, tuple[str, ...]]], output: tuple[str, ...]) -> np.ndarray:

@@ -67,6 +67,7 @@ transpose, stack, matmul, pad = _lift(np.transpose), _lift(np.stack), _lift(np.m
 # For activations and their normalization.
 where, zeros_like, tanh, sin = _lift(np.where), _lift(np.zeros_like), _lift(np.tanh), _lift(np.sin)
 vdot, real, sqrt = _lift(np.vdot), _lift(np.real), _lift(np.sqrt)
+abs, max = _lift(np.abs), _lift(np.max)
 # For single rows of a weight.
 concatenate, broadcast_to, reshape = _lift(np.concatenate), _lift(np.broadcast_to), _lift(np.reshape)
 

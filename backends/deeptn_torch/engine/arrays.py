@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from deeptn.arrays import CPU, GPU, TINY, Operations, PlainActivations, PlainViews, Tuning, View, library
+from deeptn.arrays import CPU, GPU, Operations, PlainActivations, PlainViews, Tuning, View, inverse_rms, library
 from deeptn.base import Array
 
 _PLAIN: Any = library("torch")
@@ -68,7 +68,12 @@ class Tensors(TensorOperations, PlainActivations):
     stack = staticmethod(_PLAIN.stack)
     matmul = staticmethod(_PLAIN.matmul)
     empty = staticmethod(_PLAIN.empty)
-    sum_of_squares = staticmethod(_PLAIN.sum_of_squares)
+
+    def normalizer(self, x: Tensor, in_pieces: bool = False) -> tuple[Tensor, float | Tensor]:
+        if self.tuning is GPU:
+            return x, inverse_rms_on_gpu(x)
+        total = sum(torch.vdot(part, part).real.item() for part in (self.pieces(x) if in_pieces else [x.reshape(-1)]))
+        return x, inverse_rms(total, x.numpy())
 
     def view(self, array: Tensor, view: View) -> Tensor:
         if view.strided is None:
@@ -138,9 +143,9 @@ class Hosted(TensorOperations, PlainViews):
             return np.matmul(x, y)
         return self._tensors.matmul(torch.from_numpy(x), torch.from_numpy(y)).numpy()
 
-    def inverse_rms(self, x: np.ndarray, in_pieces: bool = False) -> float:
+    def normalizer(self, x: np.ndarray, in_pieces: bool = False) -> tuple[np.ndarray, float]:
         flat = torch.from_numpy(x).reshape(-1)  # NumPy's own product would start threads in addition to torch's
-        return 1.0 / math.sqrt(torch.vdot(flat, flat).real.item() / x.size + TINY)
+        return x, inverse_rms(torch.vdot(flat, flat).real.item(), x)
 
     def activate(
         self, x: np.ndarray, activation: str | None, scale: Array | None, out: np.ndarray | None = None
@@ -169,6 +174,19 @@ class Hosted(TensorOperations, PlainViews):
 
     def sum_products(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         return self._tensors.sum_products(torch.from_numpy(x), torch.from_numpy(y)).numpy()
+
+
+def inverse_rms_on_gpu(x: Tensor) -> Tensor:
+    """Return what `inverse_rms` returns, without waiting for the device."""
+    peak: Any = 1.0
+    if x.dtype in (torch.float64, torch.complex128):  # no wider dtype holds the squares, so the largest entry divides
+        peak = torch.linalg.vector_norm(x, math.inf)
+        peak = torch.where(peak == 0, 1.0, peak)
+        x = x / peak
+    norm = torch.linalg.vector_norm(x, dtype=torch.complex128 if x.is_complex() else torch.float64)
+    scale = math.sqrt(x.numel()) / norm / peak + 0 * norm  # NaN for an infinite norm
+    limits = torch.finfo(x.dtype)
+    return torch.where(norm == 0, 0.0, scale).clamp_max(limits.max).to(getattr(torch, limits.dtype))
 
 
 TORCH = Tensors(CPU)

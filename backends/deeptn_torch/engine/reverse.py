@@ -16,6 +16,9 @@ from deeptn.spec import activations
 
 from .arrays import TensorOperations
 
+#: Scales between this and its inverse can be squared in every dtype.
+SAFE = 1e-15
+
 
 def registers_of(program: Program, leaves: Sequence[Any]) -> list[Any]:
     """Return the registers of a program, with values for those that the steps read but do not compute."""
@@ -176,14 +179,17 @@ class Reverse:
             for value, g, target in self.lib.pieces(x, grad, out):
                 found = g if derivative is None else derivative(g, value, scale)
                 if scale is not None:
-                    inner = inner + torch.vdot(value, found).real
                     torch.mul(found, scale, out=target)
+                    inner = inner + torch.vdot(value, target).real
                 elif found is not target:
                     target.copy_(found)
             if scale is not None:
-                slope = -(inner * scale / x.numel()) * scale * scale  # in this order, so that it does not overflow
+                slope = inner / -x.numel()
                 for value, target in self.lib.pieces(x, out):
-                    target.addcmul_(value, slope)
+                    if isinstance(scale, float) and SAFE < scale < 1 / SAFE:
+                        target.add_(value, alpha=float(slope * scale * scale))
+                    else:  # the square of the scale may not be a number of the dtype
+                        target.addcmul_(value * scale, slope * scale)
             self.add(step.operand, self.lib.enter([out])[0])
         if step.operand >= self.program.first_step:
             if self.program.recompute:
@@ -217,13 +223,13 @@ _RULES: dict[type[Step], Callable[[Reverse, Any, Array], None]] = {
 }
 
 
-def _derivative(activation: str) -> Callable[[Tensor, Tensor, Tensor | None], Tensor]:
+def _derivative(activation: str) -> Callable[[Tensor, Tensor, float | Tensor | None], Tensor]:
     """Return a function that turns the gradient for f(s·x), with x and s, into the gradient for s·x."""
     if activation == "relu":
         return lambda grad, x, scale: torch.ops.aten.threshold_backward(grad, x, 0)
     function = activations.resolve(activation)
 
-    def derivative(grad: Tensor, x: Tensor, scale: Tensor | None) -> Tensor:
+    def derivative(grad: Tensor, x: Tensor, scale: float | Tensor | None) -> Tensor:
         with torch.enable_grad(), autograd_on():
             x = (x if scale is None else x * scale).detach().requires_grad_()
             return torch.autograd.grad(function(x), x, grad)[0]
