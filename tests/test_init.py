@@ -136,3 +136,16 @@ def test_zero_weights_stay_finite():
     draws = {name: np.zeros(shape) for name, shape in net.spec.param_shapes.items()}
     params = init_module.initialize(net.spec, net.layout, draws, scheme="gaussian")
     assert all(np.isfinite(p).all() for p in params.values())
+
+
+def test_calibration_leaves_a_saturated_state_in_the_right_direction():
+    """Where the weight hardly changes with the factor, the secant's slope is a small positive number."""
+    nodes = dtn.Node("A", ("s", "t")), dtn.Node("U", ("a0_0", "s"), ("s",)), dtn.Node("V", ("a1_0", "t"), ("t",))
+    stages = dtn.Stage(nodes[:1], ("s", "t"), "tanh"), dtn.Stage(nodes[1:], ("a0_0", "a1_0"))
+    legs = dtn.spec.Leg("a0_0", 4, 0), dtn.spec.Leg("a1_0", 4, 1)
+    net = dtn.Network(dtn.NetworkSpec(legs, stages, (("s", 4), ("t", 4))), dtn.Layout.single((4, 4)))
+    params = {name: 20 * array for name, array in net.init(seed=0, dtype="float64").items()}  # tanh is 1 or -1
+    reached = float(init_module.root_mean_square(net.spec, net.layout, params))
+    for goal, more in ((1.1 * reached, True), (reached / 1.1, False)):
+        found = init_module._calibrate(net.spec, net.layout, params, {"A": 1.0}, goal, passes=3)
+        assert (np.abs(found["A"]).max() > np.abs(params["A"]).max()) == more

@@ -114,8 +114,9 @@ def train(
     def loss_of(nets: Mapping[str, Network], params: Any, x: Any, y: Any) -> jax.Array:
         logits = logits_of(nets, params, x)
         loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean()
-        if teacher is None or not recipe.distill:
+        if not recipe.distill:
             return loss
+        assert teacher is not None  # as check_teacher made sure
         wanted, found = (jax.nn.log_softmax(z / recipe.temperature) for z in (teacher(x), logits))
         divergence = optax.losses.kl_divergence_with_log_targets(found, jax.lax.stop_gradient(wanted)).mean()
         return (1 - recipe.distill) * loss + recipe.distill * recipe.temperature**2 * divergence

@@ -5,7 +5,7 @@ from deeptn.fitting import Fit, FitResult
 from .export import export_onnx
 from .fit import fit
 from .kinds import register_layer
-from .layers import TNEmbedding, TNLinear, TNWeight, parametrize_
+from .layers import TNEmbedding, TNLinear, TNWeight, frozen, parametrize_
 from .layers.conv import TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
 from .models import compress, compress_, fold_, load_model, save_model
 from .train import core_groups, shrink, train
@@ -28,6 +28,7 @@ __all__ = [
     "export_onnx",
     "fit",
     "fold_",
+    "frozen",
     "load_model",
     "parametrize_",
     "register_layer",

@@ -187,7 +187,7 @@ def load_model(path: PathLike) -> StoredModel:
     >>> layer = dtn.files.StoredLayer("linear", net, net.init(), np.zeros(10))
     >>> dtn.save_model(dtn.files.StoredModel({"fc": layer}, {"head.weight": np.eye(10)}), path)
     >>> fc = dtn.load_model(path).layers["fc"]
-    >>> (fc.network.apply(fc.params, np.ones((5, 64))) + fc.bias).shape
+    >>> (fc.network.apply(fc.params, np.ones((5, 64), "float32")) + fc.bias).shape
     (5, 10)
     """
     header, tensors = read_tensors(path, MODEL)

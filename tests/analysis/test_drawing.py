@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
+import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 import deeptn as dtn
 
 from ..market import NETWORKS, nets
+from .drawings import FILE, description
 
 
 def nodes_drawn(figure):
@@ -67,3 +70,14 @@ def test_draw_into_given_axes():
     figure = Figure()
     ax = figure.add_subplot()
     assert dtn.draw(NETWORKS["train"], ax=ax) is figure
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_drawings_are_as_approved(name):
+    """If a drawing changes on purpose, look at it, then run ``python -m tests.analysis.drawings``."""
+    wanted, found = json.loads(FILE.read_text())[name], description(NETWORKS[name])
+    assert found["texts"].keys() == wanted["texts"].keys()
+    for key, parts in wanted.items():
+        pairs = zip(parts.values(), found[key].values()) if key == "texts" else zip(parts, found[key])
+        assert len(parts) == len(found[key])
+        assert all(np.allclose(one, other, atol=0.02) for one, other in pairs), key

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import deeptn_jax
 import jax
 import jax.numpy as jnp
 import pytest
 from deeptn_jax import equinox as tne
+from deeptn_jax import layers
 from deeptn_jax import nnx as tnx
 from flax import nnx
 
@@ -55,7 +55,7 @@ def test_the_mode_decides(name, monkeypatch):
 @pytest.mark.parametrize("faster", [True, False])
 def test_the_prediction_decides_if_the_mode_is_auto(name, faster, monkeypatch):
     asked = []
-    monkeypatch.setattr(deeptn_jax.layers, "is_faster", lambda *args: asked.append(args) or faster)
+    monkeypatch.setattr(layers, "is_faster", lambda *args: asked.append(args) or faster)
     layer, x, rows = layer_of(name, TRAIN, "auto")
     assert decodes(layer, x, monkeypatch) == (not faster)
     assert asked == [(layer.network, "gather" if "embedding" in name else "apply", rows, "jax")]

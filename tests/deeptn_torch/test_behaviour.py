@@ -238,6 +238,17 @@ def test_a_recurrent_weight_is_decoded_once(monkeypatch):
     assert len(calls) >= 2
 
 
+def test_a_class_that_was_changed_later():
+    """Wrappers such as fully_shard derive a class of their own; our methods must not call themselves."""
+    model = nn.LSTM(8, 16)
+    parametrize_(model, "weight_hh_l0", dtn.BrickWall(layers=2), fit=None)
+    model.__class__ = type("Later", (type(model),), {})
+    parametrize_(model, "weight_ih_l0", dtn.BrickWall(layers=2), fit=None)
+    assert model(torch.ones(3, 8))[0].shape == (3, 16)
+    model.reset_parameters()
+    assert model.double()(torch.ones(3, 8).double())[0].dtype == torch.float64
+
+
 def test_a_generated_weight_inside_a_module():
     torch.manual_seed(0)
     module = nn.Bilinear(4, 6, 5)

@@ -171,59 +171,6 @@ def test_cache_lives_only_while_gradients_are_off(monkeypatch):
     assert calls == [5]
 
 
-CHANGES = {
-    "train": lambda layer: layer.train(),
-    "eval": lambda layer: layer.eval(),
-    "load_state_dict": lambda layer: layer.load_state_dict(copy.deepcopy(layer.state_dict())),
-    "dtype": lambda layer: layer.double().float(),
-    "device": lambda layer: layer.to("cpu", torch.float64).to(torch.float32),
-    "in place": lambda layer: next(iter(layer.cores.values())).mul_(1.0),
-    "replaced": lambda layer: layer.cores.update({"L1_g0": nn.Parameter(layer.cores["L1_g0"].clone())}),
-    "optimizer": lambda layer: step(layer),
-    "clear_cache": lambda layer: layer.clear_cache(),
-}
-
-
-def step(layer):
-    optimizer = torch.optim.SGD(layer.parameters(), lr=0.5)
-    with torch.enable_grad():
-        layer(torch.ones(1, 20)).square().sum().backward()
-    optimizer.step()
-
-
-@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_cache_is_dropped(change):
-    layer = TNLinear(20, 12).eval()
-    x = torch.randn(3, 20)
-    with torch.no_grad():
-        layer(x)
-        before = layer._cached
-        assert before is not None
-        change(layer)
-        after = layer(x)
-        assert layer._cached is None or layer._cached[3] is not before[3]
-        assert torch.allclose(after, layer.to_linear()(x), atol=1e-6)
-
-
-def test_writing_into_data_needs_clear_cache():
-    layer = TNLinear(20, 12)
-    x = torch.randn(3, 20)
-    with torch.no_grad():
-        old = layer(x)
-        list(layer.cores.values())[-1].data.mul_(2.0)
-        assert torch.equal(layer(x), old)  # documented: the change is not noticed
-        layer.clear_cache()
-        assert not torch.equal(layer(x), old)
-
-
-def test_writing_into_the_weight_does_not_poison_the_cache():
-    layer = TNLinear(20, 12)
-    with torch.no_grad():
-        before = layer.weight.clone()
-        layer.weight.mul_(0.0)
-        assert torch.equal(layer.weight, before)
-
-
 @pytest.mark.parametrize("mode", ["apply", "materialize"])
 def test_autocast(mode):
     layer = TNLinear(20, 12, LINEAR, mode=mode)
@@ -267,7 +214,7 @@ def test_module_created_in_inference_mode():
     with torch.inference_mode():
         layer = TNLinear(20, 12)
         assert layer(torch.randn(3, 20)).shape == (3, 12)
-        assert layer._cached is None
+        assert layer._kept is None
 
 
 def test_functional_transforms_and_meta_device():
@@ -290,8 +237,20 @@ def test_state_dict_names_and_pickle():
     torch.save(layer, buffer)
     buffer.seek(0)
     again = torch.load(buffer, weights_only=False)
-    assert again._cached is None
+    assert again._kept is None
     assert torch.equal(again.weight, layer.weight)
+
+
+def test_the_bias_is_drawn_as_in_pytorch():
+    torch.manual_seed(0)
+    for made, dense in (
+        (TNLinear(50, 2000), nn.Linear(50, 2000)),
+        (TNConv2d(4, 2000, 3, "Tucker"), nn.Conv2d(4, 2000, 3)),
+    ):
+        assert made.bias is not None
+        assert dense.bias is not None
+        for measure in (torch.std, torch.amax):
+            assert torch.isclose(measure(made.bias), measure(dense.bias), rtol=0.05)
 
 
 def test_repr():
@@ -360,7 +319,7 @@ def test_a_fused_optimizer_makes_no_weight_stale(family, mode):
         optimizer.step()
         with torch.no_grad():
             found = layer(x)
-        layer.clear_cache()
+        layer.unfreeze()
         with torch.no_grad():
             assert torch.allclose(found, layer(x), atol=1e-6)
         optimizer.zero_grad()

@@ -49,6 +49,13 @@ def scaled(params: dict[str, np.ndarray], name: str, factor: float) -> dict[str,
 
 
 @pytest.mark.parametrize("dtype", FACTORS)
+def test_plain_steps_give_the_same(dtype, monkeypatch):
+    pytest.importorskip("torch")
+    choose("plain", monkeypatch)
+    test_a_factor_on_one_core_has_no_effect("torch", dtype)
+
+
+@pytest.mark.parametrize("dtype", FACTORS)
 def test_a_factor_on_one_core_has_no_effect(library, dtype):
     net, params, name = wall(dtype, None)
     expected = to_numpy(net.materialize(params))
@@ -108,7 +115,7 @@ def choose(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
     elif engine == "gpu":
         monkeypatch.setattr(runner, "operations_for", lambda program, leaves: runner.TORCH_ON_GPU)
     elif engine == "plain":
-        monkeypatch.setattr(runner, "_is_transformed", lambda inputs: True)
+        monkeypatch.setattr(runner, "is_transformed", lambda inputs: True)
 
 
 @pytest.mark.parametrize("engine", ["host", "pieces", "gpu", "plain", "jax"])

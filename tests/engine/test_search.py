@@ -108,3 +108,18 @@ def test_stages_that_differ_by_names_alone_share_a_search(folder):
     net = dtn.network(dtn.BrickWall(layers=16), (4096, 4096))
     net.program("materialize")
     assert contraction._search.cache_info().misses == 2  # one for the first stage, one for all others
+
+
+def test_blocks_are_for_small_tensors_that_act_on_a_large_one():
+    """Six gates of volume 16 on a state of volume 2^8: in blocks; if one of them is as large as the state: not."""
+    gates = [(k, k + 1, 10 + k, 11 + k) for k in range(0, 6, 2)]
+    state = tuple(range(8))
+    sizes, inputs, output = [2] * 30, [state, *gates], (10, 11, 12, 13, 14, 15, 6, 7)
+    path = contraction._absorb_in_blocks(inputs, output, sizes, most=16)
+    assert path is not None
+    assert len(path) == len(gates)
+    large = [state, *gates[:2], (4, 5, 14, 15, *range(20, 26))]
+    assert contraction._absorb_in_blocks(large, (*output, *range(20, 26)), sizes, most=16) is None
+    assert (
+        contraction._absorb_in_blocks(inputs, output, sizes, most=17) is None
+    )  # the state is too small for such blocks

@@ -91,7 +91,11 @@ CASES = {
     "normalize": (lambda: dtn.BrickWall(activation=None, normalize="l2"), SpecError, "expected 'rms' or None"),
     "one leg": (lambda: dtn.network("BrickWall", (2,)), SpecError, "at least 2 legs, got 1"),
     "one leg tree": (lambda: dtn.network("Tree", (2,)), SpecError, "at least 2 legs, got 1"),
-    "no leg": (lambda: dtn.network("TensorTrain", (1,)), SpecError, "at least 1 leg"),
+    "no leg": (
+        lambda: dtn.network("TensorTrain", (1,)),
+        SpecError,
+        "1 leg, got none; a weight with one entry",
+    ),
     "no tucker leg": (lambda: dtn.network("Tucker", (1,)), SpecError, "at least 1 leg"),
     "vector low rank": (lambda: dtn.network("LowRank", (8,)), SpecError, "column legs"),
     "vector ttmatrix": (lambda: dtn.network("TTMatrix", (8,)), SpecError, "column legs"),

@@ -29,7 +29,7 @@ def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
     `torch.compile`, `torch.export`, `torch.func`, forward-mode differentiation and dispatch modes, the program runs as
     plain steps, which these can trace.
     """
-    if _is_transformed(inputs):
+    if is_transformed(inputs):
         return run_plain(program, inputs)
     with full_precision(inputs[0]):
         leaves = leaves_of(program, inputs)
@@ -40,7 +40,8 @@ def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
         return lib.leave(execute(program, program.steps, Run(registers, lib, Pool(lib) if lib.buffers else None)))
 
 
-def _is_transformed(inputs: Sequence[Tensor]) -> bool:
+def is_transformed(inputs: Sequence[Tensor]) -> bool:
+    """Return whether a tracer or a transformation of torch sees the operations on these tensors."""
     return (
         torch.compiler.is_compiling()
         or _is_functorch_active()

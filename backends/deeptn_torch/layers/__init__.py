@@ -1,6 +1,6 @@
 """Modules with generated weights, and generated weights inside any module."""
 
-from .base import TNLayer, layers_of
+from .base import TNLayer, frozen, layers_of
 from .conv import CONVOLUTIONS, TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
 from .embedding import TNEmbedding
 from .linear import TNLinear
@@ -18,6 +18,7 @@ __all__ = [
     "TNLayer",
     "TNLinear",
     "TNWeight",
+    "frozen",
     "layers_of",
     "parametrize_",
 ]

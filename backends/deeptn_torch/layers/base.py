@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -21,13 +23,14 @@ from deeptn.network import Network, decode
 from deeptn.spec import Layout, Node
 from deeptn.topologies import describe
 
-from ..engine import contract, register
+from ..engine import contract, is_transformed, register
 from ..fit import draw_seed, find_params
 from .cache import CachedWeight, Cores, trainable
+from .generated import GeneratedWeight
 
 
 class TNLayer(CachedWeight):
-    """Base class of all layers with a generated weight; `CachedWeight` says when the decoded weight is cached.
+    """Base class of all layers with a generated weight; `CachedWeight` says when the decoded weight is kept.
 
     Parameters
     ----------
@@ -121,7 +124,7 @@ class TNLayer(CachedWeight):
                     f"the core {name!r} does not have full rank (as after growth), so its isometry is not unique; "
                     "train or perturb it first"
                 )
-        self.clear_cache()
+        self.unfreeze()
         for name, isometry in maps.items():
             parametrize.register_parametrization(self.cores, name, isometry)
 
@@ -163,21 +166,26 @@ class TNLayer(CachedWeight):
         return is_faster(self.network, self.way, rows, core if core.is_cuda else "torch")
 
     def _weight_or_cores(self, rows: int) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-        """Return the weight, or None to use the network itself for `rows` rows; and the cores, if it was not cached."""
+        """Return the weight, or None to use the network itself for `rows` rows; and the cores, if it was not kept."""
         always = self.mode == "apply" and self.network.is_linear
-        weight = None if always else self._cached_weight()
+        weight = None if always else self._kept_weight()
         if weight is not None:
             return weight, ()
         cores = self._cores()
         return None if self._applies(cores, rows) else self._decoded(cores), cores
 
     def _applies(self, cores: tuple[Tensor, ...], rows: int) -> bool:
-        if self.mode == "materialize" or not self.network.is_linear or rows == 0:
+        if not self.network.is_linear or rows == 0:
             return False
-        if self.mode == "apply":
+        if self.mode == "apply" or self._is_huge(cores):
             return True
-        if not torch.is_grad_enabled() or not trainable(cores):
+        if self.mode == "materialize":
             return False
+        if self._fits(cores[0]) and self._may_keep(cores):
+            return False
+        return self._is_faster(rows)
+
+    def _is_faster(self, rows: int) -> bool:
         rows = 1 << (rows - 1).bit_length()  # one search per power of two
         if rows not in self._ways:
             self._ways[rows] = self._choose(rows)
@@ -229,6 +237,7 @@ class TNLayer(CachedWeight):
             if not isinstance(tensor, Tensor) or tuple(tensor.shape) != shape:
                 came = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
                 raise SpecError(f"core {name!r}: expected a tensor of shape {shape}, got {came}")
+        self.unfreeze()
         with torch.no_grad():
             for name, tensor in params.items():
                 self._stored(name).copy_(tensor)
@@ -243,12 +252,68 @@ class TNLayer(CachedWeight):
     @property
     def weight(self) -> Tensor:
         """The decoded weight, in the shape of the dense layer's weight."""
+        weight = self._weight()
+        if is_transformed([weight]):
+            return weight
+        kept = self._kept
+        own = weight.clone() if kept is not None and kept[1] is weight else weight.contiguous()
+        return own.as_subclass(GeneratedWeight)
+
+    @weight.setter
+    def weight(self, weight: Tensor) -> None:
+        self.fit(weight)
+
+    def _weight(self) -> Tensor:
+        """Return the weight, kept or decoded; it must not be modified or handed out."""
         if torch.compiler.is_compiling():
             cores = [self.cores[name] for name in self._names]
             exporting = torch.compiler.is_exporting()
             return decode(self.network, cores) if exporting else contract_traced(cores, self._decode)
-        cached = self._cached_weight()
-        return self._decoded(self._cores()) if cached is None else cached
+        kept = self._kept_weight()
+        return self._decoded(self._cores()) if kept is None else kept
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":  # nn.Module would register a parameter of this name
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def fit(self, weight: Tensor, fit: How = "auto") -> None:
+        """Fit the cores to a weight; ``layer.weight = …`` does the same.
+
+        Parameters
+        ----------
+        weight : tensor of shape ``network.shape``
+        fit
+            As for `from_dense`.
+
+        Warns
+        -----
+        UserWarning
+            If the relative error of the decoded weight exceeds 1 %.
+
+        Raises
+        ------
+        SpecError
+            If the weight has another shape.
+
+        Examples
+        --------
+        >>> import torch, deeptn as dtn
+        >>> from deeptn_torch import TNLinear
+        >>> layer = TNLinear(16, 8, dtn.LowRank(rank=8))
+        >>> layer.weight = torch.ones(8, 16)
+        >>> bool(torch.allclose(layer.weight, torch.ones(8, 16), atol=1e-5))
+        True
+        """
+        if not isinstance(weight, Tensor) or tuple(weight.shape) != self.network.shape:
+            came = tuple(weight.shape) if isinstance(weight, Tensor) else type(weight).__name__
+            raise SpecError(f"the weight has shape {self.network.shape}, got {came}")
+        with torch.no_grad():
+            self.load_cores(find_params(self.network, weight.detach(), fit))
+            error = float((self._weight() - weight).norm() / weight.norm().clamp_min(1e-30))
+        if error > 0.01:
+            warnings.warn(f"the cores give the assigned weight with a relative error of {error:.2g}", stacklevel=2)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -289,7 +354,7 @@ class TNLayer(CachedWeight):
         first = next(iter(self.cores.values()))
         dense = self.dense(**self._arguments(self), device=first.device, dtype=first.dtype)
         with torch.no_grad():
-            dense.weight.copy_(self.weight)
+            dense.weight.copy_(self._weight())
         dense.weight.requires_grad_(trainable(self.cores.values()))
         copy_bias(dense, self)
         return dense.train(self.training)
@@ -333,6 +398,30 @@ def contract_traced(arrays: list[Tensor], number: int) -> Tensor:
 def layers_of(model: nn.Module) -> Iterator[TNLayer]:
     """Iterate over the generated layers of a model, including generated weights inside modules."""
     return (module for module in model.modules() if isinstance(module, TNLayer))
+
+
+@contextlib.contextmanager
+def frozen(model: nn.Module) -> Iterator[nn.Module]:
+    """Keep the decoded weights of a model inside a ``with`` block, on any device; see `TNLayer.freeze`.
+
+    Layers that were frozen before stay frozen afterwards.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from deeptn_torch import TNLinear, frozen
+    >>> model = torch.nn.Sequential(TNLinear(16, 8), torch.nn.ReLU())
+    >>> with torch.no_grad(), frozen(model):
+    ...     y = model(torch.ones(2, 16))
+    """
+    layers = [layer for layer in layers_of(model) if not layer.is_frozen]
+    try:
+        for layer in layers:
+            layer.freeze()
+        yield model
+    finally:
+        for layer in layers:
+            layer.unfreeze()
 
 
 def copy_bias(to: Any, source: Any) -> None:

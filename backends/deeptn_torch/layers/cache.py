@@ -1,10 +1,12 @@
-"""The cache of a decoded weight: when it is kept, and when it is stale."""
+"""The kept weight of a layer: when it is kept, and how a change of the cores is noticed."""
 
 from __future__ import annotations
 
+import ctypes
+import math
 import operator
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, final
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +14,17 @@ from torch import Tensor, nn
 from deeptn.network import Network, decode
 from deeptn.params import check_params
 
+from ..engine import is_transformed
+
+#: Cores with more bytes are compared one by one, without a copy.
+SMALL = 2**14
+
+#: A linear network whose weight has more bytes, and is not kept, is used without decoding the weight as a whole.
+HUGE = 2**26
+
 
 class Cores(nn.ParameterDict):
-    """The cores of a layer, by name. Records whether FSDP2 shards them, because its writes do not change versions."""
+    """The cores of a layer, by name. Records whether FSDP2 shards them, because their memory is then not their own."""
 
     sharded = False
 
@@ -24,14 +34,63 @@ class Cores(nn.ParameterDict):
         super().__setattr__(name, value)
 
 
+@final
+class Snapshot:
+    """Copies of cores on the CPU, and the means to tell quickly whether a core has changed since.
+
+    A write to ``core.data``, by another thread or process, or by an optimizer that changes no version, is noticed too,
+    because the bytes are compared. Whoever decodes `copies` gets the weight that belongs to the snapshot, even if the
+    cores change meanwhile.
+    """
+
+    __slots__ = ("_bytes", "_held", "_large", "_parts", "_pointers", "_strides", "copies", "cores")
+
+    def __init__(self, cores: tuple[Tensor, ...]):
+        self.cores = cores
+        self._held = [core.detach() for core in cores]  # also keeps the memory alive if a core gets other memory
+        self._pointers = [*map(_POINTER, self._held)]
+        self._strides = None if all(map(_IS_CONTIGUOUS, cores)) else [*map(_STRIDE, cores)]
+        self.copies = [core.clone(memory_format=torch.preserve_format) for core in self._held]
+        small = [core.numel() * core.itemsize <= SMALL for core in cores]
+        self._parts = [_memory(core) for core, is_small in zip(self._held, small) if is_small]
+        self._bytes = b"".join(_memory(copy) for copy, is_small in zip(self.copies, small) if is_small)
+        pairs = zip(self._held, self.copies, small)
+        self._large = [(_as_integers(core), _as_integers(copy)) for core, copy, is_small in pairs if not is_small]
+
+    @staticmethod
+    def is_possible(cores: Sequence[Tensor]) -> bool:
+        """Return whether all cores are ordinary parameters with their own memory on the CPU."""
+        return all(
+            type(core) is nn.Parameter and core.is_cpu and not core.is_inference() and _is_dense(core) for core in cores
+        )
+
+    def holds(self) -> bool:
+        """Return whether the cores still have these values. Every call of a layer asks, so this takes microseconds."""
+        cores = self.cores
+        return (
+            [*map(_POINTER, cores)] == self._pointers
+            and (all(map(_IS_CONTIGUOUS, cores)) if self._strides is None else [*map(_STRIDE, cores)] == self._strides)
+            and b"".join(self._parts) == self._bytes
+            and all(torch.equal(now, then) for now, then in self._large)
+        )
+
+
 class CachedWeight(nn.Module):
-    """Abstract base of layers whose weight is decoded from cores and cached while it stays valid.
+    """Abstract base of layers whose weight is decoded from cores, and kept where that is safe.
 
     The weight is decoded at every use if a gradient may flow into the cores. Otherwise (under ``torch.no_grad``, or
-    with all cores frozen) it is cached, and decoded again after a core was replaced or modified in place. Writes to
-    ``core.data`` (as in ``layer.cores.double()``) and a fused optimizer's step in eval mode cannot be detected: call
-    `clear_cache` after them.
+    with all cores frozen) a weight on the CPU is kept, together with the bytes of the cores. Every use compares them
+    with those of the cores, so any change of a core counts, whoever made it. Weights with more bytes than `max_kept`
+    are not kept. On other devices, the comparison would have to wait for the device, so nothing is kept: there,
+    `freeze` keeps the weight.
+
+    Attributes
+    ----------
+    max_kept : int
+        Most bytes of a weight that is kept. Set it on the class or on a layer; 0 keeps nothing.
     """
+
+    max_kept: int = 2**28
 
     network: Network
     cores: Cores
@@ -49,62 +108,118 @@ class CachedWeight(nn.Module):
         return cores
 
     def _decoded(self, cores: tuple[Tensor, ...]) -> Tensor:
-        weight = decode(self.network, cores, self.recompute)
-        self._cached = None
-        if weight.requires_grad:
-            return weight
-        # A fused optimizer does not change versions; if it may be about to step, nothing is cached.
-        unseen = self.cores.sharded or (self.training and any(core.grad is not None for core in cores))
-        if not unseen and all(isinstance(core, nn.Parameter) and not core.is_inference() for core in cores):
-            weight = weight.contiguous()  # drops the padding
-            version = None if weight.is_inference() else weight._version
-            self._cached = (cores, len(cores), sum(map(_VERSION, cores)), weight, version)
+        """Decode the weight, and keep it where that is safe. It must not be modified or handed out."""
+        self._kept = None
+        if not self._fits(cores[0]) or not self._may_keep(cores):
+            return decode(self.network, cores, self.recompute)
+        with torch.inference_mode(False), torch.no_grad():  # normal tensors, which every mode may use
+            snapshot = Snapshot(cores)
+            weight = decode(self.network, snapshot.copies).contiguous()  # drops the padding
+        self._kept = cores, weight, snapshot
         return weight
 
-    def _cached_weight(self) -> Tensor | None:
-        """Return the cached weight if it still belongs to the cores and no gradient may flow into them, else None."""
-        if self._cached is None:
+    def _fits(self, core: Tensor) -> bool:
+        """Return whether the weight is small enough to be kept."""
+        return math.prod(self.network.shape) * core.itemsize <= self.max_kept
+
+    def _is_huge(self, cores: tuple[Tensor, ...]) -> bool:
+        """Return whether a weight that needs no gradient is too large to be decoded as a whole."""
+        size = math.prod(self.network.shape) * cores[0].itemsize
+        return size > max(self.max_kept, HUGE) and not (torch.is_grad_enabled() and trainable(cores))
+
+    def _may_keep(self, cores: tuple[Tensor, ...]) -> bool:
+        gradients = torch.is_grad_enabled() and trainable(cores)
+        return not gradients and not self.cores.sharded and Snapshot.is_possible(cores) and not is_transformed(cores)
+
+    def _kept_weight(self) -> Tensor | None:
+        """Return the kept weight if it still belongs to the cores and no gradient may flow into them, else None."""
+        kept = self._kept  # read once: another thread may replace it
+        if kept is None:
             return None
-        cores, count, versions, weight, version = self._cached
+        cores, weight, snapshot = kept
         held = self._modules["cores"]._parameters  # type: ignore[union-attr]
-        # Every call counts here: a small layer takes a few microseconds. Versions only increase, so their sum shows
-        # whether one has changed.
-        if len(held) != count or not all(map(_IS, held.values(), cores)) or sum(map(_VERSION, cores)) != versions:
+        if len(held) != len(cores) or not all(map(_IS, held.values(), cores)):
             return None
         if torch.is_grad_enabled() and trainable(cores):
             return None
-        if version is None:
-            return weight if torch.is_inference_mode_enabled() else None
-        return weight if weight._version == version else None  # decode again if it was modified in place
+        return weight if snapshot is None or snapshot.holds() else None
 
-    def clear_cache(self) -> None:
-        """Discard the cached weight."""
-        self._cached = None
+    def freeze(self) -> Any:
+        """Decode the weight now and keep it on any device, without looking at the cores again.
+
+        This is a promise that the cores do not change until `unfreeze`, which `train`, loading, `load_cores` and
+        changes of device or dtype call as well. Where a gradient may flow into the cores, the weight is still decoded
+        at every use. A layer that never decodes (``mode="apply"``) stays as it is.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from deeptn_torch import TNLinear
+        >>> layer = TNLinear(16, 8).eval().freeze()
+        >>> with torch.no_grad():
+        ...     y = layer(torch.ones(2, 16))
+        """
+        cores = self._cores()
+        with torch.inference_mode(False), torch.no_grad():
+            weight = decode(self.network, [core.detach() for core in cores])
+            self._kept = cores, weight.clone(memory_format=torch.contiguous_format), None
+        return self
+
+    def unfreeze(self) -> Any:
+        """Discard the kept weight; the next use decodes it again."""
+        self._kept = None
+        return self
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether `freeze` is in force."""
+        return self._kept is not None and self._kept[2] is None
 
     def _forget(self) -> None:
-        self._cached: tuple[tuple[Tensor, ...], int, int, Tensor, int | None] | None = None
+        self._kept: tuple[tuple[Tensor, ...], Tensor, Snapshot | None] | None = None
         self._checked: tuple[Tensor, ...] = ()
 
     def train(self, mode: bool = True):
-        self._cached = None
+        if mode:
+            self._kept = None
         return super().train(mode)
 
     def _apply(self, fn: Any, recurse: bool = True):
-        self._cached = None
+        self._kept = None
         return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        self._cached = None
+        self._kept = None
         super()._load_from_state_dict(*args, **kwargs)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_cached": None, "_checked": ()}
+        return self.__dict__ | {"_kept": None, "_checked": ()}
 
 
 _IS = operator.is_
-_VERSION = operator.attrgetter("_version")
+_POINTER = Tensor.data_ptr
+_STRIDE = Tensor.stride
+_IS_CONTIGUOUS = Tensor.is_contiguous
 
 
 def trainable(cores: Iterable[Tensor]) -> bool:
     """Return whether a gradient may flow into any of the cores."""
     return any(core.requires_grad for core in cores)
+
+
+def _is_dense(core: Tensor) -> bool:
+    """Return whether the entries fill one piece of memory, in whatever order."""
+    order = sorted(range(core.ndim), key=lambda axis: (core.stride(axis), core.shape[axis]), reverse=True)
+    return core.is_contiguous() or core.permute(order).is_contiguous()
+
+
+def _memory(core: Tensor) -> memoryview:
+    """Return the memory of a dense tensor, without telling torch, which could not resize memory shared with NumPy."""
+    return memoryview((ctypes.c_char * (core.numel() * core.itemsize)).from_address(core.data_ptr())).cast("B")
+
+
+def _as_integers(core: Tensor) -> Tensor:
+    """Return a dense tensor as integers, for which NaN equals NaN."""
+    whole = core.as_strided((core.numel(),), (1,))
+    whole = torch.view_as_real(whole) if whole.is_complex() else whole
+    return whole.view({8: torch.int64, 4: torch.int32, 2: torch.int16}[whole.itemsize])

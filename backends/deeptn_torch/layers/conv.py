@@ -45,7 +45,7 @@ class TNConv(TNLayer):
         self._make(tuple(frame.weight.shape), topology, layout, device, dtype, outputs=outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.dense._conv_forward(self, x, self.weight, self.bias)
+        return self.dense._conv_forward(self, x, self._weight(), self.bias)
 
     from_conv = classmethod(TNLayer.from_dense.__func__)
     to_conv = TNLayer.to_dense

@@ -72,7 +72,7 @@ class TNEmbedding(TNLayer):
         if indices.dtype not in (torch.int64, torch.int32):  # as torch.nn.Embedding
             raise SpecError(f"indices must be integers (int64 or int32), got {indices.dtype}")
         if torch.compiler.is_compiling():
-            return self._masked(indices, F.embedding(indices, self.weight))
+            return self._masked(indices, F.embedding(indices, self._weight()))
         weight, cores = self._weight_or_cores(indices.numel())
         if weight is not None:
             return self._masked(indices, F.embedding(indices, weight))

@@ -16,7 +16,7 @@ from deeptn.spec import Layout
 
 from ..engine import autocasts
 from .base import TNLayer, contract_traced
-from .cache import trainable
+from .cache import HUGE
 
 
 class TNLinear(TNLayer):
@@ -72,13 +72,21 @@ class TNLinear(TNLayer):
             return F.linear(x, weight, bias)
         if x.shape[-1] != self.in_features:
             raise LayoutError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
-        if torch.is_grad_enabled() and trainable(cores):
-            self.clear_cache()  # an optimizer step may follow
+        if self._streams(cores, x.numel() // self.in_features):
+            blocks = self.network.iter_blocks(dict(zip(self._names, cores)), max_bytes=max(self.max_kept, HUGE))
+            parts = [F.linear(x, block, None if bias is None else bias[rows]) for rows, block in blocks]
+            return torch.cat(parts, dim=-1)
         return self._finished(x, multiply(self.network, cores, x.to(cores[0].dtype)))
+
+    def _streams(self, cores: tuple[Tensor, ...], rows: int) -> bool:
+        """Return whether to decode the weight in blocks of rows, one after another."""
+        if self.mode == "apply" or not self._is_huge(cores):
+            return False
+        return self.mode == "materialize" or not self._is_faster(rows)
 
     def _traced(self, x: Tensor) -> Tensor:
         if self._apply_number is None or x.numel() == 0:
-            return F.linear(x, self.weight, self.bias)
+            return F.linear(x, self._weight(), self.bias)
         arrays: list[Tensor] = [self.cores[name] for name in self._names]
         if torch.compiler.is_exporting():
             return self._finished(x, multiply(self.network, arrays, x.to(arrays[0].dtype), self.batch_hint))

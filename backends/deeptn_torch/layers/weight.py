@@ -64,7 +64,7 @@ class TNWeight(TNLayer):
         if tuple(weight.shape) != tuple(sizes[axis] for axis in sorted(sizes)):
             raise SpecError(f"the weight has shape {tuple(weight.shape)}; the network generates {self.network.shape}")
         if getattr(self, "_ready", False):
-            self.load_cores(find_params(self.network, weight.detach().permute(self.axes), "auto"))
+            self.fit(weight.permute(self.axes))
         self._ready = True
         return weight.new_empty(0)
 

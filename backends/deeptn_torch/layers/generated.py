@@ -1,0 +1,93 @@
+"""A decoded weight as users get it: any use is fine, but a write, which would be lost, is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, final
+
+import torch
+from torch import Tensor
+
+from deeptn.errors import SpecError
+
+_REFUSAL = (
+    "{name} would change a decoded copy of the weight, not the layer. Fit the cores with layer.weight = …, change "
+    "them (layer.load_cores, layer.reset_parameters), or take a copy first (layer.weight.detach())"
+)
+
+
+@final
+class GeneratedWeight(Tensor):
+    """A decoded weight. Operations return ordinary tensors; those that write into it, or into a view, are refused.
+
+    ``detach()`` returns an ordinary tensor with its own values, and ends the protection.
+    """
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        name = getattr(func, "__name__", "")
+        target = _target(name, args, options)
+        if isinstance(target, GeneratedWeight):
+            raise SpecError(_REFUSAL.format(name="this assignment" if name.startswith("__") else f"{name!r}"))
+        with torch._C.DisableTorchFunctionSubclass():
+            found = func(*args, **options)
+            if name == "__get__" and func.__self__.__name__ == "_base":  # torch.compile follows it until there is none
+                return found
+            if name != "detach":
+                return _protected_views(found, args[0] if args else None)
+            args[0].__class__ = Tensor  # nn.Parameter(layer.weight) needs a tensor of the same class as its detach()
+            return found
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        return self.detach().__reduce_ex__(protocol)
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        return self.detach().clone()
+
+
+#: Methods with other names than ``…_`` that write into their first argument.
+_AUGMENTED = (
+    "add",
+    "sub",
+    "mul",
+    "matmul",
+    "truediv",
+    "floordiv",
+    "mod",
+    "pow",
+    "and",
+    "or",
+    "xor",
+    "lshift",
+    "rshift",
+)
+_WRITES = {"__setitem__", "__set__", "__delete__", *(f"__i{name}__" for name in _AUGMENTED)}
+
+
+def _target(name: str, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
+    """Return the tensor into which a function writes, or None."""
+    out = options.get("out")
+    if out is not None:
+        found = out if isinstance(out, (tuple, list)) else [out]
+        return next((tensor for tensor in found if isinstance(tensor, GeneratedWeight)), None)
+    if name == "requires_grad_" and all([*args[1:], *options.values()]):
+        return None
+    if name in _WRITES or (name.endswith("_") and not name.endswith("__")):
+        return args[0] if args else next(iter(options.values()), None)
+    return None
+
+
+def _protected_views(found: Any, whole: Any) -> Any:
+    """Protect results that share memory with a weight."""
+    if isinstance(found, (tuple, list)) and type(found) in (tuple, list):
+        return type(found)(_protected_views(part, whole) for part in found)
+    if not isinstance(found, Tensor) or found.layout != torch.strided or not isinstance(whole, Tensor):
+        return found
+    if found is whole:
+        return found
+    memory = found.untyped_storage().data_ptr()
+    shares = memory != 0 and memory == whole.untyped_storage().data_ptr()
+    return found.as_subclass(GeneratedWeight) if shares else found

@@ -1,0 +1,438 @@
+"""Test when a decoded weight is kept, that no change of a core goes unnoticed, and that it is never handed out."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import threading
+from typing import Any, cast
+
+import pytest
+import torch
+import torch.multiprocessing as processes
+from deeptn_torch import TNConv2d, TNEmbedding, TNLinear, frozen, parametrize_
+from deeptn_torch.layers import cache
+from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
+
+import deeptn as dtn
+
+MAKERS: dict[str, Any] = {
+    "relu": lambda: TNLinear(20, 12),
+    "linear": lambda: TNLinear(20, 12, dtn.TTMatrix(rank=2)),
+    "square core": lambda: TNLinear(16, 16, dtn.LowRank(rank=16)),
+    "convolution": lambda: TNConv2d(4, 6, 3, dtn.Tucker(rank=2)),
+    "table": lambda: TNEmbedding(30, 8, dtn.TTMatrix(rank=2)),
+}
+INPUTS = {
+    "relu": torch.ones(3, 20),
+    "linear": torch.ones(3, 20),
+    "square core": torch.arange(48.0).reshape(3, 16),
+    "convolution": torch.ones(1, 4, 5, 5),
+    "table": torch.arange(30),
+}
+
+
+def decodes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows with every decoding."""
+    calls: list[int] = []
+    decode = cache.decode
+    monkeypatch.setattr(cache, "decode", lambda *args: calls.append(1) or decode(*args))
+    return calls
+
+
+def fresh(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """Return the answer of a copy, which keeps nothing."""
+    with torch.no_grad():
+        return copy.deepcopy(layer)(x)
+
+
+def _change(core: torch.Tensor) -> torch.Tensor:
+    """Change one entry; a factor on a whole core would have no effect in a normalized network."""
+    core.reshape(-1)[0].add_(1)
+    return core
+
+
+def _first(layer: Any) -> nn.Parameter:
+    return next(iter(layer.cores.values()))
+
+
+def _assign(layer: Any) -> None:
+    for core in layer.cores.values():
+        core.data = core.data * 2
+
+
+def _optimize(layer: Any, x: torch.Tensor, **options: Any) -> None:
+    optimizer = torch.optim.Adam(layer.parameters(), 0.1, **options)
+    with torch.enable_grad():
+        layer(x).square().sum().backward()
+    layer(x)
+    optimizer.step()
+
+
+def _replacement(layer: Any) -> dict[str, nn.Parameter]:
+    return {next(iter(layer.cores)): nn.Parameter(_change(_first(layer).clone()))}
+
+
+def _swap(layer: Any) -> None:
+    for core in layer.cores.values():
+        torch.utils.swap_tensors(core, nn.Parameter(core.detach() * 2))
+
+
+WRITES: dict[str, Any] = {
+    "data in place": lambda layer, x: [core.data.mul_(2) for core in layer.cores.values()],
+    "data assigned": lambda layer, x: _assign(layer),
+    "vector": lambda layer, x: vector_to_parameters(parameters_to_vector(layer.parameters()) * 2, layer.parameters()),
+    "NumPy": lambda layer, x: [core.detach().numpy().__imul__(2) for core in layer.cores.values()],
+    "state_dict": lambda layer, x: [entry.mul_(2) for entry in layer.state_dict().values()],
+    "in place": lambda layer, x: _change(_first(layer)),
+    "one entry": lambda layer, x: _change(_first(layer).data),
+    "storage": lambda layer, x: _first(layer).untyped_storage().copy_(_change(_first(layer).clone()).untyped_storage()),
+    "set": lambda layer, x: cast("Any", _first(layer)).set_(_change(_first(layer).clone())),
+    "swap": lambda layer, x: _swap(layer),
+    "replaced": lambda layer, x: layer.cores.update(_replacement(layer)),
+    "loaded": lambda layer, x: layer.load_state_dict({name: 2 * t for name, t in layer.state_dict().items()}),
+    "assigned": lambda layer, x: layer.load_state_dict(
+        {name: 2 * entry for name, entry in layer.state_dict().items()}, assign=True
+    ),
+    "optimizer": _optimize,
+    "fused optimizer": lambda layer, x: _optimize(layer, x, fused=True),
+    "dtype there and back": lambda layer, x: _change(_first(layer.double().float()).data),
+    "train and eval": lambda layer, x: _change(_first(layer.train().eval()).data),
+    "share_memory": lambda layer, x: _change(_first(layer.share_memory()).data),
+    "drawn again": lambda layer, x: layer.reset_parameters(),
+    "NaN": lambda layer, x: _first(layer).data.view(-1)[:1].fill_(torch.nan),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_every_write_counts(name, write):
+    layer, x = MAKERS[name]().eval(), INPUTS[name]
+    with torch.no_grad():
+        before = layer(x)
+        assert torch.equal(layer(x), before)
+        write(layer, x)
+        after = layer(x)
+        assert torch.equal(torch.nan_to_num(after), torch.nan_to_num(fresh(layer, x)))
+        assert not torch.equal(after, before)
+
+
+def test_memory_read_in_another_order_counts():
+    layer, x = MAKERS["square core"]().eval(), INPUTS["square core"]
+    with torch.no_grad():
+        layer(x)
+        core = _first(layer)
+        core.data = core.data.mT  # the same bytes at the same address
+        assert torch.equal(layer(x), fresh(layer, x))
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_weight_is_decoded_once(name, monkeypatch):
+    calls, layer, x = decodes(monkeypatch), MAKERS[name](), INPUTS[name]
+    with torch.no_grad():
+        for _ in range(3):
+            layer(x)
+            with torch.inference_mode():
+                layer(x)
+        layer.eval()
+        layer(x)
+    layer.requires_grad_(False)
+    layer(x)
+    assert len(calls) == 1
+    layer.train()
+    layer(x)
+    assert len(calls) == 2
+
+
+def test_large_cores_nan_and_other_orders_of_memory(monkeypatch):
+    layer: Any = TNConv2d(4, 6, 3, dtn.Tucker(rank=4))
+    x = INPUTS["convolution"]
+    layer.to(memory_format=torch.channels_last)
+    assert not all(core.is_contiguous() for core in layer.cores.values())
+    large = TNLinear(256, 256, dtn.LowRank(rank=20))
+    half = TNLinear(256, 256, dtn.LowRank(rank=40), dtype=torch.bfloat16)
+    complex_ = TNLinear(128, 128, dtn.LowRank(rank=20), dtype=torch.complex64)
+    for made, entry in ((layer, x), (large, torch.ones(2, 256)), (half, torch.ones(2, 256).bfloat16())):
+        calls = decodes(monkeypatch)
+        with torch.no_grad():
+            _first(made).data[0].fill_(torch.nan)
+            made(entry)
+            made(entry)
+            assert len(calls) == 1
+            _first(made).data[-1].add_(1)
+            made(entry)
+            assert len(calls) == 2
+        monkeypatch.undo()
+    with torch.no_grad():
+        x = torch.ones(2, 128, dtype=torch.complex64)
+        complex_(x)
+        _first(complex_).data.mul_(1j)
+        assert torch.equal(complex_(x), fresh(complex_, x))
+
+
+def test_a_write_by_another_process_counts():
+    layer, x = TNLinear(20, 12).eval().share_memory(), INPUTS["relu"]
+    with torch.no_grad():
+        before = layer(x)
+        process = processes.get_context("spawn").Process(target=_change, args=(_first(layer).detach(),))
+        process.start()
+        process.join()
+        assert process.exitcode == 0
+        assert not torch.equal(layer(x), before)
+        assert torch.equal(layer(x), fresh(layer, x))
+
+
+def serve(layer: nn.Module, go: threading.Barrier, write: Any) -> None:
+    """Use a layer a few times, and write into it in between."""
+    go.wait()
+    with torch.no_grad():
+        for _ in range(3):
+            layer(torch.ones(2, 64))
+            write()
+
+
+@pytest.mark.parametrize("load", [False, True])
+def test_a_write_by_another_thread_counts(load):
+    """Eight threads use a layer, and one of them writes: in the end, all see the last values."""
+    stale = 0
+    for trial in range(60):
+        layer, go = TNLinear(64, 64, dtn.BrickWall(layers=3)).eval(), threading.Barrier(8)
+        values = {name: entry * torch.rand_like(entry) for name, entry in layer.state_dict().items()}
+
+        def write(layer: Any = layer, values: Any = values) -> None:
+            if load:
+                layer.load_state_dict(values)
+            else:
+                for name, core in layer.cores.items():
+                    core.data.copy_(values[f"cores.{name}"])
+
+        work = [(layer, go, write if number == trial % 8 else lambda: None) for number in range(8)]
+        threads = [threading.Thread(target=serve, args=one) for one in work]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with torch.no_grad():
+            stale += not torch.equal(layer(torch.ones(2, 64)), fresh(layer, torch.ones(2, 64)))
+    assert stale == 0
+
+
+def test_the_bound(monkeypatch):
+    calls = decodes(monkeypatch)
+    layer, x = TNLinear(20, 12), INPUTS["relu"]
+    layer.max_kept = 12 * 20 * 4 - 1
+    with torch.no_grad():
+        layer(x)
+        layer(x)
+        assert len(calls) == 2
+        layer.max_kept += 1
+        layer(x)
+        layer(x)
+        assert len(calls) == 3
+
+
+@pytest.mark.parametrize("mode", ["auto", "materialize", "apply"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("faster", [True, False])
+def test_a_huge_weight_is_never_decoded_as_a_whole(mode, bias, faster, monkeypatch):
+    calls = decodes(monkeypatch)
+    layer = TNLinear(64, 48, dtn.TTMatrix(rank=2), mode=mode, bias=bias)
+    table = TNEmbedding(64, 48, dtn.TTMatrix(rank=2), mode=mode)
+    x, rows = torch.randn(5, 64), torch.tensor([[3, 63], [0, 3]])
+    expected, found = layer.to_dense()(x), table.to_dense()(rows)
+    calls.clear()
+    monkeypatch.setattr(cache, "HUGE", 48 * 64)
+    monkeypatch.setattr("deeptn_torch.layers.linear.HUGE", 48 * 64)
+    monkeypatch.setattr("deeptn_torch.layers.base.is_faster", lambda *args: faster)
+    with torch.no_grad():
+        for made in (layer, table):
+            made.max_kept = 0
+        assert torch.allclose(layer(x), expected, atol=1e-5)
+        assert torch.allclose(table(rows), found, atol=1e-5)
+    assert calls == []
+    assert torch.allclose(layer(x), expected, atol=1e-5)  # with gradients: as the mode says
+    assert len(calls) == (mode == "materialize" or (mode == "auto" and not faster))
+
+
+def test_freeze(monkeypatch):
+    calls, layer, x = decodes(monkeypatch), TNLinear(20, 12), INPUTS["relu"]
+    layer.max_kept = 0  # as on an accelerator, nothing is kept otherwise
+    assert not layer.is_frozen
+    assert layer.freeze().is_frozen
+    with torch.no_grad():
+        before = layer(x)
+        _change(_first(layer).data)  # the promise is broken
+        assert torch.equal(layer(x), before)
+        assert len(calls) == 1
+        assert not torch.equal(layer.unfreeze()(x), before)
+        assert torch.equal(layer(x), fresh(layer, x))
+    assert layer.freeze()(x).requires_grad  # gradients flow into the cores
+    assert not copy.deepcopy(layer).is_frozen
+
+
+ENDS: dict[str, Any] = {
+    "train": lambda layer: layer.train(),
+    "load": lambda layer: layer.load_state_dict(layer.state_dict()),
+    "dtype": lambda layer: layer.double(),
+    "cores": lambda layer: layer.load_cores({"L1_g0": layer.cores["L1_g0"] * 2}),
+    "reset": lambda layer: layer.reset_parameters(),
+    "grow": lambda layer: layer.grow(3),
+    "assignment": lambda layer: layer.fit(torch.ones(12, 20), fit=None),
+    "unfreeze": lambda layer: layer.unfreeze(),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the cores give")
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_what_ends_a_freeze(end):
+    layer = TNLinear(20, 12, dtn.BrickWall(layers=2)).eval().freeze()
+    end(layer)
+    assert not layer.is_frozen
+
+
+def test_a_frozen_model(monkeypatch):
+    calls = decodes(monkeypatch)
+    model: Any = nn.Sequential(TNLinear(20, 12), nn.ReLU(), TNLinear(12, 4, dtn.TTMatrix(rank=2), mode="apply"))
+    model[0].max_kept = 0
+    with torch.no_grad():
+        with frozen(model) as same:
+            assert same is model
+            expected = model(INPUTS["relu"])
+            model(INPUTS["relu"])
+            with frozen(model):
+                pass
+            assert model[0].is_frozen  # the inner block leaves it as it was
+        assert len(calls) == 2
+        assert not model[0].is_frozen
+        assert torch.equal(model(INPUTS["relu"]), expected)
+        with pytest.raises(ZeroDivisionError), frozen(model):
+            raise ZeroDivisionError
+        assert not model[0].is_frozen
+
+
+def test_nothing_is_kept_without_memory_on_the_cpu():
+    layer = TNLinear(20, 12, device="meta")
+    with torch.no_grad():
+        assert layer(torch.ones(3, 20, device="meta")).shape == (3, 12)
+    assert layer._kept is None
+    strided = TNLinear(16, 16, dtn.LowRank(rank=2)).eval()
+    core = _first(strided)
+    core.data = torch.stack([core.data, core.data], -1)[..., 0]  # every second entry
+    with torch.no_grad():
+        strided(torch.ones(2, 16))
+        assert strided._kept is None
+    inside = TNLinear(20, 12)
+    with torch.no_grad():
+        torch.func.vmap(lambda x: inside(x))(torch.ones(3, 2, 20))
+        assert inside._kept is None
+
+
+# --- the weight as users get it ---------------------------------------------------------------------------------------
+
+REFUSED: dict[str, Any] = {
+    "data in place": lambda w: w.data.normal_(),
+    "in place": lambda w: w.mul_(0),
+    "init": lambda w: nn.init.normal_(w),
+    "init with a name": lambda w: nn.init.zeros_(tensor=w),
+    "copy": lambda w: w.copy_(torch.zeros_like(w)),
+    "row": lambda w: w[0].zero_(),
+    "row of data": lambda w: w.data[0].zero_(),
+    "entry": lambda w: w.__setitem__(0, 0.0),
+    "augmented": lambda w: w.__iadd__(1),
+    "transposed": lambda w: w.mT.fill_(1),
+    "flat": lambda w: w.view(-1).fill_(1),
+    "rows": lambda w: w.unbind(0)[0].fill_(1),
+    "iteration": lambda w: next(iter(w)).fill_(1),
+    "out": lambda w: torch.add(torch.ones(()), 1, out=w),
+    "assigned data": lambda w: setattr(w, "data", torch.zeros_like(w)),
+    "freezing": lambda w: w.requires_grad_(False),
+    "freezing by attribute": lambda w: setattr(w, "requires_grad", False),
+}
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("write", REFUSED.values(), ids=REFUSED)
+def test_writes_into_the_weight_are_refused(write, grad):
+    layer = TNLinear(20, 12).eval()
+    with torch.no_grad():
+        before = layer(INPUTS["relu"])
+    with torch.set_grad_enabled(grad), pytest.raises(dtn.SpecError, match=r"layer\.load_cores"):
+        write(layer.weight)
+    with torch.no_grad():
+        assert torch.equal(layer(INPUTS["relu"]), before)
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_weight_is_a_copy(name):
+    layer, x = MAKERS[name]().eval(), INPUTS[name]
+    with torch.no_grad():
+        before = layer(x)
+        layer.weight.detach().mul_(0)
+        layer.weight.detach().numpy().fill(0)
+        assert torch.equal(layer(x), before)
+
+
+def test_any_other_use_of_the_weight():
+    layer, x = TNLinear(20, 12), INPUTS["relu"]
+    plain = layer.network.materialize(dict(layer.cores.items()))
+    assert torch.equal(layer.weight, plain)
+    assert type(layer.weight @ x.T) is torch.Tensor
+    assert type(layer.weight * 2) is torch.Tensor
+    assert torch.equal(nn.functional.linear(x, layer.weight), nn.functional.linear(x, plain))
+    layer.weight.square().sum().backward()
+    assert _first(layer).grad is not None
+    parameter = nn.Parameter(layer.weight)
+    dense = nn.Linear(20, 12)
+    dense.weight = parameter
+    assert "weight" in dict(dense.named_parameters())
+    torch.optim.SGD(dense.parameters(), 1.0)
+    with torch.no_grad():
+        parameter.mul_(0)
+        dense.weight.copy_(layer.weight)
+        dense.weight.data = layer.weight
+        weight = layer.weight
+        assert weight.requires_grad_() is weight
+        assert copy.deepcopy(weight).sum() == weight.sum()
+        assert type(pickle.loads(pickle.dumps(layer.weight))) is torch.Tensor
+        stored = io.BytesIO()
+        torch.save({"w": layer.weight}, stored)
+        stored.seek(0)
+        assert torch.equal(torch.load(stored, weights_only=True)["w"], plain)
+    assert "GeneratedWeight" in repr(layer.weight)
+    with torch.no_grad():
+        assert torch.allclose(torch.compile(lambda w: w * 2, backend="eager")(layer.weight), 2 * plain)
+    assert len([*layer.weight]) == 12
+    assert layer.weight.max(0).values.shape == (20,)
+    assert layer.weight.to_sparse().is_sparse
+
+
+def test_assigning_the_weight_fits_the_cores():
+    layer = TNLinear(16, 8, dtn.LowRank(rank=8))
+    goal = torch.randn(8, 16)
+    layer.weight = goal
+    assert torch.allclose(layer.weight, goal, atol=1e-5)
+    layer.weight = nn.Parameter(2 * goal)
+    assert torch.allclose(layer.weight, 2 * goal, atol=1e-5)
+    assert "weight" not in dict(layer.named_parameters())
+    with pytest.raises(dtn.SpecError, match=r"shape \(8, 16\), got \(16, 8\)"):
+        layer.weight = goal.T
+    with pytest.raises(dtn.SpecError, match="got int"):
+        layer.weight = 3  # type: ignore[assignment]
+    small = TNLinear(16, 8, dtn.LowRank(rank=1))
+    with pytest.warns(UserWarning, match="relative error of 0"):
+        small.weight = goal
+    small.weight = torch.zeros(8, 16)
+    assert (small.weight == 0).all()
+
+
+def test_a_generated_weight_of_a_module_is_protected():
+    lstm: Any = nn.LSTM(8, 16)
+    parametrize_(lstm, "weight_hh_l0", dtn.BrickWall(layers=2), fit=None)
+    lstm.eval()
+    with torch.no_grad():
+        before = lstm(torch.ones(3, 8))[0]
+        with pytest.raises(dtn.SpecError, match="decoded copy"):
+            lstm.weight_hh_l0.data.normal_()
+        assert torch.equal(lstm(torch.ones(3, 8))[0], before)
