@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import deeptn as dtn
+from deeptn.engine.cost import TYPICAL
 from deeptn.models import is_faster, modes
 
 NETS = [dtn.network(dtn.TTMatrix(rank=2), (512, 512)), dtn.network(dtn.LowRank(rank=500), (512, 512))]
