@@ -163,11 +163,13 @@ class WithGradients(CuPyFrontEnd):
 
     def gradient(self, model, x, dy):
         layer = model["layer"]
+        bias = None if layer.bias is None else layer.bias.astype("float64")
 
         def loss(cores):
-            return float((to_raw(type(layer)(layer.network, cores, layer.bias)(x)) * to_raw(dy)).sum())
+            made = type(layer)(layer.network, cores, bias)
+            return float((to_raw(made(x.astype("float64"))) * to_raw(dy)).sum())
 
-        found = {}
+        found, wide = {}, {name: core.astype("float64") for name, core in layer.cores.items()}
         for name, core in layer.cores.items():
             values = to_numpy(core)
             slopes = np.zeros(values.shape)
@@ -175,7 +177,7 @@ class WithGradients(CuPyFrontEnd):
                 moved = [values.copy(), values.copy()]
                 moved[0][place] -= 1e-6
                 moved[1][place] += 1e-6
-                low, high = (loss(layer.cores | {name: standin.asarray(array)}) for array in moved)
+                low, high = (loss(wide | {name: standin.asarray(array)}) for array in moved)
                 slopes[place] = (high - low) / 2e-6
             found[name] = standin.asarray(slopes)
         return found

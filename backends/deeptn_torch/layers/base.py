@@ -166,11 +166,7 @@ class TNLayer(CachedWeight):
         return is_faster(self.network, self.way, rows, core if core.is_cuda else "torch")
 
     def _weight_or_cores(self, rows: int) -> tuple[Tensor | None, tuple[Tensor, ...]]:
-        """Return the weight, or None to use the network itself for `rows` rows; and the cores, if it was not kept."""
-        always = self.mode == "apply" and self.network.is_linear
-        weight = None if always else self._kept_weight()
-        if weight is not None:
-            return weight, ()
+        """Return the decoded weight, or None to use the network itself for `rows` rows; and the cores."""
         cores = self._cores()
         return None if self._applies(cores, rows) else self._decoded(cores), cores
 
@@ -256,7 +252,7 @@ class TNLayer(CachedWeight):
         if is_transformed([weight]):
             return weight
         kept = self._kept
-        own = weight.clone() if kept is not None and kept[1] is weight else weight.contiguous()
+        own = weight.clone() if kept is not None and kept[0] is weight else weight.contiguous()
         return own.as_subclass(GeneratedWeight)
 
     @weight.setter

@@ -19,6 +19,9 @@ from ..engine import is_transformed
 #: Cores with more bytes are compared one by one, without a copy.
 SMALL = 2**14
 
+#: The order of memory is compared too if a network has so few cores: for more, it would take as long as all the rest.
+FEW = 8
+
 #: A linear network whose weight has more bytes, and is not kept, is used without decoding the weight as a whole.
 HUGE = 2**26
 
@@ -43,13 +46,13 @@ class Snapshot:
     cores change meanwhile.
     """
 
-    __slots__ = ("_bytes", "_held", "_large", "_parts", "_pointers", "_strides", "copies", "cores")
+    __slots__ = ("_bytes", "_held", "_large", "_parts", "_pointers", "_strides", "copies")
 
-    def __init__(self, cores: tuple[Tensor, ...]):
-        self.cores = cores
+    def __init__(self, cores: Sequence[Tensor]):
         self._held = [core.detach() for core in cores]  # also keeps the memory alive if a core gets other memory
         self._pointers = [*map(_POINTER, self._held)]
-        self._strides = None if all(map(_IS_CONTIGUOUS, cores)) else [*map(_STRIDE, cores)]
+        ordered = all(map(_IS_CONTIGUOUS, cores))
+        self._strides = [*map(_STRIDE, cores)] if len(cores) <= FEW or not ordered else None
         self.copies = [core.clone(memory_format=torch.preserve_format) for core in self._held]
         small = [core.numel() * core.itemsize <= SMALL for core in cores]
         self._parts = [_memory(core) for core, is_small in zip(self._held, small) if is_small]
@@ -64,14 +67,17 @@ class Snapshot:
             type(core) is nn.Parameter and core.is_cpu and not core.is_inference() and _is_dense(core) for core in cores
         )
 
-    def holds(self) -> bool:
-        """Return whether the cores still have these values. Every call of a layer asks, so this takes microseconds."""
-        cores = self.cores
+    def holds(self, cores: Iterable[Tensor]) -> bool:
+        """Return whether cores have these values. Every call of a layer asks, so this takes only microseconds."""
+        try:
+            pointers = [*map(_POINTER, cores)]
+        except RuntimeError:  # tensors without memory of their own, inside a transformation of torch
+            return False
         return (
-            [*map(_POINTER, cores)] == self._pointers
-            and (all(map(_IS_CONTIGUOUS, cores)) if self._strides is None else [*map(_STRIDE, cores)] == self._strides)
+            pointers == self._pointers
             and b"".join(self._parts) == self._bytes
-            and all(torch.equal(now, then) for now, then in self._large)
+            and (self._strides is None or [*map(_STRIDE, cores)] == self._strides)
+            and (not self._large or all(torch.equal(now, then) for now, then in self._large))
         )
 
 
@@ -80,7 +86,8 @@ class CachedWeight(nn.Module):
 
     The weight is decoded at every use if a gradient may flow into the cores. Otherwise (under ``torch.no_grad``, or
     with all cores frozen) a weight on the CPU is kept, together with the bytes of the cores. Every use compares them
-    with those of the cores, so any change of a core counts, whoever made it. Weights with more bytes than `max_kept`
+    with those of the cores, so any change of a core counts, whoever made it. (With more than eight cores, one goes
+    unnoticed: ``core.data = core.data.mT``, the same memory in another order.) Weights with more bytes than `max_kept`
     are not kept. On other devices, the comparison would have to wait for the device, so nothing is kept: there,
     `freeze` keeps the weight.
 
@@ -94,6 +101,7 @@ class CachedWeight(nn.Module):
 
     network: Network
     cores: Cores
+    mode: str
     recompute: bool | None = None
     _names: tuple[str, ...]
 
@@ -115,7 +123,7 @@ class CachedWeight(nn.Module):
         with torch.inference_mode(False), torch.no_grad():  # normal tensors, which every mode may use
             snapshot = Snapshot(cores)
             weight = decode(self.network, snapshot.copies).contiguous()  # drops the padding
-        self._kept = cores, weight, snapshot
+        self._kept = weight, snapshot
         return weight
 
     def _fits(self, core: Tensor) -> bool:
@@ -128,28 +136,27 @@ class CachedWeight(nn.Module):
         return size > max(self.max_kept, HUGE) and not (torch.is_grad_enabled() and trainable(cores))
 
     def _may_keep(self, cores: tuple[Tensor, ...]) -> bool:
-        gradients = torch.is_grad_enabled() and trainable(cores)
-        return not gradients and not self.cores.sharded and Snapshot.is_possible(cores) and not is_transformed(cores)
+        if (torch.is_grad_enabled() and trainable(cores)) or (self.mode == "apply" and self.network.is_linear):
+            return False
+        return not self.cores.sharded and Snapshot.is_possible(cores) and not is_transformed(cores)
 
     def _kept_weight(self) -> Tensor | None:
         """Return the kept weight if it still belongs to the cores and no gradient may flow into them, else None."""
         kept = self._kept  # read once: another thread may replace it
         if kept is None:
             return None
-        cores, weight, snapshot = kept
-        held = self._modules["cores"]._parameters  # type: ignore[union-attr]
-        if len(held) != len(cores) or not all(map(_IS, held.values(), cores)):
-            return None
+        weight, snapshot = kept
+        cores = self._modules["cores"]._parameters.values()  # type: ignore[union-attr]
         if torch.is_grad_enabled() and trainable(cores):
             return None
-        return weight if snapshot is None or snapshot.holds() else None
+        return weight if snapshot is None or snapshot.holds(cores) else None
 
     def freeze(self) -> Any:
         """Decode the weight now and keep it on any device, without looking at the cores again.
 
         This is a promise that the cores do not change until `unfreeze`, which `train`, loading, `load_cores` and
         changes of device or dtype call as well. Where a gradient may flow into the cores, the weight is still decoded
-        at every use. A layer that never decodes (``mode="apply"``) stays as it is.
+        at every use.
 
         Examples
         --------
@@ -162,7 +169,7 @@ class CachedWeight(nn.Module):
         cores = self._cores()
         with torch.inference_mode(False), torch.no_grad():
             weight = decode(self.network, [core.detach() for core in cores])
-            self._kept = cores, weight.clone(memory_format=torch.contiguous_format), None
+            self._kept = weight.clone(memory_format=torch.contiguous_format), None
         return self
 
     def unfreeze(self) -> Any:
@@ -173,10 +180,10 @@ class CachedWeight(nn.Module):
     @property
     def is_frozen(self) -> bool:
         """Whether `freeze` is in force."""
-        return self._kept is not None and self._kept[2] is None
+        return self._kept is not None and self._kept[1] is None
 
     def _forget(self) -> None:
-        self._kept: tuple[tuple[Tensor, ...], Tensor, Snapshot | None] | None = None
+        self._kept: tuple[Tensor, Snapshot | None] | None = None
         self._checked: tuple[Tensor, ...] = ()
 
     def train(self, mode: bool = True):
