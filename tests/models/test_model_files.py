@@ -408,7 +408,8 @@ def test_models_that_are_generated_already(tmp_path):
     )
     for layer in (mine["fc"], yours["fc"]):
         assert layer.mode == "apply"
-        assert np.allclose(layer(jnp.ones(4)), stored.network.apply(stored.params, np.ones(4, "float32")) + stored.bias, atol=1e-6)
+        expected = stored.network.apply(stored.params, np.ones(4, "float32")) + stored.bias
+        assert np.allclose(layer(jnp.ones(4)), expected, atol=1e-6)
     with pytest.raises(dtn.FormatError, match="with another network"):
         tne.load_model({"fc": tne.TNLinear(4, 4, "Tree", key=KEY)}, tmp_path / "m")
     with pytest.raises(dtn.FormatError, match="with another network"):

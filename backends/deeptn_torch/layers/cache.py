@@ -146,7 +146,8 @@ class CachedWeight(nn.Module):
         if kept is None:
             return None
         weight, snapshot = kept
-        cores = self._modules["cores"]._parameters.values()  # type: ignore[union-attr]
+        held: dict[str, Any] = self._modules["cores"]._parameters  # type: ignore[union-attr]
+        cores = held.values()
         if torch.is_grad_enabled() and trainable(cores):
             return None
         return weight if snapshot is None or snapshot.holds(cores) else None

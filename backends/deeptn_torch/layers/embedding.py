@@ -73,9 +73,10 @@ class TNEmbedding(TNLayer):
             raise SpecError(f"indices must be integers (int64 or int32), got {indices.dtype}")
         if torch.compiler.is_compiling():
             return self._masked(indices, F.embedding(indices, self._weight()))
-        weight, cores = self._kept_weight(), ()
-        if weight is None:
-            weight, cores = self._weight_or_cores(indices.numel())
+        weight = self._kept_weight()
+        if weight is not None:
+            return self._masked(indices, F.embedding(indices, weight))
+        weight, cores = self._weight_or_cores(indices.numel())
         if weight is not None:
             return self._masked(indices, F.embedding(indices, weight))
         low, high = (0, 0) if indices.is_cuda else map(int, indices.aminmax())

@@ -68,8 +68,9 @@ class TNLinear(TNLayer):
             return self._traced(x)
         bias = self._parameters["bias"]
         weight = self._kept_weight()
-        if weight is None:
-            weight, cores = self._weight_or_cores(-(-x.numel() // self.in_features))
+        if weight is not None:
+            return F.linear(x, weight, bias)
+        weight, cores = self._weight_or_cores(-(-x.numel() // self.in_features))
         if weight is not None:
             return F.linear(x, weight, bias)
         if x.shape[-1] != self.in_features:
