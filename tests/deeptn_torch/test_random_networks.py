@@ -27,10 +27,7 @@ def test_values_and_gradients(start, size, monkeypatch):
         net = draw_any(seed)
         params = parameters(net, seed)
         program = dataclasses.replace(net.program("materialize"), recompute=size == "large")
-        with np.errstate(invalid="ignore"):
-            expected = einsum(net, params)
-        if not np.isfinite(expected).all():  # the oracle normalized a state of only zeros
-            continue
+        expected = einsum(net, params)
         tensors = [torch.tensor(array, requires_grad=k % 5 != 3) for k, array in enumerate(params.values())]
         found, plain = engine.run(program, tensors), run_plain(program, tensors)
         assert np.allclose(found.detach(), expected, rtol=1e-8, atol=1e-10), seed

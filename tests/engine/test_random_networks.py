@@ -1,34 +1,47 @@
-"""Compare random networks with `numpy.einsum`."""
+"""Compare random networks with `numpy.einsum`.
+
+Every part of ten thousand networks (one thousand in JAX) is a test of its own, named after its first seed. After an
+interruption, ``-k`` chooses the parts that are left.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
 
 import deeptn as dtn
-from deeptn.engine import run
+from deeptn.arrays import convert_params, to_numpy
 
 from .. import tables
-from ..drawn import STARTS, draw, draw_any, parameters
+from ..drawn import draw, draw_any, parameters
 from ..oracle import einsum
 
+#: Networks for every run, networks in all, and networks in a part.
+COUNTS = {"numpy": (500, 10_000, 100), "torch": (500, 10_000, 100), "jax": (40, 1000, 20)}
+PARTS = [
+    pytest.param(like, start, part, id=f"{like}-{start}", marks=[] if start < few else [pytest.mark.slow])
+    for like, (few, most, part) in COUNTS.items()
+    for start in range(0, most, part)
+]
 
-@pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("buffered", [False, True])
-def test_values(start, buffered, monkeypatch):
-    """Use the real limits, and limits so low that everything uses buffers."""
-    if buffered:
-        tables.use(monkeypatch, tables.BUFFERED)
-    for seed in range(start, start + 10):
-        net = draw_any(seed)
-        params = parameters(net, seed)
-        with np.errstate(invalid="ignore"):
-            expected = einsum(net, params)
-        if np.isfinite(expected).all():  # else the oracle normalized a state of only zeros
-            found = run(net.program("materialize"), list(params.values()))
-            assert np.allclose(found, expected, rtol=1e-8, atol=1e-10), seed
+
+@pytest.mark.parametrize(("like", "start", "count"), PARTS)
+def test_values(like, start, count, monkeypatch):
+    """Use the real limits, and every second time limits so low that everything uses buffers."""
+    lib: Any = pytest.importorskip(like)
+    with lib.enable_x64(True) if like == "jax" else contextlib.nullcontext():
+        for seed in range(start, start + count):
+            with monkeypatch.context() as patch:
+                if seed // 2 % 2:
+                    tables.use(patch, tables.BUFFERED)
+                net = draw_any(seed)
+                params = parameters(net, seed)
+                found = to_numpy(net.materialize(convert_params(params, like, "float64")))
+            assert np.allclose(found, einsum(net, params).reshape(net.shape), rtol=1e-8, atol=1e-10), seed
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 33])
