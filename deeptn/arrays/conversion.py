@@ -94,9 +94,22 @@ def constant(values: tuple[float, ...], shape: Shape, like: Array) -> Array:
 def relative_error(found: Array, weight: Array) -> float:
     """Return ``‖weight - found‖ / ‖weight‖``; 0 if both are zero."""
     dense = to_numpy(weight)
-    norm = float(np.linalg.norm(dense))
-    gap = float(np.linalg.norm(dense - to_numpy(found)))
+    norm, gap = norm_of(dense), norm_of(dense - to_numpy(found))
     return gap / norm if norm else (0.0 if gap == 0.0 else math.inf)
+
+
+def norm_of(array: np.ndarray) -> float:
+    """Return the Frobenius norm of a float64 or complex128 array, even if squares of its entries over- or underflow.
+
+    Examples
+    --------
+    >>> norm_of(np.full(4, 1e-200)), norm_of(np.zeros(3))
+    (2e-200, 0.0)
+    """
+    peak = float(np.abs(array).max())
+    if not 0 < peak < math.inf:
+        return peak
+    return peak * float(np.linalg.norm(array / peak))
 
 
 #: Dtypes that an array from a file can be converted to, ranked: bool, integers, floats, complex numbers.

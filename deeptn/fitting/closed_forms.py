@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 
-from ..arrays import convert_params, relative_error, to_numpy
+from ..arrays import convert_params, norm_of, relative_error, to_numpy
 from ..base import Array, Params
 from ..errors import LayoutError, SpecError
+from ..init import weight_exponents
 from ..network import Network, network
 from ..spec import Layout
 from ..topologies import Topology, describe
@@ -85,11 +87,32 @@ def decompose(weight: Array, topology: Topology | str, layout: Layout | None = N
     dense = to_numpy(weight)
     if not np.isfinite(dense).all():
         raise SpecError("weight has entries that are not finite (nan or inf); it cannot be decomposed")
-    params = family.closed_form(net.spec, net.layout.to_legs(dense))
+    unit = unit_of(dense)
+    params = family.closed_form(net.spec, net.layout.to_legs(dense / unit if unit else np.ones_like(dense)))
     if params is None:
         raise SpecError(
             f"{describe(family)} has no closed-form decomposition; fit it by gradient: deeptn_torch.fit(net, weight)"
         )
     # Convert to the weight's dtype first, so that the error is that of the returned arrays.
-    params = convert_params(params, weight)
+    params = convert_params(params if unit == 1 else scaled(net, params, unit), weight)
     return Decomposition(net, params, relative_error(net.materialize(params), weight))
+
+
+def unit_of(weight: np.ndarray, safe: float = 1e100) -> float:
+    """Return what a weight should be divided by, so that squares of its entries are normal numbers.
+
+    That is 1 for a weight whose norm is between ``1 / safe`` and `safe`, else its root mean square; 0 if it is zero.
+
+    Examples
+    --------
+    >>> unit_of(np.ones(3)), unit_of(np.full(3, 1e-200)), unit_of(np.zeros(3))
+    (1.0, 1e-200, 0.0)
+    """
+    norm = norm_of(weight)
+    return 1.0 if 1 / safe < norm < safe else norm / math.sqrt(weight.size)
+
+
+def scaled(net: Network, params: Params, factor: float) -> Params:
+    """Multiply the weight by a factor; see `deeptn.init.weight_exponents`, which says when that is possible."""
+    powers = weight_exponents(net.spec)
+    return {name: array * factor ** powers[name] if name in powers else array for name, array in params.items()}

@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from autoray import do
 
-from ..arrays import dtype_of, library_of, relative_error
+from ..arrays import dtype_of, library_of, norm_of, relative_error, to_numpy
 from ..base import Array, Params
 from ..errors import SpecError, near_match
 from ..network import Network
-from .closed_forms import decompose
+from .closed_forms import decompose, scaled, unit_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +102,36 @@ def fit_by_gradient(
     """Fit parameters to a weight in the Frobenius norm; each library has its own `minimise`, which runs the steps."""
     how = Fit() if how is None else how
     _check_goal(net, weight, library)
+    dense = to_numpy(weight)
+    unit = unit_of(dense, safe=1e10)  # squares are computed in float32
+    if unit == 0.0:
+        return _fit_to_zero(net, weight, params, how)
+    if unit != 1.0:
+        start = params and scaled(net, params, 1 / unit)
+        found = fit_by_gradient(net, weight / unit, start, how, library, minimise)
+        params = scaled(net, found.params, unit)
+        return FitResult(params, relative_error(net.materialize(params), weight), found.history)
     goal = weight if dtype_of(weight) == "float64" else do("astype", weight, "float32")
-    norm = float(do("linalg.norm", goal))
-    scale = 1.0 / norm**2 if norm > 0 else 1.0
+    norm = norm_of(dense)
+    scale = 1.0 / norm**2
     if params is None:  # random, with the root mean square of the weight
-        params = net.init(how.seed, like=goal, std=norm / math.sqrt(net.size) if norm > 0 else None)
+        params = net.init(how.seed, like=goal, std=norm / math.sqrt(net.size))
     found, losses = minimise(lambda params: do("sum", (net.materialize(params) - goal) ** 2) * scale, params, goal, how)
     if not any(loss < math.inf for loss in losses):
         raise SpecError("the fit diverged at its first step (error not finite); lower Fit.lr or change the start")
     found = {name: do("astype", array, dtype_of(weight)) for name, array in found.items()}
     return FitResult(found, relative_error(net.materialize(found), weight), [math.sqrt(loss) for loss in losses])
+
+
+def _fit_to_zero(net: Network, weight: Array, params: Params | None, how: Fit) -> FitResult:
+    """Return parameters that give a zero weight."""
+    if params is None:
+        params = net.init(how.seed, like=weight)
+    try:
+        params = scaled(net, params, 0.0)
+    except SpecError:  # what is last is shared
+        params = {name: array * 0 for name, array in params.items()}
+    return FitResult(params, relative_error(net.materialize(params), weight), [0.0])
 
 
 def find_params(
