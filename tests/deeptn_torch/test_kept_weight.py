@@ -329,6 +329,98 @@ def test_nothing_is_kept_without_memory_on_the_cpu():
         assert inside._kept is None
 
 
+def test_gradients_reach_constrained_cores_of_a_frozen_layer():
+    layer = TNLinear(16, 16, dtn.Tree(rank=4))
+    layer.constrain()
+    layer.freeze()
+    layer(torch.ones(2, 16)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+    assert layer.is_frozen
+    with torch.no_grad():
+        assert torch.equal(layer(torch.ones(2, 16)), fresh(layer, torch.ones(2, 16)))
+
+
+def test_training_does_not_end_a_freeze():
+    layer = TNLinear(20, 12).freeze()
+    layer(INPUTS["relu"]).sum().backward()
+    assert layer.is_frozen
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, in make_dual
+@pytest.mark.parametrize("freeze", [False, True])
+def test_transformations_see_their_own_cores(freeze):
+    layer, x = TNLinear(20, 12, bias=False).requires_grad_(False).eval(), INPUTS["relu"]
+    again = copy.deepcopy(layer)  # keeps nothing
+    layer(x)
+    if freeze:
+        layer.freeze()
+    params = dict(layer.named_parameters())
+    call = lambda params: torch.func.functional_call(layer, params, (x,))
+    tangents = {name: torch.randn_like(core) for name, core in params.items()}
+    expected = torch.func.jvp(lambda p: torch.func.functional_call(again, p, (x,)), (params,), (tangents,))[1]
+    assert torch.allclose(torch.func.jvp(call, (params,), (tangents,))[1], expected, atol=1e-5)
+    with torch.autograd.forward_ad.dual_level():
+        duals = {name: torch.autograd.forward_ad.make_dual(core, tangents[name]) for name, core in params.items()}
+        found = torch.autograd.forward_ad.unpack_dual(call(duals)).tangent
+    assert found is not None
+    assert torch.allclose(found, expected, atol=1e-5)
+    others = {name: core + 1 for name, core in params.items()}
+    stacked = {name: torch.stack([core, others[name]]) for name, core in params.items()}
+    with torch.no_grad():
+        wanted = x @ layer.network.materialize({name.removeprefix("cores."): core for name, core in others.items()}).T
+        assert torch.allclose(call(others), wanted, atol=1e-4)
+        assert torch.allclose(torch.vmap(call)(stacked)[1], wanted, atol=1e-4)
+
+
+def test_cores_in_another_order_and_another_network(monkeypatch):
+    layer, x = MAKERS["square core"]().eval(), INPUTS["square core"]
+    with torch.no_grad():
+        layer(x)
+        left, right = layer.cores["U"], layer.cores["V"]
+        del layer.cores["U"], layer.cores["V"]
+        layer.cores.update([("V", left), ("U", right)])
+        assert torch.equal(layer(x), fresh(layer, x))
+        calls = decodes(monkeypatch)
+        layer(x)
+        layer(x)
+        assert calls == []
+        wall = TNLinear(20, 12).eval()
+        before = wall(INPUTS["relu"])
+        wall.network = dtn.network(dtn.BrickWall(layers=2, activation=None), (12, 20))
+        assert not torch.equal(wall(INPUTS["relu"]), before)
+
+
+def test_conjugate_cores():
+    layer, x = TNLinear(128, 128, dtn.LowRank(rank=20), dtype=torch.complex64).eval(), torch.ones(2, 128) * (1 + 0.5j)
+    with torch.no_grad():
+        for core in layer.cores.values():
+            core.data = core.data * (1 + 1j)
+        layer(x)
+        for core in layer.cores.values():
+            core.data = core.data.conj()
+        assert torch.allclose(layer(x), fresh(layer, x))
+
+
+def test_empty_inputs_of_huge_layers(monkeypatch):
+    calls = decodes(monkeypatch)
+    monkeypatch.setattr(cache, "HUGE", 48 * 64)
+    for mode in ("auto", "materialize", "apply"):
+        layer = TNLinear(64, 48, dtn.TTMatrix(rank=2), mode=mode)
+        table = TNEmbedding(64, 48, dtn.TTMatrix(rank=2), mode=mode)
+        layer.max_kept = table.max_kept = 0
+        with torch.no_grad():
+            assert layer(torch.ones(0, 64)).shape == (0, 48)
+            assert table(torch.zeros(0, 2, dtype=torch.int64)).shape == (0, 2, 48)
+    assert calls == []
+
+
+def test_a_freeze_inside_a_transformation_is_refused():
+    layer = TNLinear(20, 12)
+    with pytest.raises(dtn.SpecError, match="freeze before"):
+        torch.vmap(lambda x: layer.freeze()(x))(torch.ones(2, 3, 20))
+    assert not layer.is_frozen
+
+
 # --- the weight as users get it ---------------------------------------------------------------------------------------
 
 REFUSED: dict[str, Any] = {
@@ -347,6 +439,11 @@ REFUSED: dict[str, Any] = {
     "iteration": lambda w: next(iter(w)).fill_(1),
     "out": lambda w: torch.add(torch.ones(()), 1, out=w),
     "assigned data": lambda w: setattr(w, "data", torch.zeros_like(w)),
+    "inplace": lambda w: nn.functional.relu(w, inplace=True),
+    "embedding": lambda w: nn.functional.embedding(torch.tensor([0]), w, max_norm=0.01),
+    "operator": lambda w: torch.ops.aten.add_.Tensor(w, 1),
+    "view by name": lambda w: torch.transpose(input=w, dim0=0, dim1=1).zero_(),
+    "after reading": lambda w: (pickle.dumps(w), copy.deepcopy(w), f"{w[0, 0]:.3f}", w.zero_()),
     "freezing": lambda w: w.requires_grad_(False),
     "freezing by attribute": lambda w: setattr(w, "requires_grad", False),
 }
@@ -403,6 +500,14 @@ def test_any_other_use_of_the_weight():
     assert "GeneratedWeight" in repr(layer.weight)
     with torch.no_grad():
         assert torch.allclose(torch.compile(lambda w: w * 2, backend="eager")(layer.weight), 2 * plain)
+    with torch.no_grad():
+        compiled = torch.compile(lambda a, w: (a @ w.T).relu(), backend="eager")
+        assert torch.allclose(compiled(x, layer.weight), (x @ plain.T).relu(), atol=1e-5)
+    weight = layer.weight
+    assert torch.allclose(torch.vmap(lambda a: weight @ a)(x), x @ plain.T, atol=1e-5)
+    assert torch.func.jacrev(lambda a: weight @ a)(x[0]).shape == (12, 20)
+    assert torch.allclose(torch.eye(12).to_sparse() @ weight, plain)
+    assert torch.equal(torch.detach(input=layer.weight), plain)
     assert len([*layer.weight]) == 12
     assert layer.weight.max(0).values.shape == (20,)
     assert layer.weight.to_sparse().is_sparse

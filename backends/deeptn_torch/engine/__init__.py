@@ -4,8 +4,8 @@ from deeptn.engine import register_runner
 
 from .arrays import HOST, TORCH
 from .operators import contract, register
-from .runner import autocasts, gradients, is_transformed, run
+from .runner import autocasts, gradients, is_traced, is_transformed, run
 
 register_runner("torch", run)
 
-__all__ = ["HOST", "TORCH", "autocasts", "contract", "gradients", "is_transformed", "register", "run"]
+__all__ = ["HOST", "TORCH", "autocasts", "contract", "gradients", "is_traced", "is_transformed", "register", "run"]

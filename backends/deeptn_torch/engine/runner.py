@@ -42,13 +42,17 @@ def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
 
 def is_transformed(inputs: Sequence[Tensor]) -> bool:
     """Return whether a tracer or a transformation of torch sees the operations on these tensors."""
+    return is_traced() or not all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in inputs)
+
+
+def is_traced() -> bool:
+    """Return whether a tracer or a transformation of torch is active."""
     return (
         torch.compiler.is_compiling()
         or _is_functorch_active()
         or torch._C._get_tracing_state() is not None  # torch.jit.trace
         or torch.autograd.forward_ad._current_level >= 0
         or torch._C._len_torch_dispatch_stack() > 0
-        or not all(type(tensor) in (Tensor, torch.nn.Parameter) for tensor in inputs)
     )
 
 

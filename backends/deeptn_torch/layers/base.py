@@ -171,7 +171,7 @@ class TNLayer(CachedWeight):
         return None if self._applies(cores, rows) else self._decoded(cores), cores
 
     def _applies(self, cores: tuple[Tensor, ...], rows: int) -> bool:
-        if not self.network.is_linear or rows == 0:
+        if not self.network.is_linear or (rows == 0 and not self._is_huge(cores)):
             return False
         if self.mode == "apply" or self._is_huge(cores):
             return True
@@ -251,8 +251,7 @@ class TNLayer(CachedWeight):
         weight = self._weight()
         if is_transformed([weight]):
             return weight
-        kept = self._kept
-        own = weight.clone() if kept is not None and kept[0] is weight else weight.contiguous()
+        own = weight.clone() if weight.grad_fn is None else weight.contiguous()  # a kept weight is not handed out
         return own.as_subclass(GeneratedWeight)
 
     @weight.setter
@@ -313,6 +312,7 @@ class TNLayer(CachedWeight):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._forget()
         self._register()
 
     @classmethod

@@ -11,10 +11,11 @@ from typing import Any, final
 import torch
 from torch import Tensor, nn
 
+from deeptn.errors import SpecError
 from deeptn.network import Network, decode
 from deeptn.params import check_params
 
-from ..engine import is_transformed
+from ..engine import is_traced, is_transformed
 
 #: Cores with more bytes are compared one by one, without a copy.
 SMALL = 2**14
@@ -46,13 +47,14 @@ class Snapshot:
     cores change meanwhile.
     """
 
-    __slots__ = ("_bytes", "_held", "_large", "_parts", "_pointers", "_strides", "copies")
+    __slots__ = ("_bytes", "_conjugable", "_held", "_large", "_parts", "_pointers", "_strides", "copies")
 
     def __init__(self, cores: Sequence[Tensor]):
         self._held = [core.detach() for core in cores]  # also keeps the memory alive if a core gets other memory
         self._pointers = [*map(_POINTER, self._held)]
         ordered = all(map(_IS_CONTIGUOUS, cores))
         self._strides = [*map(_STRIDE, cores)] if len(cores) <= FEW or not ordered else None
+        self._conjugable = any(core.is_complex() for core in cores)
         self.copies = [core.clone(memory_format=torch.preserve_format) for core in self._held]
         small = [core.numel() * core.itemsize <= SMALL for core in cores]
         self._parts = [_memory(core) for core, is_small in zip(self._held, small) if is_small]
@@ -64,19 +66,21 @@ class Snapshot:
     def is_possible(cores: Sequence[Tensor]) -> bool:
         """Return whether all cores are ordinary parameters with their own memory on the CPU."""
         return all(
-            type(core) is nn.Parameter and core.is_cpu and not core.is_inference() and _is_dense(core) for core in cores
+            type(core) is nn.Parameter
+            and core.is_cpu
+            and core.data_ptr() != 0
+            and not (core.is_inference() or core.is_conj() or core.is_neg())
+            and _is_dense(core)
+            for core in cores
         )
 
     def holds(self, cores: Iterable[Tensor]) -> bool:
         """Return whether cores have these values. Every call of a layer asks, so this takes only microseconds."""
-        try:
-            pointers = [*map(_POINTER, cores)]
-        except RuntimeError:  # tensors without memory of their own, inside a transformation of torch
-            return False
         return (
-            pointers == self._pointers
+            [*map(_POINTER, cores)] == self._pointers
             and b"".join(self._parts) == self._bytes
             and (self._strides is None or [*map(_STRIDE, cores)] == self._strides)
+            and not (self._conjugable and any(core.is_conj() for core in cores))
             and (not self._large or all(torch.equal(now, then) for now, then in self._large))
         )
 
@@ -86,8 +90,9 @@ class CachedWeight(nn.Module):
 
     The weight is decoded at every use if a gradient may flow into the cores. Otherwise (under ``torch.no_grad``, or
     with all cores frozen) a weight on the CPU is kept, together with the bytes of the cores. Every use compares them
-    with those of the cores, so any change of a core counts, whoever made it. (With more than eight cores, one goes
-    unnoticed: ``core.data = core.data.mT``, the same memory in another order.) Weights with more bytes than `max_kept`
+    with those of the cores, so any change of a core counts, whoever made it. (One kind goes unnoticed: if ``core.data``
+    becomes another view of the same memory, with another shape or dtype or, with more than eight cores, another order.)
+    Weights with more bytes than `max_kept`
     are not kept. On other devices, the comparison would have to wait for the device, so nothing is kept: there,
     `freeze` keeps the weight.
 
@@ -109,6 +114,9 @@ class CachedWeight(nn.Module):
         """Return the cores in the order of the network; check them if one was replaced."""
         held: dict[str, Any] = self._modules["cores"]._parameters  # type: ignore[union-attr]
         # Indexing nn.ParameterDict is slow, but handles parametrizations too.
+        if held.keys() == set(self._names) and tuple(held) != self._names:  # a core was removed and added again
+            for name in self._names:
+                held[name] = held.pop(name)
         cores = tuple(held.values()) if tuple(held) == self._names else tuple(self.cores[n] for n in self._names)
         if len(cores) != len(self._checked) or not all(map(_IS, cores, self._checked)):
             check_params(self.network.spec, dict(zip(self._names, cores)))
@@ -117,13 +125,15 @@ class CachedWeight(nn.Module):
 
     def _decoded(self, cores: tuple[Tensor, ...]) -> Tensor:
         """Decode the weight, and keep it where that is safe. It must not be modified or handed out."""
+        if self.is_frozen:
+            return decode(self.network, cores, self.recompute)
         self._kept = None
         if not self._fits(cores[0]) or not self._may_keep(cores):
             return decode(self.network, cores, self.recompute)
         with torch.inference_mode(False), torch.no_grad():  # normal tensors, which every mode may use
             snapshot = Snapshot(cores)
             weight = decode(self.network, snapshot.copies).contiguous()  # drops the padding
-        self._kept = weight, snapshot
+        self._kept = weight, snapshot, cores, self.network
         return weight
 
     def _fits(self, core: Tensor) -> bool:
@@ -138,19 +148,25 @@ class CachedWeight(nn.Module):
     def _may_keep(self, cores: tuple[Tensor, ...]) -> bool:
         if (torch.is_grad_enabled() and trainable(cores)) or (self.mode == "apply" and self.network.is_linear):
             return False
-        return not self.cores.sharded and Snapshot.is_possible(cores) and not is_transformed(cores)
+        return not getattr(self.cores, "sharded", False) and Snapshot.is_possible(cores) and not is_transformed(cores)
 
     def _kept_weight(self) -> Tensor | None:
         """Return the kept weight if it still belongs to the cores and no gradient may flow into them, else None."""
         kept = self._kept  # read once: another thread may replace it
         if kept is None:
             return None
-        weight, snapshot = kept
+        weight, snapshot, cores, network = kept
         held: dict[str, Any] = self._modules["cores"]._parameters  # type: ignore[union-attr]
-        cores = held.values()
-        if torch.is_grad_enabled() and trainable(cores):
+        if network is not self.network or is_traced():
             return None
-        return weight if snapshot is None or snapshot.holds(cores) else None
+        if snapshot is None:  # frozen
+            cores_now = self._cores()
+            same = len(cores_now) == len(cores) and all(map(_IS, cores_now, cores))
+            return weight if (same or not held) and not (torch.is_grad_enabled() and trainable(cores_now)) else None
+        now = held.values()
+        if (torch.is_grad_enabled() and trainable(now)) or tuple(held) != self._names:
+            return None
+        return weight if snapshot.holds(now) else None
 
     def freeze(self) -> Any:
         """Decode the weight now and keep it on any device, without looking at the cores again.
@@ -168,9 +184,11 @@ class CachedWeight(nn.Module):
         ...     y = layer(torch.ones(2, 16))
         """
         cores = self._cores()
+        if is_traced():
+            raise SpecError("freeze() inside a transformation or tracer of torch would keep its tensors; freeze before")
         with torch.inference_mode(False), torch.no_grad():
             weight = decode(self.network, [core.detach() for core in cores])
-            self._kept = weight.clone(memory_format=torch.contiguous_format), None
+            self._kept = weight.clone(memory_format=torch.contiguous_format), None, cores, self.network
         return self
 
     def unfreeze(self) -> Any:
@@ -181,10 +199,11 @@ class CachedWeight(nn.Module):
     @property
     def is_frozen(self) -> bool:
         """Whether `freeze` is in force."""
-        return self._kept is not None and self._kept[1] is None
+        kept = self._kept
+        return kept is not None and kept[1] is None
 
     def _forget(self) -> None:
-        self._kept: tuple[Tensor, Snapshot | None] | None = None
+        self._kept: tuple[Tensor, Snapshot | None, tuple[Tensor, ...], Network] | None = None
         self._checked: tuple[Tensor, ...] = ()
 
     def train(self, mode: bool = True):

@@ -79,6 +79,8 @@ class TNEmbedding(TNLayer):
         weight, cores = self._weight_or_cores(indices.numel())
         if weight is not None:
             return self._masked(indices, F.embedding(indices, weight))
+        if indices.numel() == 0:
+            return cores[0].new_empty((*indices.shape, self.embedding_dim))
         low, high = (0, 0) if indices.is_cuda else map(int, indices.aminmax())
         if low < 0 or high >= self.num_embeddings:
             raise IndexError(f"indices range from {low} to {high}; the table has rows 0 to {self.num_embeddings - 1}")

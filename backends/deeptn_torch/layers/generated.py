@@ -28,24 +28,35 @@ class GeneratedWeight(Tensor):
         cls, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         options = kwargs or {}
-        name = getattr(func, "__name__", "")
-        target = _target(name, args, options)
-        if isinstance(target, GeneratedWeight):
+        if torch.compiler.is_compiling():
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **options)
+        name = getattr(func, "__name__", "").partition(".")[0]  # of an operator: "add_.Tensor"
+        if isinstance(_target(name, args, options), GeneratedWeight):
             raise SpecError(_REFUSAL.format(name="this assignment" if name.startswith("__") else f"{name!r}"))
         with torch._C.DisableTorchFunctionSubclass():
             found = func(*args, **options)
             if name == "__get__" and func.__self__.__name__ == "_base":  # torch.compile follows it until there is none
                 return found
+            whole: Any = next((one for one in (*args, *options.values()) if isinstance(one, GeneratedWeight)), None)
             if name != "detach":
-                return _protected_views(found, args[0] if args else None)
-            args[0].__class__ = Tensor  # nn.Parameter(layer.weight) needs a tensor of the same class as its detach()
+                return _protected_views(found, whole)
+            whole.__class__ = Tensor  # nn.Parameter(layer.weight) needs a tensor of the same class as its detach()
             return found
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        return self.detach().__reduce_ex__(protocol)
+        return self._plain().__reduce_ex__(protocol)
 
     def __deepcopy__(self, memo: Any) -> Tensor:
-        return self.detach().clone()
+        return self._plain().clone()
+
+    def __format__(self, spec: str) -> str:
+        return self._plain().__format__(spec)
+
+    def _plain(self) -> Tensor:
+        """Return the values as an ordinary tensor; this one stays protected."""
+        with torch._C.DisableTorchFunctionSubclass():
+            return self.detach()
 
 
 #: Methods with other names than ``…_`` that write into their first argument.
@@ -73,10 +84,16 @@ def _target(name: str, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
     if out is not None:
         found = out if isinstance(out, (tuple, list)) else [out]
         return next((tensor for tensor in found if isinstance(tensor, GeneratedWeight)), None)
+    if (
+        options.get("inplace") or options.get("max_norm") is not None
+    ):  # F.relu(w, inplace=True), F.embedding(…, max_norm=)
+        return next((one for one in (*args, *options.values()) if isinstance(one, GeneratedWeight)), None)
     if name == "requires_grad_" and all([*args[1:], *options.values()]):
         return None
     if name in _WRITES or (name.endswith("_") and not name.endswith("__")):
-        return args[0] if args else next(iter(options.values()), None)
+        first = options.get("input", args[0] if args else next(iter(options.values()), None))
+        found = first if isinstance(first, (tuple, list)) else [first]  # a list for torch._foreach_add_
+        return next((one for one in found if isinstance(one, GeneratedWeight)), None)
     return None
 
 
@@ -88,6 +105,9 @@ def _protected_views(found: Any, whole: Any) -> Any:
         return found
     if found is whole:
         return found
-    memory = found.untyped_storage().data_ptr()
-    shares = memory != 0 and memory == whole.untyped_storage().data_ptr()
+    try:
+        memory = found.untyped_storage().data_ptr()
+        shares = memory != 0 and memory == whole.untyped_storage().data_ptr()
+    except (NotImplementedError, RuntimeError):  # inside a transformation of torch
+        return found
     return found.as_subclass(GeneratedWeight) if shares else found

@@ -83,9 +83,9 @@ class TNLinear(TNLayer):
 
     def _streams(self, cores: tuple[Tensor, ...], rows: int) -> bool:
         """Return whether to decode the weight in blocks of rows, one after another."""
-        if self.mode == "apply" or not self._is_huge(cores):
+        if not self._is_huge(cores):
             return False
-        return self.mode == "materialize" or not self._is_faster(rows)
+        return rows == 0 or self.mode == "materialize" or (self.mode == "auto" and not self._is_faster(rows))
 
     def _traced(self, x: Tensor) -> Tensor:
         if self._apply_number is None or x.numel() == 0:
