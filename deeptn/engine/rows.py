@@ -224,7 +224,7 @@ def row_numbers(rows: Any, like: Array, count: int) -> Array:
         raise SpecError(f"{count:,} rows need wider integers than {lib.name}'s {lib.integers}; enable its 64-bit mode")
     rows = rows if hasattr(rows, "dtype") else _as_array(rows)
     theirs = library_of(rows)
-    if not isinstance(rows, np.ndarray) and theirs.name != lib.name:
+    if not isinstance(rows, (np.ndarray, np.generic)) and theirs.name != lib.name:
         raise SpecError(f"rows are an array of {theirs.name}, the parameters of {lib.name}; convert one of them")
     dtype = theirs.dtype(rows)
     if dtype.strip("u0123456789") != "int":

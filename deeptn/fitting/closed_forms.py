@@ -94,7 +94,9 @@ def decompose(weight: Array, topology: Topology | str, layout: Layout | None = N
             f"{describe(family)} has no closed-form decomposition; fit it by gradient: deeptn_torch.fit(net, weight)"
         )
     # Convert to the weight's dtype first, so that the error is that of the returned arrays.
-    params = convert_params(params if unit == 1 else scaled(net, params, unit), weight)
+    if unit != 1:
+        params = scaled(net, params, unit) if unit else zeroed(net, params)
+    params = convert_params(params, weight)
     return Decomposition(net, params, relative_error(net.materialize(params), weight))
 
 
@@ -116,3 +118,10 @@ def scaled(net: Network, params: Params, factor: float) -> Params:
     """Multiply the weight by a factor; see `deeptn.init.weight_exponents`, which says when that is possible."""
     powers = weight_exponents(net.spec)
     return {name: array * factor ** powers[name] if name in powers else array for name, array in params.items()}
+
+
+def zeroed(net: Network, params: Params) -> Params:
+    """Make the weight zero by one parameter of each stage that sums to it, so that gradients still flow into these."""
+    held = [[node.param for node in net.spec.stages[k].nodes if node.param is not None] for k in net.spec.summands]
+    names = {params_of_stage[-1] for params_of_stage in held if params_of_stage}
+    return {name: array * 0 if name in names else array for name, array in params.items()}

@@ -13,7 +13,7 @@ from ..arrays import dtype_of, library_of, norm_of, relative_error, to_numpy
 from ..base import Array, Params
 from ..errors import SpecError, near_match
 from ..network import Network
-from .closed_forms import decompose, scaled, unit_of
+from .closed_forms import decompose, scaled, unit_of, zeroed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +105,8 @@ def fit_by_gradient(
     dense = to_numpy(weight)
     unit = unit_of(dense, safe=1e10)  # squares are computed in float32
     if unit == 0.0:
-        return _fit_to_zero(net, weight, params, how)
+        params = zeroed(net, net.init(how.seed, like=weight) if params is None else params)
+        return FitResult(params, relative_error(net.materialize(params), weight), [0.0])
     if unit != 1.0:
         start = params and scaled(net, params, 1 / unit)
         found = fit_by_gradient(net, weight / unit, start, how, library, minimise)
@@ -121,17 +122,6 @@ def fit_by_gradient(
         raise SpecError("the fit diverged at its first step (error not finite); lower Fit.lr or change the start")
     found = {name: do("astype", array, dtype_of(weight)) for name, array in found.items()}
     return FitResult(found, relative_error(net.materialize(found), weight), [math.sqrt(loss) for loss in losses])
-
-
-def _fit_to_zero(net: Network, weight: Array, params: Params | None, how: Fit) -> FitResult:
-    """Return parameters that give a zero weight."""
-    if params is None:
-        params = net.init(how.seed, like=weight)
-    try:
-        params = scaled(net, params, 0.0)
-    except SpecError:  # what is last is shared
-        params = {name: array * 0 for name, array in params.items()}
-    return FitResult(params, relative_error(net.materialize(params), weight), [0.0])
 
 
 def find_params(

@@ -508,6 +508,9 @@ def test_any_other_use_of_the_weight():
     assert torch.func.jacrev(lambda a: weight @ a)(x[0]).shape == (12, 20)
     assert torch.allclose(torch.eye(12).to_sparse() @ weight, plain)
     assert torch.equal(torch.detach(input=layer.weight), plain)
+    assert dtn.decompose(layer.weight, dtn.LowRank(rank=12)).error < 1e-5
+    net = dtn.network(dtn.TTMatrix(rank=2), (12, 20))
+    assert net.apply(net.init(like=layer.weight), layer.weight).shape == (12, 12)
     assert len([*layer.weight]) == 12
     assert layer.weight.max(0).values.shape == (20,)
     assert layer.weight.to_sparse().is_sparse
@@ -528,6 +531,8 @@ def test_assigning_the_weight_fits_the_cores():
     small = TNLinear(16, 8, dtn.LowRank(rank=1))
     with pytest.warns(UserWarning, match="relative error of 0"):
         small.weight = goal
+    with pytest.warns(UserWarning, match="relative error of 0"):
+        small.weight = 1e-25 * goal
     small.weight = torch.zeros(8, 16)
     assert (small.weight == 0).all()
 

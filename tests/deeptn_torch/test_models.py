@@ -162,9 +162,16 @@ def test_fit_keeps_dtype_and_works_without_grad_mode():
     assert result.history[-1] < result.history[0]
 
 
-def test_fit_of_zeros_is_finite():
-    net = dtn.network(dtn.LowRank(rank=1), (4, 4))
-    assert fit(net, torch.zeros(4, 4), how=Fit(steps=0)).error > 0
+@pytest.mark.parametrize("family", [dtn.LowRank(rank=1), dtn.BrickWall(layers=2), dtn.Tree(rank=2)])
+def test_a_fit_of_zeros_is_exact_and_can_be_trained(family):
+    net = dtn.network(family, (4, 4))
+    result = fit(net, torch.zeros(4, 4), how=Fit(steps=3))
+    assert result.error == 0
+    params = {name: core.requires_grad_() for name, core in result.params.items()}
+    weight = net.materialize(params)
+    assert not weight.any()
+    weight.sum().backward()
+    assert any(core.grad.any() for core in params.values())
 
 
 def trained(dense: Net) -> Net:

@@ -126,7 +126,7 @@ class TNLinear(TNLayer):
             return self.to_dense()(x)  # raises its own error if x does not fit
         dtype = jnp.result_type(x, *self.cores.values())
         cores = [self.cores[name].astype(dtype) for name in self.network.spec.param_shapes]
-        y = multiply(self.network, cores, x.astype(dtype), self.batch_hint)
+        y = multiply(self.network, cores, jnp.asarray(x, dtype), self.batch_hint)
         return y if self.bias is None else y + self.bias
 
 
@@ -233,7 +233,8 @@ class TNEmbedding(TNLayer):
         self._make(frame, topology, layout, key, mode, batch_hint)
 
     def __call__(self, x: Any, *, key: Any = None) -> jax.Array:
-        if jnp.shape(x) or not self._applies(self.batch_hint, "gather"):
+        whole = jnp.shape(x) or not jnp.issubdtype(jnp.result_type(x), jnp.integer)
+        if whole or not self._applies(self.batch_hint, "gather"):
             return self.to_dense()(x)
         return look_up(self.network, self.cores, jnp.asarray(x)[None])[0]
 

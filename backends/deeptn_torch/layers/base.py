@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from deeptn.arrays import relative_error
 from deeptn.base import Shape
 from deeptn.constraints import isometric_nodes, scaled_isometry
 from deeptn.errors import SpecError, near_match
@@ -306,7 +307,7 @@ class TNLayer(CachedWeight):
             raise SpecError(f"the weight has shape {self.network.shape}, got {came}")
         with torch.no_grad():
             self.load_cores(find_params(self.network, weight.detach(), fit))
-            error = float((self._weight() - weight).norm() / weight.norm().clamp_min(1e-30))
+            error = relative_error(self._weight(), weight.detach())
         if error > 0.01:
             warnings.warn(f"the cores give the assigned weight with a relative error of {error:.2g}", stacklevel=2)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
+import autoray
 import torch
 from torch import Tensor
 
@@ -111,3 +112,6 @@ def _protected_views(found: Any, whole: Any) -> Any:
     except (NotImplementedError, RuntimeError):  # inside a transformation of torch
         return found
     return found.as_subclass(GeneratedWeight) if shares else found
+
+
+autoray.register_backend(GeneratedWeight, "torch")
