@@ -23,6 +23,7 @@ from __future__ import annotations
 import argparse
 import ast
 import copy
+import importlib
 import importlib.util
 import json
 import os
@@ -40,6 +41,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 COUNT = 40
@@ -279,9 +281,8 @@ def mirrored(path: str) -> list[str]:
 
 def reaching(mutant: Mutant, database: Path) -> list[str]:
     """Return the tests that run the changed lines, in random order; those of the mirrored folder come first."""
-    from coverage import CoverageData
-
-    data = CoverageData(str(database))
+    coverage: Any = importlib.import_module("coverage")  # from pytest-cov
+    data = coverage.CoverageData(str(database))
     data.read()
     names = [name for name in data.measured_files() if Path(name).as_posix().endswith(mutant.path)]
     contexts = data.contexts_by_lineno(names[0]) if names else {}
