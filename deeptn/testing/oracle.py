@@ -57,7 +57,7 @@ def reference(net: Network, params: ParamsLike) -> np.ndarray:
 
 
 def _normalized(state: np.ndarray) -> np.ndarray:
-    """Divide by the root mean square, which is 1 times the largest entry or less; zeros stay zeros."""
+    """Divide by the root mean square, and by the largest entry first, so that no square overflows; zeros stay zeros."""
     peak = np.abs(state).max()
     if peak == 0 or not np.isfinite(peak):
         return state * (peak - peak)

@@ -18,7 +18,7 @@ from deeptn.testing import reference
 
 from ..tables import BUFFERED, use
 
-#: Factors so large or so small that squares of the entries are no numbers of the dtype.
+#: Factors so large or so small that squares of the entries overflow or vanish.
 FACTORS = {
     "float32": (1e-30, 1e-17, 1e20, 1e30),
     "complex64": (1e-30, 1e-17, 1e20, 1e30),

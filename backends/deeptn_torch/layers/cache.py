@@ -92,9 +92,8 @@ class CachedWeight(nn.Module):
     with all cores frozen) a weight on the CPU is kept, together with the bytes of the cores. Every use compares them
     with those of the cores, so any change of a core counts, whoever made it. (One kind goes unnoticed: if ``core.data``
     becomes another view of the same memory, with another shape or dtype or, with more than eight cores, another order.)
-    Weights with more bytes than `max_kept`
-    are not kept. On other devices, the comparison would have to wait for the device, so nothing is kept: there,
-    `freeze` keeps the weight.
+    Weights with more bytes than `max_kept` are not kept. On other devices, the comparison would have to wait for the
+    device, so nothing is kept: there, `freeze` keeps the weight.
 
     Attributes
     ----------
@@ -113,10 +112,10 @@ class CachedWeight(nn.Module):
     def _cores(self) -> tuple[Tensor, ...]:
         """Return the cores in the order of the network; check them if one was replaced."""
         held: dict[str, Any] = self._modules["cores"]._parameters  # type: ignore[union-attr]
-        # Indexing nn.ParameterDict is slow, but handles parametrizations too.
-        if held.keys() == set(self._names) and tuple(held) != self._names:  # a core was removed and added again
+        if tuple(held) != self._names and held.keys() == set(self._names):  # a core was removed and added again
             for name in self._names:
                 held[name] = held.pop(name)
+        # Indexing nn.ParameterDict is slow, but handles parametrizations too.
         cores = tuple(held.values()) if tuple(held) == self._names else tuple(self.cores[n] for n in self._names)
         if len(cores) != len(self._checked) or not all(map(_IS, cores, self._checked)):
             check_params(self.network.spec, dict(zip(self._names, cores)))

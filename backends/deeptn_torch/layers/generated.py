@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, final
 
@@ -60,23 +61,11 @@ class GeneratedWeight(Tensor):
             return self.detach()
 
 
+#: Augmented assignments: ``__iadd__`` beside ``__add__``, and so on.
+_AUGMENTED = {name for name in dir(operator) if name.startswith("__i") and f"__{name[3:]}" in dir(operator)}
+
 #: Methods with other names than ``…_`` that write into their first argument.
-_AUGMENTED = (
-    "add",
-    "sub",
-    "mul",
-    "matmul",
-    "truediv",
-    "floordiv",
-    "mod",
-    "pow",
-    "and",
-    "or",
-    "xor",
-    "lshift",
-    "rshift",
-)
-_WRITES = {"__setitem__", "__set__", "__delete__", *(f"__i{name}__" for name in _AUGMENTED)}
+_WRITES = {"__setitem__", "__set__", "__delete__"} | _AUGMENTED
 
 
 def _target(name: str, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
@@ -85,9 +74,7 @@ def _target(name: str, args: Sequence[Any], options: Mapping[str, Any]) -> Any:
     if out is not None:
         found = out if isinstance(out, (tuple, list)) else [out]
         return next((tensor for tensor in found if isinstance(tensor, GeneratedWeight)), None)
-    if (
-        options.get("inplace") or options.get("max_norm") is not None
-    ):  # F.relu(w, inplace=True), F.embedding(…, max_norm=)
+    if options.get("inplace") or options.get("max_norm") is not None:  # options of F.relu and F.embedding
         return next((one for one in (*args, *options.values()) if isinstance(one, GeneratedWeight)), None)
     if name == "requires_grad_" and all([*args[1:], *options.values()]):
         return None
@@ -102,14 +89,12 @@ def _protected_views(found: Any, whole: Any) -> Any:
     """Protect results that share memory with a weight."""
     if isinstance(found, (tuple, list)) and type(found) in (tuple, list):
         return type(found)(_protected_views(part, whole) for part in found)
-    if not isinstance(found, Tensor) or found.layout != torch.strided or not isinstance(whole, Tensor):
-        return found
-    if found is whole:
+    if found is whole or not isinstance(found, Tensor) or not isinstance(whole, Tensor):
         return found
     try:
         memory = found.untyped_storage().data_ptr()
         shares = memory != 0 and memory == whole.untyped_storage().data_ptr()
-    except (NotImplementedError, RuntimeError):  # inside a transformation of torch
+    except (NotImplementedError, RuntimeError):  # sparse, or inside a transformation of torch
         return found
     return found.as_subclass(GeneratedWeight) if shares else found
 
