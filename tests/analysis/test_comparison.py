@@ -107,6 +107,10 @@ def test_plots(tmp_path):
     net = dtn.network("BrickWall", (8, 8))
     spectra = dtn.analysis.analyze(net, net.init()).plot().axes[0].lines
     assert len(spectra) == 6
+    assert [line.get_color() for line in spectra] == ["black", "C1", "C2", "C3", "C4", "C5"]
+    on_top = [line.get_zorder() for line in spectra]
+    assert on_top == sorted(on_top, reverse=True)
+    assert 2 < on_top[-1] < on_top[0] == 3
     assert np.size(dtn.analysis.inspect(WEIGHT).plot().axes[0].lines[0].get_xdata()) == 24
     with pytest.raises(dtn.SpecError, match="no spectrum"):
         dtn.analysis.analyze(net).plot()

@@ -24,7 +24,11 @@ from .. import tables
 from ..market import NETWORKS
 from ..tiers import choose, grid
 
+#: A product of states, without activations: complex numbers are allowed.
+GATES = dtn.BrickWall(layers=2, activation=None, normalize="rms")
+
 CASES = dict(NETWORKS) | {
+    "product of states": dtn.network(dtn.Product(terms=(GATES, GATES)), (16, 16)),
     "rms": dtn.network(dtn.BrickWall(layers=4, activation="leaky_relu:0.1"), (16, 32)),
     "tanh": dtn.network(dtn.BrickWall(layers=3, activation="tanh"), (16, 16)),
 }
@@ -50,7 +54,9 @@ def tensors(net: dtn.Network, dtype: str = "float64") -> list[torch.Tensor]:
     return [tensor.requires_grad_() for tensor in net.init(seed=3, like="torch", dtype=dtype).values()]
 
 
-DTYPES = [(name, "float64") for name in CASES] + [(name, "complex128") for name, net in CASES.items() if net.is_linear]
+DTYPES = [(name, "float64") for name in CASES] + [
+    (name, "complex128") for name, net in CASES.items() if net.is_linear or name == "product of states"
+]
 
 
 @pytest.mark.parametrize(("name", "dtype"), DTYPES)
