@@ -39,9 +39,9 @@ def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = N
 def _minimise(loss_of: Callable[[Params], jax.Array], start: Params, like: jax.Array, how: Fit) -> Any:
     """Minimize a loss with the optimizers of optax, in one compiled loop."""
     optax = optional("optax", "jax")
-    adam = how.method == "adam"
+    adam, steps = how.method == "adam", how.steps or 0
     if adam:
-        optimizer = optax.adam(optax.cosine_decay_schedule(0.02 if how.lr is None else how.lr, max(how.steps, 1)))
+        optimizer = optax.adam(optax.cosine_decay_schedule(0.02 if how.lr is None else how.lr, max(steps, 1)))
     else:
         optimizer = optax.lbfgs(how.lr)
 
@@ -59,7 +59,7 @@ def _minimise(loss_of: Callable[[Params], jax.Array], start: Params, like: jax.A
     @jax.jit
     def run(params: Any) -> tuple[Any, jax.Array]:
         best = jnp.asarray(jnp.inf, like.dtype), params
-        (params, _, best), losses = jax.lax.scan(step, (params, optimizer.init(params), best), length=how.steps)
+        (params, _, best), losses = jax.lax.scan(step, (params, optimizer.init(params), best), length=steps)
         loss = loss_of(params)
         return keep(best, params, loss)[1], jnp.append(losses, loss)
 

@@ -44,6 +44,7 @@ def _minimise(
     loss_of: Callable[[Params], Tensor], start: Params, like: Tensor, how: Fit
 ) -> tuple[dict[str, Tensor], list[float]]:
     """Minimize a loss with the optimizers of `torch.optim`."""
+    steps = how.steps or 0
     leaves = {name: p.detach().to(like).clone().requires_grad_() for name, p in start.items()}
     losses: list[float] = []
     best: tuple[float, dict[str, Tensor]] = (math.inf, {})
@@ -62,14 +63,14 @@ def _minimise(
     with torch.enable_grad():
         if how.method == "adam":
             optimizer = torch.optim.Adam(leaves.values(), lr=0.02 if how.lr is None else how.lr)
-            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(how.steps, 1))
-            for _ in range(how.steps):
+            schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(steps, 1))
+            for _ in range(steps):
                 optimizer.step(closure)
                 schedule.step()
         else:
             lr = 1.0 if how.lr is None else how.lr
-            optimizer = torch.optim.LBFGS(leaves.values(), lr=lr, max_iter=how.steps, line_search_fn="strong_wolfe")
-            if how.steps:
+            optimizer = torch.optim.LBFGS(leaves.values(), lr=lr, max_iter=steps, line_search_fn="strong_wolfe")
+            if steps:
                 optimizer.step(closure)
         closure()
     return best[1], losses

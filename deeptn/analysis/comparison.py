@@ -14,7 +14,7 @@ from ..base import Array, ParamsLike, Shape, optional, positive_int, text_table
 from ..budget import at_budget
 from ..engine import Cost
 from ..errors import LayoutError, SpecError
-from ..fitting import decompose
+from ..fitting import can_alternate, decompose
 from ..network import Network
 from ..topologies import Topology, describe, topology_names
 from ..topologies import topology as as_topology
@@ -142,15 +142,15 @@ def compare(
     weight : array
         Array of any library, with at least two axes.
     topologies : iterable of Topology or str, optional
-        Families; only their sizes change. By default all registered families that need no fit: `LowRank`,
+        Families; only their sizes change. By default all registered families with a good closed form: `LowRank`,
         `TensorTrain`, `TTMatrix`, `Tucker`, `HierarchicalTucker` and your own (`Topology.closed_form_suffices`).
     budget : int
-        Maximum number of parameters of each network; see `at_budget`.
+        Maximum number of parameters of each network. The bonds suit the weight, as in `decompose`.
     inputs : array of shape (N, prod(weight.shape[1:])), optional
         If given, the error is also measured on the outputs ``inputs @ W.T``.
     fit : callable, optional
-        ``fit(net, weight)`` returns parameters, for families without a closed form; for example
-        ``lambda net, W: deeptn_torch.fit(net, W).params``.
+        ``fit(net, weight)`` returns parameters, for families that `decompose` cannot fit, like those with activations;
+        for example ``lambda net, W: deeptn_torch.fit(net, W).params``.
 
     Returns
     -------
@@ -165,9 +165,9 @@ def compare(
     --------
     >>> import numpy as np, deeptn as dtn
     >>> W = np.random.default_rng(0).normal(size=(16, 4)) @ np.ones((4, 16))
-    >>> rows = dtn.compare(W, ["LowRank", "TensorTrain", "BrickWall"], budget=100).rows
+    >>> rows = dtn.compare(W, ["LowRank", "TensorTrain", "Tree"], budget=100).rows
     >>> [(row.params, row.note) for row in rows]
-    [(96, ''), (56, ''), (64, 'no closed form, and no fit was given')]
+    [(96, ''), (100, ''), (52, 'cannot be decomposed, and no fit was given')]
     >>> rows[0].error < 1e-12
     True
     """
@@ -180,7 +180,7 @@ def compare(
         except (SpecError, LayoutError) as error:
             rows.append(Compared(type(family).__name__, note=str(error)))
             continue
-        found, note = _generated(net, weight, fit)
+        net, found, note = _generated(net, weight, fit, budget)
         row = {"label": describe(net.topology), "params": net.num_params, "cost": net.cost(), "note": note}
         inside = [leg.name for leg in net.layout.legs if leg.axis == 0]
         if 0 < len(inside) < len(net.layout.legs):
@@ -212,14 +212,21 @@ def _checked(weight: Array, inputs: Array | None) -> np.ndarray:
     return dense
 
 
-def _generated(net: Network, weight: Array, fit: FitFunction | None) -> tuple[np.ndarray | None, str]:
-    """Return the weight that a network generates to approximate the given one, or None and the reason."""
-    assert net.topology is not None
-    if net.topology.closed_form_suffices:
-        return to_numpy(net.materialize(decompose(to_numpy(weight), net.topology, net.layout).params)), ""
+def _generated(
+    net: Network, weight: Array, fit: FitFunction | None, budget: int | None = None
+) -> tuple[Network, np.ndarray | None, str]:
+    """Return a network and the weight that it generates to approximate the given one, or None and the reason.
+
+    With a budget, the network may have other bonds than the given one.
+    """
+    family = net.topology
+    assert family is not None
+    if family.closed_form_suffices or can_alternate(net):
+        net, params, _ = decompose(to_numpy(weight), family, net.layout, budget=budget)
+        return net, to_numpy(net.materialize(params)), ""
     if fit is None:
-        return None, "no closed form, and no fit was given"
-    return to_numpy(net.materialize(fit(net, weight))), ""
+        return net, None, "cannot be decomposed, and no fit was given"
+    return net, to_numpy(net.materialize(fit(net, weight))), ""
 
 
 def _on_outputs(found: np.ndarray, dense: np.ndarray, inputs: np.ndarray) -> float:

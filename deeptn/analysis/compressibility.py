@@ -11,7 +11,7 @@ import numpy as np
 
 from ..arrays import relative_error, to_numpy
 from ..base import Array, Shape, positive_int, text_table
-from ..budget import at_budget
+from ..budget import at_common_size
 from ..errors import LayoutError, SpecError
 from ..network import Network, network
 from ..topologies import Topology, describe
@@ -167,7 +167,7 @@ def compressibility(
     rows: list[Needed] = []
     for family in _families(topologies):
         try:
-            largest = at_budget(family, dense.shape, limit).topology or family
+            largest = at_common_size(family, dense.shape, limit).topology or family
         except (SpecError, LayoutError) as error:
             rows += [Needed(type(family).__name__, level, None, note=str(error)) for level in levels]
             continue
@@ -176,7 +176,7 @@ def compressibility(
         def at(size: int, family: Topology = family, known: dict[int, Any] = known) -> Any:
             if size not in known:
                 net = network(family.resized(size), dense.shape)
-                known[size] = net, *_generated(net, weight, fit)
+                known[size] = _generated(net, weight, fit)
             return known[size]
 
         rows += [_needed(at, largest.size, dense, level, inputs) for level in levels]

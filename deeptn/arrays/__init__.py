@@ -20,13 +20,14 @@ from .numpy_arrays import NumPyArrays
 from .operations import Operations, PlainActivations, PlainViews, inverse_rms
 from .other_arrays import OtherArrays
 from .torch_arrays import TorchArrays
-from .tuning import CPU, GPU, Tuning
+from .tuning import CPU, GPU, HASTY, Tuning
 from .view import View
 
 __all__ = [
     "CPU",
     "DTYPES",
     "GPU",
+    "HASTY",
     "KINDS",
     "LIBRARIES",
     "ArrayLibrary",

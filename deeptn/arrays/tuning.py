@@ -27,6 +27,9 @@ class Tuning:
         save.
     stack : int
         Search: largest number of elements in a stack of equal tensors that are contracted side by side.
+    thorough : bool
+        Search: whether to improve a greedy order and to compare it with others. That takes 20 ms and more, so a program
+        that runs only a few times does without.
     few : int
         Placement: operands of a result with at most this many elements are permuted only if their own step needs it,
         not for the next one: a permuted copy costs a step.
@@ -59,6 +62,7 @@ class Tuning:
     step: int
     block: int
     stack: int
+    thorough: bool
     few: int
     behind: int
     recompute: int
@@ -76,6 +80,7 @@ CPU = Tuning(
     step=2**20,
     block=2**5,
     stack=2**16,
+    thorough=True,
     few=2**14,
     behind=2**5,
     recompute=2**24,
@@ -85,6 +90,9 @@ CPU = Tuning(
     wide=2**12,
     compiled=2**8,
 )
+
+#: For programs on the CPU that run only a few times.
+HASTY = replace(CPU, thorough=False)
 
 #: Measured on one NVIDIA H100 (``benchmarks/gpu.py``), where arithmetic is cheaper than memory and steps. The other
 #: fields are the CPU's.

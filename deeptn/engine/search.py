@@ -67,7 +67,7 @@ def search(
     reoptimized exactly; if many small tensors act on a large one, a path that absorbs them in blocks; and paths that
     contract many equal pairs at a time. The candidate with the lowest cost (multiplications, weighted written elements
     and weighted steps) wins. Its file in `deeptn.base.cache_folder` is written to a temporary name and renamed, so that
-    several processes can share the folder.
+    several processes can share the folder. Unless ``tuning.thorough``, there is only the greedy tree, and no file.
 
     Examples
     --------
@@ -97,7 +97,7 @@ def _search(
     problem = (inputs, output, sizes, singles)
     if len(inputs) < 3:
         return (((0, 1),),) if len(inputs) == 2 else ()
-    folder = cache_folder() if len(inputs) > SMALL else None
+    folder = cache_folder() if len(inputs) > SMALL and tuning.thorough else None
     if folder is None:
         return _search_anew(*problem, tuning)
     numbers = (tuning.write, tuning.step, tuning.block, tuning.stack)
@@ -135,9 +135,15 @@ def _search_anew(
     symbols = [cotengra.get_symbol(label) for label in range(len(sizes))]
     terms = [tuple(symbols[ix] for ix in indices) for indices in inputs]
     known = dict(zip(symbols, sizes))
+
+    def greedy() -> Any:
+        return cotengra.array_contract_tree(terms, [symbols[ix] for ix in output], known, optimize="greedy")
+
+    if not tuning.thorough:
+        return schedule(greedy().get_ssa_path(), inputs, output, sizes, singles, tuning)[1]
     candidates = [_absorb_in_blocks(inputs, output, sizes, tuning.block)]
     for size in SUBTREES if len(inputs) <= MANY else SUBTREES[:-1]:
-        tree: Any = cotengra.array_contract_tree(terms, [symbols[ix] for ix in output], known, optimize="greedy")
+        tree = greedy()
         tree.subtree_reconfigure_(minimize=f"combo-{tuning.write}", subtree_size=size, seed=0)
         candidates.append(tree.get_ssa_path())
     candidates += [merge_alike(inputs, output, sizes, singles, growth, tuning) for growth in GROWTHS]

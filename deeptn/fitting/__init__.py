@@ -1,5 +1,6 @@
 """Find parameters for a given weight (closed forms, gradient fits), and grow networks without changing their weight."""
 
+from .alternating import can_alternate
 from .closed_forms import Decomposition, decompose
 from .gradient import Fit, FitResult, How, Minimise, find_params, fit_by_gradient
 from .growth import Growth, deepen, grow, widen, with_scale
@@ -11,6 +12,7 @@ __all__ = [
     "Growth",
     "How",
     "Minimise",
+    "can_alternate",
     "decompose",
     "deepen",
     "find_params",

@@ -8,13 +8,19 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import convert_params, norm_of, relative_error, to_numpy
-from ..base import Array, Params
+from ..base import Array, Params, positive_int
+from ..budget import at_budget
 from ..errors import LayoutError, SpecError
 from ..init import weight_exponents
 from ..network import Network, network
 from ..spec import Layout
 from ..topologies import Topology, describe
 from ..topologies import topology as as_topology
+from .alternating import alternate, balanced, can_alternate, default_sweeps, from_scratch, is_multilinear
+from .bonds import within_budget
+
+#: ALS stops improving a closed form when a sweep lowers the error by less than this fraction of it.
+POLISH = 1e-4
 
 
 class Decomposition(NamedTuple):
@@ -39,37 +45,57 @@ class Decomposition(NamedTuple):
     error: float
 
 
-def decompose(weight: Array, topology: Topology | str, layout: Layout | None = None) -> Decomposition:
-    """Decompose a weight by SVD, TT-SVD, TT-matrix SVD, hierarchical SVD, or HOOI (Tucker).
+def decompose(
+    weight: Array,
+    topology: Topology | str,
+    layout: Layout | None = None,
+    *,
+    budget: int | None = None,
+    sweeps: int | None = None,
+) -> Decomposition:
+    """Find the parameters of a linear network for a weight: by a closed form, and by alternating least squares (ALS).
+
+    The closed forms are SVD, TT-SVD, TT-matrix SVD, hierarchical SVD, and HOOI (Tucker). ALS improves their result, and
+    finds that of the other linear families (CP, tensor ring, Kronecker, PEPS, …), starting from the network of half the
+    size and from random cores.
 
     Parameters
     ----------
     weight : array
         Array of NumPy, PyTorch or JAX.
     topology : Topology or str
-        The family and the ranks to keep: LowRank, TensorTrain, TTMatrix, Tucker, HierarchicalTucker, a linear Tree or
-        BrickWall, or your own family with a `Topology.closed_form`. A tree reproduces a tensor train of rank r without
-        error if its bonds have size r² or more. A brick wall with legs of size 2 reproduces one of rank 2 in its first
-        layer; further layers pass it through.
+        The family and the ranks to keep. It must be linear and share no parameters between nodes, or have a
+        `Topology.closed_form`. A tree reproduces a tensor train of rank r without error if its bonds have size r² or
+        more. A brick wall with legs of size 2 reproduces one of rank 2 in its first layer; further layers pass it
+        through.
     layout : Layout, optional
         Defaults to the topology's own layout.
+    budget : int, optional
+        Maximum number of parameters. The ranks in the topology are then ignored; the family's bonds get the sizes that
+        suit the weight best, as far as its singular values can tell. The result is at least as good as that of
+        `at_budget` (before ALS).
+    sweeps : int, optional
+        Maximum number of ALS sweeps, by default 100, or fewer for a large weight. They end earlier if the error no
+        longer falls. With 0, there are only closed forms.
 
     Returns
     -------
     Decomposition
-        ``(net, params, error)``; the arrays have the library, dtype and device of the weight.
+        ``(net, params, error)``; the arrays have the library, dtype and device of the weight. All cores of a linear
+        network have the same norm.
 
     Raises
     ------
     SpecError
-        For a family without a closed form (fit it by gradient), or a weight with non-finite entries.
+        For a network that is neither linear nor has a closed form (fit it by gradient), a weight with non-finite
+        entries, or a budget below the smallest network.
 
     Notes
     -----
     SVD is optimal in the Frobenius norm (Eckart-Young); TT-SVD is within √(number of bonds) of the optimum (Oseledets,
     SIAM J. Sci. Comput. 33, 2295 (2011)). HOOI starts from the HOSVD and finds a local optimum (De Lathauwer, De Moor &
     Vandewalle, SIAM J. Matrix Anal. Appl. 21, 1324 (2000)). Trees are decomposed from the legs up to the root
-    (Grasedyck, SIAM J. Matrix Anal. Appl. 31, 2029 (2010)).
+    (Grasedyck, SIAM J. Matrix Anal. Appl. 31, 2029 (2010)). ALS never increases the error, and ends at a local optimum.
 
     Examples
     --------
@@ -78,26 +104,66 @@ def decompose(weight: Array, topology: Topology | str, layout: Layout | None = N
     >>> net, params, error = dtn.decompose(W, dtn.LowRank(rank=1))
     >>> round(error, 12)
     0.0
+    >>> W = np.kron(np.diag([8.0, 4.0, 2.0, 1.0]), np.ones((4, 4)))
+    >>> net, params, error = dtn.decompose(W, "TensorTrain", budget=110)
+    >>> net.topology.rank, net.num_params, error < 1e-12
+    ((2, 4, 4, 4, 2, 1, 1), 108, True)
     """
     family = as_topology(topology)
     shape = getattr(weight, "shape", None)
     if shape is None:
         raise LayoutError(f"weight must be an array, got {type(weight).__name__}")
-    net = network(family, tuple(shape), layout)
+    if sweeps is not None and (isinstance(sweeps, bool) or not isinstance(sweeps, int) or sweeps < 0):
+        raise SpecError(f"sweeps = {sweeps!r}; expected a non-negative integer")
     dense = to_numpy(weight)
     if not np.isfinite(dense).all():
         raise SpecError("weight has entries that are not finite (nan or inf); it cannot be decomposed")
     unit = unit_of(dense)
-    params = family.closed_form(net.spec, net.layout.to_legs(dense / unit if unit else np.ones_like(dense)))
-    if params is None:
-        raise SpecError(
-            f"{describe(family)} has no closed-form decomposition; fit it by gradient: deeptn_torch.fit(net, weight)"
-        )
-    # Convert to the weight's dtype first, so that the error is that of the returned arrays.
+    goal = dense / unit if unit else np.ones_like(dense)
+    if budget is None:
+        net = network(family, tuple(shape), layout)
+    elif not unit:
+        net = at_budget(family, tuple(shape), budget, layout)
+    else:
+        net = within_budget(family, goal, layout, positive_int(budget, "budget"), lambda net: _closed(net, goal)[0])
+    params = _decomposed(net, goal, sweeps)
     if unit != 1:
         params = scaled(net, params, unit) if unit else zeroed(net, params)
+    # Convert to the weight's dtype first, so that the error is that of the returned arrays.
     params = convert_params(params, weight)
     return Decomposition(net, params, relative_error(net.materialize(params), weight))
+
+
+def _closed(net: Network, goal: np.ndarray) -> tuple[float, Params | None]:
+    """Return the error and the parameters of the closed form; infinity and None if there is none."""
+    assert net.topology is not None
+    params = net.topology.closed_form(net.spec, net.layout.to_legs(goal))
+    return (math.inf, None) if params is None else (relative_error(net.materialize(params), goal), params)
+
+
+def _decomposed(net: Network, goal: np.ndarray, sweeps: int | None) -> Params:
+    """Return parameters from the closed form, improved by ALS, or by ALS alone."""
+    params = _closed(net, goal)[1]
+    if not is_multilinear(net):
+        if params is None:
+            raise SpecError(
+                f"{describe(net.topology)} has no closed-form decomposition; fit it by gradient: "
+                "deeptn_torch.fit(net, weight)"
+            )
+        return params
+    if params is None and not can_alternate(net):
+        raise SpecError(
+            f"{describe(net.topology)} has cores too large for ALS; fit it by gradient: deeptn_torch.fit(net, weight)"
+        )
+    if sweeps is None:
+        sweeps = default_sweeps(net, scratch=params is None)
+    if params is not None:
+        params, _ = alternate(net, goal, params, sweeps, POLISH)
+    elif sweeps:
+        params, _ = from_scratch(net, goal, sweeps)
+    else:
+        raise SpecError(f"{describe(net.topology)} has no closed-form decomposition; write sweeps=100 to fit it by ALS")
+    return balanced(net, params)
 
 
 def unit_of(weight: np.ndarray, safe: float = 1e100) -> float:

@@ -1,18 +1,21 @@
-"""Gradient fits: the parts that all libraries share."""
+"""Fits of a network to a weight: by gradient, or by alternating least squares. The parts that all libraries share."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import numpy as np
 from autoray import do
 
-from ..arrays import dtype_of, library_of, norm_of, relative_error, to_numpy
+from ..arrays import convert_params, dtype_of, library_of, norm_of, relative_error, to_numpy
 from ..base import Array, Params
 from ..errors import SpecError, near_match
 from ..network import Network
+from ..topologies import describe
+from .alternating import FINE, alternate, balanced, can_alternate, default_sweeps, from_scratch, is_multilinear
 from .closed_forms import decompose, scaled, unit_of, zeroed
 
 
@@ -22,10 +25,13 @@ class Fit:
 
     Parameters
     ----------
-    method : {"adam", "lbfgs"}
-        Adam with a cosine schedule, or L-BFGS with a line search (strong Wolfe in torch, zoom in optax).
-    steps : int
-        Adam steps, or L-BFGS iterations; 0 keeps the starting point.
+    method : {"auto", "als", "lbfgs", "adam"}
+        Alternating least squares (as in `decompose`; in NumPy, for linear networks without shared parameters), L-BFGS
+        with a line search (strong Wolfe in torch, zoom in optax), or Adam with a cosine schedule. "auto" is ALS where
+        it is possible, else L-BFGS.
+    steps : int, optional
+        ALS sweeps, by default 100 (fewer for a large weight); L-BFGS iterations or Adam steps, by default 300. 0 keeps
+        the starting point.
     lr : float, optional
         Learning rate, by default 0.02 for Adam and 1 for L-BFGS (in optax, the line search alone sets the step).
     seed : int
@@ -37,19 +43,45 @@ class Fit:
     Fit(method='lbfgs', steps=50, lr=None, seed=0)
     """
 
-    method: str = "adam"
-    steps: int = 300
+    method: str = "auto"
+    steps: int | None = None
     lr: float | None = None
     seed: int = 0
 
     def __post_init__(self):
-        if self.method not in ("adam", "lbfgs"):
-            raise SpecError(f"Fit.method = {self.method!r}; {near_match(str(self.method), ('adam', 'lbfgs'))}")
-        if isinstance(self.steps, bool) or not isinstance(self.steps, int) or self.steps < 0:
+        if self.method not in METHODS:
+            raise SpecError(f"Fit.method = {self.method!r}; {near_match(str(self.method), METHODS)}")
+        if self.steps is not None and (isinstance(self.steps, bool) or not isinstance(self.steps, int)):
+            raise SpecError(f"Fit.steps must be a non-negative integer, got {self.steps!r}")
+        if self.steps is not None and self.steps < 0:
             raise SpecError(f"Fit.steps must be a non-negative integer, got {self.steps!r}")
         if self.lr is not None and not (isinstance(self.lr, (int, float)) and 0 < self.lr < math.inf):
             raise SpecError(f"Fit.lr must be a positive number, got {self.lr!r}")
+        if self.lr is not None and self.method in ("auto", "als"):
+            raise SpecError(f"Fit.lr needs a method that has a learning rate: write Fit(method='adam', lr={self.lr})")
 
+    def resolved(self, net: Network) -> Fit:
+        """Return the same with a definite method and number of steps, for one network.
+
+        Examples
+        --------
+        >>> import deeptn as dtn
+        >>> [Fit().resolved(dtn.network(name, (8, 8))) for name in ("CP", "BrickWall")]
+        [Fit(method='als', steps=100, lr=None, seed=0), Fit(method='lbfgs', steps=300, lr=None, seed=0)]
+        """
+        method = self.method
+        if method == "auto":
+            method = "als" if can_alternate(net) else "lbfgs"
+        if method == "als" and not is_multilinear(net):
+            what = describe(net.topology)
+            raise SpecError(f"ALS needs a linear network without shared parameters, not {what}; write method='lbfgs'")
+        steps = self.steps
+        if steps is None:
+            steps = default_sweeps(net, scratch=True) if method == "als" else 300
+        return replace(self, method=method, steps=steps)
+
+
+METHODS = ("auto", "als", "lbfgs", "adam")
 
 #: How to find the cores for a weight: type of the argument ``fit`` of ``compress`` and ``from_dense``.
 How: TypeAlias = Fit | Literal["auto"] | None
@@ -65,7 +97,7 @@ class FitResult(NamedTuple):
     error : float
         ``‖W - W'‖ / ‖W‖`` (Frobenius).
     history : list of float
-        The error at every step.
+        The error at every step; for ALS, at the start and after every sweep.
 
     Examples
     --------
@@ -99,8 +131,11 @@ Minimise: TypeAlias = Callable[[Callable[[Params], Array], Params, Array, Fit], 
 def fit_by_gradient(
     net: Network, weight: Array, params: Params | None, how: Fit | None, library: str, minimise: Minimise
 ) -> FitResult:
-    """Fit parameters to a weight in the Frobenius norm; each library has its own `minimise`, which runs the steps."""
-    how = Fit() if how is None else how
+    """Fit parameters to a weight in the Frobenius norm; each library has its own `minimise`, which runs the steps.
+
+    Scale the result as a whole so that the error is as small as it can be, and so never above 1, the error of W' = 0.
+    """
+    how = (Fit() if how is None else how).resolved(net)
     _check_goal(net, weight, library)
     dense = to_numpy(weight)
     unit = unit_of(dense, safe=1e10)  # squares are computed in float32
@@ -112,6 +147,8 @@ def fit_by_gradient(
         found = fit_by_gradient(net, weight / unit, start, how, library, minimise)
         params = scaled(net, found.params, unit)
         return FitResult(params, relative_error(net.materialize(params), weight), found.history)
+    if how.method == "als" and how.steps:
+        return _fit_by_als(net, weight, params, how)
     goal = weight if dtype_of(weight) == "float64" else do("astype", weight, "float32")
     norm = norm_of(dense)
     scale = 1.0 / norm**2
@@ -120,8 +157,32 @@ def fit_by_gradient(
     found, losses = minimise(lambda params: do("sum", (net.materialize(params) - goal) ** 2) * scale, params, goal, how)
     if not any(loss < math.inf for loss in losses):
         raise SpecError("the fit diverged at its first step (error not finite); lower Fit.lr or change the start")
+    if how.steps:
+        found = _best_scaled(net, found, dense)
     found = {name: do("astype", array, dtype_of(weight)) for name, array in found.items()}
     return FitResult(found, relative_error(net.materialize(found), weight), [math.sqrt(loss) for loss in losses])
+
+
+def _fit_by_als(net: Network, weight: Array, params: Params | None, how: Fit) -> FitResult:
+    dense, sweeps = to_numpy(weight), how.steps or 0
+    if params is None:
+        found, errors = from_scratch(net, dense, sweeps, how.seed)
+    else:
+        start = {name: to_numpy(array) for name, array in params.items()}
+        found, errors = alternate(net, dense, start, sweeps, FINE)
+    found = convert_params(balanced(net, found), weight)
+    return FitResult(found, relative_error(net.materialize(found), weight), errors)
+
+
+def _best_scaled(net: Network, params: Params, weight: np.ndarray) -> Params:
+    """Multiply W' by the factor with the smallest error; return the parameters unchanged if they cannot scale W'."""
+    made = to_numpy(net.materialize(params)).astype(np.float64)
+    size = np.vdot(made, made)
+    factor = float(np.vdot(made, weight) / size) if 0 < size < math.inf else 1.0
+    try:
+        return scaled(net, params, factor) if factor > 0 else zeroed(net, params)
+    except SpecError:
+        return params
 
 
 def find_params(
@@ -129,16 +190,18 @@ def find_params(
 ) -> Params:
     """Carry out the ``fit=`` argument of ``compress`` and ``from_dense``.
 
-    ``"auto"`` takes the closed form if it suffices (`Topology.closed_form_suffices`), else `Fit()`. A `Fit` runs by
-    gradient, starting from such a closed form if there is one. None draws a random start with the weight's rms.
+    ``"auto"`` is `decompose` for linear networks without shared parameters, else `Fit()`. A `Fit` starts from the
+    closed form if that suffices (`Topology.closed_form_suffices`). None draws a random start with the weight's rms.
     """
     if how is not None and how != "auto" and not isinstance(how, Fit):
         raise SpecError(f"fit = {how!r}; expected 'auto', None or a deeptn.fitting.Fit")
     start = None
-    if how is not None and net.topology is not None and net.topology.closed_form_suffices:
-        start = decompose(weight, net.topology, net.layout).params
-        if how == "auto":
-            return start
+    if how is not None and net.topology is not None:
+        suffices = net.topology.closed_form_suffices
+        if how == "auto" and (suffices or can_alternate(net)):
+            return decompose(weight, net.topology, net.layout).params
+        if suffices:
+            start = decompose(weight, net.topology, net.layout, sweeps=0).params
     if how is None:
         how = Fit(steps=0, seed=draw_seed())
     return fit(net, weight, start, Fit() if how == "auto" else how).params

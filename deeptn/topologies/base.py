@@ -101,6 +101,24 @@ class Topology(ABC):
         value: int | tuple[int, ...] = getattr(self, self.size_field)
         return max(value, default=1) if isinstance(value, tuple) else value
 
+    def bonds(self, spec: NetworkSpec) -> tuple[str, ...]:
+        """Return the bonds of a network whose sizes the size field can list, in its order.
+
+        Empty by default: the size field is a single number, and `at_budget` and `decompose` vary nothing else.
+
+        Examples
+        --------
+        >>> import deeptn as dtn
+        >>> net = dtn.network(dtn.Tucker(rank=(3, 2)), (4, 6), dtn.Layout.single((4, 6)))
+        >>> net.topology.bonds(net.spec)
+        ('b0', 'b1')
+        """
+        return ()
+
+    def with_bonds(self, sizes: Sequence[int]) -> Self:
+        """Return the same topology with these sizes of its `bonds`."""
+        return replace(self, **{self.size_field: tuple(sizes)})
+
     def resized(self, size: int) -> Self:
         """Return the same topology with another size.
 

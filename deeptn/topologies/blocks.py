@@ -12,6 +12,7 @@ import numpy as np
 from ..base import boolean, positive_int
 from ..errors import SpecError
 from ..spec import Leg, NetworkSpec, Node, check_between, pad_axes
+from .svd import leading_svd
 from .wires import Wires
 
 #: A half-open range ``(start, stop)`` of neighboring legs.
@@ -126,17 +127,29 @@ def tree_nodes(spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray]:
         return 1 + depth(makers[node.inputs[0]]) if node.inputs else 0
 
     for node in sorted(spec.nodes, key=depth, reverse=True):  # every node after the nodes below it
-        order = [*node.outputs, *(ix for ix in axes if ix not in node.outputs)]
-        tensor, axes = tensor.transpose([axes.index(ix) for ix in order]), order
         shape = dict(zip(node.indices, spec.node_shape(node)))
-        outputs, rest = [shape[ix] for ix in node.outputs], tensor.shape[len(node.outputs) :]
-        found = tensor
-        for bond in node.inputs:
-            u, s, v = np.linalg.svd(tensor.reshape(math.prod(outputs), -1), full_matrices=False)
-            size = shape[bond]
-            tensor = pad_axes(s[:size, None] * v[:size], (size, v.shape[1])).reshape(size, *rest)
-            axes = [bond, *axes[len(outputs) :]]
-            found = pad_axes(u[:, :size], (len(u), size)).reshape(*outputs, size)
+        outputs = [shape[ix] for ix in node.outputs]
+        if not node.inputs:
+            found = tensor.transpose([axes.index(ix) for ix in node.outputs])
+        else:
+            (bond,) = node.inputs
+            size, volume = shape[bond], math.prod(outputs)
+            place = min(axes.index(ix) for ix in node.outputs)
+            rest = [ix for ix in axes if ix not in node.outputs]
+            order = [*rest[:place], *node.outputs, *rest[place:]]
+            tensor, axes = tensor.transpose([axes.index(ix) for ix in order]), [*rest[:place], bond, *rest[place:]]
+            before, after = tensor.shape[:place], tensor.shape[place + len(outputs) :]
+            if size >= volume:  # nothing to truncate
+                u = np.eye(volume, size, dtype=tensor.dtype)
+                tensor = tensor.reshape(*before, volume, *after)
+                tensor = pad_axes(tensor, (*before, size, *after))
+            else:
+                matrix = np.moveaxis(tensor.reshape(math.prod(before), volume, -1), 1, 0).reshape(volume, -1)
+                u, s, v = leading_svd(matrix, size)
+                u = pad_axes(u, (volume, size))
+                matrix = pad_axes(s[:, None] * v, (size, v.shape[1]))
+                tensor = np.moveaxis(matrix.reshape(size, math.prod(before), -1), 0, 1).reshape(*before, size, *after)
+            found = u.reshape(*outputs, size)
         own = [*node.outputs, *node.inputs]
         params[node.name] = found.transpose([own.index(ix) for ix in node.indices])
     return params

@@ -10,6 +10,7 @@ import numpy as np
 from ..base import ranks
 from ..spec import Leg, NetworkSpec, Node, Stage
 from .legs import names
+from .svd import leading_svd
 
 
 def chain(
@@ -48,7 +49,7 @@ def chain_cores(spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def train(tensor: np.ndarray, groups: Sequence[Sequence[int]], bonds: Sequence[int]) -> list[np.ndarray]:
-    """Split a tensor into a train of cores with one SVD per bond; the singular values go to the right.
+    """Split a tensor into a train of cores with one SVD per bond that truncates; the singular values go to the right.
 
     Parameters
     ----------
@@ -68,7 +69,11 @@ def train(tensor: np.ndarray, groups: Sequence[Sequence[int]], bonds: Sequence[i
     cores: list[np.ndarray] = []
     for size, bond in zip(sizes, bonds):
         left = len(rest)
-        u, s, v = np.linalg.svd(rest.reshape(left * math.prod(size), -1), full_matrices=False)
-        cores.append(u[:, :bond].reshape(left, *size, -1))
-        rest = s[:bond, None] * v[:bond]
+        rest = rest.reshape(left * math.prod(size), -1)
+        if len(rest) <= bond:  # nothing to truncate
+            u = np.eye(len(rest), dtype=rest.dtype)
+        else:
+            u, s, v = leading_svd(rest, bond)
+            rest = s[:, None] * v
+        cores.append(u.reshape(left, *size, -1))
     return [*cores, rest.reshape(len(rest), *sizes[-1], 1)]

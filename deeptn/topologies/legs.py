@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..errors import SpecError
-from ..spec import Leg
+from ..spec import Leg, NetworkSpec
 
 
 def need_legs(legs: Sequence[Leg], least: int, what: str) -> None:
@@ -20,6 +20,11 @@ def need_legs(legs: Sequence[Leg], least: int, what: str) -> None:
 def names(legs: Sequence[Leg]) -> tuple[str, ...]:
     """Return the names of the legs."""
     return tuple(leg.name for leg in legs)
+
+
+def bond_names(spec: NetworkSpec) -> tuple[str, ...]:
+    """Return b0, b1, …: all indices of a spec that are not legs, if they have these names."""
+    return tuple(f"b{k}" for k in range(len(spec.sizes)))
 
 
 def sides(legs: Sequence[Leg], what: str) -> tuple[list[Leg], list[Leg]]:

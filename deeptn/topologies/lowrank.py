@@ -14,6 +14,7 @@ from ..spec import Layout, Leg, NetworkSpec, Node, Stage
 from .base import Topology
 from .legs import names, sides
 from .registry import register_topology
+from .svd import leading_svd
 
 
 @register_topology
@@ -66,10 +67,9 @@ class LowRank(Topology):
         rows = [k for k, leg in enumerate(spec.legs) if leg.axis == 0]
         columns = [k for k, leg in enumerate(spec.legs) if leg.axis != 0]
         left, right = spec.param_shapes["U"], spec.param_shapes["V"]
-        u, s, v = np.linalg.svd(tensor.transpose(rows + columns).reshape(math.prod(left[:-1]), -1), full_matrices=False)
-        rank = right[0]
-        root = np.sqrt(s[:rank])
-        return {"U": (u[:, :rank] * root).reshape(left), "V": (root[:, None] * v[:rank]).reshape(right)}
+        u, s, v = leading_svd(tensor.transpose(rows + columns).reshape(math.prod(left[:-1]), -1), right[0])
+        root = np.sqrt(s)
+        return {"U": (u * root).reshape(left), "V": (root[:, None] * v).reshape(right)}
 
     @property
     def closed_form_suffices(self) -> bool:

@@ -8,7 +8,7 @@ from typing import ClassVar
 from ..base import boolean, rank_field, ranks
 from ..spec import Leg, NetworkSpec, Node, Stage
 from .base import Choices, Topology
-from .legs import names
+from .legs import bond_names, names
 from .registry import register_topology
 from .tensor_train import TensorTrain
 
@@ -67,3 +67,6 @@ class TensorRing(Topology):
             param = f"core_{sizes[left]}_{leg.size}_{sizes[right]}" if self.shared else None
             nodes.append(Node(f"core{k}", (left, leg.name, right), (left,), param))
         return NetworkSpec(legs, (Stage(tuple(nodes), names(legs)),), tuple(sizes.items()))
+
+    def bonds(self, spec: NetworkSpec) -> tuple[str, ...]:
+        return () if self.shared else bond_names(spec)

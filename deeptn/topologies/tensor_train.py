@@ -11,7 +11,7 @@ from ..base import boolean, rank_field
 from ..spec import Leg, NetworkSpec
 from .base import Choices, Topology
 from .chain import chain, chain_cores
-from .legs import need_legs
+from .legs import bond_names, need_legs
 from .registry import register_topology
 
 
@@ -60,6 +60,9 @@ class TensorTrain(Topology):
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
         need_legs(legs, 1, "TensorTrain")
         return chain(legs, [(leg,) for leg in legs], self.rank, self.shared, "TensorTrain.rank")
+
+    def bonds(self, spec: NetworkSpec) -> tuple[str, ...]:
+        return () if self.shared else bond_names(spec)
 
     def closed_form(self, spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray] | None:
         return None if self.shared else chain_cores(spec, tensor)

@@ -12,7 +12,7 @@ from ..base import boolean, rank_field
 from ..spec import Layout, Leg, NetworkSpec
 from .base import Choices, Topology
 from .chain import chain, chain_cores
-from .legs import matched, sides
+from .legs import bond_names, matched, sides
 from .registry import register_topology
 
 
@@ -66,6 +66,9 @@ class TTMatrix(Topology):
         rows, columns = sides(legs, "TTMatrix")
         groups = [row + column for row, column in matched(rows, columns)]
         return chain(legs, groups, self.rank, self.shared, "TTMatrix.rank")
+
+    def bonds(self, spec: NetworkSpec) -> tuple[str, ...]:
+        return () if self.shared else bond_names(spec)
 
     def closed_form(self, spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray] | None:
         return None if self.shared else chain_cores(spec, tensor)

@@ -13,7 +13,7 @@ import numpy as np
 from ..base import rank_field, ranks
 from ..spec import Layout, Leg, NetworkSpec, Node, Stage, pad_axes
 from .base import Topology
-from .legs import names, need_legs
+from .legs import bond_names, names, need_legs
 from .registry import register_topology
 
 
@@ -63,6 +63,9 @@ class Tucker(Topology):
         need_legs(legs, 1, "Tucker")
         bonds = ranks(self.rank, len(legs), "Tucker.rank")
         return tucker_network(legs, bonds, 1)
+
+    def bonds(self, spec: NetworkSpec) -> tuple[str, ...]:
+        return bond_names(spec)
 
     def closed_form(self, spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray]:
         tensorly, tucker = map(importlib.import_module, ("tensorly", "tensorly.decomposition"))

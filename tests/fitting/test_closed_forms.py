@@ -79,9 +79,6 @@ def test_one_layer_of_a_brick_wall_is_the_best_train_of_its_bonds():
     [
         dtn.Tree(rank=4),
         dtn.BrickWall(),
-        dtn.BrickWall(activation=None, cyclic=True),
-        dtn.BrickWall(activation=None, sites=3),
-        dtn.MERA(activation=None),
         dtn.TensorTrain(shared=True),
     ],
 )
@@ -109,7 +106,7 @@ def test_tucker_agrees_with_tensorly():
 
     weight = np.random.default_rng(2).standard_normal((6, 5))
     layout = dtn.Layout((6, 5), ((2, 3), (5,)))
-    mine = dtn.decompose(weight, dtn.Tucker(rank=2), layout)
+    mine = dtn.decompose(weight, dtn.Tucker(rank=2), layout, sweeps=0)
     core, factors = tucker(weight.reshape(2, 3, 5), rank=[2, 2, 2], init="svd", n_iter_max=50, tol=1e-8)
     theirs = tensorly.tucker_to_tensor((core, factors)).reshape(6, 5)
     assert close(mine.net.materialize(mine.params), theirs, 1e-8)

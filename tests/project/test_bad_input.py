@@ -260,7 +260,7 @@ CASES = {
     "shared 1": (lambda: dtn.TensorTrain(shared=1), SpecError, "TensorTrain.shared must be True or False, got 1"),
     "brickwall cyclic": (lambda: dtn.BrickWall(cyclic=None), SpecError, "BrickWall.cyclic must be True or False"),
     "decompose shared": (
-        lambda: dtn.decompose(np.ones((4, 4)), dtn.TensorTrain(shared=True)),
+        lambda: dtn.decompose(np.ones((64, 64)), dtn.TensorTrain(rank=2, shared=True)),
         SpecError,
         "no closed-form decomposition; fit it by gradient",
     ),

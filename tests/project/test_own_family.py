@@ -114,7 +114,7 @@ def test_the_budget_finds_it(skip_wall):
 def test_it_is_fitted_by_gradient(skip_wall, front_end):
     net = dtn.network(skip_wall(blocks=1), WEIGHT.shape)
     weight = torch.from_numpy(WEIGHT) if front_end is deeptn_torch else jax.numpy.asarray(WEIGHT)
-    found = front_end.fit(net, weight, how=dtn.fitting.Fit(steps=60, lr=0.05))
+    found = front_end.fit(net, weight, how=dtn.fitting.Fit(steps=60))
     assert found.error < 0.9 * found.history[0]
     decoded = to_numpy(net.materialize(found.params))
     assert np.linalg.norm(decoded - WEIGHT) / np.linalg.norm(WEIGHT) == pytest.approx(found.error, rel=1e-3)
