@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from autoray import do
 
-from ..arrays import CPU, Tuning, constant, dtype_of, library_of
+from ..arrays import CPU, Tuning, check_alike, constant, dtype_of, library_of
 from ..base import Array, ParamsLike
 from ..errors import SpecError
 from ..spec import Layout, Leg, NetworkSpec, Node
@@ -61,6 +61,7 @@ def _with_digit(digit: int, blocks: Iterator[Block]) -> Iterator[Block]:
 
 def decode_rows(spec: NetworkSpec, layout: Layout, params: ParamsLike, start: int, stop: int) -> Array:
     """Decode the rows ``start … stop - 1`` of a linear network's weight (at least one row)."""
+    _check_cores(params)
     sizes = [leg.size for leg in row_legs(layout)]
     parts = [decode_block(spec, layout, params, block) for block in blocks_of(start, stop, sizes)]
     return parts[0] if len(parts) == 1 else do("concatenate", parts)
@@ -74,6 +75,7 @@ def decode_blocks(spec: NetworkSpec, layout: Layout, params: ParamsLike, limit: 
     SpecError
         If a single row needs more.
     """
+    _check_cores(params)
     sizes = [leg.size for leg in row_legs(layout)]
     width, tuning = item_size(params), library_of(_first(params)).tuning
     row = width * math.prod(layout.padded_shape[1:])
@@ -102,6 +104,11 @@ def _decode_all(
 def item_size(params: ParamsLike) -> int:
     """Return the bytes per element during a contraction; half precision is widened to float32."""
     return {"float64": 8, "complex64": 8, "complex128": 16}.get(dtype_of(_first(params)), 4)
+
+
+def _check_cores(params: ParamsLike) -> None:
+    """Raise `SpecError`, which names a parameter, unless all have the same library and dtype."""
+    check_alike((f"parameter {name!r}" for name in params), list(params.values()))
 
 
 def _first(params: ParamsLike) -> Array:
@@ -241,7 +248,13 @@ def _as_array(rows: Any) -> np.ndarray:
         found = np.asarray(None)
     if found.dtype.kind not in "biuf":
         raise SpecError(f"rows = {rows!r:.80}; expected integers, for example np.array([3, 5])")
+    if found.dtype.kind != "b" and _holds_bool(rows):  # NumPy would make numbers of them
+        raise SpecError(f"rows = {rows!r:.80}; expected integers, without True or False among them")
     return found if found.size else found.astype("int64")
+
+
+def _holds_bool(rows: Any) -> bool:
+    return isinstance(rows, (bool, np.bool_)) or (isinstance(rows, (list, tuple)) and any(map(_holds_bool, rows)))
 
 
 def gather_rows(spec: NetworkSpec, layout: Layout, params: ParamsLike, rows: Array) -> Array:
@@ -260,6 +273,7 @@ def gather_rows(spec: NetworkSpec, layout: Layout, params: ParamsLike, rows: Arr
     -------
     array of shape ``(n, *shape[1:])``
     """
+    _check_cores(params)
     if not row_legs(layout):  # the weight has a single row
         return decode_rows(spec, layout, params, 0, 1)[rows * 0]
     count = rows.shape[0]

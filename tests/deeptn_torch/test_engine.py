@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pickle
 
 import jax
@@ -389,3 +390,18 @@ def test_gradients_of_a_state_of_zeros(dtype, size):
     for name, core in params.items():
         assert core.grad is not None
         assert np.array_equal(core.grad.float().numpy(), theirs[name])
+
+
+def test_numbers_that_overflow_do_not_warn(size):
+    """The tests turn NumPy's warnings into errors; PyTorch's own products never warn."""
+    net = dtn.network(dtn.BrickWall(layers=2), (8, 8))
+    inputs, program = tensors(net, "float32"), program_of(net, size)
+    found = engine.run(program, inputs)
+    grads = torch.autograd.grad(found, inputs, torch.full_like(found, math.inf))
+    assert any(grad.isnan().any() for grad in grads)
+    large = [(tensor.detach() * 1e30).requires_grad_() for tensor in inputs]
+    infinite = engine.run(program, large)
+    assert not infinite.isfinite().all()
+    with torch.no_grad():
+        assert not engine.run(program, large).isfinite().all()
+    torch.autograd.grad(infinite.sum(), large)

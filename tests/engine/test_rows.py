@@ -167,6 +167,27 @@ def test_what_is_no_number_is_refused(rows):
         net.gather(net.init(), rows)
 
 
+@pytest.mark.parametrize("rows", [[True, 2], [[1, 2], [np.True_, 3]]], ids=repr)
+def test_true_is_not_a_row_number(rows):
+    net = dtn.network(dtn.TTMatrix(rank=2), (12, 10))
+    with pytest.raises(dtn.SpecError, match="without True or False among them"):
+        net.gather(net.init(), rows)
+
+
+def test_cores_of_two_kinds_are_refused_by_name(torch):
+    net = dtn.network(dtn.TensorTrain(rank=2), (12, 10))
+    params = net.init()
+    for other, found in ((torch.from_numpy(params["core1"]), "float32 in torch"), (np.float64(params["core1"]), "64")):
+        mixed = params | {"core1": other}
+        for call in (
+            lambda mixed=mixed: net.gather(mixed, [1, 2]),
+            lambda mixed=mixed: net.materialize(mixed, rows=slice(2, 5)),
+            lambda mixed=mixed: list(net.iter_blocks(mixed, 3000)),
+        ):
+            with pytest.raises(dtn.SpecError, match=f"parameter 'core1' is .*{found}.* but parameter 'core0' is"):
+                call()
+
+
 def test_rows_that_32_bits_cannot_number(jax):
     net = dtn.network(dtn.TTMatrix(rank=2), (2**40, 4))
     params = net.init(seed=0)

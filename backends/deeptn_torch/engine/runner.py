@@ -12,6 +12,7 @@ import contextlib
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,7 +32,7 @@ def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
     """
     if is_transformed(inputs):
         return run_plain(program, inputs)
-    with full_precision(inputs[0]):
+    with full_precision(inputs[0]), np.errstate(all="ignore"):  # torch does not warn of overflow either
         leaves = leaves_of(program, inputs)
         if torch.is_grad_enabled() and any(leaf.requires_grad for leaf in leaves):
             return _Contraction.apply(program, *leaves)  # type: ignore[no-any-return]
@@ -122,7 +123,7 @@ class _Contraction(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         program, leaves, needed = ctx.program, ctx.saved_tensors, ctx.needs_input_grad[1:]
         again = torch.is_grad_enabled()  # create_graph=True: the gradient will be differentiated
-        with full_precision(grad):
+        with full_precision(grad), np.errstate(all="ignore"):
             if not again and not _is_batched(grad):
                 return None, *Reverse(program, leaves, ctx.kept, needed, not _keeps_graph()).run(grad)
             with torch.enable_grad():
