@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import tensorly
@@ -45,9 +45,10 @@ SEEDS = (0, 1, 2)
 def digits() -> np.ndarray:
     """Return the first layer, 256 x 64, of a perceptron trained on scikit-learn's digits."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
+    first = nn.Linear(64, 256)
+    model = nn.Sequential(nn.Flatten(), first, nn.ReLU(), nn.Linear(256, 10))
     train(model, load_images("digits"), Recipe(epochs=20), seed=0)
-    return model[1].weight.detach().double().numpy()
+    return first.weight.detach().double().numpy()
 
 
 def lenet5() -> np.ndarray:
@@ -78,7 +79,9 @@ def factorized(kind: str, weight: np.ndarray, layout: dtn.Layout, share: float) 
     tensorly.set_backend("pytorch")
     tensor = torch.as_tensor(layout.to_legs(weight))
     if kind == "BlockTT":
-        made = TensorizedTensor.from_matrix(torch.as_tensor(weight), *layout.factors, rank=share, factorization=kind)
+        made = TensorizedTensor.from_matrix(
+            torch.as_tensor(weight), *(layout.factors or ()), rank=share, factorization=kind
+        )
         error = relative_error(made.to_matrix().detach().numpy(), weight)
     else:
         made = FactorizedTensor.from_tensor(tensor, rank=share, factorization=kind)
@@ -101,7 +104,7 @@ def ring(weight: np.ndarray, layout: dtn.Layout, share: float) -> tuple[int, lis
     """Return the number of parameters and the errors of TensorLy's ALS for rings."""
     tensorly.set_backend("numpy")
     tensor, errors = layout.to_legs(weight), []
-    rank = validate_tr_rank(tensor.shape, share, rounding="floor")
+    rank: Any = validate_tr_rank(tensor.shape, cast("Any", share), rounding="floor")
     for seed in SEEDS:
         found = tensor_ring_als(tensor, rank, ls_solve="normal_eq", random_state=seed)
         errors.append(relative_error(tensorly.tr_to_tensor(found), tensor))

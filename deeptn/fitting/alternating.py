@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 
 from ..arrays import HASTY, norm_of
-from ..base import Params
+from ..base import Params, track
 from ..engine import Program, compile_network, run
 from ..errors import SpecError
 from ..network import Network, network
@@ -115,7 +115,7 @@ def alternate(
     parts = fitter.parts(found)
     errors = [fitter.error(parts)]
     best = errors[0], found
-    for sweep in range(sweeps):
+    for sweep in track(range(sweeps), "alternating least squares"):
         if errors[-1] < EXACT:
             break
         before = found

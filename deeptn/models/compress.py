@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..base import warn
+from ..base import track, warn
 from ..errors import DeepTNError, PlanError
 from ..fitting import How, find_params
 from ..network import Network, network
@@ -83,7 +83,7 @@ def compress(
     before, seeds = (count(view), at_rest(view)), _seeds(view, seed)
     changes: dict[str, Generated | None] = {}
     rows = []
-    for name, net in networks.items():
+    for name, net in track(list(networks.items()), lambda item: f"layer {item[0]}"):
         with naming(name):
             weight = dense[name].read()
             params = find_params(net, weight, fit, view.fit, lambda: next(seeds))

@@ -4,6 +4,7 @@
 # Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -70,6 +71,24 @@ def balanced_factors(n: int, count: int) -> tuple[int, ...]:
     for prime in reversed(prime_factors(n)):
         factors[factors.index(min(factors))] *= prime
     return tuple(sorted((f for f in factors if f > 1), reverse=True))
+
+
+def padded_factors(n: int, count: int, near: int) -> tuple[int, ...]:
+    """Return `count` factors of similar size, at least 2, whose product is `n` or as little above as possible.
+
+    Beyond six factors, the first ones are `near`.
+
+    Examples
+    --------
+    >>> padded_factors(127, 2, 8), padded_factors(50_257, 5, 8)
+    ((13, 10), (10, 10, 9, 8, 7))
+    """
+    if count > 6:
+        return (near,) * (count - 6) + padded_factors(-(-n // near ** (count - 6)), 6, near)
+    middle = math.ceil(n ** (1 / count))
+    sizes = range(max(2, middle - 3), middle + 4)
+    enough = [f for f in itertools.combinations_with_replacement(sizes, count) if math.prod(f) >= n]
+    return tuple(sorted(min(enough, key=lambda factors: (math.prod(factors), max(factors))), reverse=True))
 
 
 def _digits(n: int, base: int) -> tuple[int, ...]:
@@ -157,9 +176,14 @@ class Layout:
 
     @classmethod
     def balanced(
-        cls, shape: Sequence[int], near: int = 8, order: str | tuple[int, ...] = "rows", even: bool = False
+        cls,
+        shape: Sequence[int],
+        near: int = 8,
+        order: str | tuple[int, ...] = "rows",
+        even: bool = False,
+        pad: bool = False,
     ) -> Layout:
-        """Split every axis exactly into factors close to `near`.
+        """Split every axis into factors close to `near`, exactly unless `pad`.
 
         Parameters
         ----------
@@ -171,11 +195,16 @@ class Layout:
             As in `Layout`.
         even : bool
             Aim for the same number of legs on every axis (an MPO needs this).
+        pad : bool
+            Pad an axis that has a factor above ``2 * near`` otherwise, because of a large prime, if less than a quarter
+            of it is added.
 
         Examples
         --------
         >>> Layout.balanced((120, 400)).factors
         ((12, 10), (10, 8, 5))
+        >>> Layout.balanced((127, 400)).factors, Layout.balanced((127, 400), pad=True).factors
+        (((127,), (10, 8, 5)), ((13, 10), (10, 8, 5)))
         """
         shape = positive_ints(shape, "shape", LayoutError)
         if positive_int(near, "near", LayoutError) < 2:
@@ -183,7 +212,13 @@ class Layout:
         counts = [max(1, round(math.log(n, near))) for n in shape]
         if even:
             counts = [max(counts)] * len(counts)
-        return cls(shape, tuple(balanced_factors(n, count) for n, count in zip(shape, counts)), order)
+        factors = [balanced_factors(n, count) for n, count in zip(shape, counts)]
+        for axis, (n, count) in enumerate(zip(shape, counts)):
+            if pad and count > 1 and max(factors[axis], default=1) > 2 * near:
+                padded = padded_factors(n, count, near)
+                if math.prod(padded) < 1.25 * n:
+                    factors[axis] = padded
+        return cls(shape, tuple(factors), order)
 
     @classmethod
     def single(cls, shape: Sequence[int]) -> Layout:

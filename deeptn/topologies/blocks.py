@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..base import boolean, positive_int
+from ..base import boolean, positive_int, track
 from ..errors import SpecError
 from ..spec import Leg, NetworkSpec, Node, check_between, pad_axes
 from .svd import leading_svd
@@ -126,7 +126,8 @@ def tree_nodes(spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray]:
     def depth(node: Node) -> int:
         return 1 + depth(makers[node.inputs[0]]) if node.inputs else 0
 
-    for node in sorted(spec.nodes, key=depth, reverse=True):  # every node after the nodes below it
+    below_first = sorted(spec.nodes, key=depth, reverse=True)
+    for node in track(below_first, "singular value decompositions"):
         shape = dict(zip(node.indices, spec.node_shape(node)))
         outputs = [shape[ix] for ix in node.outputs]
         if not node.inputs:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..base import ranks
+from ..base import ranks, track
 from ..spec import Leg, NetworkSpec, Node, Stage
 from .legs import names
 from .svd import leading_svd
@@ -67,7 +67,7 @@ def train(tensor: np.ndarray, groups: Sequence[Sequence[int]], bonds: Sequence[i
     sizes = [tuple(tensor.shape[axis] for axis in group) for group in groups]
     rest = tensor.transpose([axis for group in groups for axis in group]).reshape(1, -1)
     cores: list[np.ndarray] = []
-    for size, bond in zip(sizes, bonds):
+    for size, bond in track(list(zip(sizes, bonds)), "singular value decompositions"):
         left = len(rest)
         rest = rest.reshape(left * math.prod(size), -1)
         if len(rest) <= bond:  # nothing to truncate

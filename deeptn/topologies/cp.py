@@ -31,7 +31,8 @@ class CP(Topology):
 
     Notes
     -----
-    ``rank·sum_k n[k]`` parameters. The default layout splits the axes exactly into factors near 8.
+    ``rank·sum_k n[k]`` parameters. The default layout splits the axes into factors near 8; it pads an axis only if that
+    has a large prime factor.
 
     Source: Hitchcock, J. Math. Phys. 6, 164 (1927); Lebedev et al., arXiv:1412.6553.
 
@@ -51,7 +52,7 @@ class CP(Topology):
         object.__setattr__(self, "rank", positive_int(self.rank, "CP.rank"))
 
     def default_layout(self, shape: Sequence[int]) -> Layout:
-        return Layout.balanced(shape)
+        return Layout.balanced(shape, pad=True)
 
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
         need_legs(legs, 1, "CP")

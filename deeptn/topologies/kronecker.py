@@ -53,7 +53,7 @@ class Kronecker(Topology):
         object.__setattr__(self, "terms", positive_int(self.terms, "Kronecker.terms"))
 
     def default_layout(self, shape: Sequence[int]) -> Layout:
-        return Layout.balanced(shape, order="interleaved", even=True)
+        return Layout.balanced(shape, order="interleaved", even=True, pad=True)
 
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
         groups = [(names(row), names(column)) for row, column in matched(*sides(legs, "Kronecker"))]

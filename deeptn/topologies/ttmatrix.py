@@ -37,7 +37,8 @@ class TTMatrix(Topology):
     Notes
     -----
     ``sum_k r[k-1]·m[k]·n[k]·r[k]`` parameters. If one side has fewer legs, the last cores have only one leg.
-    The default layout splits the axes exactly into factors near 8, interleaved.
+    The default layout splits the axes into factors near 8, interleaved;
+    it pads an axis only if that has a large prime factor.
 
     Source: Novikov, Podoprikhin, Osokin & Vetrov, arXiv:1509.06569, section 4.
 
@@ -60,7 +61,7 @@ class TTMatrix(Topology):
         boolean(self.shared, "TTMatrix.shared")
 
     def default_layout(self, shape: Sequence[int]) -> Layout:
-        return Layout.balanced(shape, order="interleaved", even=True)
+        return Layout.balanced(shape, order="interleaved", even=True, pad=True)
 
     def build(self, legs: tuple[Leg, ...]) -> NetworkSpec:
         rows, columns = sides(legs, "TTMatrix")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import deeptn as dtn
 from deeptn.spec import balanced_factors, pad_axes, prime_factors
+from deeptn.spec.layout import padded_factors
 
 
 @given(st.integers(1, 10_000), st.integers(1, 6))
@@ -87,3 +88,31 @@ def test_a_layout_is_hashable_and_survives_json():
     for layout in LAYOUTS:
         assert dtn.Layout.from_dict(layout.to_dict()) == layout
         assert hash(dtn.Layout.from_dict(layout.to_dict())) == hash(layout)
+
+
+@pytest.mark.parametrize("family", ["TTMatrix", "CP", "Kronecker"])
+@pytest.mark.parametrize("shape", [(127, 131), (50_257, 768), (97, 400)])
+def test_axes_with_a_large_prime_are_padded_by_default(family, shape):
+    net = dtn.network(family, shape)
+    order, even = ("interleaved", True) if family in ("TTMatrix", "Kronecker") else ("rows", False)
+    exact = dtn.network(family, shape, dtn.Layout.balanced(shape, order=order, even=even))
+    assert net.num_params < 0.6 * exact.num_params
+    assert max(net.layout.leg_sizes) <= 16
+    assert math.prod(net.layout.padded_shape) < 1.25 * math.prod(shape)
+    assert net.materialize(net.init()).shape == shape
+
+
+@pytest.mark.parametrize("shape", [(120, 400), (4096, 4096), (84, 120), (13, 17), (512, 512, 3, 3)])
+def test_other_axes_are_split_exactly_by_default(shape):
+    for pad in (False, True):
+        assert not dtn.Layout.balanced(shape, pad=pad).is_padded
+
+
+def test_padded_factors_waste_little():
+    for n in range(17, 3000, 37):
+        for count in range(1, 5):
+            found = padded_factors(n, count, 8)
+            assert len(found) == count
+            assert n <= math.prod(found)
+            assert math.prod(found) < 1.25 * n or max(found) <= 4
+    assert math.prod(padded_factors(10**9 + 7, 10, 8)) < 1.01 * 10**9
