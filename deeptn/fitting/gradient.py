@@ -204,4 +204,4 @@ def find_params(
             start = decompose(weight, net.topology, net.layout, sweeps=0).params
     if how is None:
         how = Fit(steps=0, seed=draw_seed())
-    return fit(net, weight, start, Fit() if how == "auto" else how).params
+    return fit(net, weight, start, (Fit() if how == "auto" else how).resolved(net)).params

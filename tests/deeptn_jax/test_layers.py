@@ -214,7 +214,7 @@ def test_equinox_models_are_compressed_saved_and_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "how", [dtn.fitting.Fit(steps=60), dtn.fitting.Fit(method="lbfgs", steps=30)], ids=["adam", "lbfgs"]
+    "how", [dtn.fitting.Fit(method="adam", steps=60), dtn.fitting.Fit(method="lbfgs", steps=30)], ids=["adam", "lbfgs"]
 )
 def test_fit(how):
     net = dtn.network(dtn.BrickWall(layers=1), (8, 8))
@@ -222,7 +222,7 @@ def test_fit(how):
     found = deeptn_jax.fit(net, weight, how=how)
     assert len(found.history) == how.steps + 1
     assert found.error <= found.history[0]
-    assert found.error == pytest.approx(min(found.history), abs=1e-5)
+    assert 0.9 * min(found.history) < found.error < min(found.history) + 1e-5  # scaled as a whole at the end
     half = deeptn_jax.fit(net, weight.astype(jnp.bfloat16), how=dtn.fitting.Fit(steps=3))
     assert {str(array.dtype) for array in half.params.values()} == {"bfloat16"}
     with pytest.raises(dtn.SpecError, match="must be a jax array of shape"):
@@ -235,7 +235,7 @@ def test_adam_takes_the_steps_of_torch(x64):
 
     net = dtn.network(dtn.BrickWall(layers=2), (8, 12))
     weight = np.random.default_rng(0).normal(size=(8, 12))
-    how = dtn.fitting.Fit(steps=40)
+    how = dtn.fitting.Fit(method="adam", steps=40)
     mine = deeptn_jax.fit(net, jnp.asarray(weight), how=how)
     theirs = torch_fit(net, torch.as_tensor(weight), how=how)
     assert np.allclose(mine.history, theirs.history, rtol=1e-6)
