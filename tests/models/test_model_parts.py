@@ -254,12 +254,17 @@ def test_values_of_variables(tmp_path):
 
     def model(number: int) -> Any:
         kernel = Doubled(jnp.full(2, 0.5 * number))
-        return nnx.Dict({"fc": generated(), "n": Count(number), "none": Count(None), "k": kernel})
+        numbers = {"n": Count(number), "x": Count(number / 2), "numpy": Count(np.float64(number)), "none": Count(None)}
+        return nnx.Dict({"fc": generated(), "k": kernel, **numbers})
 
     assert model(3)["k"].get_value().tolist() == [3.0, 3.0]
     tnx.save_model(model(3), tmp_path / "m")
     read = tnx.load_model(model(0), tmp_path / "m")
     assert read["n"].get_raw_value() == 3
+    assert type(read["n"].get_raw_value()) is int
+    assert (read["x"].get_raw_value(), type(read["x"].get_raw_value())) == (1.5, float)
+    assert isinstance(read["numpy"].get_raw_value(), (np.generic, np.ndarray))
+    assert read["numpy"].get_raw_value() == 3
     assert read["k"].get_raw_value().tolist() == [1.5, 1.5]
     with pytest.raises(dtn.PlanError, match=r"'n' is a Count of type str"):
         tnx.save_model(nnx.Dict({"fc": generated(), "n": Count("x")}), tmp_path / "m")
