@@ -107,8 +107,9 @@ def alternate(
 
     Notes
     -----
-    Sources: Kolda & Bader, SIAM Review 51, 455 (2009), section 3.4 (ALS for CP); Rajih, Comon & Harshman, SIAM J.
-    Matrix Anal. Appl. 30, 1128 (2008) (longer steps); Batselier, arXiv:1611.02171 is one of many for tensor trains.
+    Sources: Kolda & Bader, SIAM Review 51, 455 (2009), section 3.4 (CP); Holtz, Rohwedder & Schneider, SIAM J. Sci.
+    Comput. 34, A683 (2012) (tensor trains); Rajih, Comon & Harshman, SIAM J. Matrix Anal. Appl. 30, 1128 (2008) (longer
+    steps).
     """
     fitter = _Fitter(net, weight)
     found = {name: np.asarray(array, fitter.dtype) for name, array in params.items()}
@@ -155,8 +156,9 @@ def from_scratch(net: Network, weight: np.ndarray, sweeps: int, seed: int = 0) -
     rms = norm_of(weight) / math.sqrt(weight.size)
     dtype = str(np.result_type(weight, np.float64))
     count = max(1, min(STARTS, int(EFFORT / max(1.0, _sweep_flops(net.spec)))))
-    starts: list[tuple[Params, list[float]]] = []
-    starts += [(net.init(seed + number, dtype=dtype, std=rms), []) for number in range(count)]
+    starts: list[tuple[Params, list[float]]] = [
+        (net.init(seed + number, dtype=dtype, std=rms), []) for number in range(count)
+    ]
     smaller = _smaller(net)
     if smaller is not None:
         found, _ = from_scratch(smaller, weight, sweeps, seed)
@@ -207,7 +209,6 @@ class _Fitter:
 
     def __init__(self, net: Network, weight: np.ndarray):
         self.dtype = np.result_type(weight, np.float64)
-        self.layout = net.layout
         self.goal = net.layout.to_legs(np.asarray(weight, self.dtype))
         self.norm = norm_of(weight)
         self.padding = None
@@ -329,7 +330,7 @@ def _update(spec: NetworkSpec, nodes: Sequence[Node], core: Node) -> _Update | N
     bonds = [ix for ix in core.indices if ix not in legs]
     own = [ix for ix in core.indices if ix in legs and ix not in held]
     sides = [math.prod(sizes[ix] for ix in part) for part in (batch, bonds, own)]
-    if _bonds(spec, core) > MOST:
+    if sides[1] > MOST:
         return None
     order = [*batch, *bonds, *own]
     conjugated = [_renamed(node, {}, CONJ) for node in others]
