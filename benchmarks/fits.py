@@ -12,7 +12,6 @@ continues where it stopped.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import time
@@ -25,12 +24,11 @@ import numpy as np
 import tensorly
 import torch
 from deeptn_demo.data import load_images
-from deeptn_demo.environment import environment
 from deeptn_demo.experiment import SETTINGS, ConvNet
 from deeptn_torch import train
+from peers import about, optional
 from tensorly.decomposition import parafac, tensor_ring_als
 from tensorly.tr_tensor import validate_tr_rank
-from tltorch import FactorizedTensor, TensorizedTensor
 from torch import nn
 
 import deeptn as dtn
@@ -76,15 +74,17 @@ WEIGHTS: dict[str, Callable[[], np.ndarray]] = {"digits": digits, "lenet5": lene
 
 def factorized(kind: str, weight: np.ndarray, layout: dtn.Layout, share: float) -> tuple[int, list[float]]:
     """Return the number of parameters and the error of TensorLy-Torch."""
+    if (tltorch := optional("tltorch")) is None:
+        raise SystemExit('write: pip install -c constraints.txt -e ".[bench]"')
     tensorly.set_backend("pytorch")
     tensor = torch.as_tensor(layout.to_legs(weight))
     if kind == "BlockTT":
-        made = TensorizedTensor.from_matrix(
+        made = tltorch.TensorizedTensor.from_matrix(
             torch.as_tensor(weight), *(layout.factors or ()), rank=share, factorization=kind
         )
         error = relative_error(made.to_matrix().detach().numpy(), weight)
     else:
-        made = FactorizedTensor.from_tensor(tensor, rank=share, factorization=kind)
+        made = tltorch.FactorizedTensor.from_tensor(tensor, rank=share, factorization=kind)
         error = relative_error(made.to_tensor().detach().numpy(), tensor.numpy())
     return sum(p.numel() for p in made.parameters()), [error]
 
@@ -174,8 +174,7 @@ def main() -> None:
             with log.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             print(f"{name} {family} {share}: {rows[-1]['error']:.5f}, ratio {rows[-1]['ratio']:.4f}", flush=True)
-    versions = {name: importlib.metadata.version(name) for name in ("tensorly", "tensorly-torch")}
-    result = {"environment": environment() | {"torch_threads": 1, "peers": versions}, "seeds": SEEDS, "rows": rows}
+    result = about() | {"seeds": SEEDS, "rows": rows}
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {options.out}; largest ratio {max(row['ratio'] for row in rows):.4f}")
 
