@@ -39,9 +39,10 @@ class NumPyArrays(ArrayLibrary):
     def settled(self, array: np.ndarray) -> np.ndarray:
         return array.copy()
 
-    def normalizer(self, x: np.ndarray, in_pieces: bool = False) -> tuple[np.ndarray, float]:
+    def normalizer(self, x: np.ndarray, in_pieces: bool = False) -> tuple[np.ndarray, float, float]:
         parts = self.pieces(x) if in_pieces else [x.reshape(-1)]
-        return x, inverse_rms(sum(float(squared_norm(part)) for part in parts), x)
+        scale, lift = inverse_rms(sum(float(squared_norm(part)) for part in parts), x)
+        return x if lift == 1 else x * x.dtype.type(lift), scale, lift
 
     def on_cpu(self, array: np.ndarray) -> bool:
         return True

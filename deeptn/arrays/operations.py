@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from autoray import do
+from autoray import do, get_dtype_name
 
 from ..base import Array
 from ..spec import activations
@@ -65,11 +65,12 @@ class Operations(ABC):
         """Return a permuted array that keeps its values when the buffer it came from is overwritten."""
 
     @abstractmethod
-    def normalizer(self, x: Array, in_pieces: bool = False) -> tuple[Array, Any]:
-        """Return an array proportional to `x` and a scale; their product has a root mean square of 1.
+    def normalizer(self, x: Array, in_pieces: bool = False) -> tuple[Array, Any, float]:
+        """Return ``(y, scale, lift)``: `y` is proportional to `x`, and the root mean square of ``scale · y`` is 1.
 
         This holds for all numbers of the dtype, however small or large. If all entries are zero, the scale is zero; if
-        one is infinite or NaN, the scale is NaN.
+        one is infinite or NaN, the scale is NaN. A gradient with respect to `y` times `lift` is one with respect to `x`
+        if `scale` is taken for a function of `y`.
         """
 
     @abstractmethod
@@ -109,17 +110,22 @@ class PlainActivations(Operations, ABC):
         return squared_norm(x.reshape(-1))
 
     def peak(self, x: Array) -> Array:
-        """Return the largest absolute value. A gradient takes it for a constant."""
+        """Return the largest absolute value of all real and imaginary parts. A gradient takes it for a constant."""
+        if "complex" in get_dtype_name(x):  # an absolute value may be no number of the dtype
+            return do("max", do("maximum", do("abs", do("real", x)), do("abs", do("imag", x))))
         return do("max", do("abs", x))
 
-    def normalizer(self, x: Array, in_pieces: bool = False) -> tuple[Array, Any]:
-        # No branches, for tracers. The largest entry divides first, so that no square overflows or vanishes. A gradient
-        # may take that entry for a constant, because a factor of x has no effect on the result.
+    def normalizer(self, x: Array, in_pieces: bool = False) -> tuple[Array, Any, float]:
+        # No branches, for tracers. The largest entry divides first, so that no square overflows or vanishes. Its square
+        # root does so twice, because the inverse of the entry may not be a normal number. A gradient may take it for a
+        # constant, because a factor of x has no effect on the result.
         peak = self.peak(x)
         one, is_zero = do("zeros_like", peak) + 1, peak == 0
-        x = x / do("where", is_zero, one, peak)
+        factor = 1.0 / do("sqrt", do("where", is_zero, one, peak))
+        x = x * factor * factor
         mean = self.sum_of_squares(x) / math.prod(x.shape)
-        return x, do("where", is_zero, do("zeros_like", peak), 1.0 / do("sqrt", do("where", is_zero, one, mean)))
+        scale = do("where", is_zero, do("zeros_like", peak), 1.0 / do("sqrt", do("where", is_zero, one, mean)))
+        return x, scale, 1.0
 
     def activate(self, x: Array, activation: str | None, scale: Array | None, out: Array | None = None) -> Array:
         function = activations.resolve(activation) if activation is not None else None
@@ -133,26 +139,36 @@ class PlainActivations(Operations, ABC):
         return out
 
 
-def inverse_rms(total: float, x: np.ndarray) -> float:
-    """Return one divided by the root mean square of an array, from the sum of its squares, computed in its own dtype.
+def inverse_rms(total: float, x: np.ndarray) -> tuple[float, float]:
+    """Return ``(scale, lift)``, whose product is one divided by the root mean square of an array.
 
-    If that sum overflowed, or if squares may have vanished in it, it is computed again from scaled entries.
+    The lift is 1, or a power of two if one number of the dtype cannot hold the product.
+
+    Parameters
+    ----------
+    total : float
+        The sum of the squared absolute values, computed in the array's own dtype. If it overflowed, or if squares may
+        have vanished in it, it is computed again from scaled entries.
+    x : array
+        The array, in NumPy.
 
     Examples
     --------
     >>> x = np.full(4, 1e-30, dtype="float32")
-    >>> round(inverse_rms(float(np.vdot(x, x)), x) * 1e-30, 6)
-    1.0
+    >>> scale, lift = inverse_rms(float(np.vdot(x, x)), x)
+    >>> round(scale * 1e-30, 6), lift
+    (1.0, 1.0)
     """
     limits = np.finfo(x.dtype)
     if 1e8 * float(limits.tiny) * x.size <= total < math.inf:
-        return 1.0 / math.sqrt(total / x.size)
-    sizes = np.abs(x).astype("float64")
+        return 1.0 / math.sqrt(total / x.size), 1.0
+    sizes = np.abs(np.ascontiguousarray(x).view(limits.dtype)).astype("float64")  # complex: real and imaginary parts
     peak = float(sizes.max())
     if peak == 0 or not math.isfinite(peak):
-        return 0.0 if peak == 0 else math.nan
-    mean = float(np.mean((sizes / peak) ** 2))
-    return min(1.0 / peak / math.sqrt(mean), float(limits.max))  # the inverse of a subnormal number is not finite
+        return (0.0 if peak == 0 else math.nan), 1.0
+    root = math.sqrt(float(np.sum((sizes / peak) ** 2)) / x.size)
+    lift = 1.0 if 1 / float(limits.max) < peak * root else 2.0 ** (limits.maxexp // 2)
+    return 1.0 / (peak * lift) / root, lift
 
 
 def squared_norm(vector: Array) -> Array:

@@ -164,5 +164,5 @@ def execute(program: Program, steps: Sequence[Step], run: Run, keep: Collection[
 def activate(x: Array, activation: str | None, normalize: bool) -> Array:
     """Apply the operations between two stages: division by the root mean square, then the element-wise function."""
     lib = library_of(x)
-    x, scale = lib.normalizer(x) if normalize else (x, None)
+    x, scale, _ = lib.normalizer(x) if normalize else (x, None, 1.0)
     return lib.activate(x, activation, scale)

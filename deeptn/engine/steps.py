@@ -167,7 +167,7 @@ class Activate(Step):
 
     def forward(self, run: Run) -> Array:
         lib, pool, array = run.lib, run.pool, run.registers[self.operand]
-        array, scale = lib.normalizer(array, pool is not None) if self.normalize else (array, None)
+        array, scale, lift = lib.normalizer(array, pool is not None) if self.normalize else (array, None, 1.0)
         out = None
         if pool is not None:
             free = self.operand in self.free and (run.tape is None or self.in_place)
@@ -175,7 +175,7 @@ class Activate(Step):
             out = array if moved else pool.take(self.result, array.shape, array)
         result = lib.activate(array, self.activation, scale, out)
         if run.tape is not None:
-            run.tape[self.result] = result if self.in_place else array, scale
+            run.tape[self.result] = result if self.in_place else array, scale, lift
         return result
 
     def work(self, elements: Sequence[int]) -> tuple[int, int]:

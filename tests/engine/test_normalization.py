@@ -78,7 +78,7 @@ def test_buffers_and_pieces_give_the_same(like, dtype, monkeypatch):
 def test_every_scale_of_a_state(library):
     state = np.random.default_rng(0).normal(size=257).astype("float32")
     expected = state / np.sqrt(np.mean(state.astype("float64") ** 2))
-    for exponent in range(-32, 37, 4):
+    for exponent in (*range(-32, 37, 4), 38):
         array = convert_params({"x": state * np.float32(10.0**exponent)}, library, "float32")["x"]
         found = activate(array, None, normalize=True)
         assert "float32" in str(found.dtype)
@@ -100,9 +100,29 @@ def test_a_zero_core_gives_zeros_in_the_oracle_too():
     assert np.isnan(reference(net, scaled(params, name, np.nan))).all()
 
 
-def test_the_scale_of_subnormal_numbers_is_finite():
-    x = np.full(3, 1e-42, dtype="float32")
-    assert inverse_rms(0.0, x) == float(np.finfo("float32").max)
+@pytest.mark.parametrize("dtype", FACTORS)
+@pytest.mark.parametrize("value", ["largest", "smallest", "sparse", "subnormal"])
+def test_the_ends_of_the_range(library, dtype, value):
+    limits = np.finfo(dtype)
+    state = np.zeros(4096, dtype=dtype)
+    state[: 1 if value == "sparse" else None] = {
+        "largest": limits.max,
+        "smallest": 4 * limits.tiny,
+        "sparse": 4 * limits.tiny,  # one divided by the root mean square is no number of the dtype
+        "subnormal": 1e-3 * float(limits.tiny),
+    }[value] * (1 - 1j if limits.dtype != np.dtype(dtype) else 1)
+    wide = state.astype("longdouble" if limits.dtype == np.dtype(dtype) else "clongdouble")
+    expected = (wide / np.sqrt(np.mean(np.abs(wide) ** 2))).astype(dtype)
+    if value == "subnormal" and library == "jax":  # XLA takes these for zeros
+        expected = 0 * expected
+    with in_64_bits(library):
+        found = activate(convert_params({"x": state}, library, dtype)["x"], None, normalize=True)
+        assert np.allclose(to_numpy(found), expected, rtol=1e-3)
+
+
+def test_one_scale_or_a_lift_and_a_scale():
+    assert inverse_rms(0.0, np.full(3, 2.0**-120, dtype="float32")) == (2.0**120, 1.0)
+    assert inverse_rms(0.0, np.full(3, 2.0**-140, dtype="float32")) == (2.0**76, 2.0**64)
 
 
 def choose(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,3 +158,22 @@ def test_a_factor_divides_the_gradient_of_its_core_only(engine, dtype, activatio
                 goal = expected[key] / (factor if key == name else 1)
                 assert np.abs(found - goal).max() <= 1e-3 * np.abs(goal).max(), (factor, key)
         assert all((found == 0).all() for found in gradients(0.0).values())
+
+
+@pytest.mark.parametrize("engine", ["host", "pieces", "plain"])
+@pytest.mark.parametrize(("dtype", "factor", "size"), [("float32", 1e-39, 1e-9), ("float64", 1e-309, 1e-9)])
+def test_a_factor_below_the_normal_numbers(engine, dtype, factor, size, monkeypatch):
+    choose(engine, monkeypatch)
+    net, params, name = wall(dtype, "tanh")
+    cotangent = size * np.random.default_rng(1).normal(size=net.shape).astype(dtype)
+    arrays = scaled(params, name, factor)
+    results = []
+    for given in (arrays, arrays | {name: (arrays[name].astype("longdouble") / factor).astype(dtype)}):
+        tensors = convert_params(given, "torch", dtype)
+        output, gradients = library_of(tensors[name]).pull_back(net.materialize, tensors, cotangent)
+        results.append((to_numpy(output), gradients))
+    (value, found), (same, expected) = results
+    assert np.allclose(value, same, rtol=1e-3, atol=1e-4)
+    for key, goal in expected.items():
+        goal = goal.astype("longdouble") / (factor if key == name else 1)
+        assert np.abs(found[key] - goal).max() <= 1e-3 * np.abs(goal).max(), key

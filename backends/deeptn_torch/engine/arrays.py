@@ -69,11 +69,12 @@ class Tensors(TensorOperations, PlainActivations):
     matmul = staticmethod(_PLAIN.matmul)
     empty = staticmethod(_PLAIN.empty)
 
-    def normalizer(self, x: Tensor, in_pieces: bool = False) -> tuple[Tensor, float | Tensor]:
+    def normalizer(self, x: Tensor, in_pieces: bool = False) -> tuple[Tensor, float | Tensor, float]:
         if self.tuning is GPU:
-            return x, inverse_rms_on_gpu(x)
+            return x, inverse_rms_on_gpu(x), 1.0
         total = sum(torch.vdot(part, part).real.item() for part in (self.pieces(x) if in_pieces else [x.reshape(-1)]))
-        return x, inverse_rms(total, x.numpy())
+        scale, lift = inverse_rms(total, x.numpy())
+        return x if lift == 1 else x * lift, scale, lift
 
     def view(self, array: Tensor, view: View) -> Tensor:
         if view.strided is None:
@@ -143,9 +144,10 @@ class Hosted(TensorOperations, PlainViews):
             return np.matmul(x, y)
         return self._tensors.matmul(torch.from_numpy(x), torch.from_numpy(y)).numpy()
 
-    def normalizer(self, x: np.ndarray, in_pieces: bool = False) -> tuple[np.ndarray, float]:
+    def normalizer(self, x: np.ndarray, in_pieces: bool = False) -> tuple[np.ndarray, float, float]:
         flat = torch.from_numpy(x).reshape(-1)  # NumPy's own product would start threads in addition to torch's
-        return x, inverse_rms(torch.vdot(flat, flat).real.item(), x)
+        scale, lift = inverse_rms(torch.vdot(flat, flat).real.item(), x)
+        return x if lift == 1 else x * x.dtype.type(lift), scale, lift
 
     def activate(
         self, x: np.ndarray, activation: str | None, scale: Array | None, out: np.ndarray | None = None
@@ -177,7 +179,7 @@ class Hosted(TensorOperations, PlainViews):
 
 
 def inverse_rms_on_gpu(x: Tensor) -> Tensor:
-    """Return what `inverse_rms` returns, without waiting for the device."""
+    """Return the scale of `inverse_rms`, at most the largest number of the dtype, without waiting for the device."""
     peak: Any = 1.0
     if x.dtype in (torch.float64, torch.complex128):  # no wider dtype holds the squares, so the largest entry divides
         peak = torch.linalg.vector_norm(x, math.inf)

@@ -162,9 +162,10 @@ class Reverse:
     def activation(self, step: Activate, grad: Array) -> None:
         """Propagate a gradient through ``f(s·x)``, where 1/s is the root mean square of the n entries of x.
 
-        If g is the gradient with respect to s·x, the gradient with respect to x is ``s·g − x·s³·(x·g)/n``.
+        If g is the gradient with respect to s·x, the gradient with respect to x is ``s·g − x·s³·(x·g)/n``. Here x is
+        the state times `lift`.
         """
-        x, scale = self.tape.pop(step.result)
+        x, scale, lift = self.tape.pop(step.result)
         if self.active[step.operand]:
             x = self.lib.leave(x)
             grad = self.lib.leave(grad).reshape(x.shape)
@@ -190,6 +191,8 @@ class Reverse:
                         target.add_(value, alpha=float(slope * scale * scale))
                     else:  # the square of the scale may not be a number of the dtype
                         target.addcmul_(value * scale, slope * scale)
+            if lift != 1:
+                out.mul_(lift)
             self.add(step.operand, self.lib.enter([out])[0])
         if step.operand >= self.program.first_step:
             if self.program.recompute:
