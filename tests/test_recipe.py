@@ -60,3 +60,7 @@ def test_few_steps(schedule, total):
 
 def test_steps():
     assert [Recipe(epochs=3, batch=32).steps(rows) for rows in (1, 32, 33, 64)] == [3, 3, 6, 6]
+
+
+def test_growth_in_the_order_of_epochs():
+    assert Recipe(epochs=9, grow=((4, 8), (2, 4))).grow == ((2, 4), (4, 8))

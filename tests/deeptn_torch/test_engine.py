@@ -25,8 +25,8 @@ from .. import tables
 from ..market import NETWORKS
 from ..tiers import choose, grid
 
-#: A product of states, without activations: complex numbers are allowed.
-GATES = dtn.BrickWall(layers=2, activation=None, normalize="rms")
+#: Its product with itself is computed state by state; unlike ReLU, tanh takes complex numbers.
+GATES = dtn.BrickWall(layers=2, activation="tanh")
 
 CASES = dict(NETWORKS) | {
     "product of states": dtn.network(dtn.Product(terms=(GATES, GATES)), (16, 16)),
