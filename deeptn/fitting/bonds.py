@@ -26,10 +26,11 @@ def within_budget(
 ) -> Network:
     """Return the network of a family within a budget that suits a weight best, as far as a search finds it.
 
-    The search needs bonds that each split the network in two. It starts from `at_budget`'s sizes, and from those that
-    keep as much of the weight's norm as possible, measured by the product over the bonds of the fraction that each
-    would keep if the others were complete: the squares of the leading singular values of the weight, split at the bond.
-    Then it moves parameters between bonds as long as the error falls.
+    Where bonds do not split the network in two (a ring), the best of three is taken: `at_budget`'s sizes, one size for
+    all bonds, and sizes close to it that use the budget. Elsewhere a search starts from `at_budget`'s sizes, and from
+    those that keep as much of the weight's norm as possible, measured by the product over the bonds of the fraction
+    that each would keep if the others were complete: the squares of the leading singular values of the weight, split at
+    the bond. Then it moves parameters between bonds as long as the error falls.
 
     Parameters
     ----------
@@ -39,14 +40,17 @@ def within_budget(
     layout : Layout or None
     budget : int
     error : callable
-        Returns the error of a network's closed form.
+        Returns the error of a network's closed form, or of a short fit.
     """
     common = at_common_size(family, weight.shape, budget, layout)
     default = at_budget(family, weight.shape, budget, layout)
     bonds = BondSizes.of(common, budget)
-    spectra = None if bonds is None else _spectra(common, bonds, weight)
-    if bonds is None or spectra is None:
+    if bonds is None:
         return default
+    spectra = _spectra(common, bonds, weight)
+    if spectra is None:
+        level = bonds.network(bonds.spend(lambda sizes: -np.square(np.log(sizes / bonds.start)).sum(-1), bonds.start))
+        return min({net.topology: net for net in (default, common, level)}.values(), key=error)
     value = _value(spectra)
     sizes = default.spec.index_sizes
     tried = {tuple(map(int, bonds.start)): common, tuple(sizes[name] for name in bonds.names): default}

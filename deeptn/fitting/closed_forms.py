@@ -22,6 +22,9 @@ from .bonds import within_budget
 #: ALS stops improving a closed form when a sweep lowers the error by less than this fraction of it.
 POLISH = 1e-4
 
+#: ALS sweeps by which bond sizes are compared where there is no closed form.
+TRIAL = 20
+
 
 class Decomposition(NamedTuple):
     """A network, its parameters, and the error of the weight it generates.
@@ -72,8 +75,8 @@ def decompose(
         Defaults to the topology's own layout.
     budget : int, optional
         Maximum number of parameters. The ranks in the topology are then ignored; the family's bonds get the sizes that
-        suit the weight best, as far as its singular values can tell. The result is at least as good as that of
-        `at_budget` (before ALS).
+        suit the weight best, as far as its singular values (for a ring, short fits) can tell. The result is at least as
+        good as that of `at_budget` (before ALS).
     sweeps : int, optional
         Maximum number of ALS sweeps, by default 100, or fewer for a large weight. They end earlier if the error no
         longer falls. With 0, there are only closed forms.
@@ -125,7 +128,7 @@ def decompose(
     elif not unit:
         net = at_budget(family, tuple(shape), budget, layout)
     else:
-        net = within_budget(family, goal, layout, positive_int(budget, "budget"), lambda net: _closed(net, goal)[0])
+        net = within_budget(family, goal, layout, positive_int(budget, "budget"), lambda net: _trial(net, goal))
     params = _decomposed(net, goal, sweeps)
     if unit != 1:
         params = scaled(net, params, unit) if unit else zeroed(net, params)
@@ -139,6 +142,14 @@ def _closed(net: Network, goal: np.ndarray) -> tuple[float, Params | None]:
     assert net.topology is not None
     params = net.topology.closed_form(net.spec, net.layout.to_legs(goal))
     return (math.inf, None) if params is None else (relative_error(net.materialize(params), goal), params)
+
+
+def _trial(net: Network, goal: np.ndarray) -> float:
+    """Return the error of the closed form or of a short fit; infinity if there is neither."""
+    error, params = _closed(net, goal)
+    if params is None and can_alternate(net):
+        error = min(from_scratch(net, goal, TRIAL)[1])
+    return error
 
 
 def _decomposed(net: Network, goal: np.ndarray, sweeps: int | None) -> Params:

@@ -94,6 +94,15 @@ def test_the_best_sizes_of_a_small_tucker_network():
     assert found.error <= 1.01 * min(errors.values())
 
 
+def test_a_ring_of_equal_sizes_is_recovered():
+    net = dtn.network(dtn.TensorRing(rank=2), (20, 40), dtn.Layout.balanced((20, 40)))
+    weight = net.materialize(net.init(seed=1, dtype="float64"))
+    assert dtn.at_budget("TensorRing", net.shape, net.num_params, net.layout).topology != net.topology
+    found = dtn.decompose(weight, "TensorRing", net.layout, budget=net.num_params)
+    assert found.net.topology == net.topology
+    assert found.error < 1e-9
+
+
 def test_a_ring_uses_the_budget_and_als():
     found = dtn.decompose(SPECTRUM, "TensorRing", dtn.Layout.balanced((48, 60)), budget=400)
     assert ENOUGH * 400 <= found.net.num_params <= 400
