@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from fit_pages import fits_figure, fits_page
 from gpu_pages import gpu_page
 from tables import about, table
 from training_pages import depth_figure, depth_page, trainability_figure, trainability_page
@@ -367,12 +368,19 @@ def trainability(data: dict[str, Any]) -> str:
     return trainability_page(data, json.loads(recipes.read_text()) if recipes.is_file() else None)
 
 
-WRITERS = {"lenet5": lenet5_page, "engine": engine_page, "trainability": trainability, "depth": depth_page}
+WRITERS = {
+    "lenet5": lenet5_page,
+    "engine": engine_page,
+    "trainability": trainability,
+    "depth": depth_page,
+    "fits": fits_page,
+}
 FIGURES = {
     "lenet5": lenet5_figure,
     "engine": engine_figure,
     "trainability": trainability_figure,
     "depth": depth_figure,
+    "fits": fits_figure,
 }
 
 
