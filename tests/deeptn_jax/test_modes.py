@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
@@ -73,3 +74,16 @@ def test_the_dense_layer_gets_what_the_network_cannot_do(monkeypatch):
     vector, _, _ = layer_of("equinox linear", TRAIN, "apply")
     with pytest.raises(TypeError):
         decodes(vector, jnp.ones(21), monkeypatch)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("mode", ["materialize", "apply"])
+def test_cores_of_two_dtypes_are_refused(name, mode):
+    layer, x, _ = layer_of(name, dtn.LowRank(rank=2), mode)
+    core = list(layer.network.spec.param_shapes)[1]
+    if name.startswith("nnx"):
+        layer.cores[core].set_value(layer.cores[core][...].astype(jnp.bfloat16))
+    else:
+        layer = eqx.tree_at(lambda one: one.cores[core], layer, layer.cores[core].astype(jnp.bfloat16))
+    with pytest.raises(dtn.SpecError, match=f"'{core}' is bfloat16"):
+        layer(x)

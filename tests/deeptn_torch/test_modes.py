@@ -53,3 +53,16 @@ def test_without_gradients_the_weight_is_decoded_once(name, monkeypatch):
     with torch.no_grad():
         layer = layer_of(name, TRAIN, "auto")
         assert [decodes(layer, INPUTS[name], monkeypatch) for _ in range(3)] == [True, False, False]
+
+
+@pytest.mark.parametrize("name", INPUTS)
+@pytest.mark.parametrize("mode", ["materialize", "apply"])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.filterwarnings("ignore:Dynamo:UserWarning")
+def test_cores_of_two_dtypes_are_refused(name, mode, compiled):
+    layer = layer_of(name, dtn.LowRank(rank=2), mode)
+    core = layer.cores[list(layer.network.spec.param_shapes)[1]]
+    core.data = core.data.double()
+    call = torch.compile(layer, backend="eager") if compiled else layer
+    with pytest.raises(dtn.SpecError, match="float64"):
+        call(INPUTS[name])

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import wadler_lindig
 
+from deeptn.arrays import check_alike
 from deeptn.base import positive_int
 from deeptn.models import Kind, Mode, Target, as_network, check_mode
 from deeptn.network import Network, multiply
@@ -124,6 +125,7 @@ class TNLinear(TNLayer):
         scalar = "scalar" in (self.dense.in_features, self.dense.out_features)
         if scalar or x.shape != (self.dense.in_features,) or not self._applies(self.batch_hint):
             return self.to_dense()(x)  # raises its own error if x does not fit
+        check_alike((f"parameter {name!r}" for name in self.cores), list(self.cores.values()))
         dtype = jnp.result_type(x, *self.cores.values())
         cores = [self.cores[name].astype(dtype) for name in self.network.spec.param_shapes]
         y = multiply(self.network, cores, jnp.asarray(x, dtype), self.batch_hint)

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 from flax.nnx import reprlib
 
+from deeptn.arrays import check_alike
 from deeptn.base import Shape
 from deeptn.errors import SpecError
 from deeptn.models import Kind, Mode, Target, as_network, check_mode
@@ -158,6 +159,7 @@ class TNLinear(TNLayer):
         if whole or not self._applies(batch):
             return super().__call__(x)
         bias = None if self.bias is None else self.bias[...]
+        check_alike((f"parameter {name!r}" for name in self.arrays), list(self.arrays.values()))
         first = next(iter(self.arrays.values()))
         x, first, bias = self.dense.promote_dtype((x, first, bias), dtype=self.dense.dtype)
         y = self.network.apply({name: core.astype(first.dtype) for name, core in self.arrays.items()}, x)

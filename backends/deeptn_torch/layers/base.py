@@ -387,6 +387,8 @@ class Isometry(nn.Module):
 def contract_traced(arrays: list[Tensor], number: int) -> Tensor:
     """Run a registered program as one operator; half precision is contracted in float32."""
     dtype = arrays[0].dtype
+    if any(array.dtype != dtype for array in arrays):
+        raise SpecError(f"cores have the dtypes {sorted({str(array.dtype) for array in arrays})}; convert them to one")
     if dtype not in (torch.float16, torch.bfloat16):
         return contract(arrays, number)
     return contract([array.float() for array in arrays], number).to(dtype)
