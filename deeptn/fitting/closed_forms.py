@@ -22,7 +22,7 @@ from .bonds import within_budget
 #: ALS stops improving a closed form when a sweep lowers the error by less than this fraction of it.
 POLISH = 1e-4
 
-#: ALS sweeps by which bond sizes are compared where there is no closed form.
+#: Where a closed form is missing, bond sizes are compared by so many ALS sweeps.
 TRIAL = 20
 
 
