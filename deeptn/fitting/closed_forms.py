@@ -22,7 +22,7 @@ from .bonds import within_budget
 #: ALS stops improving a closed form when a sweep lowers the error by less than this fraction of it.
 POLISH = 1e-4
 
-#: Where a closed form is missing, bond sizes are compared by so many ALS sweeps.
+#: Number of ALS sweeps that compare bond sizes for families without a closed form.
 TRIAL = 20
 
 
