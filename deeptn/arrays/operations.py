@@ -111,7 +111,7 @@ class PlainActivations(Operations, ABC):
 
     def peak(self, x: Array) -> Array:
         """Return the largest absolute value of all real and imaginary parts. A gradient takes it for a constant."""
-        if "complex" in get_dtype_name(x):  # an absolute value may be no number of the dtype
+        if "complex" in get_dtype_name(x):  # an absolute value may not fit into the dtype
             return do("max", do("maximum", do("abs", do("real", x)), do("abs", do("imag", x))))
         return do("max", do("abs", x))
 

@@ -108,7 +108,7 @@ def test_the_ends_of_the_range(library, dtype, value):
     state[: 1 if value == "sparse" else None] = {
         "largest": limits.max,
         "smallest": 4 * limits.tiny,
-        "sparse": 4 * limits.tiny,  # one divided by the root mean square is no number of the dtype
+        "sparse": 4 * limits.tiny,  # one divided by the root mean square does not fit into the dtype
         "subnormal": 1e-3 * float(limits.tiny),
     }[value] * (1 - 1j if limits.dtype != np.dtype(dtype) else 1)
     wide = state.astype("longdouble" if limits.dtype == np.dtype(dtype) else "clongdouble")
