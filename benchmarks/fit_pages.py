@@ -33,7 +33,7 @@ def fits_page(data: dict[str, Any]) -> str:
         "`dtn.decompose(W, family, layout, budget=…)` against TensorLy-Torch (which `FactorizedLinear.from_linear` runs) for Tucker, TT "
         "and TT-matrix, and against TensorLy's ALS for CP and rings. The peer chooses its ranks for 2, 5, 10 or 20 % of the "
         "entries of W; deeptn gets the number of parameters that the peer then has. The error is ‖W − W′‖ / ‖W‖. TensorLy's is the "
-        f"best of {len(data['seeds'])} starts; each ended after the first sweep beyond {data['seconds']['CP']} s (CP) or "
+        f"best of {len(data['seeds'])} starts; none was given another sweep after {data['seconds']['CP']} s (CP) or "
         f"{data['seconds']['TensorRing']} s (ring).",
         "",
         f"Of {len(rows)} rows, the largest ratio of errors (deeptn divided by the peer) is {max(ratios):.4f}, the smallest "

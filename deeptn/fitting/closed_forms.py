@@ -128,7 +128,9 @@ def decompose(
     elif not unit:
         net = at_budget(family, tuple(shape), budget, layout)
     else:
-        net = within_budget(family, goal, layout, positive_int(budget, "budget"), lambda net: _trial(net, goal))
+        trial = TRIAL if sweeps is None else min(TRIAL, sweeps)
+        budget = positive_int(budget, "budget")
+        net = within_budget(family, goal, layout, budget, lambda net: _trial(net, goal, trial))
     params = _decomposed(net, goal, sweeps)
     if unit != 1:
         params = scaled(net, params, unit) if unit else zeroed(net, params)
@@ -144,11 +146,11 @@ def _closed(net: Network, goal: np.ndarray) -> tuple[float, Params | None]:
     return (math.inf, None) if params is None else (relative_error(net.materialize(params), goal), params)
 
 
-def _trial(net: Network, goal: np.ndarray) -> float:
+def _trial(net: Network, goal: np.ndarray, sweeps: int) -> float:
     """Return the error of the closed form or of a short fit; infinity if there is neither."""
     error, params = _closed(net, goal)
-    if params is None and can_alternate(net):
-        error = min(from_scratch(net, goal, TRIAL)[1])
+    if params is None and sweeps and can_alternate(net):
+        error = min(from_scratch(net, goal, sweeps)[1])
     return error
 
 
