@@ -22,6 +22,12 @@ from deeptn.engine import Pool, Program, Run, execute, run_plain, start
 from .arrays import HOST, TORCH, TORCH_ON_GPU, TensorOperations
 from .reverse import Reverse, autograd_on, registers_of
 
+# Bound here because every call of a layer asks whether it is traced.
+_functorch_stack = torch._C._functorch.peek_interpreter_stack  # type: ignore[attr-defined]
+_tracing_state = torch._C._get_tracing_state
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_forward_ad = torch.autograd.forward_ad
+
 
 def run(program: Program, inputs: Sequence[Tensor]) -> Tensor:
     """Execute a program on tensors; registered as the runner for torch.
@@ -50,10 +56,10 @@ def is_traced() -> bool:
     """Return whether a tracer or a transformation of torch is active."""
     return (
         torch.compiler.is_compiling()
-        or _is_functorch_active()
-        or torch._C._get_tracing_state() is not None  # torch.jit.trace
-        or torch.autograd.forward_ad._current_level >= 0
-        or torch._C._len_torch_dispatch_stack() > 0
+        or _functorch_stack() is not None
+        or _tracing_state() is not None  # torch.jit.trace
+        or _forward_ad._current_level >= 0
+        or _dispatch_modes() > 0
     )
 
 
@@ -138,10 +144,6 @@ def _is_batched(grad: Tensor) -> bool:
     """Return whether gradients come as a batch: from ``torch.autograd.grad(is_grads_batched=True)`` or `torch.func`."""
     functorch = torch._C._functorch  # type: ignore[attr-defined]
     return functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)
-
-
-def _is_functorch_active() -> bool:
-    return torch._C._functorch.peek_interpreter_stack() is not None  # type: ignore[attr-defined]
 
 
 def _keeps_graph() -> bool:

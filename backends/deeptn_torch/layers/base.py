@@ -178,7 +178,7 @@ class TNLayer(CachedWeight):
             return True
         if self.mode == "materialize":
             return False
-        if self._fits(cores[0]) and self._may_keep(cores):
+        if self._may_keep(cores) and self._fits(cores[0]):
             return False
         return self._is_faster(rows)
 

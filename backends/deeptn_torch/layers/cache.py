@@ -47,7 +47,7 @@ class Snapshot:
     cores change meanwhile.
     """
 
-    __slots__ = ("_bytes", "_conjugable", "_held", "_large", "_parts", "_pointers", "_strides", "copies")
+    __slots__ = ("_bytes", "_conjugable", "_held", "_large", "_parts", "_pointers", "_simple", "_strides", "copies")
 
     def __init__(self, cores: Sequence[Tensor]):
         self._held = [core.detach() for core in cores]  # also keeps the memory alive if a core gets other memory
@@ -61,6 +61,7 @@ class Snapshot:
         self._bytes = b"".join(_memory(copy) for copy, is_small in zip(self.copies, small) if is_small)
         pairs = zip(self._held, self.copies, small)
         self._large = [(_as_integers(core), _as_integers(copy)) for core, copy, is_small in pairs if not is_small]
+        self._simple = self._strides is None and not self._conjugable and not self._large
 
     @staticmethod
     def is_possible(cores: Sequence[Tensor]) -> bool:
@@ -76,12 +77,12 @@ class Snapshot:
 
     def holds(self, cores: Iterable[Tensor]) -> bool:
         """Return whether cores have these values. Every call of a layer asks, so this takes only microseconds."""
-        return (
-            [*map(_POINTER, cores)] == self._pointers
-            and b"".join(self._parts) == self._bytes
-            and (self._strides is None or [*map(_STRIDE, cores)] == self._strides)
+        if [*map(_POINTER, cores)] != self._pointers or b"".join(self._parts) != self._bytes:
+            return False
+        return self._simple or (
+            (self._strides is None or [*map(_STRIDE, cores)] == self._strides)
             and not (self._conjugable and any(core.is_conj() for core in cores))
-            and (not self._large or all(torch.equal(now, then) for now, then in self._large))
+            and all(torch.equal(now, then) for now, then in self._large)
         )
 
 
@@ -126,8 +127,9 @@ class CachedWeight(nn.Module):
         """Decode the weight, and keep it where that is safe. It must not be modified or handed out."""
         if self.is_frozen:
             return decode(self.network, cores, self.recompute)
-        self._kept = None
-        if not self._fits(cores[0]) or not self._may_keep(cores):
+        if self._kept is not None:  # nn.Module sets attributes slowly
+            self._kept = None
+        if not self._may_keep(cores) or not self._fits(cores[0]):
             return decode(self.network, cores, self.recompute)
         with torch.inference_mode(False), torch.no_grad():  # normal tensors, which every mode may use
             snapshot = Snapshot(cores)
@@ -155,17 +157,15 @@ class CachedWeight(nn.Module):
         if kept is None:
             return None
         weight, snapshot, cores, network = kept
-        held: dict[str, Any] = self._modules["cores"]._parameters  # type: ignore[union-attr]
         if network is not self.network or is_traced():
             return None
-        if snapshot is None:  # frozen
-            cores_now = self._cores()
-            same = len(cores_now) == len(cores) and all(map(_IS, cores_now, cores))
-            return weight if (same or not held) and not (torch.is_grad_enabled() and trainable(cores_now)) else None
-        now = held.values()
-        if (torch.is_grad_enabled() and trainable(now)) or tuple(held) != self._names:
+        held: dict[str, Any] = self._modules["cores"]._parameters  # type: ignore[union-attr]
+        now = self._cores() if snapshot is None else held.values()
+        if torch.is_grad_enabled() and trainable(now):
             return None
-        return weight if snapshot.holds(now) else None
+        if snapshot is None:  # frozen
+            return weight if not held or (len(now) == len(cores) and all(map(_IS, now, cores))) else None
+        return weight if tuple(held) == self._names and snapshot.holds(now) else None
 
     def freeze(self) -> Any:
         """Decode the weight now and keep it on any device, without looking at the cores again.
