@@ -14,8 +14,9 @@ from ..arrays import HASTY, norm_of
 from ..base import Params, track
 from ..engine import Program, compile_network, run
 from ..errors import SpecError
-from ..network import Network, network
+from ..network import Network
 from ..spec import Leg, NetworkSpec, Node, Stage
+from .growth import shrunk
 
 #: A core whose bonds multiply to more than this is not updated: its equations would be too large.
 MOST = 2500
@@ -159,7 +160,7 @@ def from_scratch(net: Network, weight: np.ndarray, sweeps: int, seed: int = 0) -
     starts: list[tuple[Params, list[float]]] = [
         (net.init(seed + number, dtype=dtype, std=rms), []) for number in range(count)
     ]
-    smaller = _smaller(net)
+    smaller = shrunk(net, lambda size: size // 2)
     if smaller is not None:
         found, _ = from_scratch(smaller, weight, sweeps, seed)
         assert net.topology is not None
@@ -176,20 +177,6 @@ def from_scratch(net: Network, weight: np.ndarray, sweeps: int, seed: int = 0) -
         if done >= sweeps:
             return tried[0]
         starts = tried[: max(2, len(tried) // 2)]
-
-
-def _smaller(net: Network) -> Network | None:
-    """Return the network of half the size of the same family; None if there is none with fewer parameters."""
-    family = net.topology
-    if family is None or family.size < 2:
-        return None
-    value = getattr(family, family.size_field)
-    if isinstance(value, tuple) and family.bonds(net.spec):
-        half = family.with_bonds([max(1, size // 2) for size in value])
-    else:
-        half = family.resized(family.size // 2)
-    found = network(half, net.shape, net.layout)
-    return found if found.num_params < net.num_params else None
 
 
 def balanced(net: Network, params: Params) -> Params:

@@ -17,6 +17,7 @@ from ..network import Network
 from ..topologies import describe
 from .alternating import FINE, alternate, balanced, can_alternate, default_sweeps, from_scratch, is_multilinear
 from .closed_forms import decompose, scaled, unit_of, zeroed
+from .growth import grown_into, shrunk
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +29,8 @@ class Fit:
     method : {"auto", "als", "lbfgs", "adam"}
         Alternating least squares (as in `decompose`; in NumPy, for linear networks without shared parameters), L-BFGS
         with a line search (strong Wolfe in torch, zoom in optax), or Adam with a cosine schedule. "auto" is ALS where
-        it is possible, else L-BFGS.
+        it is possible, else L-BFGS: without a starting point, small networks are also fitted at all smaller sizes, so
+        that the error does not rise with the size (see `fit_by_gradient`).
     steps : int, optional
         ALS sweeps, by default 100 (fewer for a large weight); L-BFGS iterations or Adam steps, by default 300. 0 keeps
         the starting point.
@@ -83,6 +85,12 @@ class Fit:
 
 METHODS = ("auto", "als", "lbfgs", "adam")
 
+#: Networks are fitted at smaller sizes first if steps × operations to decode the weight are at most this: seconds.
+EFFORT = 1e11
+
+#: Up to this size, a network is fitted at all smaller sizes first.
+LINKS = 8
+
 #: How to find the cores for a weight: type of the argument ``fit`` of ``compress`` and ``from_dense``.
 How: TypeAlias = Fit | Literal["auto"] | None
 
@@ -134,8 +142,14 @@ def fit_by_gradient(
     """Fit parameters to a weight in the Frobenius norm; each library has its own `minimise`, which runs the steps.
 
     Scale the result as a whole so that the error is as small as it can be, and so never above 1, the error of W' = 0.
+
+    L-BFGS from random cores ends at a local minimum, and a larger network may end at a worse one than a smaller network
+    of its family. So ``Fit(method="auto")`` fits the next smaller network too, in the same way, and if that has the
+    smaller error, goes on from its cores, enlarged (`Topology.grown`). That is done for networks of at most `EFFORT`
+    operations per fit: up to size `LINKS` for all smaller sizes, above it for half the size.
     """
-    how = (Fit() if how is None else how).resolved(net)
+    how = Fit() if how is None else how
+    wanted, how = how, how.resolved(net)
     _check_goal(net, weight, library)
     dense = to_numpy(weight)
     unit = unit_of(dense, safe=1e10)  # squares are computed in float32
@@ -144,7 +158,7 @@ def fit_by_gradient(
         return FitResult(params, relative_error(net.materialize(params), weight), [0.0])
     if unit != 1.0:
         start = params and scaled(net, params, 1 / unit)
-        found = fit_by_gradient(net, weight / unit, start, how, library, minimise)
+        found = fit_by_gradient(net, weight / unit, start, wanted, library, minimise)
         params = scaled(net, found.params, unit)
         return FitResult(params, relative_error(net.materialize(params), weight), found.history)
     if how.method == "als" and how.steps:
@@ -152,15 +166,39 @@ def fit_by_gradient(
     goal = weight if dtype_of(weight) == "float64" else do("astype", weight, "float32")
     norm = norm_of(dense)
     scale = 1.0 / norm**2
+
+    def loss_of(params: Params) -> Array:
+        return do("sum", (net.materialize(params) - goal) ** 2) * scale
+
+    alone = params is not None or wanted.method != "auto" or not how.steps
     if params is None:  # random, with the root mean square of the weight
         params = net.init(how.seed, like=goal, std=norm / math.sqrt(net.size))
-    found, losses = minimise(lambda params: do("sum", (net.materialize(params) - goal) ** 2) * scale, params, goal, how)
+    found, losses = minimise(loss_of, params, goal, how)
     if not any(loss < math.inf for loss in losses):
         raise SpecError("the fit diverged at its first step (error not finite); lower Fit.lr or change the start")
+    if not alone and (smaller := _smaller(net, how)) is not None:
+        start = fit_by_gradient(smaller, goal, None, wanted, library, minimise).params
+        start = grown_into(smaller, start, net).params
+        if relative_error(net.materialize(start), goal) < math.sqrt(min(losses)):
+            found, losses = minimise(loss_of, start, goal, how)
     if how.steps:
         found = _best_scaled(net, found, dense)
     found = {name: do("astype", array, dtype_of(weight)) for name, array in found.items()}
     return FitResult(found, relative_error(net.materialize(found), weight), [math.sqrt(loss) for loss in losses])
+
+
+def _smaller(net: Network, how: Fit) -> Network | None:
+    """Return the next smaller network of the family to fit first; None if there is none, or it would take too long."""
+    if net.topology is None or net.cost().flops * (how.steps or 0) > EFFORT:
+        return None
+    few = net.topology.size <= LINKS
+    smaller = shrunk(net, lambda size: size - 1 if few else size // 2)
+    if smaller is not None:
+        try:
+            grown_into(smaller, smaller.init(0), net)
+        except SpecError:  # some families cannot grow from size 1
+            return None
+    return smaller
 
 
 def _fit_by_als(net: Network, weight: Array, params: Params | None, how: Fit) -> FitResult:
@@ -204,4 +242,4 @@ def find_params(
             start = decompose(weight, net.topology, net.layout, sweeps=0).params
     if how is None:
         how = Fit(steps=0, seed=draw_seed())
-    return fit(net, weight, start, (Fit() if how == "auto" else how).resolved(net)).params
+    return fit(net, weight, start, Fit() if how == "auto" else how).params

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -85,7 +86,7 @@ def grow(net: Network, params: ParamsLike, size: int, noise: float | None = None
     check_params(net.spec, params)
     if size <= family.size:
         return Growth(net, {name: params[name] for name in net.spec.param_shapes}, 0.0)
-    return _take_over(net, params, _resized(net, size), noise, seed)
+    return grown_into(net, params, _resized(net, size), noise, seed)
 
 
 def deepen(net: Network, params: ParamsLike, noise: float = 0.0, seed: int = 0) -> Growth:
@@ -126,7 +127,7 @@ def deepen(net: Network, params: ParamsLike, noise: float = 0.0, seed: int = 0) 
             f"deepen adds layers, but {describe(larger.topology)} has the same nodes as {describe(family)}"
             "; use widen to enlarge bonds"
         )
-    return _take_over(net, params, larger, noise, seed)
+    return grown_into(net, params, larger, noise, seed)
 
 
 def widen(net: Network, params: ParamsLike, size: int, noise: float = 0.1, seed: int = 0) -> Growth:
@@ -169,7 +170,28 @@ def widen(net: Network, params: ParamsLike, size: int, noise: float = 0.1, seed:
             f"widen enlarges bonds, but {describe(larger.topology)} has other nodes than "
             f"{describe(family)}; use grow or deepen to add layers"
         )
-    return _take_over(net, params, larger, noise, seed)
+    return grown_into(net, params, larger, noise, seed)
+
+
+def shrunk(net: Network, change: Callable[[int], int]) -> Network | None:
+    """Return the network of the same family with a smaller size; None if it does not have fewer parameters.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> shrunk(dtn.network(dtn.TensorTrain(rank=(2, 4, 3)), (2, 2, 2, 2)), lambda size: size // 2).topology.rank
+    (1, 2, 1)
+    """
+    family = net.topology
+    if family is None or family.size < 2:
+        return None
+    value = getattr(family, family.size_field)
+    if isinstance(value, tuple) and family.bonds(net.spec):
+        smaller = family.with_bonds([max(1, change(size)) for size in value])
+    else:
+        smaller = family.resized(change(family.size))
+    found = network(smaller, net.shape, net.layout)
+    return found if found.num_params < net.num_params else None
 
 
 def _family(net: Network, what: str) -> Topology:
@@ -227,7 +249,7 @@ def with_scale(net: Network) -> Network:
     return Network(replace(spec, stages=tuple(stages)), net.layout)
 
 
-def _take_over(net: Network, params: ParamsLike, larger: Network, noise: float | None, seed: int) -> Growth:
+def grown_into(net: Network, params: ParamsLike, larger: Network, noise: float | None = None, seed: int = 0) -> Growth:
     """Let the family fill the larger network, convert back to the library of `params`, and measure the error."""
     family, size = _family(net, "grow"), _family(larger, "grow").size
     arrays = {name: to_numpy(params[name]) for name in net.spec.param_shapes}

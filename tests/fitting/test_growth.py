@@ -185,3 +185,25 @@ def test_the_last_term_of_a_sum_or_product_grows(case):
     assert larger.net.num_params > net.num_params
     assert larger.error < 1e-12
     assert close(larger.net.materialize(larger.params), net.materialize(params), 1e-12)
+
+
+def test_gradient_fits_do_not_get_worse_with_size():
+    torch, fits = pytest.importorskip("torch"), pytest.importorskip("deeptn_torch")
+    draw = np.random.default_rng(0)
+    weight = torch.as_tensor((draw.standard_normal((16, 16)) / np.arange(1, 17)) @ draw.standard_normal((16, 32)))
+    nets = [dtn.network(dtn.Tree(rank=rank, activation="relu"), (16, 32)) for rank in range(1, 7)]
+    errors = [fits.fit(net, weight, how=dtn.fitting.Fit(steps=60)).error for net in nets]
+    assert all(after <= before * (1 + 1e-9) for before, after in zip(errors, errors[1:])), errors
+    alone = [fits.fit(net, weight, how=dtn.fitting.Fit(method="lbfgs", steps=60)).error for net in nets]
+    assert any(after > before for before, after in zip(alone, alone[1:]))  # else this test shows nothing
+    assert all(found <= single * (1 + 1e-9) for found, single in zip(errors, alone))
+
+
+def test_gradient_fits_of_small_sizes_in_jax():
+    jax, _ = pytest.importorskip("jax"), pytest.importorskip("optax")
+    from deeptn_jax import fit
+
+    weight = np.random.default_rng(1).standard_normal((8, 8)).astype("float32")
+    nets = [dtn.network(dtn.Tree(rank=rank, activation="relu"), (8, 8)) for rank in (1, 2)]
+    errors = [fit(net, jax.numpy.asarray(weight), how=dtn.fitting.Fit(steps=30)).error for net in nets]
+    assert errors[0] >= errors[1] > 0

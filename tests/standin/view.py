@@ -105,7 +105,7 @@ class CuPyModel:
     def fit(
         self, net: dtn.Network, weight: Any, params: Any = None, how: dtn.fitting.Fit | None = None
     ) -> dtn.fitting.FitResult:
-        if how is None or how.steps:
+        if how is None or how.steps != 0:
             raise dtn.PlanError("CuPy has no gradients; choose a family with a closed form, or write fit=None")
         return dtn.fitting.FitResult(net.init(how.seed, std=float(np.std(weight))), float("nan"), [])
 
