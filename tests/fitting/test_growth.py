@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -193,9 +194,9 @@ def test_gradient_fits_do_not_get_worse_with_size():
     weight = torch.as_tensor((draw.standard_normal((16, 16)) / np.arange(1, 17)) @ draw.standard_normal((16, 32)))
     nets = [dtn.network(dtn.Tree(rank=rank, activation="relu"), (16, 32)) for rank in range(1, 7)]
     errors = [fits.fit(net, weight, how=dtn.fitting.Fit(steps=60)).error for net in nets]
-    assert all(after <= before * (1 + 1e-9) for before, after in zip(errors, errors[1:])), errors
+    assert all(after <= before * (1 + 1e-9) for before, after in pairwise(errors)), errors
     alone = [fits.fit(net, weight, how=dtn.fitting.Fit(method="lbfgs", steps=60)).error for net in nets]
-    assert any(after > before for before, after in zip(alone, alone[1:]))  # else this test shows nothing
+    assert any(after > before for before, after in pairwise(alone))  # else this test shows nothing
     assert all(found <= single * (1 + 1e-9) for found, single in zip(errors, alone))
 
 
