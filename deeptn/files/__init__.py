@@ -1,6 +1,7 @@
 """Files of networks and models: safetensors with a JSON header. Nothing in them is executed."""
 
-from .model_file import MODEL, StoredLayer, StoredModel, load_model, save_model
+from .checkpoint import load_checkpoint, save_checkpoint
+from .model_file import MODEL, StoredLayer, StoredModel, load_model, place_of, save_model
 from .network_file import NETWORK, fingerprint, load, network_from_dict, network_to_dict, save
 from .tensors import HEADER, VERSION, form_of, open_safetensors, read_tensors, write_tensors
 
@@ -14,12 +15,15 @@ __all__ = [
     "fingerprint",
     "form_of",
     "load",
+    "load_checkpoint",
     "load_model",
     "network_from_dict",
     "network_to_dict",
     "open_safetensors",
+    "place_of",
     "read_tensors",
     "save",
+    "save_checkpoint",
     "save_model",
     "write_tensors",
 ]

@@ -4,7 +4,7 @@
 # Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -137,14 +137,14 @@ def save_model(model: StoredModel, path: PathLike) -> None:
         check_floats(layer.network, layer.params)
     tensors: dict[str, np.ndarray] = {}
     aliases: dict[str, str] = {}
-    places: dict[tuple[object, ...], str] = {}
+    places: dict[Hashable, str] = {}
     for name, array in model.state().items():
         raw = to_raw(array)
-        place = (raw.ctypes.data, raw.shape, raw.strides, raw.dtype) if raw.size else (name,)
-        if places.setdefault(place, name) == name:
+        first = places.setdefault(place_of(name, raw), name)
+        if first == name:
             tensors[name] = raw
         else:
-            aliases[name] = places[place]
+            aliases[name] = first
     found = sorted((layer.network for layer in model.layers.values()), key=lambda net: net.topology is None)
     networks = list(dict.fromkeys(found))  # equal networks once, with the topology if one of them has it
     layers = {
@@ -153,6 +153,18 @@ def save_model(model: StoredModel, path: PathLike) -> None:
     stored = packed({name: layer.network for name, layer in model.layers.items()}, tensors, aliases)
     header = {"format": MODEL, "networks": [network_to_dict(net) for net in networks], "layers": layers}
     write_tensors(path, header | ({"aliases": aliases} if aliases else {}), stored)
+
+
+def place_of(name: str, array: np.ndarray) -> Hashable:
+    """Return what is equal for two arrays with the same entries in the same memory; for an empty array, its name.
+
+    Examples
+    --------
+    >>> array = np.ones((2, 3))
+    >>> place_of("a", array) == place_of("b", array), place_of("a", array) == place_of("b", array.T)
+    (True, False)
+    """
+    return (array.ctypes.data, array.shape, array.strides, array.dtype) if array.size else name
 
 
 def _is_bias(array: np.ndarray, net: Network, kind: str) -> bool:

@@ -1,64 +1,183 @@
-"""A view of the contents of a model file, without the model."""
+"""A view of the contents of a file, without model code."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib.metadata
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
-from ..arrays import dtype_of, from_raw, library_of
-from ..files import StoredLayer, StoredModel
-from .view import Entry, Generated, Weight, refuse
+from ..arrays import DTYPES, convert_params, dtype_of, from_raw, library_of, to_raw
+from ..base import Array, Params, ParamsLike
+from ..errors import MissingBackendError, PlanError
+from ..files import StoredLayer, StoredModel, place_of
+from ..fitting import Fit, FitResult, fit_by_gradient
+from ..network import Network
+from ..params import check_params
+from .view import Entry, Generated, Weight
 
-ARRAY = "is a bare array, not a layer; write network.materialize(params)"
+#: Last part of the name of a layer's weight, and of its bias, as in PyTorch.
+WEIGHT, BIAS = ".weight", ".bias"
+
+#: Kind of a weight that does not belong to a layer.
+LONE = "weight"
+
+#: Entry points of functions that fit by gradient, by library.
+GROUP = "deeptn.fits"
+
+#: Last parts of the names of floating-point tensors that no training changes.
+STATISTICS = ("running_mean", "running_var")
+
+#: Parts of names by which embedding tables are recognized.
+TABLES = ("embed", "wte", "wpe")
 
 
-class StoredView:
-    """A `deeptn.files.StoredModel` as a `ModelView`: networks with their cores and biases, but no layers around them.
+def guess_kind(name: str, ndim: int) -> str:
+    """Guess the kind of a layer from the name and the number of axes of its weight.
 
     Examples
     --------
-    >>> import deeptn as dtn
-    >>> net = dtn.network("LowRank", (4, 6))
-    >>> view = StoredView(StoredModel({"fc": StoredLayer("linear", net, net.init(), None)}, {}))
-    >>> list(view.entries()), view.weights()[0].read().shape
-    (['fc.cores.U', 'fc.cores.V'], (4, 6))
+    >>> guess_kind("fc1", 2), guess_kind("features.0", 4), guess_kind("embeddings.word_embeddings", 2)
+    ('linear', 'conv2d', 'embedding')
+    """
+    if ndim > 2:
+        return f"conv{ndim - 2}d"
+    return "embedding" if any(word in name.rpartition(".")[2].lower() for word in TABLES) else "linear"
+
+
+class StoredView:
+    """A `deeptn.files.StoredModel` as a `ModelView`: what a file contains, without model code.
+
+    Every floating-point tensor with two or more axes is a weight that a network can generate. The tensors
+    ``"fc.weight"`` and ``"fc.bias"`` make the layer ``"fc"``; its kind is a guess (`guess_kind`). A weight with another
+    name is a lone weight.
+
+    Examples
+    --------
+    >>> import numpy as np, deeptn as dtn
+    >>> view = StoredView(StoredModel({}, {"fc.weight": np.ones((4, 6)), "fc.bias": np.ones(4)}))
+    >>> dtn.models.compress(view, {"fc": dtn.LowRank(rank=1)})[0].layers["fc"].network.num_params
+    10
     """
 
     def __init__(self, model: StoredModel):
         self.model = model
 
     def weights(self) -> list[Weight]:
-        return [self._weight(name, layer) for name, layer in self.model.layers.items()]
+        generated: dict[Hashable, list[str]] = {}
+        for name, layer in self.model.layers.items():
+            generated.setdefault(_layer_tie(layer), []).append(name)
+        dense: dict[Hashable, list[str]] = {}
+        for name, array in self.model.tensors.items():
+            if _is_weight(array):
+                dense.setdefault(_tie(name, array), []).append(name)
+        found = [self._generated(tuple(names)) for names in generated.values()]
+        return found + [self._dense(names) for names in dense.values()]
 
-    def _weight(self, name: str, layer: StoredLayer) -> Weight:
+    def _generated(self, names: tuple[str, ...]) -> Weight:
+        layer = self.model.layers[names[0]]
         net, dtype = layer.network, dtype_of(next(iter(layer.params.values())))
-        read, bias = partial(net.materialize, layer.params), layer.bias is not None
-        return Weight((name,), layer.kind, net.shape, dtype, read, bias=bias, network=net, refused=ARRAY)
+        read, own = partial(net.materialize, layer.params), "" if layer.kind == LONE else WEIGHT[1:]
+        return Weight(names, layer.kind, net.shape, dtype, read, own, layer.bias is not None, net)
+
+    def _dense(self, names: Sequence[str]) -> Weight:
+        array = self.model.tensors[names[0]]
+        shape, dtype = tuple(array.shape), dtype_of(array)
+        layers = tuple(name.removesuffix(WEIGHT) for name in names)
+        if "" in layers or not all(name.endswith(WEIGHT) for name in names):
+            return Weight(tuple(names), LONE, shape, dtype, lambda: array, own="")
+        bias = self.model.tensors.get(layers[0] + BIAS) if len(layers) == 1 else None
+        has_bias = bias is not None and tuple(bias.shape) == shape[:1] and dtype_of(bias) in DTYPES
+        return Weight(layers, guess_kind(layers[0], len(shape)), shape, dtype, lambda: array, bias=has_bias)
 
     def entries(self) -> dict[str, Entry]:
-        return {
-            name: Entry(tuple(array.shape), dtype_of(array), name, lambda array=array: array)
-            for name, array in self.model.state().items()
-        }
+        return {name: _entry(name, array) for name, array in self.model.state().items()}
 
     def replace(self, changes: Mapping[str, Generated | None]) -> None:
-        for name in changes:
-            refuse(name, ARRAY)
+        layers, tensors = dict(self.model.layers), dict(self.model.tensors)
+        weights = {weight.name: weight for weight in self.weights()}
+        for first, change in changes.items():
+            weight = weights[first]
+            if change is None:
+                dense, bias = weight.read(), layers[first].bias
+                for name in weight.names:
+                    del layers[name]
+                    tensors[weight.entry(weight.own, name)] = dense
+                    tensors |= {} if bias is None else {name + BIAS: bias}
+                continue
+            check_params(change.network.spec, change.params)
+            if change.network.shape != weight.shape:
+                raise PlanError(f"layer {first!r} has a weight of shape {weight.shape}, not {change.network.shape}")
+            like = tensors[weight.entry(weight.own)]
+            bias = tensors.pop(first + BIAS) if weight.bias else None
+            cores = convert_params({name: to_raw(core) for name, core in change.params.items()}, like)
+            layer = StoredLayer(weight.kind, change.network, cores, bias)
+            for name in weight.names:
+                del tensors[weight.entry(weight.own, name)]
+                layers[name] = layer
+        self.model = StoredModel(layers, tensors)
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         state = self.model.state()
-        new = state | {name: from_raw(array, library_of(state[name]).name) for name, array in arrays.items()}
+        ties = {name: _tie(name, array) for name, array in state.items()}
+        given = {ties[name]: from_raw(array, library_of(state[name]).name) for name, array in arrays.items()}
+        new = {name: given.get(ties[name], array) for name, array in state.items()}
+        made: dict[Hashable, StoredLayer] = {}
         layers: dict[str, StoredLayer] = {}
         for name, layer in self.model.layers.items():
             cores = {core: new[f"{name}.cores.{core}"] for core in layer.params}
-            layers[name] = layer._replace(params=cores, bias=None if layer.bias is None else new[f"{name}.bias"])
+            bias = None if layer.bias is None else new[name + BIAS]
+            layers[name] = made.setdefault(_layer_tie(layer), layer._replace(params=cores, bias=bias))
         self.model = StoredModel(layers, {name: new[name] for name in self.model.tensors})
 
-    def fit(self, *args: Any, **options: Any) -> NoReturn:
-        refuse("weight", ARRAY)
+    def fit(self, net: Network, weight: Array, params: Any = None, how: Fit | None = None) -> FitResult:
+        wanted = (Fit() if how is None else how).resolved(net)
+        if wanted.method == "als" or not wanted.steps:
+            return fit_by_gradient(net, weight, params, how, library_of(weight).name, _stay)
+        library, fit = _gradient_fit()
+
+        def moved(arrays: ParamsLike, to: str) -> Params:
+            return {name: from_raw(to_raw(array), to) for name, array in arrays.items()}
+
+        found = fit(net, from_raw(to_raw(weight), library), params and moved(params, library), how)
+        return found._replace(params=moved(found.params, library_of(weight).name))
 
     def seed(self, given: int | None) -> int:
         return int(np.random.default_rng(given).integers(2**62))
+
+
+def _is_weight(array: Array) -> bool:
+    return dtype_of(array) in DTYPES and len(array.shape) > 1 and 0 not in array.shape
+
+
+def _entry(name: str, array: Array) -> Entry:
+    dtype = dtype_of(array)
+    trained = dtype in DTYPES and name.rpartition(".")[2] not in STATISTICS
+    return Entry(tuple(array.shape), dtype, _tie(name, array), lambda: array, trained)
+
+
+def _tie(name: str, array: Array) -> Hashable:
+    """Return what is equal for two names of one array."""
+    return place_of(name, array) if isinstance(array, np.ndarray) else id(array)
+
+
+def _layer_tie(layer: StoredLayer) -> Hashable:
+    arrays = layer.params if layer.bias is None else layer.params | {"bias": layer.bias}
+    return layer.network, tuple(_tie(name, array) for name, array in arrays.items())
+
+
+def _stay(loss_of: Callable[[Params], Array], start: Params, like: Array, how: Fit) -> tuple[Params, list[float]]:
+    """Take no steps."""
+    return start, [float(loss_of(start))]
+
+
+def _gradient_fit() -> tuple[str, Callable[..., FitResult]]:
+    """Return the fit of an installed front-end, and the name of its library."""
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        try:
+            return entry.name, entry.load()
+        except ImportError:
+            continue
+    raise MissingBackendError("torch", "torch")
