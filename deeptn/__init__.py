@@ -1,10 +1,11 @@
 """Deep tensor networks as weights: define one, count its cost, decode or apply it with NumPy, PyTorch or JAX.
 
 Most programs need only the names in this module; the rest is in the packages `deeptn.spec`, `deeptn.topologies`,
-`deeptn.fitting`, `deeptn.analysis`, `deeptn.models`, `deeptn.files`, `deeptn.engine`, `deeptn.testing`.
+`deeptn.fitting`, `deeptn.analysis`, `deeptn.models`, `deeptn.planning`, `deeptn.files`, `deeptn.engine`,
+`deeptn.testing`.
 """
 
-from . import analysis, arrays, convert, engine, files, fitting, joint, models, recipe, spec, topologies  # noqa: F401
+from . import analysis, arrays, convert, engine, files, fitting, joint, models, planning, recipe, spec, topologies  # noqa: F401
 from .analysis import compare, draw, summary
 from .budget import at_budget
 from .constraints import isometrize
@@ -32,6 +33,7 @@ from .errors import (
 from .files import load, load_model, save, save_model
 from .fitting import decompose
 from .network import Network, network
+from .planning import Plan, plan
 from .spec import Layout, NetworkSpec, Node, Stage
 from .topologies import (
     CP,
@@ -79,6 +81,7 @@ __all__ = [
     "Network",
     "NetworkSpec",
     "Node",
+    "Plan",
     "PlanError",
     "Product",
     "ProgramError",
@@ -104,6 +107,7 @@ __all__ = [
     "load",
     "load_model",
     "network",
+    "plan",
     "register_topology",
     "save",
     "save_model",
@@ -117,7 +121,7 @@ __all__ = [
 
 def __getattr__(name: str) -> object:
     """Say where a name is that is not here, or which one is meant."""
-    for package in (analysis, engine, fitting, files, models, recipe, spec, topologies):
+    for package in (analysis, engine, fitting, files, models, planning, recipe, spec, topologies):
         if not name.startswith("_") and hasattr(package, name):
             raise AttributeError(f"deeptn has no {name!r}; write {package.__name__}.{name}", name=name)
     raise AttributeError(f"module 'deeptn' has no attribute {name!r}; {near_match(name, __all__)}", name=name)

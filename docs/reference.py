@@ -21,6 +21,7 @@ PACKAGES = (
     "deeptn.arrays",
     "deeptn.files",
     "deeptn.models",
+    "deeptn.planning",
     "deeptn.testing",
     "deeptn_torch",
     "deeptn_jax",

@@ -8,7 +8,7 @@ from .kinds import Kind, kind_of
 from .modes import Mode, check_mode, is_faster
 from .report import LayerReport, Report, layer_report
 from .rules import Target, as_network, matches, resolve, select
-from .stored import StoredView
+from .stored import StoredView, fit_arrays
 from .training import Trainer, carry_out, check_loss, check_teacher
 from .view import Entry, Generated, ModelView, Weight, at_rest, count, naming, refuse, tied
 
@@ -33,6 +33,7 @@ __all__ = [
     "compress",
     "count",
     "expect_model",
+    "fit_arrays",
     "fold",
     "from_stored",
     "is_faster",

@@ -112,6 +112,7 @@ def resolve(
     >>> {name: net.num_params for name, net in networks.items()}
     {'fc1': 384, 'fc2': 408}
     """
+    targets = getattr(targets, "targets", targets)  # a deeptn.planning.Plan
     if not isinstance(targets, Mapping) or not targets:
         raise PlanError(
             f"targets must map patterns to topologies, e.g. {{'fc*': BrickWall(layers=2)}}; got {targets!r:.60}"

@@ -47,6 +47,42 @@ def guess_kind(name: str, ndim: int) -> str:
     return "embedding" if any(word in name.rpartition(".")[2].lower() for word in TABLES) else "linear"
 
 
+def fit_arrays(net: Network, weight: Array, params: Any = None, how: Fit | None = None) -> FitResult:
+    """Fit a network to a weight without a front-end: in NumPy, or with the gradients of an installed library.
+
+    Parameters
+    ----------
+    net, weight, params, how
+        As for `deeptn_torch.fit`; arrays of any library.
+
+    Returns
+    -------
+    FitResult
+        Arrays of the weight's library.
+
+    Raises
+    ------
+    MissingBackendError
+        If the fit needs gradients, and neither PyTorch nor JAX with optax is installed.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> fit_arrays(dtn.network(dtn.CP(rank=1), (4, 6)), np.ones((4, 6))).error < 1e-6
+    True
+    """
+    wanted = (Fit() if how is None else how).resolved(net)
+    if wanted.method == "als" or not wanted.steps:
+        return fit_by_gradient(net, weight, params, how, library_of(weight).name, _stay)
+    library, fit = _gradient_fit()
+
+    def moved(arrays: ParamsLike, to: str) -> Params:
+        return {name: from_raw(to_raw(array), to) for name, array in arrays.items()}
+
+    found = fit(net, from_raw(to_raw(weight), library), params and moved(params, library), how)
+    return found._replace(params=moved(found.params, library_of(weight).name))
+
+
 class StoredView:
     """A `deeptn.files.StoredModel` as a `ModelView`: what a file contains, without model code.
 
@@ -132,17 +168,7 @@ class StoredView:
             layers[name] = made.setdefault(_layer_tie(layer), layer._replace(params=cores, bias=bias))
         self.model = StoredModel(layers, {name: new[name] for name in self.model.tensors})
 
-    def fit(self, net: Network, weight: Array, params: Any = None, how: Fit | None = None) -> FitResult:
-        wanted = (Fit() if how is None else how).resolved(net)
-        if wanted.method == "als" or not wanted.steps:
-            return fit_by_gradient(net, weight, params, how, library_of(weight).name, _stay)
-        library, fit = _gradient_fit()
-
-        def moved(arrays: ParamsLike, to: str) -> Params:
-            return {name: from_raw(to_raw(array), to) for name, array in arrays.items()}
-
-        found = fit(net, from_raw(to_raw(weight), library), params and moved(params, library), how)
-        return found._replace(params=moved(found.params, library_of(weight).name))
+    fit = staticmethod(fit_arrays)
 
     def seed(self, given: int | None) -> int:
         return int(np.random.default_rng(given).integers(2**62))

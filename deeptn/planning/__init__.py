@@ -1,0 +1,16 @@
+"""Plans: which network every layer of a model becomes, so that the model keeps a limit and its weights change least."""
+
+from .allocation import allocate
+from .curves import Candidate, curve, layouts_of
+from .plans import LayerPlan, Plan
+from .search import plan
+
+__all__ = [
+    "Candidate",
+    "LayerPlan",
+    "Plan",
+    "allocate",
+    "curve",
+    "layouts_of",
+    "plan",
+]

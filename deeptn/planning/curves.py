@@ -1,0 +1,120 @@
+"""Sensitivity curves: the error of a weight against the number of parameters, over families, layouts and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from ..arrays import relative_error, to_numpy
+from ..base import Shape
+from ..budget import at_budget
+from ..errors import DeepTNError, LayoutError, SpecError
+from ..fitting import Fit, can_alternate, decompose
+from ..models import fit_arrays
+from ..network import Network
+from ..spec import Layout
+from ..topologies import Topology, describe
+
+#: Budgets that are tried for every layer, as fractions of its entries.
+SHARES = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8)
+
+#: Sweeps of alternating least squares for families without a closed form, and steps of L-BFGS for nonlinear networks.
+SWEEPS, STEPS = 20, 60
+
+
+class Candidate(NamedTuple):
+    """What a layer could become.
+
+    Attributes
+    ----------
+    network : Network or None
+        None: the layer stays dense.
+    error : float
+        ``‖W - W'‖ / ‖W‖``, by the closed form or a short fit; `compress` may find a smaller one.
+
+    Examples
+    --------
+    >>> Candidate(None, 0.0).name
+    'dense'
+    """
+
+    network: Network | None
+    error: float
+
+    @property
+    def name(self) -> str:
+        """The topology with its size, or "dense"."""
+        return "dense" if self.network is None else describe(self.network.topology)
+
+
+def curve(
+    weight: np.ndarray, family: Topology, layout: Layout | None, budgets: Sequence[int], seed: int = 0
+) -> list[Candidate]:
+    """Return the networks of a family for some budgets, with the errors of their closed forms or short fits.
+
+    Parameters
+    ----------
+    weight : array
+        NumPy array of any floating-point dtype.
+    family : Topology
+    layout : Layout or None
+        By default the family's own layout.
+    budgets : sequence of int
+        Numbers of parameters. A budget below the smallest network of the family is skipped.
+    seed : int
+        Seed of the starting points of fits by gradient.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> W = np.diag([8.0, 4.0, 2.0, 1.0]) @ np.ones((4, 12)) + np.eye(4, 12)
+    >>> [(found.name, round(found.error, 3)) for found in curve(W, dtn.LowRank(), None, (16, 32))]
+    [('LowRank(rank=1)', 0.051), ('LowRank(rank=2)', 0.027)]
+    """
+    dense = to_numpy(weight)
+    networks: dict[Network, None] = {}
+    for budget in budgets:
+        try:
+            networks[at_budget(family, dense.shape, budget, layout)] = None
+        except (SpecError, LayoutError):
+            continue
+    found: list[Candidate] = []
+    for net in networks:
+        if net.num_params < dense.size:
+            try:
+                found.append(Candidate(net, _error(net, dense, seed)))
+            except DeepTNError:  # neither a closed form nor a fit, or too large for one
+                continue
+    return found
+
+
+def layouts_of(family: Topology, shape: Shape) -> Iterator[Layout]:
+    """Yield the layouts to try for a family: its own, and balanced factors with the legs in both orders.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> [(layout.factors, layout.order) for layout in layouts_of(dtn.TTMatrix(), (16, 64))]
+    [(((4, 4), (8, 8)), 'interleaved'), (((4, 4), (8, 8)), 'rows')]
+    """
+    own = family.default_layout(shape)
+    yield own
+    if own != Layout.single(shape):
+        for order in ("rows", "interleaved"):
+            layout = Layout.balanced(shape, order=order, pad=True)
+            if layout != own:
+                yield layout
+
+
+def _error(net: Network, dense: np.ndarray, seed: int) -> float:
+    assert net.topology is not None
+    if net.is_linear:
+        try:
+            return decompose(dense, net.topology, net.layout, sweeps=0).error
+        except SpecError:
+            if can_alternate(net):
+                return decompose(dense, net.topology, net.layout, sweeps=SWEEPS).error
+    found = fit_arrays(net, dense.astype("float32"), None, Fit(method="lbfgs", steps=STEPS, seed=seed))
+    return relative_error(net.materialize(found.params), dense)

@@ -1,0 +1,202 @@
+"""A plan says what every layer of a model becomes. It is a YAML file that one can read, edit, compare and run again."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..base import PathLike, Shape, is_object, text_table, write_atomically
+from ..errors import DeepTNError, FormatError, near_match
+from ..network import Network, network
+from ..spec import Layout
+from ..topologies import Topology, describe, topology_from_dict, topology_to_dict
+
+#: Format and version of such a file.
+FORMAT, VERSION = "deeptn.plan", 1
+
+#: Keys of the file, and of a layer in it.
+KEYS = ("format", "version", "budget", "params_before", "params_after", "layers")
+LAYER_KEYS = ("shape", "topology", "layout", "params", "error", "dense")
+
+
+@dataclass(frozen=True)
+class LayerPlan:
+    """What one layer becomes.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of its weight.
+    network : Network or None
+        None: the layer stays dense.
+    error : float
+        ``‖W - W'‖ / ‖W‖`` that the plan expects; `compress` may find a smaller one.
+    why : str
+        Why the layer stays dense.
+
+    Examples
+    --------
+    >>> LayerPlan((4, 6), None, 0.0, "it is small").params
+    24
+    """
+
+    shape: Shape
+    network: Network | None
+    error: float = 0.0
+    why: str = ""
+
+    @property
+    def params(self) -> int:
+        """Parameters of the weight in the compressed model."""
+        return math.prod(self.shape) if self.network is None else self.network.num_params
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the layers of a model become; pass it to `compress` in place of rules.
+
+    Attributes
+    ----------
+    layers : dict of str to LayerPlan
+    budget : dict
+        The limit that the plan keeps, as it was given to `plan`.
+    params_before, params_after : int
+        All parameters of the model.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> layer = LayerPlan((4, 6), dtn.network(dtn.LowRank(rank=1), (4, 6)), error=0.5)
+    >>> example = Plan({"fc": layer}, {"params": 20}, 28, 14)
+    >>> example.targets["fc"].num_params
+    10
+    >>> Plan.from_yaml(example.to_yaml()) == example
+    True
+    """
+
+    layers: Mapping[str, LayerPlan]
+    budget: Mapping[str, Any]
+    params_before: int
+    params_after: int
+    curves: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False, compare=False)
+
+    @property
+    def targets(self) -> dict[str, Network]:
+        """The networks, by the names of the layers that become generated."""
+        return {name: layer.network for name, layer in self.layers.items() if layer.network is not None}
+
+    def to_yaml(self) -> str:
+        """Return the text of the file."""
+        import yaml
+
+        data = {"format": FORMAT, "version": VERSION, "budget": dict(self.budget)}
+        data |= {"params_before": self.params_before, "params_after": self.params_after}
+        data["layers"] = {name: _layer_to_dict(layer) for name, layer in self.layers.items()}
+        return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+
+    def save(self, path: PathLike) -> None:
+        """Write the plan to a YAML file. An existing file is replaced completely or not at all."""
+        write_atomically(path, lambda file: Path(file).write_text(self.to_yaml(), encoding="utf-8"))
+
+    @classmethod
+    def from_yaml(cls, text: str) -> Plan:
+        """Read the text of a file.
+
+        Raises
+        ------
+        FormatError
+            If it is not a plan; the message names the layer and the key.
+        """
+        import yaml
+
+        try:
+            data: Any = yaml.safe_load(text)
+        except (yaml.YAMLError, RecursionError) as error:
+            raise FormatError(f"the plan is not YAML: {error}") from error
+        if not is_object(data) or data.get("format") != FORMAT:
+            raise FormatError(f"a plan starts with 'format: {FORMAT}'; got {data!r:.60}")
+        if data.get("version") != VERSION:
+            raise FormatError(f"a plan of version {data.get('version')!r:.20}; this version of deeptn reads {VERSION}")
+        _check_keys(data, KEYS, "the plan")
+        budget, layers = data.get("budget"), data.get("layers")
+        before, after = data.get("params_before"), data.get("params_after")
+        if not is_object(budget) or not is_object(layers) or type(before) is not int or type(after) is not int:
+            raise FormatError("a plan needs 'budget' and 'layers', which are tables, and two numbers of parameters")
+        return cls({name: _layer_from_dict(name, layer) for name, layer in layers.items()}, budget, before, after)
+
+    @classmethod
+    def load(cls, path: PathLike) -> Plan:
+        """Read a YAML file; see `from_yaml`."""
+        try:
+            return cls.from_yaml(Path(path).read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise FormatError(f"{str(path)!r} is not a text file: {error}") from error
+        except FormatError as error:
+            error.args = (f"{str(path)!r}: {error}",)
+            raise
+
+    def __str__(self) -> str:
+        rows = [("layer", "weight", "becomes", "parameters", "before", "error")]
+        for name, layer in self.layers.items():
+            becomes = f"dense: {layer.why}" if layer.network is None else describe(layer.network.topology)
+            before = math.prod(layer.shape)
+            shape = " × ".join(map(str, layer.shape))
+            rows.append((name, shape, becomes, f"{layer.params:,}", f"{before:,}", f"{layer.error:.3f}"))
+        share = self.params_after / max(1, self.params_before)
+        return f"{text_table(rows)}\nall parameters: {self.params_before:,} -> {self.params_after:,} ({share:.1%})"
+
+
+def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
+    if layer.network is None:
+        return {"shape": list(layer.shape), "dense": layer.why}
+    net, layout = layer.network, layer.network.layout.to_dict()
+    assert net.topology is not None
+    return {
+        "shape": list(layer.shape),
+        "topology": _short(net.topology),
+        "layout": {key: layout[key] for key in ("factors", "order")},
+        "params": net.num_params,
+        "error": float(f"{layer.error:.6g}"),
+    }
+
+
+def _short(topology: Topology) -> dict[str, Any]:
+    """Return plain data without the fields that have their default."""
+    data = topology_to_dict(topology)
+    same = {
+        f.name for f in fields(topology) if f.name != topology.size_field and getattr(topology, f.name) == f.default
+    }
+    return {key: _lists(value) for key, value in data.items() if key not in same}
+
+
+def _lists(value: Any) -> Any:
+    """Turn tuples into lists, which YAML has."""
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return [_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _layer_from_dict(name: str, data: Any) -> LayerPlan:
+    where = f"layer {name!r} of the plan"
+    if not is_object(data) or not isinstance(data.get("shape"), list):
+        raise FormatError(f"{where} needs a 'shape', a list of sizes")
+    _check_keys(data, LAYER_KEYS, where)
+    try:
+        layout = data.get("layout")
+        shape = Layout.single(data["shape"]).shape
+        if "topology" not in data:
+            return LayerPlan(shape, None, 0.0, str(data.get("dense", "")))
+        chosen = Layout.from_dict({"shape": data["shape"], **layout}) if is_object(layout) else None
+        net, error = network(topology_from_dict(data["topology"]), shape, chosen), float(data.get("error", math.nan))
+    except (DeepTNError, TypeError, ValueError) as error:
+        raise FormatError(f"{where}: {error}") from error
+    return LayerPlan(shape, net, error)
+
+
+def _check_keys(data: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:
+    for key in data:
+        if key not in known:
+            raise FormatError(f"{what} has the key {key!r:.40}; {near_match(str(key), known)}")
