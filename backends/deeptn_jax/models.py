@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from deeptn import models
 from deeptn.base import PathLike
 from deeptn.fitting import How
-from deeptn.models import Report, Target
+from deeptn.models import Report, Rules
 
 from .view import view_of
 
@@ -16,7 +16,7 @@ M = TypeVar("M")
 
 
 def compress(
-    model: M, targets: Mapping[str, Target], ignore: Iterable[str] = (), fit: How = "auto", key: Any = None
+    model: M, targets: Rules, ignore: Iterable[str] = (), fit: How = "auto", key: Any = None
 ) -> tuple[M, Report]:
     """Return a model in which chosen layers have generated weights, and a report; see `deeptn.models.compress`.
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -26,7 +28,13 @@ VIEWS: list[tuple[Callable[[Any], bool], Callable[[Any], ModelView]]] = []
 def view_of(model: Any) -> ModelView:
     """Return the view of a model."""
     expect_model(model, "a model of Equinox or Flax NNX")
-    return next((view for fits, view in VIEWS if fits(model)), VIEWS[0][1])(model)
+    for library, package in (("flax.nnx", "deeptn_jax.nnx"), ("equinox", "deeptn_jax.equinox")):
+        if library in sys.modules:
+            importlib.import_module(package)  # adds its view
+    for fits, view in VIEWS:
+        if fits(model):
+            return view(model)
+    raise PlanError(f"expected a model of Equinox or Flax NNX, got {type(model).__name__}")
 
 
 def seed_of(key: Any) -> int:

@@ -12,7 +12,7 @@ from torch import nn
 from deeptn import models
 from deeptn.base import PathLike
 from deeptn.fitting import How
-from deeptn.models import Report, Target
+from deeptn.models import Report, Rules
 
 from .view import TorchModel
 
@@ -21,7 +21,7 @@ Seed = int | torch.Generator | None
 
 
 def compress(
-    model: M, targets: Mapping[str, Target], ignore: Iterable[str] = (), fit: How = "auto", seed: Seed = None
+    model: M, targets: Rules, ignore: Iterable[str] = (), fit: How = "auto", seed: Seed = None
 ) -> tuple[M, Report]:
     """Return a copy of a model in which chosen layers have generated weights, and a report.
 
@@ -43,7 +43,7 @@ def compress(
 
 def compress_(
     model: nn.Module,
-    targets: Mapping[str, Target],
+    targets: Rules,
     ignore: Iterable[str] = (),
     fit: How = "auto",
     seed: Seed = None,

@@ -7,7 +7,7 @@ from .files import from_stored, load_model, save_model, to_stored
 from .kinds import Kind, kind_of
 from .modes import Mode, check_mode, is_faster
 from .report import LayerReport, Report, layer_report
-from .rules import Target, as_network, matches, resolve, select
+from .rules import Rules, Target, as_network, matches, resolve, select
 from .stored import StoredView, fit_arrays
 from .training import Trainer, carry_out, check_loss, check_teacher
 from .view import Entry, Generated, ModelView, Weight, at_rest, count, naming, refuse, tied
@@ -20,6 +20,7 @@ __all__ = [
     "Mode",
     "ModelView",
     "Report",
+    "Rules",
     "StoredView",
     "Target",
     "Trainer",

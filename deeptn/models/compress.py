@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,13 @@ from ..network import Network, network
 from ..spec import Layout
 from ..topologies import describe
 from .report import Report, layer_report
-from .rules import Target, resolve, select
+from .rules import Rules, resolve, select
 from .view import Generated, ModelView, Weight, at_rest, count, naming
 
 
 def compress(
     view: ModelView,
-    targets: Mapping[str, Target],
+    targets: Rules,
     ignore: Iterable[str] = (),
     fit: How = "auto",
     seed: Any = None,
@@ -30,7 +30,7 @@ def compress(
     Parameters
     ----------
     view : ModelView
-    targets : mapping of str to deeptn.Topology, deeptn.Network or str
+    targets : mapping of str to deeptn.Topology, deeptn.Network or str; or deeptn.Plan
         What each layer becomes. A key is a layer's name, a glob (``"classifier.*"``), or ``"re:…"``, a regular
         expression for the whole name. If several keys match, an exact name wins, then the first key.
     ignore : iterable of str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from ..base import Shape
 from ..errors import DeepTNError, PlanError, SpecError, near_match
@@ -15,6 +15,17 @@ from ..topologies import Topology
 
 #: The target of a rule: a family, its name, or a finished network for exactly this shape.
 Target: TypeAlias = Topology | Network | str
+
+
+class Planned(Protocol):
+    """Something that knows the network of each layer, as `deeptn.Plan` does."""
+
+    @property
+    def targets(self) -> Mapping[str, Network]: ...
+
+
+#: What `compress` takes as its targets: a target for each pattern, or a plan.
+Rules: TypeAlias = Mapping[str, Target] | Planned
 
 
 def matches(pattern: str, name: str) -> bool:
@@ -78,7 +89,7 @@ def select(
 
 def resolve(
     shapes: Mapping[str, tuple[int, ...]],
-    targets: Mapping[str, Target],
+    targets: Rules,
     ignore: Iterable[str] = (),
     generated: Sequence[str] = (),
 ) -> dict[str, Network]:
@@ -88,7 +99,7 @@ def resolve(
     ----------
     shapes : mapping of str to tuple of int
         Weight shape of every layer that can be compressed.
-    targets : mapping of str to topology, network or name
+    targets : mapping of str to topology, network or name; or Plan
         Target of each pattern (see `matches`). If several select a layer, an exact name wins, then the first.
     ignore : iterable of str
         Patterns of layers to leave alone.
@@ -112,20 +123,20 @@ def resolve(
     >>> {name: net.num_params for name, net in networks.items()}
     {'fc1': 384, 'fc2': 408}
     """
-    targets = getattr(targets, "targets", targets)  # a deeptn.planning.Plan
-    if not isinstance(targets, Mapping) or not targets:
+    rules: object = getattr(targets, "targets", targets)  # those of a plan
+    if not isinstance(rules, Mapping) or not rules:
         raise PlanError(
-            f"targets must map patterns to topologies, e.g. {{'fc*': BrickWall(layers=2)}}; got {targets!r:.60}"
+            f"targets must map patterns to topologies, e.g. {{'fc*': BrickWall(layers=2)}}; got {rules!r:.60}"
         )
     if not shapes and not generated:
         raise PlanError("the model has no layer that can be compressed")
     names = list(shapes)
     ignored = {name for found in select(ignore, [*names, *generated], "ignore").values() for name in found}
     chosen: dict[str, Target] = {}
-    for pattern, found in select(targets, names, "targets", generated).items():
+    for pattern, found in select(rules, names, "targets", generated).items():
         for name in found:
             if name not in ignored and (name not in chosen or pattern == name):
-                chosen[name] = targets[pattern]
+                chosen[name] = rules[pattern]
     if not chosen:
         raise PlanError("every layer that targets selects is also in ignore")
     networks = {}

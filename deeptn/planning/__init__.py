@@ -3,9 +3,10 @@
 from .allocation import allocate
 from .curves import Candidate, curve, layouts_of
 from .plans import LayerPlan, Plan
-from .search import plan
+from .search import FAMILIES, plan
 
 __all__ = [
+    "FAMILIES",
     "Candidate",
     "LayerPlan",
     "Plan",

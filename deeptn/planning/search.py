@@ -35,8 +35,8 @@ FAMILIES = ("LowRank", "TensorTrain", "TTMatrix", "Tucker")
 #: Weights with fewer entries in all are planned in this process, because starting others would take longer.
 ALONE = 2**20
 
-#: Sizes that are tried around a chosen one.
-NEARBY = (0.75, 0.85, 0.92, 1.08, 1.18, 1.33)
+#: Sizes that are tried around the chosen ones, and how often.
+NEARBY, ROUNDS = (0.75, 0.85, 0.92, 1.08, 1.18, 1.33), 3
 
 
 def plan(
@@ -116,10 +116,15 @@ def plan(
             f"needed, {fixed:,} of them outside these layers"
         )
     picked = _allocated(curves, sizes, limit - fixed)
-    for name, weight in track(list(free.items()), lambda item: f"sizes of layer {item[0]}"):
-        with naming(name):
-            curves[name] += _nearby(weight, picked[name], seed)
-    picked = _allocated(curves, sizes, limit - fixed)
+    for _ in range(ROUNDS):
+        before, left = picked, limit - fixed - sum(_params(one, sizes[name]) for name, one in picked.items())
+        for name, weight in track(list(free.items()), lambda item: f"sizes of layer {item[0]}"):
+            with naming(name):
+                known = {candidate.network for candidate in curves[name]}
+                curves[name] += [one for one in _nearby(weight, before[name], left, seed) if one.network not in known]
+        picked = _allocated(curves, sizes, limit - fixed)
+        if picked == before:
+            break
     layers: dict[str, LayerPlan] = {}
     for name, weight in weights.items():
         if name in picked:
@@ -205,15 +210,15 @@ def _candidates(weight: Weight, families: Sequence[Topology], share: float, seed
     return [Candidate(None, 0.0), *candidates.values()]
 
 
-def _nearby(weight: Weight, chosen: Candidate, seed: int) -> list[Candidate]:
-    """Return candidates of a little more and fewer parameters than the chosen one."""
+def _nearby(weight: Weight, chosen: Candidate, left: int, seed: int) -> list[Candidate]:
+    """Return candidates of a few more and fewer parameters than the chosen one, and of all that are left."""
     from threadpoolctl import threadpool_limits
 
     net = chosen.network
     if net is None or net.topology is None:
         return []
     with threadpool_limits(1):
-        budgets = [int(net.num_params * part) for part in NEARBY]
+        budgets = [*(int(net.num_params * part) for part in NEARBY), net.num_params + left]
         return curve(_array(weight), net.topology, net.layout, budgets, seed)
 
 

@@ -136,6 +136,16 @@ def test_models_of_frameworks(found):
     assert sum(p.numel() for p in small.parameters()) == found.params_after == report.model_after
 
 
+def test_models_of_equinox():
+    jax, equinox = pytest.importorskip("jax"), pytest.importorskip("equinox")
+    model = equinox.nn.MLP(24, 10, 16, 1, key=jax.random.key(0))
+    found = plan(model, {"params": "60%"}, topologies=["LowRank"])
+    assert list(found.layers) == ["layers.0", "layers.1"]
+    from deeptn_jax.equinox import compress
+
+    assert compress(model, found)[1].model_after == found.params_after
+
+
 def test_layers_that_stay_dense():
     limit = int(0.9 * TOTAL)
     found = plan(StoredModel({}, tensors()), {"params": limit}, targets=["fc*", "head"], ignore=["head"])
@@ -164,7 +174,7 @@ def test_bad_budgets(budget, message):
 
 
 def test_bad_models():
-    with pytest.raises(dtn.PlanError, match="or a model of PyTorch, Equinox or NNX; got int"):
+    with pytest.raises(dtn.PlanError, match=r"or a model of PyTorch, Equinox or NNX; got int|no dense layer"):
         plan(3, {"params": 5})
     with pytest.raises(dtn.PlanError, match="no dense layer that can be compressed"):
         plan(StoredModel({}, {"bias": np.ones(3)}), {"params": 5})
