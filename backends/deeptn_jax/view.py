@@ -31,10 +31,9 @@ def view_of(model: Any) -> ModelView:
     for library, package in (("flax.nnx", "deeptn_jax.nnx"), ("equinox", "deeptn_jax.equinox")):
         if library in sys.modules:
             importlib.import_module(package)  # adds its view
-    for fits, view in VIEWS:
-        if fits(model):
-            return view(model)
-    raise PlanError(f"expected a model of Equinox or Flax NNX, got {type(model).__name__}")
+    if not VIEWS:
+        raise PlanError(f"expected a model of Equinox or Flax NNX, got {type(model).__name__}")
+    return next((view for fits, view in VIEWS if fits(model)), VIEWS[0][1])(model)
 
 
 def seed_of(key: Any) -> int:

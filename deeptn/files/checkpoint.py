@@ -215,7 +215,7 @@ def _from_torch(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:
         reason = str(error).strip().partition("\n")[0]
         raise FormatError(
-            f"torch.load({str(path)!r}, weights_only=True) failed: {reason:.200}; save model.state_dict() alone"
+            f"{str(path)!r} cannot be read with weights_only=True: {reason:.200}; save model.state_dict() alone"
         ) from error
     for name in STATES:
         if is_object(state) and is_object(state.get(name)):

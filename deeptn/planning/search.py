@@ -88,7 +88,7 @@ def plan(
     >>> weights = {"a.weight": W @ W.T, "b.weight": np.eye(32)}
     >>> found = plan(dtn.files.StoredModel({}, weights), {"params": 2100})
     >>> [(name, layer.params, layer.error < 1e-6) for name, layer in found.layers.items()]
-    [('a', 1024, True), ('b', 1024, True)]
+    [('a', 1024, True), ('b', 80, True)]
     """
     view = _view_of(model)
     total = count(view)
@@ -144,7 +144,8 @@ def _view_of(model: Any) -> ModelView:
         return StoredView(model)
     if callable(getattr(model, "weights", None)) and callable(getattr(model, "entries", None)):
         return model
-    for entry in importlib.metadata.entry_points(group=GROUP):
+    entries = importlib.metadata.entry_points(group=GROUP)
+    for entry in sorted(entries, key=lambda entry: entry.name == "jax"):  # Equinox takes any pytree
         if entry.name in sys.modules:
             with suppress(PlanError):  # a model of another framework
                 return entry.load()(model)
