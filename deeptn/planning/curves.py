@@ -97,7 +97,7 @@ def layouts_of(family: Topology, shape: Shape) -> Iterator[Layout]:
     --------
     >>> import deeptn as dtn
     >>> [(layout.factors, layout.order) for layout in layouts_of(dtn.TTMatrix(), (16, 64))]
-    [(((4, 4), (8, 8)), 'interleaved'), (((4, 4), (8, 8)), 'rows')]
+    [(((4, 4), (8, 8)), 'interleaved'), (((16,), (8, 8)), 'rows'), (((16,), (8, 8)), 'interleaved')]
     """
     own = family.default_layout(shape)
     yield own
