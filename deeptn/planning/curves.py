@@ -10,7 +10,7 @@ import numpy as np
 from ..arrays import relative_error, to_numpy
 from ..base import Shape
 from ..budget import at_budget
-from ..errors import DeepTNError, LayoutError, SpecError
+from ..errors import DeepTNError, LayoutError, MissingBackendError, SpecError
 from ..fitting import Fit, can_alternate, decompose
 from ..models import fit_arrays
 from ..network import Network
@@ -85,6 +85,8 @@ def curve(
         if net.num_params < dense.size:
             try:
                 found.append(Candidate(net, _error(net, dense, seed)))
+            except MissingBackendError:
+                raise
             except DeepTNError:  # neither a closed form nor a fit, or too large for one
                 continue
     return found
