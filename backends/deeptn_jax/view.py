@@ -31,7 +31,7 @@ def view_of(model: Any) -> ModelView:
     for library, package in (("flax.nnx", "deeptn_jax.nnx"), ("equinox", "deeptn_jax.equinox")):
         if library in sys.modules:
             importlib.import_module(package)  # adds its view
-    if not VIEWS:
+    if not VIEWS or jax.tree_util.all_leaves([model]):
         raise PlanError(f"expected a model of Equinox or Flax NNX, got {type(model).__name__}")
     return next((view for fits, view in VIEWS if fits(model)), VIEWS[0][1])(model)
 

@@ -144,8 +144,7 @@ def _view_of(model: Any) -> ModelView:
         return StoredView(model)
     if callable(getattr(model, "weights", None)) and callable(getattr(model, "entries", None)):
         return model
-    entries = importlib.metadata.entry_points(group=GROUP)
-    for entry in sorted(entries, key=lambda entry: entry.name == "jax"):  # Equinox takes any pytree
+    for entry in importlib.metadata.entry_points(group=GROUP):
         if entry.name in sys.modules:
             with suppress(PlanError):  # a model of another framework
                 return entry.load()(model)
