@@ -11,6 +11,7 @@ from .rules import Rules, Target, as_network, matches, resolve, select
 from .stored import StoredView, fit_arrays
 from .training import Trainer, carry_out, check_loss, check_teacher
 from .view import Entry, Generated, ModelView, Weight, at_rest, count, naming, refuse, tied
+from .views import view_of
 
 __all__ = [
     "Entry",
@@ -50,4 +51,5 @@ __all__ = [
     "select",
     "tied",
     "to_stored",
+    "view_of",
 ]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import os
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,18 +13,14 @@ import numpy as np
 from ..arrays import to_raw
 from ..base import track
 from ..errors import DeepTNError, PlanError, SpecError
-from ..files import StoredModel, load_checkpoint
 from ..fitting import decompose
-from ..models import ModelView, StoredView, Weight, count, naming, select
+from ..models import Weight, count, naming, select, view_of
 from ..spec import Layout
 from ..topologies import Topology
 from ..topologies import topology as as_topology
 from .allocation import allocate
 from .curves import SHARES, Candidate, curve, layouts_of
 from .plans import LayerPlan, Plan
-
-#: Entry points that make the view of a framework's model, by the name of its library.
-GROUP = "deeptn.views"
 
 #: Families that are tried unless others are named: those with a closed form whose size can be fine.
 FAMILIES = ("LowRank", "TensorTrain", "TTMatrix", "Tucker")
@@ -90,7 +83,7 @@ def plan(
     >>> [(name, layer.params, layer.error < 1e-6) for name, layer in found.layers.items()]
     [('a', 1024, True), ('b', 80, True)]
     """
-    view = _view_of(model)
+    view = view_of(model)
     total = count(view)
     limit = _limit(budget, total)
     weights = {weight.name: weight for weight in view.weights() if weight.network is None}
@@ -134,24 +127,6 @@ def plan(
             layers[name] = LayerPlan(weight.shape, None, 0.0, why)
     after = fixed + sum(layers[name].params for name in free)
     return Plan(layers, dict(budget), total, after, curves)
-
-
-def _view_of(model: Any) -> ModelView:
-    """Return the view of a file, or of a model of a framework that is in use."""
-    if isinstance(model, (str, Path)):
-        return StoredView(load_checkpoint(model))
-    if isinstance(model, StoredModel):
-        return StoredView(model)
-    if callable(getattr(model, "weights", None)) and callable(getattr(model, "entries", None)):
-        return model
-    for entry in importlib.metadata.entry_points(group=GROUP):
-        if entry.name in sys.modules:
-            with suppress(PlanError):  # a model of another framework
-                return entry.load()(model)
-    raise PlanError(
-        "plan(model, budget): expected a path, a StoredModel, a view, or a model of PyTorch, Equinox or NNX; got "
-        f"{type(model).__name__}"
-    )
 
 
 def _limit(budget: Mapping[str, int | str], total: int) -> int:

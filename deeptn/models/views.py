@@ -1,0 +1,53 @@
+"""Find the view of a model or of a file."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import sys
+from contextlib import suppress
+from typing import Any
+
+from ..errors import PlanError
+from ..files import StoredModel, load_checkpoint
+from .stored import StoredView
+from .view import ModelView
+
+#: Entry points that make the view of a framework's model, by the name of its library. They raise `PlanError` for models
+#: of other frameworks.
+GROUP = "deeptn.views"
+
+
+def view_of(model: Any) -> ModelView:
+    """Return the view of a checkpoint, or of a model of a framework that has been imported.
+
+    Parameters
+    ----------
+    model : path, StoredModel, ModelView or model
+        A path is opened by `deeptn.files.load_checkpoint`; a view is returned as it is.
+
+    Raises
+    ------
+    PlanError
+        If no framework knows the model.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> [weight.name for weight in view_of(nn.Sequential(nn.Linear(6, 4), nn.ReLU())).weights()]
+    ['0']
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return StoredView(load_checkpoint(model))
+    if isinstance(model, StoredModel):
+        return StoredView(model)
+    if callable(getattr(model, "weights", None)) and callable(getattr(model, "entries", None)):
+        return model
+    for entry in importlib.metadata.entry_points(group=GROUP):
+        if entry.name in sys.modules:
+            with suppress(PlanError):
+                return entry.load()(model)
+    raise PlanError(
+        "expected a path, a StoredModel, a view, or a model of PyTorch, Equinox or NNX (import its library first); got "
+        f"{type(model).__name__}"
+    )
