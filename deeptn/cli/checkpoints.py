@@ -9,7 +9,7 @@ from pathlib import Path
 from ..base import kilobytes
 from ..errors import FormatError, PlanError
 from ..files import load_checkpoint, save_checkpoint
-from ..models import Report, StoredView, compress, fold, save_model
+from ..models import Report, StoredView, compress, save_model
 from ..planning import FAMILIES, Plan, plan
 from .commands import Command
 
@@ -108,13 +108,12 @@ def _configure_decompress(parser: argparse.ArgumentParser) -> None:
 
 def _decompress(options: argparse.Namespace) -> int:
     _check_out(options)
-    view = StoredView(load_checkpoint(options.model))
-    if not view.model.layers:
+    model = load_checkpoint(options.model)
+    if not model.layers:
         raise FormatError(f"{str(options.model)!r} has no generated layer; it is dense already")
-    _, names = fold(view)
-    save_checkpoint(view.model, options.out)
+    save_checkpoint(model, options.out)
     size = kilobytes(options.out.stat().st_size)
-    print(f"decoded {len(names)} weights, wrote {options.out}, {size}")
+    print(f"decoded {len(model.layers)} weights, wrote {options.out}, {size}")
     return 0
 
 

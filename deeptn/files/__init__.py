@@ -1,12 +1,14 @@
 """Files of networks and models: safetensors with a JSON header. Nothing in them is executed."""
 
 from .checkpoint import load_checkpoint, save_checkpoint
-from .model_file import MODEL, StoredLayer, StoredModel, load_model, place_of, save_model
+from .model_file import LONE, MODEL, StoredLayer, StoredModel, load_model, place_of, save_model, size_of_model
 from .network_file import NETWORK, fingerprint, load, network_from_dict, network_to_dict, save
+from .stream import release
 from .tensors import HEADER, VERSION, form_of, open_safetensors, read_tensors, write_tensors
 
 __all__ = [
     "HEADER",
+    "LONE",
     "MODEL",
     "NETWORK",
     "VERSION",
@@ -22,8 +24,10 @@ __all__ = [
     "open_safetensors",
     "place_of",
     "read_tensors",
+    "release",
     "save",
     "save_checkpoint",
     "save_model",
+    "size_of_model",
     "write_tensors",
 ]

@@ -2,41 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..arrays import numpy_dtype, to_raw
-from ..base import PathLike, is_object, optional, write_atomically
-from ..errors import FormatError, SpecError
-from .model_file import MODEL, StoredModel, load_model
-from .tensors import HEADER, open_safetensors
-
-#: NumPy's names for the dtypes of safetensors.
-SAFETENSORS = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "C64": "complex64",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U64": "uint64",
-    "U32": "uint32",
-    "U16": "uint16",
-    "U8": "uint8",
-    "BOOL": "bool",
-}
+from ..arrays import dtype_of, to_raw
+from ..base import PathLike, is_object, optional, path_of
+from ..errors import FormatError
+from .model_file import MODEL, StoredModel, read_model
+from .stream import Source, mapped, write_stream
+from .tensors import declared, open_safetensors
 
 #: Files that a folder may contain, in the order in which they are looked for.
 FILES = (
@@ -90,8 +71,8 @@ def load_checkpoint(path: PathLike) -> StoredModel:
         raise FileNotFoundError(f"no file {str(path)!r}")
     if path.name.endswith(".index.json"):
         return StoredModel({}, _from_index(path))
-    if path.suffix == ".safetensors" and _is_model(path):
-        return load_model(path)
+    if path.suffix == ".safetensors" and declared(path) == MODEL:
+        return read_model(path, mapped)
     return StoredModel({}, _reader(path)(path))
 
 
@@ -101,14 +82,9 @@ def save_checkpoint(model: StoredModel, path: PathLike) -> None:
     Parameters
     ----------
     model : StoredModel
-        Without generated layers. Tensors that share memory are stored under each of their names.
+        Generated weights are decoded, one at a time. Tensors that share memory are stored under each of their names.
     path : path
         File to write. An existing file is replaced completely or not at all.
-
-    Raises
-    ------
-    SpecError
-        If a layer is generated.
 
     Examples
     --------
@@ -118,11 +94,14 @@ def save_checkpoint(model: StoredModel, path: PathLike) -> None:
     >>> list(load_checkpoint(path).tensors)
     ['fc.weight']
     """
-    if model.layers:
-        raise SpecError(f"the layer {next(iter(model.layers))!r} is generated; fold the model first, or use save_model")
-    save_file = importlib.import_module("safetensors.numpy").save_file
-    tensors = {name: np.ascontiguousarray(to_raw(array)).reshape(array.shape) for name, array in model.tensors.items()}
-    write_atomically(path, lambda file: save_file(tensors, file, metadata={"format": "pt"}))
+    sources = {name: Source.of(to_raw(array)) for name, array in model.tensors.items()}
+    for name, layer in model.layers.items():
+        dtype = dtype_of(next(iter(layer.params.values())))
+        decode = partial(layer.network.materialize, layer.params)
+        sources[layer.entry(name)] = Source(layer.network.shape, dtype, decode)
+        if layer.bias is not None:
+            sources[path_of(name, "bias")] = Source.of(to_raw(layer.bias))
+    write_stream(path, sources, {"format": "pt"})
 
 
 def _reader(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
@@ -137,33 +116,10 @@ def _reader(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
     )
 
 
-def _is_model(path: Path) -> bool:
-    """Return whether deeptn wrote a file, as a model."""
-    with open_safetensors(path, "numpy") as file:
-        metadata: dict[str, str] = file.metadata() or {}
-    try:
-        header: Any = json.loads(metadata.get(HEADER, "{}"))
-    except (ValueError, RecursionError):
-        return False
-    return is_object(header) and header.get("format") == MODEL
-
-
 def _from_safetensors(path: Path) -> dict[str, np.ndarray]:
     with open_safetensors(path, "numpy"):  # checks the header
         pass
-    with path.open("rb") as file:
-        start = 8 + int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(start - 8))
-    header.pop("__metadata__", None)
-    whole = np.asarray(np.memmap(path, np.uint8, "r")) if path.stat().st_size > start else np.empty(start, np.uint8)
-    found: dict[str, np.ndarray] = {}
-    for name, entry in header.items():
-        if entry["dtype"] not in SAFETENSORS:
-            raise FormatError(f"{str(path)!r}: tensor {name!r} has the dtype {entry['dtype']}, which NumPy lacks")
-        first, last = entry["data_offsets"]
-        dtype = numpy_dtype(SAFETENSORS[entry["dtype"]])
-        found[name] = whole[start + first : start + last].view(dtype).reshape(entry["shape"])
-    return found
+    return mapped(path)
 
 
 def _from_index(path: Path) -> dict[str, np.ndarray]:

@@ -4,20 +4,24 @@
 # Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..arrays import DTYPES, to_raw
-from ..base import Array, Params, PathLike, is_list, is_object
+from ..base import Array, Params, PathLike, is_list, is_object, path_of
 from ..errors import FormatError, PlanError, SpecError
 from ..network import Network
 from .network_file import check_floats, cores_of, network_from_dict, network_to_dict, packed, unpack
-from .tensors import check_keys, read_tensors, write_tensors
+from .tensors import check_keys, read_tensors, size_of_tensors, write_tensors
 
 #: Format of such a file, as named in its header.
 MODEL = "deeptn.model"
+
+#: Kind of a weight that does not belong to a layer.
+LONE = "weight"
 
 
 class StoredLayer(NamedTuple):
@@ -45,6 +49,10 @@ class StoredLayer(NamedTuple):
     network: Network
     params: Params
     bias: Array | None
+
+    def entry(self, name: str) -> str:
+        """Return the name of the dense weight in a ``state_dict``, if the layer has this name."""
+        return name if self.kind == LONE else path_of(name, "weight")
 
 
 class StoredModel(NamedTuple):
@@ -133,6 +141,26 @@ def save_model(model: StoredModel, path: PathLike) -> None:
         raise PlanError("the model has no generated layer; compress it first, or save its tensors with safetensors")
     if "" in model.layers:
         raise PlanError("the model is a single generated layer; write deeptn.save(path, layer.network, layer.params)")
+    write_tensors(path, *_contents(model))
+
+
+def size_of_model(model: StoredModel) -> int:
+    """Return the bytes of the file that `save_model` would write; without generated layers too.
+
+    Examples
+    --------
+    >>> import deeptn as dtn, os, tempfile
+    >>> net = dtn.network(dtn.BrickWall(layers=1), (10, 64))
+    >>> model, path = StoredModel({"fc": StoredLayer("linear", net, net.init(), None)}, {}), tempfile.mktemp()
+    >>> save_model(model, path)
+    >>> size_of_model(model) == os.path.getsize(path)
+    True
+    """
+    return size_of_tensors(*_contents(model))
+
+
+def _contents(model: StoredModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the header and the tensors of a file."""
     for layer in model.layers.values():
         check_floats(layer.network, layer.params)
     tensors: dict[str, np.ndarray] = {}
@@ -152,7 +180,7 @@ def save_model(model: StoredModel, path: PathLike) -> None:
     }
     stored = packed({name: layer.network for name, layer in model.layers.items()}, tensors, aliases)
     header = {"format": MODEL, "networks": [network_to_dict(net) for net in networks], "layers": layers}
-    write_tensors(path, header | ({"aliases": aliases} if aliases else {}), stored)
+    return header | ({"aliases": aliases} if aliases else {}), stored
 
 
 def place_of(name: str, array: np.ndarray) -> Hashable:
@@ -202,7 +230,12 @@ def load_model(path: PathLike) -> StoredModel:
     >>> (fc.network.apply(fc.params, np.ones((5, 64), "float32")) + fc.bias).shape
     (5, 10)
     """
-    header, tensors = read_tensors(path, MODEL)
+    return read_model(path)
+
+
+def read_model(path: PathLike, read: Callable[[Path], dict[str, np.ndarray]] | None = None) -> StoredModel:
+    """Read a model; `read` may map its tensors instead of reading them."""
+    header, tensors = read_tensors(path, MODEL, read)
     entries, aliases = header.get("layers"), header.get("aliases", {})
     if not is_object(entries) or not is_object(aliases):
         raise FormatError("the header needs 'layers', and 'aliases' must be a table")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..arrays import to_raw
-from ..base import Array, PathLike, is_object, write_atomically
+from ..base import Array, PathLike, is_object
 from ..errors import FormatError, SpecError
+from .stream import Source, size_of_stream, write_stream
 
 #: Key of deeptn's JSON in the metadata of a safetensors header.
 HEADER = "deeptn"
@@ -49,6 +51,14 @@ def parse_header(metadata: dict[str, str] | None, form: str) -> dict[str, Any]:
 
 def form_of(path: PathLike) -> str:
     """Return the format that a file declares: ``"deeptn.network"``, ``"deeptn.model"``, or another deeptn format."""
+    form = declared(path)
+    if form is None:
+        raise FormatError(f"{str(path)!r} was not written by deeptn: its header names no format")
+    return form
+
+
+def declared(path: PathLike) -> str | None:
+    """Return the format that a file declares; None if deeptn did not write it."""
     with open_safetensors(path, "numpy") as file:
         metadata: dict[str, str] = file.metadata() or {}
     try:
@@ -56,26 +66,38 @@ def form_of(path: PathLike) -> str:
     except (ValueError, RecursionError):
         header = None
     form = header.get("format") if is_object(header) else None
-    if not isinstance(form, str):
-        raise FormatError(f"{str(path)!r} was not written by deeptn: its header names no format")
-    return form
+    return form if isinstance(form, str) else None
 
 
 def write_tensors(path: PathLike, header: dict[str, Any], tensors: Mapping[str, Array]) -> None:
     """Write arrays of any library; complex ones become pairs and are listed in the header."""
-    save_file = importlib.import_module("safetensors.numpy").save_file
-    stored: dict[str, np.ndarray] = {}
+    write_stream(path, *_contents(header, tensors))
+
+
+def size_of_tensors(header: dict[str, Any], tensors: Mapping[str, Array]) -> int:
+    """Return the bytes of the file that `write_tensors` would write."""
+    return size_of_stream(*_contents(header, tensors))
+
+
+def _contents(header: dict[str, Any], tensors: Mapping[str, Array]) -> tuple[dict[str, Source], dict[str, str]]:
+    """Return the tensors and the metadata of a file."""
+    stored: dict[str, Source] = {}
     dtypes: dict[str, str] = {}
     for name, array in tensors.items():
         raw = to_raw(array)
+        stored[name] = Source.of(raw)
         if raw.dtype.name.startswith("float8"):
             raise SpecError(f"{name!r} has the dtype {raw.dtype}, which deeptn files cannot store; convert it first")
         if raw.dtype.kind == "c":
             dtypes[name] = str(raw.dtype.name)
-            raw = np.stack([np.real(raw), np.imag(raw)], axis=-1)
-        stored[name] = np.ascontiguousarray(raw).reshape(raw.shape)
+            stored[name] = Source((*raw.shape, 2), raw.real.dtype.name, partial(_pairs, raw))
     text = compact(header | {"version": VERSION} | ({"dtypes": dtypes} if dtypes else {}))
-    write_atomically(path, lambda file: save_file(stored, file, metadata={HEADER: text}))
+    return stored, {HEADER: text}
+
+
+def _pairs(array: np.ndarray) -> np.ndarray:
+    """Return complex numbers as pairs [real, imaginary]."""
+    return np.stack([np.real(array), np.imag(array)], axis=-1)
 
 
 def check_keys(data: dict[str, Any], known: Collection[str], what: str) -> None:
@@ -90,11 +112,15 @@ def compact(data: Any) -> str:
     return json.dumps(data, separators=(",", ":"))
 
 
-def read_tensors(path: PathLike, form: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the header, and every tensor in its original dtype."""
+def read_tensors(
+    path: PathLike, form: str, read: Callable[[Path], dict[str, np.ndarray]] | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the header, and every tensor in its original dtype; `read` may map them instead of reading them."""
     with open_safetensors(path, "numpy") as file:
         header = parse_header(file.metadata(), form)
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+        names = () if read else file.keys()
+        tensors = {name: file.get_tensor(name) for name in names}
+    tensors = read(Path(path)) if read else tensors
     dtypes = header.get("dtypes", {})
     if not is_object(dtypes) or not all(isinstance(dtype, str) for dtype in dtypes.values()):
         raise FormatError(f"the header's 'dtypes' must map tensor names to dtypes, got {dtypes!r:.60}")

@@ -12,7 +12,7 @@ import numpy as np
 from ..arrays import DTYPES, convert_params, dtype_of, from_raw, library_of, to_raw
 from ..base import Array, Params, ParamsLike
 from ..errors import MissingBackendError, PlanError
-from ..files import StoredLayer, StoredModel, place_of
+from ..files import LONE, StoredLayer, StoredModel, place_of
 from ..fitting import Fit, FitResult, fit_by_gradient
 from ..network import Network
 from ..params import check_params
@@ -20,9 +20,6 @@ from .view import Entry, Generated, Weight
 
 #: Last part of the name of a layer's weight, and of its bias, as in PyTorch.
 WEIGHT, BIAS = ".weight", ".bias"
-
-#: Kind of a weight that does not belong to a layer.
-LONE = "weight"
 
 #: Entry points of functions that fit by gradient, by library.
 GROUP = "deeptn.fits"
