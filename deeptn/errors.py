@@ -34,10 +34,13 @@ class MissingBackendError(DeepTNError, ImportError):
     """An optional package is needed but not installed; its name is in the attribute ``package``."""
 
     def __init__(self, package: str, extra: str):
-        self.package = package
+        self.package, self.extra = package, extra
         super().__init__(
             f"this needs the package {package!r}, which is not installed; write: pip install 'deeptn[{extra}]'"
         )
+
+    def __reduce__(self):
+        return type(self), (self.package, self.extra)
 
 
 def near_match(word: str, known: Iterable[str]) -> str:

@@ -36,6 +36,14 @@ def view_of(model: Any) -> ModelView:
     return next((view for fits, view in VIEWS if fits(model)), VIEWS[0][1])(model)
 
 
+def outputs_of(model: Callable[..., Any], inputs: Any) -> np.ndarray:
+    """Return all floating-point outputs of a model as one flat array; `inputs` as for `deeptn.plan`."""
+    args = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
+    found = model(*args, **(dict(inputs) if isinstance(inputs, Mapping) else {}))
+    arrays = [leaf for leaf in jax.tree.leaves(found) if is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)]
+    return np.concatenate([np.asarray(leaf, "float64").ravel() for leaf in arrays])
+
+
 def seed_of(key: Any) -> int:
     """Make a seed from a key of `jax.random` or an integer; None gives a fresh one."""
     if key is None:

@@ -36,3 +36,16 @@ def register_layer(cls: type[nn.Module], kind: str = "linear", axes: tuple[int, 
     (True, 96)
     """
     KINDS[cls] = Kind(kind, axes=axes)
+
+
+def replaceable(module: nn.Module, kind: Kind) -> str | None:
+    """Return why a layer cannot be replaced: another computation, further tensors or modules, hooks. Else None."""
+    parts = [key for key in (*module._parameters, *module._buffers, *module._modules) if key not in ("weight", "bias")]
+    more = f"has {parts[0]!r} besides weight and bias, which would be lost; register its class" if parts else None
+    return kind.differs(module, "forward") or more or hooks(module)
+
+
+def hooks(module: nn.Module) -> str | None:
+    """Return why a layer with hooks cannot be replaced; None without hooks."""
+    found = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return "has hooks, which would be lost; remove them first" if any(found) else None

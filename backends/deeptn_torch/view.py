@@ -16,9 +16,10 @@ from deeptn.arrays import dtype_of, from_raw
 from deeptn.models import Entry, Generated, Kind, Weight, expect_model, kind_of, naming, path_of, refuse, tied
 
 from .fit import draw_seed, fit
-from .kinds import KINDS, SINGLE
+from .kinds import KINDS, SINGLE, hooks, replaceable
 from .layers import TNLayer, TNWeight
 from .layers.weight import generated_inside, register, unregister, weights_of
+from .outputs import outputs_of
 
 META = "is on the meta device and has no data; call model.to_empty(device='cpu') first"
 LAZY = "is lazy and has no data yet; call the model once first"
@@ -44,6 +45,11 @@ class Place(NamedTuple):
         if isinstance(self.module, TNLayer):
             return self.module
         return self.module.parametrizations[self.key][0] if self.key in generated_inside(self.module) else None
+
+    def filled(self, weight: np.ndarray) -> tuple[str, np.ndarray]:
+        """Return the name of the dense parameter in the model, and a weight in its order of axes."""
+        axes = range(weight.ndim) if self.kind.axes is None else np.argsort(self.kind.axes)
+        return path_of(self.owners[0], self.key), weight.transpose(axes)
 
     def generate(self, change: Generated) -> TNLayer:
         """Create a generated layer for this place with given cores."""
@@ -100,7 +106,7 @@ class TorchModel:
         names, layer = place.names, place.made
         own, bias = ("", False) if kind is SINGLE else (key, getattr(module, "bias", None) is not None)
         if layer is not None:
-            refused = _hooks(layer)
+            refused = hooks(layer)
             if module is layer and isinstance(layer, TNWeight):
                 refused = "is a TNWeight in your own module, where no dense weight can replace it"
             elif module is not layer and key not in vars(type(module)):  # where PyTorch looks it up
@@ -110,7 +116,7 @@ class TorchModel:
             return Weight(names, kind.name(net.shape), net.shape, dtype, read, own, bias, net, refused)
         weight = getattr(module, key).detach()
         weight = weight if kind.axes is None else weight.permute(kind.axes)
-        refused = META if weight.is_meta else _replaceable(module, kind) if kind.base else None
+        refused = META if weight.is_meta else replaceable(module, kind) if kind.base else None
         if parametrize.is_parametrized(module, None if kind.base else key):
             refused = "has a parametrization, which would be lost; remove it first"
         for what in ("weight", "bias") if kind.base else (key,):
@@ -177,6 +183,10 @@ class TorchModel:
                 if child in swaps:
                     setattr(parent, name, swaps[child])
 
+    def outputs(self, inputs: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+        places = self._places()
+        return outputs_of(self.model, inputs, dict(places[name].filled(array) for name, array in weights.items()))
+
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         slots = self._slots()
         self.model.load_state_dict({slots[name][0]: from_raw(a, "torch") for name, a in arrays.items()}, strict=False)
@@ -185,15 +195,3 @@ class TorchModel:
 def _dtype(tensor: Tensor) -> str | None:
     name = dtype_of(tensor)
     return None if name.startswith("float8") else name  # None: `load_state_dict` does the rounding
-
-
-def _replaceable(module: nn.Module, kind: Kind) -> str | None:
-    """Return why a layer cannot be replaced: another computation, further tensors or modules, hooks. Else None."""
-    parts = [key for key in (*module._parameters, *module._buffers, *module._modules) if key not in ("weight", "bias")]
-    more = f"has {parts[0]!r} besides weight and bias, which would be lost; register its class" if parts else None
-    return kind.differs(module, "forward") or more or _hooks(module)
-
-
-def _hooks(module: nn.Module) -> str | None:
-    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
-    return "has hooks, which would be lost; remove them first" if any(hooks) else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -16,16 +16,18 @@ PATIENCE = 2.0
 _shown: list[Any] = []
 
 
-def track(items: Sequence[T], what: str | Callable[[T], str]) -> Iterator[T]:
-    """Iterate over a sequence; after two seconds, show a bar on stderr if that is a terminal.
+def track(items: Iterable[T], what: str | Callable[[T], str], total: int | None = None) -> Iterator[T]:
+    """Iterate over items; after two seconds, show a bar on stderr if that is a terminal.
 
     Inside such a loop, another one adds a line of its own. The bars disappear at the end.
 
     Parameters
     ----------
-    items : sequence
+    items : iterable
     what : str or callable
         Label of the bar, or a function from the current item to it.
+    total : int, optional
+        Number of items, if they are not a sequence.
 
     Examples
     --------
@@ -33,6 +35,8 @@ def track(items: Sequence[T], what: str | Callable[[T], str]) -> Iterator[T]:
     [1, 2]
     """
     started = time.monotonic()
+    if total is None and isinstance(items, Sequence):
+        total = len(items)
     shown = task = None
     starts = False
     try:
@@ -40,7 +44,7 @@ def track(items: Sequence[T], what: str | Callable[[T], str]) -> Iterator[T]:
             if task is None and time.monotonic() - started > PATIENCE and sys.stderr.isatty():
                 starts = not _shown
                 shown = _start() if starts else _shown[0]
-                task = shown.add_task("", total=len(items))
+                task = shown.add_task("", total=total)
             if shown is not None:
                 shown.update(task, completed=number, description=what if isinstance(what, str) else what(item))
             yield item

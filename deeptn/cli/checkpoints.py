@@ -45,7 +45,7 @@ def _planned(options: argparse.Namespace, view: StoredView) -> Plan:
         ignore=options.ignore,
         topologies=options.topologies.split(","),
         seed=options.seed,
-        jobs=options.jobs,
+        workers=options.jobs,
     )
 
 

@@ -3,7 +3,7 @@
 from ..base import path_of
 from .arguments import expect_model
 from .compress import compress, fold
-from .files import from_stored, load_model, save_model, to_stored
+from .files import from_stored, load_model, save_model, size_of, to_stored
 from .kinds import Kind, kind_of
 from .modes import Mode, check_mode, is_faster
 from .report import LayerReport, Report, layer_report
@@ -12,8 +12,10 @@ from .stored import StoredView, fit_arrays
 from .training import Trainer, carry_out, check_loss, check_teacher
 from .view import Entry, Generated, ModelView, Weight, at_rest, count, naming, refuse, tied
 from .views import view_of
+from .work import Call, Workers, key_of
 
 __all__ = [
+    "Call",
     "Entry",
     "Generated",
     "Kind",
@@ -26,6 +28,7 @@ __all__ = [
     "Target",
     "Trainer",
     "Weight",
+    "Workers",
     "as_network",
     "at_rest",
     "carry_out",
@@ -39,6 +42,7 @@ __all__ = [
     "fold",
     "from_stored",
     "is_faster",
+    "key_of",
     "kind_of",
     "layer_report",
     "load_model",
@@ -49,6 +53,7 @@ __all__ = [
     "resolve",
     "save_model",
     "select",
+    "size_of",
     "tied",
     "to_stored",
     "view_of",

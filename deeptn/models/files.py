@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import files
-from ..arrays import cast, to_raw
-from ..base import PathLike
+from ..arrays import cast, numpy_dtype, to_raw
+from ..base import PathLike, Shape
 from ..errors import FormatError
 from ..files import StoredLayer, StoredModel
+from ..network import Network
 from .compress import check_free
 from .view import Entry, Generated, ModelView, Weight
 
@@ -106,6 +107,46 @@ def to_stored(view: ModelView) -> StoredModel:
         layers |= dict.fromkeys(weight.names, layer)
     owned = set().union(*(weight.owned for weight in weights))
     return StoredModel(layers, {name: read(name) for name in entries if name not in owned})
+
+
+def size_of(view: ModelView, networks: Mapping[str, Network]) -> int:
+    """Return the bytes of the file of a model, if networks generate more of its weights. No weight is read.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> from torch import nn
+    >>> from deeptn_torch.view import TorchModel
+    >>> view = TorchModel(nn.Linear(400, 120))
+    >>> size_of(view, {}), size_of(view, {"": dtn.network(dtn.LowRank(rank=2), (120, 400))})
+    (192712, 5056)
+    """
+    entries, weights = view.entries(), view.weights()
+    ties: dict[Hashable, np.ndarray] = {}
+    layers: dict[str, StoredLayer] = {}
+    owned: set[str] = set()
+
+    def empty(name: str) -> np.ndarray:
+        entry = entries[name]
+        return ties.setdefault(entry.tie, _empty(entry.shape, entry.dtype or "uint8"))
+
+    for weight in weights:
+        net = weight.network or networks.get(weight.name)
+        if net is not None:
+            dtype = weight.dtype or "float32"
+            if weight.network is None:
+                cores = {core: _empty(shape, dtype) for core, shape in net.spec.param_shapes.items()}
+            else:
+                cores = {core: empty(name) for core, name in weight.cores.items()}
+            bias = empty(weight.entry("bias")) if weight.bias else None
+            layers |= dict.fromkeys(weight.names, StoredLayer(weight.kind, net, cores, bias))
+            owned |= weight.owned
+    return files.size_of_model(StoredModel(layers, {name: empty(name) for name in entries if name not in owned}))
+
+
+def _empty(shape: Shape, dtype: str) -> np.ndarray:
+    """Return an array that takes the memory of one entry."""
+    return np.broadcast_to(np.zeros((), numpy_dtype(dtype)), shape)
 
 
 def from_stored(view: ModelView, source: StoredModel) -> None:

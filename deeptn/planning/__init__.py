@@ -2,6 +2,8 @@
 
 from .allocation import allocate
 from .curves import Candidate, curve, layouts_of
+from .limits import Limits
+from .overrides import Settings, settings
 from .plans import LayerPlan, Plan
 from .search import FAMILIES, plan
 
@@ -9,9 +11,12 @@ __all__ = [
     "FAMILIES",
     "Candidate",
     "LayerPlan",
+    "Limits",
     "Plan",
+    "Settings",
     "allocate",
     "curve",
     "layouts_of",
     "plan",
+    "settings",
 ]

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from ..arrays import to_raw
-from ..base import track
+from ..base import Array, track
 from ..errors import DeepTNError, PlanError, SpecError
+from ..files import network_from_dict, network_to_dict, release
 from ..fitting import decompose
-from ..models import Weight, count, naming, select, view_of
+from ..models import Call, Weight, Workers, key_of, naming, select, view_of
+from ..network import Network
 from ..spec import Layout
-from ..topologies import Topology
-from ..topologies import topology as as_topology
+from ..topologies import Topology, topology_to_dict
 from .allocation import allocate
 from .curves import SHARES, Candidate, curve, layouts_of
+from .limits import Limits
+from .outputs import sensitivities
+from .overrides import Settings, settings
 from .plans import LayerPlan, Plan
 
 #: Families that are tried unless others are named: those with a closed form whose size can be fine.
@@ -27,6 +31,9 @@ FAMILIES = ("LowRank", "TensorTrain", "TTMatrix", "Tucker")
 
 #: Weights with fewer entries in all are planned in this process, because starting others would take longer.
 ALONE = 2**20
+
+#: Entries of the weights that are in memory at the same time, if no single weight is larger.
+TOGETHER = 2**25
 
 #: Sizes that are tried around the chosen ones, and how often.
 NEARBY, ROUNDS = (0.75, 0.85, 0.92, 1.08, 1.18, 1.33), 3
@@ -39,8 +46,11 @@ def plan(
     targets: Iterable[str] = ("*",),
     ignore: Iterable[str] = (),
     topologies: Iterable[Topology | str] = FAMILIES,
+    overrides: Mapping[str, Mapping[str, Any]] | None = None,
+    objective: str = "weights",
+    inputs: Any = None,
     seed: int = 0,
-    jobs: int | None = None,
+    workers: Workers | int | None = None,
 ) -> Plan:
     """Choose a network for every layer of a model, so that the model keeps a limit and the weights change least.
 
@@ -53,17 +63,28 @@ def plan(
     model : path, StoredModel, ModelView or model
         A checkpoint (see `deeptn.files.load_checkpoint`), or a model of PyTorch, Equinox or NNX. It is not changed.
     budget : mapping
-        ``{"params": 50_000}`` or ``{"params": "5%"}``: the largest number of parameters of the compressed model. It
-        includes what stays dense, and percentages are of all parameters of the model.
+        Limits of the compressed model, one or several: ``{"params": 50_000}``, parameters; ``{"bytes": 250_000}``,
+        bytes of the file that `save_model` writes; ``{"flops": …}``, floating-point operations of one row (a token, an
+        image; in a convolution, a position) in all weights, each used as it is or decoded once, whichever needs fewer.
+        Percentages such as ``{"params": "5%"}`` are of the whole model, with what stays dense.
     targets, ignore : iterable of str
         Patterns of layers that may be compressed, and of layers that stay dense (see `deeptn.models.matches`).
     topologies : iterable of Topology or str
         Families to try; their sizes are ignored.
+    overrides : mapping of str to mapping, optional
+        Settings for the layers that a pattern selects: ``"topologies"``; ``"max_error"``, above which a layer stays
+        dense; ``"importance"``, a factor for its squared error (see `deeptn.planning.Settings`).
+    objective : {"weights", "outputs"}
+        What an error of a weight counts: the same for all layers; or what it changes in the outputs of the model for
+        `inputs`, measured for one candidate of each layer.
+    inputs : optional
+        Inputs for ``"outputs"``: an array, a tuple of arguments or a mapping of keyword arguments of the model. In
+        Equinox, arrays with a first axis over examples.
     seed : int
         Seed of the starting points of fits by gradient. The same seed gives the same plan.
-    jobs : int, optional
-        Number of processes, each with one thread for linear algebra. By default 1 for small models, else as many as
-        there are cores.
+    workers : Workers or int, optional
+        Where the errors are measured, and a folder that keeps what is finished (`deeptn.models.Workers`); a number of
+        processes. By default one process for small models, else as many as there are cores.
 
     Returns
     -------
@@ -83,79 +104,187 @@ def plan(
     >>> [(name, layer.params, layer.error < 1e-6) for name, layer in found.layers.items()]
     [('a', 1024, True), ('b', 80, True)]
     """
+    if objective not in ("weights", "outputs"):
+        raise PlanError(f"objective = {objective!r:.40}; expected 'weights' or 'outputs'")
+    if (inputs is None) == (objective == "outputs"):
+        raise PlanError("objective='outputs' needs inputs=, and only that objective uses them")
     view = view_of(model)
-    total = count(view)
-    limit = _limit(budget, total)
     weights = {weight.name: weight for weight in view.weights() if weight.network is None}
     if not weights:
         raise PlanError("the model has no dense layer that can be compressed")
     kept = {name for found in select(ignore, list(weights), "ignore").values() for name in found}
     chosen = {name for found in select(targets, list(weights), "targets").values() for name in found} - kept
-    families = [as_topology(family) for family in topologies]
+    how = settings(list(weights), topologies, overrides or {})
     free = {name: weight for name, weight in weights.items() if name in chosen and not weight.refused}
-    sizes = {name: math.prod(weight.shape) for name, weight in free.items()}
-    fixed = total - sum(sizes.values())
-    share = max(0.0, limit - fixed) / max(1, sum(sizes.values()))
-    if jobs is None:
-        jobs = 1 if sum(sizes.values()) < ALONE else os.cpu_count() or 1
-    curves: dict[str, list[Candidate]] = {}
-    for name, weight in track(list(free.items()), lambda item: f"errors of layer {item[0]}"):
-        with naming(name):
-            curves[name] = _candidates(weight, families, share, seed, jobs)
-    least = fixed + sum(min(_params(one, sizes[name]) for one in found) for name, found in curves.items())
-    if least > limit:
-        raise PlanError(
-            f"the budget is {limit:,} of {total:,} parameters; with these layers and families at least {least:,} are "
-            f"needed, {fixed:,} of them outside these layers"
-        )
-    picked = _allocated(curves, sizes, limit - fixed)
-    for _ in range(ROUNDS):
-        before, left = picked, limit - fixed - sum(_params(one, sizes[name]) for name, one in picked.items())
-        for name, weight in track(list(free.items()), lambda item: f"sizes of layer {item[0]}"):
-            with naming(name):
-                known = {candidate.network for candidate in curves[name]}
-                curves[name] += [one for one in _nearby(weight, before[name], left, seed) if one.network not in known]
-        picked = _allocated(curves, sizes, limit - fixed)
-        if picked == before:
-            break
+    limits = Limits(view, free, budget)
+    size = sum(math.prod(weight.shape) for weight in free.values())
+    if not isinstance(workers, Workers):
+        workers = Workers(1 if workers is None and size < ALONE else workers)
+    search = _Search(free, how, limits, seed, workers)
+    search.measure(SHARES)
+    share = limits.limits.get("params", 0) - limits.fixed.get("params", 0)
+    if 0 < share < size:  # what a uniform budget would give to every layer
+        search.measure([share / size])
+    search.check()
+    if objective == "outputs":
+        search.importance |= sensitivities(view, free, search.candidates, inputs, seed)
+    picked = search.refined()
     layers: dict[str, LayerPlan] = {}
     for name, weight in weights.items():
-        if name in picked:
-            layers[name] = _layer(weight, picked[name], len(curves[name]) > 1)
+        if name in picked and (found := picked[name]).network is not None:
+            layers[name] = LayerPlan(weight.shape, found.network, float(f"{found.error:.6g}"))
+        elif name in picked:
+            layers[name] = LayerPlan(weight.shape, None, 0.0, search.why_dense(name))
         else:
             why = weight.refused or ("ignored" if name in kept else "not among the targets")
             layers[name] = LayerPlan(weight.shape, None, 0.0, why)
-    after = fixed + sum(layers[name].params for name in free)
-    return Plan(layers, dict(budget), total, after, curves)
+    after = limits.fixed_params + sum(layers[name].params for name in free)
+    return Plan(layers, dict(budget), limits.totals["params"], after, curves=search.candidates)
 
 
-def _limit(budget: Mapping[str, int | str], total: int) -> int:
-    """Return the largest number of parameters that a budget allows."""
-    if not isinstance(budget, Mapping) or list(budget) != ["params"]:
-        raise PlanError(f"budget = {budget!r:.60}; write {{'params': 50_000}} or {{'params': '5%'}}")
-    value = budget["params"]
-    try:
-        if isinstance(value, str) and value.endswith("%"):
-            share = float(value[:-1])
-            found = int(total * share / 100) if 0 < share <= 100 else 0
-        else:
-            found = 0 if isinstance(value, (bool, float)) else int(value)
-    except ValueError:
-        found = 0
-    if found < 1:
-        raise PlanError(f"budget: 'params' is {value!r:.40}; expected a positive number or a percentage such as '5%'")
-    return found
+@dataclass
+class _Search:
+    """The candidates that have been measured, and the choice among them."""
 
+    free: Mapping[str, Weight]
+    settings: Mapping[str, Settings]
+    limits: Limits
+    seed: int
+    workers: Workers
+    found: dict[str, dict[Network | None, Candidate]] = field(default_factory=dict)
+    importance: dict[str, float] = field(default_factory=dict[str, float])
 
-def _allocated(curves: Mapping[str, Sequence[Candidate]], sizes: Mapping[str, int], limit: int) -> dict[str, Candidate]:
-    """Return the best candidate of each layer, if all together may have so many parameters."""
-    values = [np.array([candidate.error**2 for candidate in found]) for found in curves.values()]
-    costs = [np.array([[_params(candidate, sizes[name])] for candidate in found]) for name, found in curves.items()]
-    return {name: curves[name][number] for name, number in zip(curves, allocate(values, costs, [limit]))}
+    def __post_init__(self):
+        self.found = {name: {None: Candidate(None, 0.0)} for name in self.free}
 
+    @property
+    def candidates(self) -> dict[str, list[Candidate]]:
+        """What every layer could become."""
+        return {name: list(found.values()) for name, found in self.found.items()}
 
-def _params(candidate: Candidate, size: int) -> int:
-    return size if candidate.network is None else candidate.network.num_params
+    def measure(self, shares: Sequence[float]) -> None:
+        """Measure the errors of all families and layouts of every layer, for parameters in parts of the dense ones."""
+        wanted: dict[str, list[tuple[Topology, Layout, Sequence[int]]]] = {}
+        for name, weight in self.free.items():
+            budgets = sorted({int(math.prod(weight.shape) * share) for share in shares} - {0})
+            wanted[name] = []
+            for family in self.settings[name].topologies:
+                with suppress(DeepTNError):  # a family that has no layout for this shape
+                    wanted[name] += [(family, layout, budgets) for layout in layouts_of(family, weight.shape)]
+        self._run("errors", curve, wanted)
+
+    def check(self) -> None:
+        """Raise `PlanError` if the budget is below the smallest model."""
+        for number, kind in enumerate(self.limits.limits):
+            parts = [min(self.limits.cost(name, net)[number] for net in self._allowed(name)) for name in self.found]
+            least, limit = self.limits.fixed[kind] + sum(parts), self.limits.limits[kind]
+            if least > limit:
+                what = {"params": "parameters"}.get(kind, kind)
+                raise PlanError(
+                    f"the budget is {limit:,} of {self.limits.totals[kind]:,} {what}; with these layers and families "
+                    f"at least {least:,} are needed, {self.limits.fixed[kind]:,} of them outside these layers"
+                )
+
+    def refined(self) -> dict[str, Candidate]:
+        """Return the best choice, after trying sizes close to it, with the bonds that suit the weights."""
+        picked = self._allocated()
+        for _ in range(ROUNDS):
+            spare = self.limits.spare({name: one.network for name, one in picked.items()})
+            wanted = {}
+            for name, (net, _) in picked.items():
+                if net is not None and net.topology is not None:
+                    sizes = [int(net.num_params * part) for part in NEARBY]
+                    wanted[name] = [(net.topology, net.layout, [*sizes, net.num_params + spare])]
+            self._run("sizes", curve, wanted)
+            before, picked = picked, self._allocated()
+            if picked == before:
+                break
+        return self._with_better_bonds(picked)
+
+    def why_dense(self, name: str) -> str:
+        """Say why a layer stays dense."""
+        if len(self.found[name]) == 1:
+            return "no network is smaller"
+        if len(self._allowed(name)) == 1:
+            return f"every network has an error above {self.settings[name].max_error}"
+        return "its parameters are worth most here"
+
+    def _allowed(self, name: str) -> dict[Network | None, Candidate]:
+        """Return the candidates of a layer within its largest error."""
+        most = self.settings[name].max_error
+        return {net: one for net, one in self.found[name].items() if most is None or one.error <= most}
+
+    def _allocated(self) -> dict[str, Candidate]:
+        """Return the best candidate of each layer, so that all limits are kept exactly."""
+        allowed = {name: list(self._allowed(name).values()) for name in self.found}
+        values = [
+            self.settings[name].importance * self.importance.get(name, 1.0) * np.array([one.error**2 for one in found])
+            for name, found in allowed.items()
+        ]
+        costs = [np.array([self.limits.cost(name, one.network) for one in found]) for name, found in allowed.items()]
+        while True:
+            numbers = allocate(values, costs, self.limits.left) if allowed else []
+            picked = {name: found[number] for (name, found), number in zip(allowed.items(), numbers)}
+            if self.limits.tighten(self.limits.after({name: one.network for name, one in picked.items()})):
+                return picked
+
+    def _with_better_bonds(self, picked: dict[str, Candidate]) -> dict[str, Candidate]:
+        """For the chosen sizes, choose the bonds that suit the weights."""
+        wanted = {
+            name: [(net.topology, net.layout, [net.num_params])]
+            for name, (net, _) in picked.items()
+            if net is not None and net.topology is not None and net.is_linear and net.topology.bonds(net.spec)
+        }
+        found = self._run("bonds", _with_best_bonds, wanted)
+        better = {name: min([picked[name], *found.get(name, [])], key=lambda one: one.error) for name in picked}
+        if self.limits.tighten(self.limits.after({name: one.network for name, one in better.items()})):
+            return better
+        return picked
+
+    def _run(
+        self,
+        what: str,
+        function: Callable[..., list[Candidate]],
+        wanted: Mapping[str, Sequence[tuple[Topology, Layout, Sequence[int]]]],
+    ) -> dict[str, list[Candidate]]:
+        """Measure candidates, or read them from the folder; add them to the known ones and return them."""
+        results: dict[tuple[str, int], list[Candidate]] = {}
+        for names in self._groups(wanted):
+            calls: list[Call] = []
+            for name in names:
+                with naming(name):
+                    array = _array(self.free[name])
+                for number, given in enumerate(wanted[name]):
+                    family, layout, budgets = given
+                    key = key_of(what, array, topology_to_dict(family), layout.to_dict(), budgets, self.seed)
+                    known = self.workers.store.find(key)
+                    if known is None:
+                        calls.append(Call(name, (name, number, key), function, (array, *given, self.seed)))
+                    else:
+                        results[name, number] = [Candidate(network_from_dict(net), error) for net, error in known]
+            steps = self.workers.run(calls)
+            for (name, number, key), found in track(steps, lambda step: f"{what} of layer {step[0][0]}", len(calls)):
+                results[name, number] = found
+                self.workers.store.keep(key, [(network_to_dict(one.network), one.error) for one in found])
+            for name in names:
+                release(to_raw(self.free[name].read()))
+        new: dict[str, list[Candidate]] = {}
+        for name, number in sorted(results, key=lambda place: (list(wanted).index(place[0]), place[1])):
+            new.setdefault(name, []).extend(results[name, number])
+            for one in results[name, number]:
+                self.found[name].setdefault(one.network, one)
+        return new
+
+    def _groups(self, names: Iterable[str]) -> Iterator[list[str]]:
+        """Yield groups of layers that are in memory at the same time."""
+        group: list[str] = []
+        for name in names:
+            if group and sum(math.prod(self.free[one].shape) for one in [*group, name]) > TOGETHER:
+                yield group
+                group = []
+            group.append(name)
+        if group:
+            yield group
 
 
 def _array(weight: Weight) -> np.ndarray:
@@ -166,49 +295,13 @@ def _array(weight: Weight) -> np.ndarray:
     return array.astype("float32") if array.dtype.kind == "V" or array.dtype.itemsize < 4 else array
 
 
-def _candidates(weight: Weight, families: Sequence[Topology], share: float, seed: int, jobs: int) -> list[Candidate]:
-    """Return "stay dense" and what every family, layout and size makes of a weight."""
-    from joblib import Parallel, delayed, parallel_config
-    from threadpoolctl import threadpool_limits
-
-    array = _array(weight)
-    budgets = sorted({int(array.size * part) for part in (*SHARES, min(share, 1.0))} - {0})
-    tasks: list[tuple[Topology, Layout]] = []
-    for family in families:
-        with suppress(DeepTNError):  # a family that has no layout for this shape
-            tasks += [(family, layout) for layout in layouts_of(family, array.shape)]
-    with parallel_config(backend="loky", inner_max_num_threads=1), threadpool_limits(1):
-        found: Any = Parallel(n_jobs=max(1, min(jobs, len(tasks))))(
-            delayed(curve)(array, family, layout, budgets, seed) for family, layout in tasks
-        )
-    candidates = {candidate.network: candidate for part in found for candidate in part}
-    return [Candidate(None, 0.0), *candidates.values()]
-
-
-def _nearby(weight: Weight, chosen: Candidate, left: int, seed: int) -> list[Candidate]:
-    """Return candidates of a few more and fewer parameters than the chosen one, and of all that are left."""
-    from threadpoolctl import threadpool_limits
-
-    net = chosen.network
-    if net is None or net.topology is None:
-        return []
-    with threadpool_limits(1):
-        budgets = [*(int(net.num_params * part) for part in NEARBY), net.num_params + left]
-        return curve(_array(weight), net.topology, net.layout, budgets, seed)
-
-
-def _layer(weight: Weight, chosen: Candidate, has_others: bool) -> LayerPlan:
-    """Return the plan of a layer; for a chosen size, choose the bonds that suit the weight."""
-    from threadpoolctl import threadpool_limits
-
-    net, error = chosen
-    if net is None:
-        why = "its parameters are worth most here" if has_others else "no network is smaller"
-        return LayerPlan(weight.shape, None, 0.0, why)
-    assert net.topology is not None
-    if net.is_linear and net.topology.bonds(net.spec):
-        with threadpool_limits(1), suppress(SpecError):  # families without a closed form
-            better = decompose(_array(weight), net.topology, net.layout, budget=net.num_params, sweeps=0)
-            if better.error < error:
-                net, error = better.net, better.error
-    return LayerPlan(weight.shape, net, float(f"{error:.6g}"))
+def _with_best_bonds(
+    weight: Array, family: Topology, layout: Layout, budgets: Sequence[int], seed: int
+) -> list[Candidate]:
+    """Return the network of each size whose bonds suit the weight; none for a family without a closed form."""
+    found: list[Candidate] = []
+    for budget in budgets:
+        with suppress(SpecError):
+            better = decompose(weight, family, layout, budget=budget, sweeps=0)
+            found.append(Candidate(better.net, better.error))
+    return found

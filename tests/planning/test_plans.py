@@ -120,7 +120,7 @@ def test_files_that_are_no_plans(found, tmp_path, old, new, message):
 
 def test_processes_and_paths_change_nothing(found, tmp_path):
     save_checkpoint(StoredModel({}, tensors()), tmp_path / "m.safetensors")
-    assert plan(tmp_path / "m.safetensors", {"params": "40%"}, jobs=2) == found
+    assert plan(tmp_path / "m.safetensors", {"params": "40%"}, workers=2) == found
 
 
 def test_models_of_frameworks(found):

@@ -16,7 +16,7 @@ from deeptn.errors import PlanError
 from deeptn.models import Entry, Generated, Kind, Weight, kind_of, path_of, refuse
 
 from ..fit import fit
-from ..view import KEY, TURNED, array_like, changed, checked, generated, is_array, is_key, seed_of
+from ..view import KEY, TURNED, array_like, changed, checked, generated, is_array, is_key, outputs_of, seed_of
 from .layers import KINDS, TNLayer
 
 
@@ -83,6 +83,14 @@ class EquinoxModel:
         places = self._layers()
         swaps = {name: changed(KINDS, name, places[name][0], change) for name, change in changes.items()}
         self.model = _swapped(self.model, swaps, (TNLayer, *KINDS))
+
+    def outputs(self, inputs: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+        changed = EquinoxModel(self.model)
+        changed.write(
+            {weight.entry(weight.own): weights[weight.name] for weight in self.weights() if weight.name in weights}
+        )
+        model = eqx.nn.inference_mode(changed.model)
+        return outputs_of(lambda *args, **kwargs: jax.vmap(lambda a, k: model(*a, **k))(args, kwargs), inputs)
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         slots = {name: place for name, place in self._slots().items() if name in arrays}

@@ -14,7 +14,7 @@ from flax.nnx.training.metrics import MetricState
 from deeptn.models import Entry, Generated, Kind, Weight, kind_of, path_of, refuse, tied
 
 from ..fit import fit
-from ..view import TURNED, array_like, changed, checked, generated, is_array, is_key, seed_of
+from ..view import TURNED, array_like, changed, checked, generated, is_array, is_key, outputs_of, seed_of
 from .graph import parts
 from .layers import KINDS, TNLayer, from_weight, to_weight, torch_axes
 
@@ -133,6 +133,14 @@ class NNXModel:
             for name, child in list(vars(parent).items()):
                 if id(child) in swaps:
                     setattr(parent, name, swaps[id(child)])
+
+    def outputs(self, inputs: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
+        changed = NNXModel(nnx.clone(self.model), self.order)
+        changed.write(
+            {weight.entry(weight.own): weights[weight.name] for weight in self.weights() if weight.name in weights}
+        )
+        changed.model.eval()
+        return outputs_of(changed.model, inputs)
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         slots = self._slots()

@@ -1,0 +1,123 @@
+"""Limits of a plan: what a budget allows, and what every weight costs, dense or generated."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from ..arrays import numpy_dtype
+from ..errors import PlanError
+from ..files import network_to_dict
+from ..models import ModelView, Weight, count, size_of
+from ..network import Network
+
+#: What a budget can limit: parameters of the model, bytes of its file, operations per row.
+KINDS = ("params", "bytes", "flops")
+
+#: Bytes in the header of a file for one generated layer, beside its network.
+HEADER = 60
+
+
+class Limits:
+    """The limits of a budget for the weights of a model that may become generated.
+
+    Parameters
+    ----------
+    view : ModelView
+    free : mapping of str to Weight
+    budget : mapping of str to int or str
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> view = dtn.models.StoredView(dtn.files.StoredModel({}, {"fc.weight": np.ones((8, 8)), "fc.bias": np.ones(8)}))
+    >>> limits = Limits(view, {"fc": view.weights()[0]}, {"params": "50%"})
+    >>> limits.limits, limits.fixed, limits.cost("fc", dtn.network(dtn.LowRank(rank=1), (8, 8)))
+    ({'params': 36}, {'params': 8}, [16])
+    """
+
+    def __init__(self, view: ModelView, free: Mapping[str, Weight], budget: Mapping[str, Any]):
+        if not isinstance(budget, Mapping) or not budget or not set(budget) <= set(KINDS):
+            raise PlanError(
+                f"budget = {budget!r:.60}; write {{'params': 50_000}}, {{'params': '5%'}}, 'bytes' or 'flops'"
+            )
+        self.view, self.free, self.budget = view, free, dict(budget)
+        self.limits = {kind: _limit(kind, value, self.totals[kind]) for kind, value in budget.items()}
+        dense = np.array([self.cost(name, None) for name in free]).reshape(len(free), len(budget)).sum(0)
+        self.fixed = {kind: self.totals[kind] - int(cost) for kind, cost in zip(self.limits, dense)}
+        self.fixed_params = self.totals["params"] - sum(math.prod(weight.shape) for weight in free.values())
+        self.slack = dict.fromkeys(self.limits, 0)
+
+    @cached_property
+    def totals(self) -> dict[str, int]:
+        """What the model costs before."""
+        flops = sum(self._flops(weight, weight.network) for weight in self.view.weights())
+        return {"params": count(self.view), "bytes": size_of(self.view, {}), "flops": flops}
+
+    @property
+    def left(self) -> list[int]:
+        """What the weights may cost together."""
+        return [self.limits[kind] - self.fixed[kind] - self.slack[kind] for kind in self.limits]
+
+    def cost(self, name: str, net: Network | None) -> list[int]:
+        """Return what a weight costs, for every limit; it is dense if the network is None."""
+        weight = self.free[name]
+        params = math.prod(weight.shape) if net is None else net.num_params
+        found: dict[str, int] = {"params": params}
+        if "bytes" in self.budget:
+            found["bytes"] = params * numpy_dtype(weight.dtype or "float32").itemsize
+            found["bytes"] += 0 if net is None else len(str(network_to_dict(net))) + HEADER
+        if "flops" in self.budget:
+            found["flops"] = self._flops(weight, net)
+        return [found[kind] for kind in self.budget]
+
+    def after(self, chosen: Mapping[str, Network | None]) -> dict[str, int]:
+        """Return what the model costs with the chosen networks, exactly."""
+        costs = np.array([self.cost(name, net) for name, net in chosen.items()]).reshape(-1, len(self.limits)).sum(0)
+        found = {kind: self.fixed[kind] + int(cost) for kind, cost in zip(self.limits, costs)}
+        if "bytes" in found:
+            found["bytes"] = size_of(self.view, {name: net for name, net in chosen.items() if net is not None})
+        return found
+
+    def spare(self, chosen: Mapping[str, Network | None]) -> int:
+        """Return how many parameters could be added to one of the chosen networks, roughly."""
+        spent = np.array([self.cost(name, net) for name, net in chosen.items()]).reshape(-1, len(self.limits)).sum(0)
+        left = {kind: limit - int(cost) for kind, limit, cost in zip(self.limits, self.left, spent)}
+        size = max((numpy_dtype(weight.dtype or "float32").itemsize for weight in self.free.values()), default=1)
+        return max(
+            0, min((left[kind] // (size if kind == "bytes" else 1) for kind in left if kind != "flops"), default=0)
+        )
+
+    def tighten(self, after: Mapping[str, int]) -> bool:
+        """Return whether the limits are kept; where they are not, allow less from now on."""
+        over = {kind: after[kind] - limit for kind, limit in self.limits.items() if after[kind] > limit}
+        for kind, excess in over.items():
+            self.slack[kind] += excess
+        return not over
+
+    @staticmethod
+    def _flops(weight: Weight, net: Network | None) -> int:
+        """Return the operations for one row; a dense weight is a matrix, or a table that is only read."""
+        dense = 0 if weight.kind.startswith("embedding") else 2 * math.prod(weight.shape)
+        if net is None or not net.is_linear or len(weight.shape) != 2:
+            return dense
+        return min(dense, net.cost("apply", 1).flops)
+
+
+def _limit(kind: str, value: Any, total: int) -> int:
+    """Return the largest number that one entry of a budget allows."""
+    try:
+        if isinstance(value, str) and value.endswith("%"):
+            share = float(value[:-1])
+            found = int(total * share / 100) if 0 < share <= 100 else 0
+        else:
+            found = 0 if isinstance(value, (bool, float)) else int(value)
+    except ValueError:
+        found = 0
+    if found < 1:
+        raise PlanError(f"budget: {kind!r} is {value!r:.40}; expected a positive number or a percentage such as '5%'")
+    return found

@@ -1,0 +1,156 @@
+"""Test what plans limit, and what they count."""
+
+from __future__ import annotations
+
+import copy
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+import torch
+from deeptn_jax.equinox.view import EquinoxModel
+from deeptn_jax.nnx.view import NNXModel
+from deeptn_torch import compress, save_model
+from deeptn_torch.view import TorchModel
+from flax import nnx
+from torch import nn
+
+import deeptn as dtn
+from deeptn import models
+from deeptn.files import StoredModel
+from deeptn.planning import plan
+
+from .test_plans import tensors
+
+
+@pytest.mark.parametrize("share", ["70%", "45%", "30%"])
+def test_a_limit_in_bytes_is_kept_by_the_file(tmp_path, share):
+    dense = tmp_path / "dense.safetensors"
+    dtn.files.save_checkpoint(StoredModel({}, tensors()), dense)
+    found = plan(dense, {"bytes": share})
+    view = models.StoredView(dtn.files.load_checkpoint(dense))
+    models.compress(view, found)
+    models.save_model(view, tmp_path / "small.safetensors")
+    whole, small = dense.stat().st_size, (tmp_path / "small.safetensors").stat().st_size
+    limit = int(whole * float(share[:-1]) / 100)
+    assert 0.9 * limit < small <= limit
+    again = plan(dense, {"bytes": limit})
+    assert again.layers == found.layers
+
+
+def test_a_limit_in_bytes_of_a_model(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 32)).half()
+    found = plan(model, {"bytes": 5000})
+    save_model(compress(model, found)[0], tmp_path / "small.safetensors")
+    assert 4500 < (tmp_path / "small.safetensors").stat().st_size <= 5000
+
+
+def test_a_limit_of_operations():
+    source = StoredModel({}, tensors())
+    found = plan(source, {"flops": "40%"})
+    dense = 2 * sum(array.size for name, array in tensors().items() if name.endswith("weight") and array.ndim == 2)
+    spent = 0
+    for layer in found.layers.values():
+        if layer.network is None:
+            spent += 2 * layer.params
+        else:
+            spent += min(2 * layer.network.size, layer.network.cost("apply", 1).flops)
+    assert 0.3 * dense < spent <= 0.4 * dense
+    both = plan(source, {"flops": "40%", "params": "25%"})
+    assert both.params_after <= 0.25 * both.params_before
+    assert sum(layer.error**2 for layer in both.layers.values()) >= sum(
+        layer.error**2 for layer in found.layers.values()
+    )
+
+
+def test_overrides():
+    source = StoredModel({}, tensors())
+    overrides = {
+        "fc*": {"topologies": ["LowRank"]},
+        "fc1": {"topologies": [dtn.TensorTrain()], "importance": 100.0},
+        "head": {"max_error": 0.01},
+    }
+    found, free = plan(source, {"params": "40%"}, overrides=overrides), plan(source, {"params": "40%"})
+    kinds = {name: layer.network and type(layer.network.topology).__name__ for name, layer in found.layers.items()}
+    assert kinds["fc1"] in ("TensorTrain", None)
+    assert kinds["fc2"] in ("LowRank", None)
+    assert kinds["head"] is None
+    assert found.layers["head"].why == "every network has an error above 0.01"
+    assert found.layers["fc1"].error < free.layers["fc1"].error
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"fx": {}}, "overrides: 'fx' matches none"),
+        ({"fc1": 3}, "overrides: 'fc1' has 3; expected settings"),
+        ({"fc1": {"eror": 1}}, r"overrides: 'fc1' has the key 'eror'; expected one of"),
+        ({"fc1": {"max_error": -1}}, "overrides: 'fc1': 'max_error' is -1; expected a positive number"),
+        ({"fc1": {"topologies": "LowRank"}}, "overrides: 'fc1': 'topologies' is 'LowRank'; expected a list"),
+        ([], None),
+        (["fc1"], r"overrides must map patterns to settings"),
+    ],
+)
+def test_wrong_overrides(overrides, message):
+    if message is None:
+        assert plan(StoredModel({}, tensors()), {"params": "40%"}, topologies=["LowRank"], overrides=overrides).layers
+        return
+    with pytest.raises(dtn.PlanError, match=message):
+        plan(StoredModel({}, tensors()), {"params": "40%"}, overrides=overrides)
+
+
+class Net(nn.Module):
+    """The outputs hardly depend on the branch `off`."""
+
+    def __init__(self):
+        super().__init__()
+        self.on, self.off, self.drop = nn.Linear(32, 32), nn.Linear(32, 32), nn.Dropout()
+
+    def forward(self, x, scale=1.0):
+        return {"y": self.drop(self.on(x)) * scale + 1e-3 * self.off(x), "index": torch.arange(3)}
+
+
+def test_weights_count_by_what_they_change():
+    torch.manual_seed(0)
+    model, x = Net(), torch.randn(100, 32)
+    model.drop.train()
+    before = copy.deepcopy(model.state_dict())
+    found = plan(model, {"params": "60%"}, objective="outputs", inputs=x)
+    assert found.layers["on"].params > 2 * found.layers["off"].params
+    assert found.layers["on"].error < 0.3 < found.layers["off"].error
+    assert model.drop.training
+    assert all(torch.equal(before[name], array) for name, array in model.state_dict().items())
+    given = plan(model, {"params": "60%"}, objective="outputs", inputs={"x": x, "scale": 0.0})
+    assert given.layers["on"].error > 0.3 > given.layers["off"].error
+
+
+def test_outputs_of_every_framework():
+    """The views run their models with other weights, without a change of the models."""
+    draw = np.random.default_rng(0)
+    x, weight = draw.standard_normal((5, 6)).astype("float32"), draw.standard_normal((4, 6)).astype("float32")
+    dense, flat = nn.Linear(6, 4), nnx.Linear(6, 4, rngs=nnx.Rngs(0))
+    tree = eqx.nn.Linear(6, 4, key=jax.random.key(0))
+    for view, given in (
+        (TorchModel(nn.Sequential(dense)), torch.tensor(x)),
+        (EquinoxModel(eqx.nn.Sequential([tree])), x),
+        (NNXModel(nnx.Sequential(flat)), (x,)),
+    ):
+        (name,) = [one.name for one in view.weights()]
+        before = view.outputs(given, {})
+        bias = np.asarray(view.entries()[f"{name}.bias"].read())
+        np.testing.assert_allclose(view.outputs(given, {name: weight}), (x @ weight.T + bias).ravel(), atol=1e-5)
+        assert np.array_equal(view.outputs(given, {}), before)
+
+
+def test_objectives_that_cannot_be():
+    source = StoredModel({}, tensors())
+    with pytest.raises(dtn.PlanError, match="objective = 'speed'; expected 'weights' or 'outputs'"):
+        plan(source, {"params": "40%"}, objective="speed")
+    with pytest.raises(dtn.PlanError, match="needs inputs="):
+        plan(source, {"params": "40%"}, objective="outputs")
+    with pytest.raises(dtn.PlanError, match="a checkpoint has no code; pass the model itself"):
+        plan(source, {"params": "40%"}, objective="outputs", inputs=3)
+    with pytest.raises(dtn.PlanError, match="zero, or not finite"):
+        plan(Net(), {"params": "40%"}, objective="outputs", inputs=torch.full((2, 32), torch.nan))
