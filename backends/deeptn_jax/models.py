@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from deeptn import models
 from deeptn.base import PathLike
 from deeptn.fitting import How
-from deeptn.models import Report, Rules
+from deeptn.models import Report, Rules, Workers
 
 from .view import view_of
 
@@ -16,7 +16,12 @@ M = TypeVar("M")
 
 
 def compress(
-    model: M, targets: Rules, ignore: Iterable[str] = (), fit: How = "auto", key: Any = None
+    model: M,
+    targets: Rules,
+    ignore: Iterable[str] = (),
+    fit: How = "auto",
+    key: Any = None,
+    workers: Workers | int | None = None,
 ) -> tuple[M, Report]:
     """Return a model in which chosen layers have generated weights, and a report; see `deeptn.models.compress`.
 
@@ -36,7 +41,7 @@ def compress(
     >>> report.params_before, report.params_after
     (48000, 424)
     """
-    return models.compress(view_of(model), targets, ignore, fit, key)
+    return models.compress(view_of(model), targets, ignore, fit, key, workers)
 
 
 def fold(model: M, targets: Iterable[str] | None = None) -> M:

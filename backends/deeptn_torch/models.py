@@ -12,7 +12,7 @@ from torch import nn
 from deeptn import models
 from deeptn.base import PathLike
 from deeptn.fitting import How
-from deeptn.models import Report, Rules
+from deeptn.models import Report, Rules, Workers
 
 from .view import TorchModel
 
@@ -21,7 +21,12 @@ Seed = int | torch.Generator | None
 
 
 def compress(
-    model: M, targets: Rules, ignore: Iterable[str] = (), fit: How = "auto", seed: Seed = None
+    model: M,
+    targets: Rules,
+    ignore: Iterable[str] = (),
+    fit: How = "auto",
+    seed: Seed = None,
+    workers: Workers | int | None = None,
 ) -> tuple[M, Report]:
     """Return a copy of a model in which chosen layers have generated weights, and a report.
 
@@ -38,7 +43,7 @@ def compress(
     (48000, 424)
     """
     model = copy.deepcopy(model)
-    return model, compress_(model, targets, ignore, fit, seed)
+    return model, compress_(model, targets, ignore, fit, seed, workers)
 
 
 def compress_(
@@ -47,6 +52,7 @@ def compress_(
     ignore: Iterable[str] = (),
     fit: How = "auto",
     seed: Seed = None,
+    workers: Workers | int | None = None,
 ) -> Report:
     """Compress a model in place; see `compress`. Nothing is replaced unless all layers can be.
 
@@ -58,7 +64,7 @@ def compress_(
     >>> type(model[0]).__name__, report.params_after
     ('TNLinear', 144)
     """
-    return models.compress(TorchModel(model), targets, ignore, fit, seed)[1]
+    return models.compress(TorchModel(model), targets, ignore, fit, seed, workers)[1]
 
 
 def fold_(model: nn.Module, targets: Iterable[str] | None = None) -> list[str]:

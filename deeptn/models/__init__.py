@@ -12,7 +12,7 @@ from .stored import StoredView, fit_arrays
 from .training import Trainer, carry_out, check_loss, check_teacher
 from .view import Entry, Generated, ModelView, Weight, at_rest, count, naming, refuse, tied
 from .views import view_of
-from .work import Call, Workers, key_of
+from .work import Call, Workers, groups, key_of
 
 __all__ = [
     "Call",
@@ -41,6 +41,7 @@ __all__ = [
     "fit_arrays",
     "fold",
     "from_stored",
+    "groups",
     "is_faster",
     "key_of",
     "kind_of",

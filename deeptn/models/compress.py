@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from ..base import track, warn
+from ..arrays import to_raw
+from ..base import Array, Params, track, warn
 from ..errors import DeepTNError, PlanError
-from ..fitting import How, find_params
+from ..files import network_to_dict, release
+from ..fitting import FitResult, How, find_params
 from ..network import Network, network
 from ..spec import Layout
 from ..topologies import describe
-from .report import Report, layer_report
+from .report import LayerReport, Report, layer_report
 from .rules import Rules, resolve, select
 from .view import Generated, ModelView, Weight, at_rest, count, naming
+from .work import Call, Workers, groups, key_of
 
 
 def compress(
@@ -24,6 +29,7 @@ def compress(
     ignore: Iterable[str] = (),
     fit: How = "auto",
     seed: Any = None,
+    workers: Workers | int | None = None,
 ) -> tuple[Any, Report]:
     """Let networks generate chosen weights of a model. Either all of them are replaced, or none.
 
@@ -42,6 +48,9 @@ def compress(
     seed : optional
         Seed of the random cores, which differ from layer to layer: an integer, or the framework's own object (a
         generator, a key). By default a fresh seed.
+    workers : Workers or int, optional
+        Processes or a cluster that find the cores, and a folder that keeps them as soon as they are found: after an
+        interruption, a call with the same folder goes on and ends with the same cores. A number: so many processes.
 
     Returns
     -------
@@ -81,16 +90,57 @@ def compress(
         check_free(dense[name], f", or add {name!r} to ignore")
         _warn_if_large(name, networks[name])
     before, seeds = (count(view), at_rest(view)), _seeds(view, seed)
-    changes: dict[str, Generated | None] = {}
-    rows = []
-    for name, net in track(list(networks.items()), lambda item: f"layer {item[0]}"):
-        with naming(name):
-            weight = dense[name].read()
-            params = find_params(net, weight, fit, view.fit, lambda: next(seeds))
-            changes[name] = Generated(net, params)
-            rows.append(layer_report(name, net, weight, net.materialize(params)))
-    view.replace(changes)
-    return view.model, Report(tuple(rows), before[0], count(view), before[1], at_rest(view))
+    found: dict[str, tuple[Params, LayerReport]] = {}
+    if workers is None:
+        for name, net in track(list(networks.items()), lambda item: f"layer {item[0]}"):
+            with naming(name):
+                weight = dense[name].read()
+                found[name] = _found(name, net, weight, fit, view.fit, lambda: next(seeds))
+                release(weight)
+    else:
+        found = _found_by_workers(Workers.of(workers), view, dense, networks, fit, seeds)
+    view.replace({name: Generated(net, found[name][0]) for name, net in networks.items()})
+    rows = tuple(found[name][1] for name in networks)
+    return view.model, Report(rows, before[0], count(view), before[1], at_rest(view))
+
+
+def _found(
+    name: str, net: Network, weight: Array, fit: How, by_gradient: Callable[..., FitResult], seed: Callable[[], int]
+) -> tuple[Params, LayerReport]:
+    """Return the cores for a weight, and what they cost."""
+    params = find_params(net, weight, fit, by_gradient, seed)
+    return params, layer_report(name, net, weight, net.materialize(params))
+
+
+def _found_by_workers(
+    workers: Workers,
+    view: ModelView,
+    dense: Mapping[str, Weight],
+    networks: Mapping[str, Network],
+    fit: How,
+    seeds: Iterator[int],
+) -> dict[str, tuple[Params, LayerReport]]:
+    """Find the cores of all layers, or read them from the folder."""
+    found: dict[str, tuple[Params, LayerReport]] = {}
+    for names in groups({name: math.prod(net.shape) for name, net in networks.items()}):
+        calls: list[Call] = []
+        for name in names:
+            with naming(name):
+                net, weight, seed = networks[name], dense[name].read(), next(seeds) if fit is None else 0
+                key = key_of("cores", weight, network_to_dict(net), fit, seed, view.fit.__module__)
+                params = workers.store.find_params(key, net)
+                if params is None:
+                    given = name, net, weight, fit, view.fit, partial(int, seed)
+                    calls.append(Call(name, (name, key), _found, given))
+                else:
+                    found[name] = params, layer_report(name, net, to_raw(weight), net.materialize(params))
+        steps = workers.run(calls)
+        for (name, key), result in track(steps, lambda step: f"layer {step[0][0]}", len(calls)):
+            found[name] = result
+            workers.store.keep_params(key, networks[name], result[0])
+        for name in names:
+            release(dense[name].read())
+    return found
 
 
 def fold(view: ModelView, targets: Iterable[str] | None = None) -> tuple[Any, list[str]]:

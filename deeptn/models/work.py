@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -74,6 +76,11 @@ class Workers:
         if self.processes is not None:
             positive_int(self.processes, "processes", PlanError)
 
+    @classmethod
+    def of(cls, given: Workers | int | None) -> Workers:
+        """Return what a function was given as its workers: a number stands for processes."""
+        return given if isinstance(given, Workers) else cls(given)
+
     def run(self, calls: Iterable[Call]) -> Iterator[tuple[Any, Any]]:
         """Yield the name and the result of every call, in the order in which they end.
 
@@ -97,6 +104,9 @@ class Workers:
         if not isinstance(self.scheduler, str):
             return self.scheduler
         try:
+            # Without this, a client tries to connect again in the background after it has failed.
+            address = importlib.import_module("distributed.comm").get_address_host_port(self.scheduler)
+            socket.create_connection(address, timeout=10).close()
             return distributed.Client(self.scheduler, timeout=10)
         except (OSError, ValueError) as error:
             raise PlanError(f"no dask scheduler at {self.scheduler!r}: {error}") from error
@@ -170,6 +180,27 @@ class Store:
         if not any(self.folder.iterdir()):
             self.folder.rmdir()
 
+
+def groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
+    """Yield names in groups of at most `TOGETHER` entries, or of a single one.
+
+    Examples
+    --------
+    >>> list(groups({"a": 5, "b": TOGETHER, "c": 2, "d": 3}))
+    [['a'], ['b'], ['c', 'd']]
+    """
+    group: list[str] = []
+    for name, size in sizes.items():
+        if group and sum(sizes[one] for one in group) + size > TOGETHER:
+            yield group
+            group = []
+        group.append(name)
+    if group:
+        yield group
+
+
+#: Entries of the weights that are in memory at the same time, if no single weight is larger.
+TOGETHER = 2**25
 
 #: Characters of a key.
 KEY_LENGTH = 40

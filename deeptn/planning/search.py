@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ from ..base import Array, track
 from ..errors import DeepTNError, PlanError, SpecError
 from ..files import network_from_dict, network_to_dict, release
 from ..fitting import decompose
-from ..models import Call, Weight, Workers, key_of, naming, select, view_of
+from ..models import Call, Weight, Workers, groups, key_of, naming, select, view_of
 from ..network import Network
 from ..spec import Layout
 from ..topologies import Topology, topology_to_dict
@@ -31,9 +31,6 @@ FAMILIES = ("LowRank", "TensorTrain", "TTMatrix", "Tucker")
 
 #: Weights with fewer entries in all are planned in this process, because starting others would take longer.
 ALONE = 2**20
-
-#: Entries of the weights that are in memory at the same time, if no single weight is larger.
-TOGETHER = 2**25
 
 #: Sizes that are tried around the chosen ones, and how often.
 NEARBY, ROUNDS = (0.75, 0.85, 0.92, 1.08, 1.18, 1.33), 3
@@ -119,7 +116,7 @@ def plan(
     limits = Limits(view, free, budget)
     size = sum(math.prod(weight.shape) for weight in free.values())
     if not isinstance(workers, Workers):
-        workers = Workers(1 if workers is None and size < ALONE else workers)
+        workers = Workers.of(1 if workers is None and size < ALONE else workers)
     search = _Search(free, how, limits, seed, workers)
     search.measure(SHARES)
     share = limits.limits.get("params", 0) - limits.fixed.get("params", 0)
@@ -249,7 +246,7 @@ class _Search:
     ) -> dict[str, list[Candidate]]:
         """Measure candidates, or read them from the folder; add them to the known ones and return them."""
         results: dict[tuple[str, int], list[Candidate]] = {}
-        for names in self._groups(wanted):
+        for names in groups({name: math.prod(self.free[name].shape) for name in wanted}):
             calls: list[Call] = []
             for name in names:
                 with naming(name):
@@ -274,17 +271,6 @@ class _Search:
             for one in results[name, number]:
                 self.found[name].setdefault(one.network, one)
         return new
-
-    def _groups(self, names: Iterable[str]) -> Iterator[list[str]]:
-        """Yield groups of layers that are in memory at the same time."""
-        group: list[str] = []
-        for name in names:
-            if group and sum(math.prod(self.free[one].shape) for one in [*group, name]) > TOGETHER:
-                yield group
-                group = []
-            group.append(name)
-        if group:
-            yield group
 
 
 def _array(weight: Weight) -> np.ndarray:

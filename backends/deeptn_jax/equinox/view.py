@@ -86,9 +86,8 @@ class EquinoxModel:
 
     def outputs(self, inputs: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         changed = EquinoxModel(self.model)
-        changed.write(
-            {weight.entry(weight.own): weights[weight.name] for weight in self.weights() if weight.name in weights}
-        )
+        entries = {weight.name: weight.entry(weight.own) for weight in self.weights()}
+        changed.write({entries[name]: array for name, array in weights.items()})
         model = eqx.nn.inference_mode(changed.model)
         return outputs_of(lambda *args, **kwargs: jax.vmap(lambda a, k: model(*a, **k))(args, kwargs), inputs)
 

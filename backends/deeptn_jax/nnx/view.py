@@ -136,9 +136,8 @@ class NNXModel:
 
     def outputs(self, inputs: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         changed = NNXModel(nnx.clone(self.model), self.order)
-        changed.write(
-            {weight.entry(weight.own): weights[weight.name] for weight in self.weights() if weight.name in weights}
-        )
+        entries = {weight.name: weight.entry(weight.own) for weight in self.weights()}
+        changed.write({entries[name]: array for name, array in weights.items()})
         changed.model.eval()
         return outputs_of(changed.model, inputs)
 
