@@ -1,7 +1,7 @@
 """Files of networks and models: safetensors with a JSON header. Nothing in them is executed."""
 
 from .checkpoint import load_checkpoint, save_checkpoint
-from .model_file import LONE, MODEL, StoredLayer, StoredModel, load_model, place_of, save_model, size_of_model
+from .model_file import LONE, MODEL, StoredLayer, StoredModel, load_model, place_of, renamed, save_model, size_of_model
 from .network_file import NETWORK, fingerprint, load, network_from_dict, network_to_dict, save
 from .stream import release
 from .tensors import HEADER, VERSION, form_of, open_safetensors, read_tensors, write_tensors
@@ -25,6 +25,7 @@ __all__ = [
     "place_of",
     "read_tensors",
     "release",
+    "renamed",
     "save",
     "save_checkpoint",
     "save_model",

@@ -88,13 +88,19 @@ class StoredModel(NamedTuple):
     def renamed(self, names: Mapping[str, str]) -> StoredModel:
         """Return the model with its modules renamed, for a model that is built differently: ``{"0": "layers.0"}``."""
         return StoredModel(
-            {_renamed(name, names): layer for name, layer in self.layers.items()},
-            {_renamed(name, names): tensor for name, tensor in self.tensors.items()},
+            {renamed(name, names): layer for name, layer in self.layers.items()},
+            {renamed(name, names): tensor for name, tensor in self.tensors.items()},
         )
 
 
-def _renamed(name: str, names: Mapping[str, str]) -> str:
-    """Replace the longest prefix of a name that `names` contains."""
+def renamed(name: str, names: Mapping[str, str]) -> str:
+    """Replace the longest prefix of a name that `names` contains.
+
+    Examples
+    --------
+    >>> renamed("0.weight", {"0": "layers.0"})
+    'layers.0.weight'
+    """
     parts = name.split(".")
     for length in range(len(parts), 0, -1):
         start = ".".join(parts[:length])

@@ -90,7 +90,7 @@ def _contents(header: dict[str, Any], tensors: Mapping[str, Array]) -> tuple[dic
             raise SpecError(f"{name!r} has the dtype {raw.dtype}, which deeptn files cannot store; convert it first")
         if raw.dtype.kind == "c":
             dtypes[name] = str(raw.dtype.name)
-            stored[name] = Source((*raw.shape, 2), raw.real.dtype.name, partial(_pairs, raw))
+            stored[name] = Source((*raw.shape, 2), np.real(raw).dtype.name, partial(_pairs, raw))
     text = compact(header | {"version": VERSION} | ({"dtypes": dtypes} if dtypes else {}))
     return stored, {HEADER: text}
 

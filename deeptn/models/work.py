@@ -8,6 +8,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -93,13 +94,14 @@ class Workers:
             yield from map(_call, calls)
             return
         options: dict[str, Any] = {"backend": "loky", "inner_max_num_threads": 1, "n_jobs": processes}
-        if self.scheduler is not None:
-            options = {"backend": "dask", "client": self._client(), "n_jobs": -1}
-        with parallel_config(**options):
-            parallel: Any = Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs")
-            yield from parallel(delayed(_call)(call) for call in calls)
+        with ExitStack() as stack:
+            if self.scheduler is not None:
+                options = {"backend": "dask", "client": self._client(stack), "n_jobs": -1}
+            with parallel_config(**options):
+                parallel: Any = Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs")
+                yield from parallel(delayed(_call)(call) for call in calls)
 
-    def _client(self) -> Any:
+    def _client(self, stack: ExitStack) -> Any:
         distributed = optional("distributed", "dask")
         if not isinstance(self.scheduler, str):
             return self.scheduler
@@ -107,7 +109,7 @@ class Workers:
             # Without this, a client tries to connect again in the background after it has failed.
             address = importlib.import_module("distributed.comm").get_address_host_port(self.scheduler)
             socket.create_connection(address, timeout=10).close()
-            return distributed.Client(self.scheduler, timeout=10)
+            return stack.enter_context(distributed.Client(self.scheduler, timeout=10))
         except (OSError, ValueError) as error:
             raise PlanError(f"no dask scheduler at {self.scheduler!r}: {error}") from error
 

@@ -4,6 +4,7 @@ from .allocation import allocate
 from .curves import Candidate, curve, layouts_of
 from .limits import Limits
 from .overrides import Settings, settings
+from .pareto import Pareto, Point, pareto
 from .plans import LayerPlan, Plan
 from .search import FAMILIES, plan
 
@@ -12,11 +13,14 @@ __all__ = [
     "Candidate",
     "LayerPlan",
     "Limits",
+    "Pareto",
     "Plan",
+    "Point",
     "Settings",
     "allocate",
     "curve",
     "layouts_of",
+    "pareto",
     "plan",
     "settings",
 ]

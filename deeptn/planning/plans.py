@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from ..base import PathLike, Shape, is_object, text_table, write_atomically
-from ..errors import DeepTNError, FormatError, near_match
+from ..errors import DeepTNError, FormatError, PlanError, near_match
+from ..files import renamed
 from ..network import Network, network
 from ..spec import Layout
 from ..topologies import Topology, describe, topology_from_dict, topology_to_dict
+from .curves import Candidate
+from .pareto import SHARES, Pareto, pareto
 
 #: Format and version of such a file.
 FORMAT, VERSION = "deeptn.plan", 1
 
 #: Keys of the file, and of a layer in it.
-KEYS = ("format", "version", "budget", "params_before", "params_after", "layers")
+KEYS = ("format", "version", "budget", "params_before", "params_after", "names", "layers")
 LAYER_KEYS = ("shape", "topology", "layout", "params", "error", "dense")
 
 
@@ -65,6 +68,12 @@ class Plan:
         The limit that the plan keeps, as it was given to `plan`.
     params_before, params_after : int
         All parameters of the model.
+    names : dict of str to str
+        Names of modules in another model that differ from those in the plan: ``{"layers.0": "0"}``.
+    curves : dict of str to list of Candidate
+        What every layer could become. Files do not store it.
+    importance : dict of str to float
+        What the squared error of each layer counts, if not 1. Files do not store it.
 
     Examples
     --------
@@ -81,12 +90,41 @@ class Plan:
     budget: Mapping[str, Any]
     params_before: int
     params_after: int
-    curves: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False, compare=False)
+    names: Mapping[str, str] = field(default_factory=dict[str, str])
+    curves: Mapping[str, list[Candidate]] = field(default_factory=dict[str, list[Candidate]], repr=False, compare=False)
+    importance: Mapping[str, float] = field(default_factory=dict[str, float], repr=False, compare=False)
 
     @property
     def targets(self) -> dict[str, Network]:
         """The networks, by the names of the layers that become generated."""
-        return {name: layer.network for name, layer in self.layers.items() if layer.network is not None}
+        layers = {renamed(name, self.names): layer.network for name, layer in self.layers.items()}
+        return {name: net for name, net in layers.items() if net is not None}
+
+    def pareto(self, shares: Sequence[float] = SHARES) -> Pareto:
+        """Return the smallest errors for other numbers of parameters, as a table that can be plotted.
+
+        Parameters
+        ----------
+        shares : sequence of float
+            Parameters of the compressed model, in parts of those before.
+
+        Raises
+        ------
+        PlanError
+            For a plan from a file, which does not have the curves.
+
+        Examples
+        --------
+        >>> import deeptn as dtn, numpy as np
+        >>> weights = {"fc.weight": np.diag(0.5 ** np.arange(16.0))}
+        >>> print(dtn.plan(dtn.files.StoredModel({}, weights), {"params": "50%"}).pareto([0.25, 0.5]))
+        parameters  of all  error  dB    same share for every layer  dense layers
+        64          25.0%   0.250  12.0  0.250                       0 of 1
+        128         50.0%   0.062  24.1  0.062                       0 of 1
+        """
+        if not self.curves:
+            raise PlanError("a plan from a file has no curves; make the plan again with deeptn.plan")
+        return pareto(self.curves, self.importance, self.params_before, shares)
 
     def to_yaml(self) -> str:
         """Return the text of the file."""
@@ -94,6 +132,7 @@ class Plan:
 
         data = {"format": FORMAT, "version": VERSION, "budget": dict(self.budget)}
         data |= {"params_before": self.params_before, "params_after": self.params_after}
+        data |= {"names": dict(self.names)} if self.names else {}
         data["layers"] = {name: _layer_to_dict(layer) for name, layer in self.layers.items()}
         return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
@@ -125,7 +164,11 @@ class Plan:
         before, after = data.get("params_before"), data.get("params_after")
         if not is_object(budget) or not is_object(layers) or type(before) is not int or type(after) is not int:
             raise FormatError("a plan needs 'budget' and 'layers', which are tables, and two numbers of parameters")
-        return cls({name: _layer_from_dict(name, layer) for name, layer in layers.items()}, budget, before, after)
+        names = data.get("names", {})
+        if not is_object(names) or not all(isinstance(name, str) for pair in names.items() for name in pair):
+            raise FormatError(f"'names' of the plan must map names to names, in quotes if numbers; got {names!r:.60}")
+        made = {name: _layer_from_dict(name, layer) for name, layer in layers.items()}
+        return cls(made, budget, before, after, names)
 
     @classmethod
     def load(cls, path: PathLike) -> Plan:

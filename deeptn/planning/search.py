@@ -136,7 +136,9 @@ def plan(
             why = weight.refused or ("ignored" if name in kept else "not among the targets")
             layers[name] = LayerPlan(weight.shape, None, 0.0, why)
     after = limits.fixed_params + sum(layers[name].params for name in free)
-    return Plan(layers, dict(budget), limits.totals["params"], after, curves=search.candidates)
+    importance = {name: search.weight_of(name) for name in free}
+    curves = {name: list(search.allowed(name).values()) for name in free}
+    return Plan(layers, dict(budget), limits.totals["params"], after, curves=curves, importance=importance)
 
 
 @dataclass
@@ -173,7 +175,7 @@ class _Search:
     def check(self) -> None:
         """Raise `PlanError` if the budget is below the smallest model."""
         for number, kind in enumerate(self.limits.limits):
-            parts = [min(self.limits.cost(name, net)[number] for net in self._allowed(name)) for name in self.found]
+            parts = [min(self.limits.cost(name, net)[number] for net in self.allowed(name)) for name in self.found]
             least, limit = self.limits.fixed[kind] + sum(parts), self.limits.limits[kind]
             if least > limit:
                 what = {"params": "parameters"}.get(kind, kind)
@@ -198,26 +200,27 @@ class _Search:
                 break
         return self._with_better_bonds(picked)
 
+    def weight_of(self, name: str) -> float:
+        """Return what the squared error of a layer counts."""
+        return self.settings[name].importance * self.importance.get(name, 1.0)
+
     def why_dense(self, name: str) -> str:
         """Say why a layer stays dense."""
         if len(self.found[name]) == 1:
             return "no network is smaller"
-        if len(self._allowed(name)) == 1:
+        if len(self.allowed(name)) == 1:
             return f"every network has an error above {self.settings[name].max_error}"
         return "its parameters are worth most here"
 
-    def _allowed(self, name: str) -> dict[Network | None, Candidate]:
+    def allowed(self, name: str) -> dict[Network | None, Candidate]:
         """Return the candidates of a layer within its largest error."""
         most = self.settings[name].max_error
         return {net: one for net, one in self.found[name].items() if most is None or one.error <= most}
 
     def _allocated(self) -> dict[str, Candidate]:
         """Return the best candidate of each layer, so that all limits are kept exactly."""
-        allowed = {name: list(self._allowed(name).values()) for name in self.found}
-        values = [
-            self.settings[name].importance * self.importance.get(name, 1.0) * np.array([one.error**2 for one in found])
-            for name, found in allowed.items()
-        ]
+        allowed = {name: list(self.allowed(name).values()) for name in self.found}
+        values = [self.weight_of(name) * np.array([one.error**2 for one in found]) for name, found in allowed.items()]
         costs = [np.array([self.limits.cost(name, one.network) for one in found]) for name, found in allowed.items()]
         while True:
             numbers = allocate(values, costs, self.limits.left) if allowed else []

@@ -96,7 +96,7 @@ def test_wrong_workers():
     with pytest.raises(dtn.PlanError, match="processes must be at least 1, got 0"):
         Workers(0)
     pytest.importorskip("distributed")
-    with pytest.raises(dtn.PlanError, match="no dask scheduler at 'tcp://127.0.0.1:9'"):
+    with pytest.raises(dtn.PlanError, match=r"no dask scheduler at 'tcp://127.0.0.1:9'"):
         list(Workers(scheduler="tcp://127.0.0.1:9").run([Call("fc1", 0, pow, (3, 2))]))
 
 

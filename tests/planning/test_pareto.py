@@ -1,0 +1,105 @@
+"""Test the table of errors over parameters, and plans for models with other names."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+import torch
+from deeptn_jax import equinox as dte
+from deeptn_jax import nnx as dtx
+from deeptn_torch import compress, fold_
+from flax import nnx
+from torch import nn
+
+import deeptn as dtn
+from deeptn.files import StoredModel
+from deeptn.planning import Candidate, Plan, pareto, plan
+
+from .test_plans import tensors
+
+
+def candidates(*pairs):
+    """Return candidates of a 40 x 40 weight with these ranks and errors, and the dense one."""
+    found = [Candidate(dtn.network(dtn.LowRank(rank=rank), (40, 40)), error) for rank, error in pairs]
+    return [Candidate(None, 0.0), *found]
+
+
+def test_points_are_the_best_choices():
+    curves = {"a": candidates((1, 0.9), (3, 0.5), (8, 0.1)), "b": candidates((1, 0.3), (4, 0.2))}
+    total, importance = 3200 + 100, {"a": 4.0}
+    shares = (0.01, 0.1, 0.2, 0.5, 1.0)
+    found = pareto(curves, importance, total, shares)
+    assert len(found.points) == 4
+    for point, share in zip(found.points, shares[1:]):
+        best = math.inf
+        for pair in itertools.product(*curves.values()):
+            params = sum(1600 if one.network is None else one.network.num_params for one in pair)
+            if params + 100 <= total * share:
+                best = min(best, math.sqrt((4 * pair[0].error ** 2 + pair[1].error ** 2) / 5))
+        assert point.error == pytest.approx(best)
+        assert point.params <= share * total
+        assert point.uniform is None or point.error <= point.uniform + 1e-12
+    assert found.points[-1].dense == 2
+    assert found.points[-1].decibel == math.inf
+    assert "100.0%" in str(found)
+
+
+def test_the_plot_shows_both_lines():
+    found = plan(StoredModel({}, tensors()), {"params": "40%"}, topologies=["LowRank"]).pareto()
+    errors = [point.error for point in found.points]
+    assert errors == sorted(errors, reverse=True)
+    (ax,) = found.plot().axes
+    assert [line.get_label() for line in ax.lines] == ["chosen for each layer", "same share for every layer"]
+    assert np.asarray(ax.lines[0].get_ydata()).tolist() == [error for error in errors if error]
+    with pytest.raises(dtn.PlanError, match="a plan from a file has no curves"):
+        Plan.from_yaml(plan(StoredModel({}, tensors()), {"params": "40%"}, topologies=["LowRank"]).to_yaml()).pareto()
+
+
+def test_one_plan_for_three_frameworks(tmp_path: Path):
+    """Closed forms give the same cores, whatever the names of the layers."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(24, 32), nn.ReLU(), nn.Linear(32, 16))
+    arrays: dict[str, Any] = {name: np.asarray(array.detach()) for name, array in model.named_parameters()}
+    found = plan(model, {"params": "60%"})
+    assert found.targets
+    tree = eqx.nn.MLP(24, 16, 32, 1, key=jax.random.key(0))
+    flat: Any = nnx.Sequential(nnx.Linear(24, 32, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(32, 16, rngs=nnx.Rngs(0)))
+    for number, layer in zip("02", tree.layers):
+        new = (arrays[f"{number}.weight"], arrays[f"{number}.bias"])
+        layer = eqx.tree_at(lambda part: (part.weight, part.bias), layer, tuple(map(jax.numpy.asarray, new)))
+        tree = eqx.tree_at(lambda whole, k=int(number) // 2: whole.layers[k], tree, layer)
+    for number in "02":
+        flat.layers[int(number)].kernel[...] = arrays[f"{number}.weight"].T
+    small: Any
+    small, report = compress(model, found)
+    text = found.to_yaml().replace("layers:\n", "names: {'0': layers.0, '2': layers.1}\nlayers:\n", 1)
+    (tmp_path / "plan.yaml").write_text(text)
+    other = Plan.load(tmp_path / "plan.yaml")
+    assert Plan.from_yaml(other.to_yaml()) == other
+    mlp: Any
+    mlp, again = dte.compress(tree, other)
+    text = text.replace("'2': layers.1", "'2': layers.2")
+    sequential: Any
+    sequential, third = dtx.compress(flat, Plan.from_yaml(text))
+    errors = [[row.error for row in one.layers] for one in (report, again, third)]
+    np.testing.assert_allclose(errors[1:], errors[:1] * 2, rtol=1e-5, atol=1e-7)
+    for number, one, two in ((0, mlp.layers[0], sequential.layers[0]), (2, mlp.layers[1], sequential.layers[2])):
+        if str(number) in found.targets:
+            for core, array in small[number].cores.items():
+                np.testing.assert_allclose(one.cores[core], array.detach(), atol=1e-6)
+                np.testing.assert_allclose(two.cores[core][...], array.detach(), atol=1e-6)
+    fold_(small)
+
+
+@pytest.mark.parametrize("names", ["[a]", "{0: layers.0}", "3"])
+def test_names_that_are_no_map(names):
+    text = plan(StoredModel({}, tensors()), {"params": "40%"}, topologies=["LowRank"]).to_yaml()
+    with pytest.raises(dtn.FormatError, match="'names' of the plan must map names to names"):
+        Plan.from_yaml(text.replace("layers:\n", f"names: {names}\nlayers:\n", 1))
