@@ -85,7 +85,7 @@ def plan(
     """
     view = view_of(model)
     total = count(view)
-    limit = _limit(budget, total)
+    limit = limit_of(budget, total)
     weights = {weight.name: weight for weight in view.weights() if weight.network is None}
     if not weights:
         raise PlanError("the model has no dense layer that can be compressed")
@@ -129,8 +129,26 @@ def plan(
     return Plan(layers, dict(budget), total, after, curves)
 
 
-def _limit(budget: Mapping[str, int | str], total: int) -> int:
-    """Return the largest number of parameters that a budget allows."""
+def limit_of(budget: Mapping[str, int | str], total: int) -> int:
+    """Return the largest number of parameters that a budget allows.
+
+    Parameters
+    ----------
+    budget : mapping
+        ``{"params": 50_000}`` or ``{"params": "5%"}``.
+    total : int
+        The number of parameters that percentages refer to.
+
+    Raises
+    ------
+    PlanError
+        For anything else.
+
+    Examples
+    --------
+    >>> limit_of({"params": "5%"}, 48_000)
+    2400
+    """
     if not isinstance(budget, Mapping) or list(budget) != ["params"]:
         raise PlanError(f"budget = {budget!r:.60}; write {{'params': 50_000}} or {{'params': '5%'}}")
     value = budget["params"]
@@ -163,6 +181,11 @@ def _array(weight: Weight) -> np.ndarray:
     array = to_raw(weight.read())
     if not np.isfinite(array).all():
         raise PlanError("the weight has entries that are not finite (nan or inf); add the layer to ignore")
+    return readable(array)
+
+
+def readable(array: np.ndarray) -> np.ndarray:
+    """Return an array in a dtype that NumPy's linear algebra has; float32 in place of narrower ones."""
     return array.astype("float32") if array.dtype.kind == "V" or array.dtype.itemsize < 4 else array
 
 
