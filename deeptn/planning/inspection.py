@@ -52,7 +52,7 @@ def inspect_model(
 
     Low ranks follow exactly from the singular values. For other families with a closed form, bisection finds a size
     within 2 % of the smallest. Families without one (brick walls, trees, …) are tried by short fits, as in `plan`, up
-    to the size at which a fit takes some ten seconds; the fits need PyTorch, or JAX with optax. One weight is in memory
+    to the size at which a fit takes a few seconds; the fits need PyTorch, or JAX with optax. One weight is in memory
     at a time.
 
     Parameters

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..base import Shape
 from ..budget import at_budget, at_common_size
+from ..engine import seconds
 from ..errors import DeepTNError
 from ..network import Network, network
 from ..spec import Layout
@@ -19,8 +20,9 @@ from .curves import STEPS, Candidate, layouts_of, measured
 #: The search for a size ends when it is known to this fraction.
 PRECISION = 0.02
 
-#: Floating-point operations of a short fit, without its gradients; larger networks are not tried.
-EFFORT = 3e9
+#: A fit is short if decoding the weight as often as it has steps should take at most so long [s], on a typical machine.
+#: With gradients, that is a few seconds. Larger networks are not tried.
+PATIENCE = 0.15
 
 #: Why a level is not reached.
 NONE_SMALLER = "no network is smaller than the weight"
@@ -88,7 +90,7 @@ def smallest(weight: np.ndarray, family: Topology, levels: Sequence[float], seed
 
     First the largest network that is smaller than the weight is tried; if it reaches the level, bisection finds a size
     within `PRECISION` of the smallest. This takes for granted that the error falls with the size. A family without a
-    good closed form is tried up to the size at which a short fit takes `EFFORT`.
+    good closed form is tried as long as the fit is short (`PATIENCE`).
 
     Parameters
     ----------
@@ -153,7 +155,7 @@ class _Search:
         found, budget, top = 0, self.least, self.weight.size - 1
         while budget <= top:
             net = at_common_size(self.family, self.weight.shape, budget, self.layout)
-            if STEPS * net.cost().flops > EFFORT:
+            if STEPS * seconds(net.cost()) > PATIENCE:
                 break
             found = budget
             if budget == top:
