@@ -16,6 +16,7 @@ def test_without_a_command_there_is_help_with_examples(capsys):
     assert [line.split()[:2] for line in said.splitlines() if line.startswith("  deeptn")] == [
         ["deeptn", "list"],
         ["deeptn", "draw"],
+        ["deeptn", "inspect"],
         ["deeptn", "compress"],
         ["deeptn", "demo"],
     ]
