@@ -52,8 +52,8 @@ class Inspected:
     --------
     >>> import deeptn as dtn
     >>> layer = Inspected("fc", "linear", (120, 400), 48_000, network=dtn.network(dtn.LowRank(rank=3), (120, 400)))
-    >>> layer.narrower
-    3
+    >>> layer.narrower, layer.outputs
+    (3, 120)
     """
 
     name: str
@@ -73,8 +73,13 @@ class Inspected:
 
     @property
     def narrower(self) -> int | None:
-        """Rows (outputs) that a dense layer with as many parameters as `network` could keep."""
-        return None if self.network is None else self.network.num_params // math.prod(self.shape[1:])
+        """Outputs that a dense layer with as many parameters as `network` could keep, of `outputs`."""
+        return None if self.network is None else self.network.num_params * self.outputs // self.params
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of the layer: rows of the weight; for an embedding, entries of a row."""
+        return math.prod(self.shape[1:]) if self.kind == "embedding" else self.shape[0]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -95,6 +100,7 @@ class Inspected:
             "smallest": None
             if net is None
             else {"topology": describe(net.topology), "params": net.num_params, "ratio": self.params / net.num_params},
+            "outputs": self.outputs,
             "narrower_outputs": self.narrower,
             "seconds_before": self.seconds_before,
             "seconds_after": self.seconds_after,
@@ -122,7 +128,7 @@ class Inspection:
     --------
     >>> layer = Inspected("fc", "linear", (4, 6), 24, refused="shares its weight with 'head'; untie them")
     >>> print(Inspection((layer,), ("LowRank",), (20.0,), 1, 24))
-    1 weights with 24 of the model's 24 parameters
+    1 weight with 24 of the model's 24 parameters
     fc (4 × 6) shares its weight with 'head'; untie them
     """
 
@@ -151,7 +157,8 @@ class Inspection:
     def __str__(self) -> str:
         shown = [layer for layer in self.layers if not layer.refused]
         total = sum(layer.params for layer in self.layers)
-        lines = [f"{len(self.layers)} weights with {total:,} of the model's {self.params:,} parameters"]
+        weights = f"{len(self.layers)} weight{'s' * (len(self.layers) != 1)}"
+        lines = [f"{weights} with {total:,} of the model's {self.params:,} parameters"]
         if shown:
             head = ("layer", "kind", "weight", "parameters", "effective rank", "σ at 1/4, 1/2, 3/4", *self.families)
             rows = [self._row(layer) for layer in shown]
@@ -161,7 +168,7 @@ class Inspection:
         return "\n".join(lines)
 
     def _row(self, layer: Inspected) -> tuple[str, ...]:
-        full, outputs = len(layer.spectrum), layer.shape[0]
+        full = len(layer.spectrum)
         first = layer.spectrum[0] or 1.0
         places = (layer.spectrum[full * part // 4] / first for part in (1, 2, 3))
         count = len(self.levels)
@@ -174,7 +181,7 @@ class Inspection:
             f"{layer.effective_rank:.3g} of {full}",
             ", ".join(f"{value:.2g}" for value in places),
             *(" / ".join(_cell(one, layer.params) for one in group) for group in groups),
-            "-" if layer.narrower is None else f"{layer.narrower} of {outputs} outputs",
+            "-" if layer.narrower is None else f"{layer.narrower} of {layer.outputs} outputs",
             _time(layer.seconds_before) + ("" if layer.network is None else f" -> {_time(layer.seconds_after)}"),
         )
 
