@@ -176,7 +176,8 @@ def _measured(
     tasks: list[Any] = [delayed(measure_cut)(array.reshape(len(array), -1))]
     tasks += [delayed(smallest)(array, family, levels, seed) for family in others]
     with parallel_config(backend="loky", inner_max_num_threads=1), threadpool_limits(1):
-        cut, *rest = list(Parallel(n_jobs=max(1, min(jobs, len(tasks))))(tasks))  # pyright: ignore[reportArgumentType]
+        results: Any = Parallel(n_jobs=max(1, min(jobs, len(tasks))))(tasks)
+    cut, *rest = results
     by_fits = iter(rest)
     sizes = [
         smallest_ranks(cut.spectrum, array.shape, family, levels) if isinstance(family, LowRank) else next(by_fits)

@@ -133,7 +133,7 @@ def test_torch_fits_if_several_libraries_could(monkeypatch):
 
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [Missing("jax"), Missing("torch")])
     with pytest.raises(dtn.MissingBackendError, match=r"deeptn\[torch\]"):
-        models.fit_arrays(dtn.network(dtn.BrickWall(layers=1), (4, 4)), np.eye(4))
+        models.fit_arrays(dtn.network(dtn.BrickWall(layers=2), (4, 4)), np.eye(4))
     assert tried == ["torch", "jax"]
 
 

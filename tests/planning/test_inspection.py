@@ -91,6 +91,7 @@ def test_networks_have_the_error_that_is_reported(layers, family):
     for level, one in reached.items():
         net = found.reached[level].network
         assert net is not None
+        assert net.topology is not None
         assert (net.num_params, dtn.topologies.describe(net.topology)) == (one.params, one.label)
         made = dtn.decompose(weight, net.topology, net.layout, sweeps=0)
         assert made.error == pytest.approx(one.error)
@@ -105,9 +106,9 @@ def test_no_size_for_all_bonds_is_much_smaller(level):
     assert found is not None
     for layout in sizes.layouts_of(dtn.TensorTrain(), (32, 64)):
         for rank in range(1, 33):
-            net = dtn.network(dtn.TensorTrain(rank=rank), (32, 64), layout)
-            if net.num_params < found.num_params * (1 - sizes.PRECISION) - 1:
-                assert dtn.decompose(weight, net.topology, layout, sweeps=0).error > 10 ** (-level / 20)
+            train = dtn.TensorTrain(rank=rank)
+            if dtn.network(train, (32, 64), layout).num_params < found.num_params * (1 - sizes.PRECISION) - 1:
+                assert dtn.decompose(weight, train, layout, sweeps=0).error > 10 ** (-level / 20)
 
 
 def test_a_kronecker_product_is_a_ttmatrix_of_rank_1(layers):
@@ -236,6 +237,8 @@ def test_families_without_a_closed_form_are_fitted():
     (one,) = layer.needed
     assert layer.network is not None
     assert (one.params, one.label) == (layer.network.num_params, dtn.topologies.describe(layer.network.topology))
+    assert one.params is not None
+    assert one.error is not None
     assert one.error <= 10 ** (-4 / 20)
     fits = curve(weight, dtn.BrickWall(), layer.network.layout, [one.params])
     assert fits[0].error == pytest.approx(one.error, rel=1e-3)
