@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -106,6 +106,16 @@ class Comparison:
             for row in self.rows
         ]
         return f"weight of shape {self.shape}, at most {self.budget:,} parameters\n{text_table([head, *cells])}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        rows = [asdict(row) | {"ratio": None if row.params is None else self.size / row.params} for row in self.rows]
+        return {"shape": list(self.shape), "params": self.size, "budget": self.budget, "rows": rows}
+
+    @property
+    def size(self) -> int:
+        """Number of entries of the weight."""
+        return math.prod(self.shape)
 
     def plot(self) -> Figure:
         """Plot the errors as bars in a new matplotlib figure.

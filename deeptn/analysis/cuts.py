@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ..arrays import norm_of
 from ..errors import SpecError, near_match
 from ..network import Network
 from ..spec import NetworkSpec
@@ -64,7 +65,7 @@ def measure_cut(matrix: np.ndarray, tolerance: float = TOLERANCE) -> Cut:
     """Measure the rank, spectrum, effective rank and entropy of a matrix."""
     sizes = matrix.shape[0], matrix.shape[1]
     values = np.linalg.svd(matrix.astype(np.result_type(matrix.dtype, np.float64)), compute_uv=False)
-    norm = float(np.linalg.norm(values))
+    norm = norm_of(values)
     if norm == 0.0:
         return Cut("", sizes, None, 0, 0.0, 0.0, tuple(0.0 for _ in values))
     share = (values / norm) ** 2

@@ -11,36 +11,17 @@ from ..errors import FormatError, PlanError
 from ..files import load_checkpoint, save_checkpoint
 from ..models import Report, StoredView, compress, save_model
 from ..planning import FAMILIES, Plan, plan
+from .arguments import add_choices, add_model, budget_of
 from .commands import Command
 
 #: From this error of a weight on, a network rarely works without training.
 LARGE = 0.1
 
 
-def _budget(text: str) -> int | str:
-    """Parse ``5%`` or a number of parameters, in which ``_`` and ``,`` may separate groups of digits."""
-    number = text.replace(",", "").replace("_", "")
-    return int(number) if number.isdigit() else text
-
-
-def _add_model(parser: argparse.ArgumentParser) -> None:
-    text = "safetensors file, index of a sharded model or its folder, .npz, or .pt (read by weights_only)"
-    parser.add_argument("model", type=Path, help=text)
-
-
-def _add_choices(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--ignore", action="append", default=[], metavar="PATTERN", help="layers that stay dense")
-    parser.add_argument("--targets", action="append", metavar="PATTERN", help="layers to compress (default: all)")
-    names = ",".join(FAMILIES)
-    parser.add_argument("--topologies", default=names, help=f"families to try, separated by commas (default {names})")
-    parser.add_argument("--jobs", type=int, help="number of processes (default: the number of cores)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of fits by gradient (default 0)")
-
-
 def _planned(options: argparse.Namespace, view: StoredView) -> Plan:
     return plan(
         view,
-        {"params": _budget(options.budget)},
+        {"params": budget_of(options.budget)},
         targets=options.targets or ["*"],
         ignore=options.ignore,
         topologies=options.topologies.split(","),
@@ -50,10 +31,10 @@ def _planned(options: argparse.Namespace, view: StoredView) -> Plan:
 
 
 def _configure_plan(parser: argparse.ArgumentParser) -> None:
-    _add_model(parser)
+    add_model(parser)
     parser.add_argument("--budget", required=True, help="parameters of the compressed model: 50000, or 5%% of all")
     parser.add_argument("-o", "--out", type=Path, help="YAML file to write")
-    _add_choices(parser)
+    add_choices(parser, FAMILIES, "compress", "layers that stay dense")
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -66,12 +47,12 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _configure_compress(parser: argparse.ArgumentParser) -> None:
-    _add_model(parser)
+    add_model(parser)
     either = parser.add_mutually_exclusive_group(required=True)
     either.add_argument("--plan", type=Path, help="YAML file of deeptn plan")
     either.add_argument("--budget", help="parameters of the compressed model: 50000, or 5%% of all")
     parser.add_argument("-o", "--out", type=Path, required=True, help="safetensors file to write")
-    _add_choices(parser)
+    add_choices(parser, FAMILIES, "compress", "layers that stay dense")
 
 
 def _compress(options: argparse.Namespace) -> int:

@@ -16,6 +16,7 @@ GROUP = "deeptn.commands"
 EXAMPLES = """examples:
   deeptn list --shape 120,400                      list the topologies, with the smallest network of each
   deeptn draw mera --shape 16,16 --out mera.svg    draw one of them
+  deeptn inspect m.pt                              show how far each layer of a checkpoint compresses
   deeptn compress m.pt --budget 20% -o s.safetensors  compress a checkpoint
   deeptn demo                                      compress a small network in many ways, and write a report
 """

@@ -24,6 +24,9 @@ WEIGHT, BIAS = ".weight", ".bias"
 #: Entry points of functions that fit by gradient, by library.
 GROUP = "deeptn.fits"
 
+#: Libraries to fit with if several are installed: PyTorch's short fits take less time than JAX's compilation.
+FIRST = ("torch",)
+
 #: Last parts of the names of floating-point tensors that no training changes.
 STATISTICS = ("running_mean", "running_var")
 
@@ -198,7 +201,7 @@ def _stay(loss_of: Callable[[Params], Array], start: Params, like: Array, how: F
 
 def _gradient_fit() -> tuple[str, Callable[..., FitResult]]:
     """Return the fit of an installed front-end, and the name of its library."""
-    for entry in importlib.metadata.entry_points(group=GROUP):
+    for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name not in FIRST):
         try:
             return entry.name, entry.load()
         except ImportError:

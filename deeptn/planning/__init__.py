@@ -2,7 +2,9 @@
 
 from .allocation import allocate
 from .curves import Candidate, curve, layouts_of
-from .limits import Limits
+from .inspected import Inspected, Inspection
+from .inspection import LEVELS, QUICK, inspect_model
+from .limits import Limits, limit_of
 from .overrides import Settings, settings
 from .pareto import Pareto, Point, pareto
 from .plans import LayerPlan, Plan
@@ -10,7 +12,11 @@ from .search import FAMILIES, plan
 
 __all__ = [
     "FAMILIES",
+    "LEVELS",
+    "QUICK",
     "Candidate",
+    "Inspected",
+    "Inspection",
     "LayerPlan",
     "Limits",
     "Pareto",
@@ -19,7 +25,9 @@ __all__ = [
     "Settings",
     "allocate",
     "curve",
+    "inspect_model",
     "layouts_of",
+    "limit_of",
     "pareto",
     "plan",
     "settings",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -73,13 +73,28 @@ def curve(
     >>> [(found.name, round(found.error, 3)) for found in curve(W, dtn.LowRank(), None, (16, 32))]
     [('LowRank(rank=1)', 0.052), ('LowRank(rank=2)', 0.042)]
     """
-    dense = to_numpy(weight)
     networks: dict[Network, None] = {}
     for budget in budgets:
         try:
-            networks[at_budget(family, dense.shape, budget, layout)] = None
+            networks[at_budget(family, weight.shape, budget, layout)] = None
         except (SpecError, LayoutError):
             continue
+    return measured(weight, networks, seed)
+
+
+def measured(weight: np.ndarray, networks: Iterable[Network], seed: int = 0) -> list[Candidate]:
+    """Return the networks that are smaller than a weight, with the errors of their closed forms or short fits.
+
+    Networks that have neither are left out.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> W, nets = np.eye(8), [dtn.network(dtn.LowRank(rank=rank), (8, 8)) for rank in (2, 8)]
+    >>> [(found.name, round(found.error, 3)) for found in measured(W, nets)]
+    [('LowRank(rank=2)', 0.866)]
+    """
+    dense = to_numpy(weight)
     found: list[Candidate] = []
     for net in networks:
         if net.num_params < dense.size:

@@ -46,7 +46,7 @@ class Limits:
                 f"budget = {budget!r:.60}; write {{'params': 50_000}}, {{'params': '5%'}}, 'bytes' or 'flops'"
             )
         self.view, self.free, self.budget = view, free, dict(budget)
-        self.limits = {kind: _limit(kind, value, self.totals[kind]) for kind, value in budget.items()}
+        self.limits = {kind: limit_of(kind, value, self.totals[kind]) for kind, value in budget.items()}
         dense = np.array([self.cost(name, None) for name in free]).reshape(len(free), len(budget)).sum(0)
         self.fixed = {kind: self.totals[kind] - int(cost) for kind, cost in zip(self.limits, dense)}
         self.fixed_params = self.totals["params"] - sum(math.prod(weight.shape) for weight in free.values())
@@ -108,8 +108,27 @@ class Limits:
         return min(dense, net.cost("apply", 1).flops)
 
 
-def _limit(kind: str, value: Any, total: int) -> int:
-    """Return the largest number that one entry of a budget allows."""
+def limit_of(kind: str, value: Any, total: int) -> int:
+    """Return the largest number that one entry of a budget allows.
+
+    Parameters
+    ----------
+    kind : str
+        For the error message.
+    value : int or str
+        A number, or a percentage of `total`.
+    total : int
+
+    Raises
+    ------
+    PlanError
+        For anything else.
+
+    Examples
+    --------
+    >>> limit_of("params", "5%", 48_000)
+    2400
+    """
     try:
         if isinstance(value, str) and value.endswith("%"):
             share = float(value[:-1])

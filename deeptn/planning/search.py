@@ -281,6 +281,11 @@ def _array(weight: Weight) -> np.ndarray:
     array = to_raw(weight.read())
     if not np.isfinite(array).all():
         raise PlanError("the weight has entries that are not finite (nan or inf); add the layer to ignore")
+    return readable(array)
+
+
+def readable(array: np.ndarray) -> np.ndarray:
+    """Return an array in a dtype that NumPy's linear algebra has; float32 in place of narrower ones."""
     return array.astype("float32") if array.dtype.kind == "V" or array.dtype.itemsize < 4 else array
 
 

@@ -148,6 +148,13 @@ def test_light_cone_of_a_brick_wall_widens_by_a_gate_per_half_layer():
     assert sizes[:8] == [1 + 1 + 2, 1 + 2 + 2 + 3, 1 + 2 + 2 + 3, *[inner] * 5]
 
 
+@pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
+def test_a_spectrum_does_not_depend_on_the_scale(scale):
+    cut = dtn.analysis.measure_cut(scale * np.diag([3.0, 4.0]))
+    np.testing.assert_allclose(cut.spectrum, [0.8, 0.6])
+    assert cut.rank == 2
+
+
 def test_bad_cuts():
     net = NETWORKS["train"]
     with pytest.raises(dtn.SpecError, match="unknown leg 'a0_9'; expected one of"):

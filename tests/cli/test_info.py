@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
@@ -16,6 +18,7 @@ def test_without_a_command_there_is_help_with_examples(capsys):
     assert [line.split()[:2] for line in said.splitlines() if line.startswith("  deeptn")] == [
         ["deeptn", "list"],
         ["deeptn", "draw"],
+        ["deeptn", "inspect"],
         ["deeptn", "compress"],
         ["deeptn", "demo"],
     ]
@@ -65,6 +68,55 @@ def test_info_about_a_model(tmp_path, capsys):
     assert "custom network" in second
     assert others == "2 other tensors: 74 numbers, 296 bytes"
     assert last.endswith("the same weights dense: 3.0 KB")
+
+
+def test_info_as_json(tmp_path, capsys):
+    net, tree = dtn.network(dtn.TTMatrix(rank=2), (10, 64)), dtn.network(dtn.Tree(rank=2), (10, 10))
+    shared = StoredLayer("linear", net, net.init(), None)
+    layers = {"a": shared, "b": shared, "head": StoredLayer("linear", tree, tree.init(), np.zeros(10, "float32"))}
+    tensors = {"norm.weight": np.ones(64, "float32"), "norm.running_mean": np.zeros(64, "float32")}
+    dtn.save_model(StoredModel(layers, tensors), tmp_path / "m")
+    assert main(["info", str(tmp_path / "m"), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert data["format"] == "deeptn.model"
+    assert [layer["name"] for layer in data["layers"]] == ["a", "b", "head"]
+    first, params = data["layers"][0], net.num_params + tree.num_params
+    assert first == {
+        "name": "a",
+        "kind": "linear",
+        "shape": [10, 64],
+        "topology": "TTMatrix(rank=2)",
+        "params": net.num_params,
+        "dense_params": 640,
+        "ratio": 640 / net.num_params,
+        "bytes": 4 * net.num_params,
+        "dense_bytes": 2560,
+        "decoded_bytes": 2560,
+        "peak_bytes": 4 * net.cost().peak,
+    }
+    assert data["totals"] == {
+        "disk_bytes": (tmp_path / "m").stat().st_size,
+        "params_at_rest": params + 64 + 10,
+        "bytes_at_rest": 4 * (params + 64 + 64 + 10),
+        "params": params,
+        "dense_params": 740,
+        "bytes": 4 * params,
+        "dense_bytes": 4 * 740,
+        "ratio": 740 / params,
+        "decoded_bytes": 4 * (640 + 740),
+        "peak_bytes": 4 * max(net.cost().peak, tree.cost().peak),
+    }
+    assert (data["other_tensors"], data["other_numbers"], data["other_bytes"]) == (3, 138, 552)
+
+
+def test_info_about_a_network_as_json(tmp_path, capsys):
+    net = dtn.network(dtn.BrickWall(layers=2), (120, 400))
+    dtn.save(tmp_path / "w", net, net.init())
+    assert main(["info", str(tmp_path / "w"), "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["format"], data["totals"]["params_at_rest"], data["totals"]["ratio"]) == ("deeptn.network", 384, 125.0)
+    assert main(["info", str(tmp_path / "none"), "--json"]) == 1
+    assert capsys.readouterr().out == ""
 
 
 def test_info_about_something_else(tmp_path, capsys):

@@ -120,6 +120,23 @@ def test_networks_with_activations_are_fitted_by_an_installed_library():
     assert all(isinstance(core, np.ndarray) for core in view.model.layers["fc"].params.values())
 
 
+def test_torch_fits_if_several_libraries_could(monkeypatch):
+    tried = []
+
+    class Missing:
+        def __init__(self, name):
+            self.name = name
+
+        def load(self):
+            tried.append(self.name)
+            raise ImportError(self.name)
+
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [Missing("jax"), Missing("torch")])
+    with pytest.raises(dtn.MissingBackendError, match=r"deeptn\[torch\]"):
+        models.fit_arrays(dtn.network(dtn.BrickWall(layers=2), (4, 4)), np.eye(4))
+    assert tried == ["torch", "jax"]
+
+
 def test_files_that_are_no_checkpoints(tmp_path):
     (tmp_path / "m.npz").write_bytes(b"nothing")
     (tmp_path / "m.pt").write_bytes(b"nothing")
