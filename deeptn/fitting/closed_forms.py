@@ -141,9 +141,13 @@ def decompose(
 
 def _closed(net: Network, goal: np.ndarray) -> tuple[float, Params | None]:
     """Return the error and the parameters of the closed form; infinity and None if there is none."""
-    assert net.topology is not None
-    params = net.topology.closed_form(net.spec, net.layout.to_legs(goal))
+    params = _closed_form(net, goal)
     return (math.inf, None) if params is None else (relative_error(net.materialize(params), goal), params)
+
+
+def _closed_form(net: Network, goal: np.ndarray) -> Params | None:
+    assert net.topology is not None
+    return net.topology.closed_form(net.spec, net.layout.to_legs(goal))
 
 
 def _trial(net: Network, goal: np.ndarray, sweeps: int) -> float:
@@ -156,7 +160,7 @@ def _trial(net: Network, goal: np.ndarray, sweeps: int) -> float:
 
 def _decomposed(net: Network, goal: np.ndarray, sweeps: int | None) -> Params:
     """Return parameters from the closed form, improved by ALS, or by ALS alone."""
-    params = _closed(net, goal)[1]
+    params = _closed_form(net, goal)
     if not is_multilinear(net):
         if params is None:
             raise SpecError(
@@ -170,11 +174,11 @@ def _decomposed(net: Network, goal: np.ndarray, sweeps: int | None) -> Params:
         )
     if sweeps is None:
         sweeps = default_sweeps(net, scratch=params is None)
-    if params is not None:
+    if params is not None and sweeps:
         params, _ = alternate(net, goal, params, sweeps, POLISH)
-    elif sweeps:
+    elif params is None and sweeps:
         params, _ = from_scratch(net, goal, sweeps)
-    else:
+    elif params is None:
         raise SpecError(f"{describe(net.topology)} has no closed-form decomposition; write sweeps=100 to fit it by ALS")
     return balanced(net, params)
 
