@@ -4,7 +4,7 @@ from .checks import boolean, is_list, is_object, positive_int, positive_ints, ra
 from .dispatch import compose, do
 from .files import cache_folder, write_atomically
 from .optional import optional
-from .progress import track
+from .progress import showing, track
 from .registry import Registry
 from .text import kilobytes, path_of, text_table
 from .types import Array, Params, ParamsLike, PathLike, Shape
@@ -30,6 +30,7 @@ __all__ = [
     "positive_ints",
     "rank_field",
     "ranks",
+    "showing",
     "text_table",
     "track",
     "warn",

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..base import is_list, is_object
+from ..errors import PlanError
+from ..models import Workers
 
 
 def budget_of(text: str) -> int | str:
@@ -30,13 +34,99 @@ def add_choices(parser: argparse.ArgumentParser, families: Iterable[str], verb: 
     parser.add_argument("--targets", action="append", metavar="PATTERN", help=f"layers to {verb} (default: all)")
     names = ",".join(families)
     parser.add_argument("--topologies", default=names, help=f"families to try, separated by commas (default {names})")
-    parser.add_argument("--jobs", type=int, help="number of processes (default: the number of cores)")
     add_seed(parser)
 
 
 def add_seed(parser: argparse.ArgumentParser) -> None:
     """Add the seed of fits."""
     parser.add_argument("--seed", type=int, default=0, help="seed of fits by gradient (default 0)")
+
+
+def add_budget(parser: Any, required: bool = False) -> None:
+    """Add the limits of a plan."""
+    text = (
+        "limit of the compressed model, repeated for several: 50000 or 5%% (parameters), bytes=250000 (of the file), "
+        "flops=50%% (operations of one row in all weights)"
+    )
+    parser.add_argument("--budget", action="append", required=required, metavar="LIMIT", help=text)
+
+
+def limits_of(texts: Iterable[str]) -> dict[str, int | str]:
+    """Parse the limits of `add_budget`.
+
+    Examples
+    --------
+    >>> limits_of(["5%", "bytes=250_000"])
+    {'params': '5%', 'bytes': 250000}
+    """
+    found: dict[str, int | str] = {}
+    for text in texts:
+        kind, _, value = text.rpartition("=")
+        found[kind or "params"] = budget_of(value)
+    return found
+
+
+def add_overrides(parser: argparse.ArgumentParser) -> None:
+    """Add settings by pattern."""
+    text = "settings of some layers: 'fc*: {max_error: 0.1, importance: 4, topologies: [TTMatrix]}'"
+    parser.add_argument("--override", action="append", default=[], metavar="YAML", help=text)
+
+
+def overrides_of(texts: Iterable[str]) -> dict[str, Any]:
+    """Parse the settings of `add_overrides`.
+
+    Examples
+    --------
+    >>> overrides_of(["fc*: {max_error: 0.1}", "head: {importance: 2}"])
+    {'fc*': {'max_error': 0.1}, 'head': {'importance': 2}}
+    """
+    import yaml
+
+    found: dict[str, Any] = {}
+    for text in texts:
+        try:
+            data = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise PlanError(f"--override {text!r:.60} is not YAML: {error}") from error
+        if not is_object(data):
+            raise PlanError(f"--override {text!r:.60}; write for example 'fc*: {{max_error: 0.1}}'")
+        found |= data
+    return found
+
+
+def add_work(parser: argparse.ArgumentParser) -> None:
+    """Add where the work is done, and what is kept of it."""
+    add_jobs(parser)
+    parser.add_argument("--scheduler", metavar="ADDRESS", help="dask cluster in place of processes: tcp://host:8786")
+    text = "folder that keeps all finished work (default: OUT.work, until OUT is written)"
+    parser.add_argument("--work", type=Path, metavar="FOLDER", help=text)
+
+
+def add_jobs(parser: argparse.ArgumentParser) -> None:
+    """Add the number of processes."""
+    parser.add_argument("--jobs", type=int, help="number of processes (default: the number of cores)")
+
+
+@contextmanager
+def workers_of(options: argparse.Namespace) -> Iterator[Workers]:
+    """Return the workers of `add_work`; delete their folder at the end, unless the user named it."""
+    own = None if options.work is not None or options.out is None else options.out.with_name(f"{options.out.name}.work")
+    folder = options.work or own
+    workers = Workers(options.jobs, options.scheduler, folder)
+    try:
+        yield workers
+    except KeyboardInterrupt:
+        if folder is not None and folder.is_dir():
+            print(f"deeptn: finished work is in {folder}; the same command goes on from there", file=sys.stderr)
+        raise
+    if own is not None:
+        workers.store.clear()
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add the switches for less output."""
+    add_json(parser)
+    parser.add_argument("--quiet", action="store_true", help="print only warnings and errors")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -3,46 +3,82 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
-from ..base import kilobytes
-from ..errors import FormatError, PlanError
+from ..base import kilobytes, text_table, write_atomically
+from ..errors import FormatError, PlanError, SpecError
 from ..files import load_checkpoint, save_checkpoint
-from ..models import Report, StoredView, compress, save_model
+from ..models import Report, StoredView, Workers, compress, save_model
 from ..planning import FAMILIES, Plan, plan
-from .arguments import add_choices, add_model, budget_of
+from .arguments import (
+    add_budget,
+    add_choices,
+    add_model,
+    add_overrides,
+    add_quiet,
+    add_work,
+    limits_of,
+    overrides_of,
+    print_json,
+    workers_of,
+)
 from .commands import Command
+from .draw import FORMATS
 
 #: From this error of a weight on, a network rarely works without training.
 LARGE = 0.1
 
 
-def _planned(options: argparse.Namespace, view: StoredView) -> Plan:
+def _planned(options: argparse.Namespace, view: StoredView, workers: Workers) -> Plan:
     return plan(
         view,
-        {"params": budget_of(options.budget)},
+        limits_of(options.budget),
         targets=options.targets or ["*"],
         ignore=options.ignore,
         topologies=options.topologies.split(","),
+        overrides=overrides_of(options.override),
         seed=options.seed,
-        workers=options.jobs,
+        workers=workers,
     )
 
 
 def _configure_plan(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument("--budget", required=True, help="parameters of the compressed model: 50000, or 5%% of all")
+    add_budget(parser, required=True)
     parser.add_argument("-o", "--out", type=Path, help="YAML file to write")
     add_choices(parser, FAMILIES, "compress", "layers that stay dense")
+    add_overrides(parser)
+    text = "also list the errors for other budgets, and plot them to FILE (.svg, .png, .pdf) if it is given"
+    parser.add_argument("--pareto", nargs="?", const="", metavar="FILE", help=text)
+    add_work(parser)
+    add_quiet(parser)
 
 
 def _plan(options: argparse.Namespace) -> int:
-    found = _planned(options, StoredView(load_checkpoint(options.model)))
-    print(found)
-    if options.out is not None:
-        found.save(options.out)
-        print(f"wrote {options.out}")
+    picture = Path(options.pareto) if options.pareto else None
+    if picture is not None and picture.suffix.lstrip(".").lower() not in FORMATS:
+        raise SpecError(f"--pareto {str(picture)!r}; write a file name that ends in .{', .'.join(FORMATS)}")
+    written = [path for path in (options.out, picture) if path is not None]
+    for path in written:
+        _check_folder(path)
+    with workers_of(options) as workers:
+        found = _planned(options, StoredView(load_checkpoint(options.model)), workers)
+        if options.out is not None:
+            found.save(options.out)
+    table = None if options.pareto is None else found.pareto()
+    if table is not None and picture is not None:
+        figure = table.plot()
+        write_atomically(picture, lambda new: figure.savefig(new, format=picture.suffix[1:].lower(), dpi=150))
+    if options.json:
+        print_json(found.to_dict() | ({} if table is None else {"pareto": table.to_dict()["points"]}))
+    elif not options.quiet:
+        print(found)
+        if table is not None:
+            print(table)
+        for path in written:
+            print(f"wrote {path}")
     return 0
 
 
@@ -50,23 +86,49 @@ def _configure_compress(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     either = parser.add_mutually_exclusive_group(required=True)
     either.add_argument("--plan", type=Path, help="YAML file of deeptn plan")
-    either.add_argument("--budget", help="parameters of the compressed model: 50000, or 5%% of all")
+    add_budget(either)
     parser.add_argument("-o", "--out", type=Path, required=True, help="safetensors file to write")
     add_choices(parser, FAMILIES, "compress", "layers that stay dense")
+    add_overrides(parser)
+    add_work(parser)
+    add_quiet(parser)
 
 
 def _compress(options: argparse.Namespace) -> int:
     _check_out(options)
     view = StoredView(load_checkpoint(options.model))
-    found = _planned(options, view) if options.plan is None else Plan.load(options.plan)
-    if not found.targets:
-        raise PlanError("the plan leaves every layer dense; give a smaller budget, or other topologies")
-    _, report = compress(view, found)
-    save_model(view, options.out)
-    print(report)
+    with workers_of(options) as workers:
+        found = _planned(options, view, workers) if options.plan is None else Plan.load(options.plan)
+        if not found.targets:
+            raise PlanError("the plan leaves every layer dense; give a smaller budget, or other topologies")
+        _, report = compress(view, found, workers=workers)
+        save_model(view, options.out)
+    size = options.out.stat().st_size
+    if options.json:
+        print_json(report.to_dict() | {"out": str(options.out), "disk_bytes": size})
+    elif not options.quiet:
+        print(_table(report))
+        print(f"wrote {options.out}, {kilobytes(size)}")
     _warn_of_errors(report)
-    print(f"wrote {options.out}, {kilobytes(options.out.stat().st_size)}")
     return 0
+
+
+def _table(report: Report) -> str:
+    """Return a line for each layer; run time means the cores and the decoded weight."""
+    head = ("layer", "weight", "becomes", "parameters", "before", "ratio", "error", "bytes", "before", "at run time")
+    rows = [
+        (
+            layer.name,
+            " × ".join(map(str, layer.shape)),
+            layer.topology,
+            *(f"{number:,}" for number in (layer.params_after, layer.params_before)),
+            f"{layer.ratio:.1f}",
+            f"{layer.error:.3f}",
+            *(f"{number:,}" for number in (layer.bytes_after, layer.bytes_before, layer.bytes_running)),
+        )
+        for layer in report.layers
+    ]
+    return f"{text_table([head, *rows])}\n{report.total}"
 
 
 def _warn_of_errors(report: Report) -> None:
@@ -84,7 +146,11 @@ def _warn_of_errors(report: Report) -> None:
 def _configure_decompress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help="file of deeptn compress or save_model")
     parser.add_argument("-o", "--out", type=Path, required=True, help="safetensors file to write")
-    parser.description = "Write a file in which generated weights are dense, for every program (in Python: fold)."
+    parser.description = (
+        "Write a file in which generated weights are dense, for every program. In Python, for a model: fold_ in "
+        "PyTorch, fold in Equinox and NNX."
+    )
+    add_quiet(parser)
 
 
 def _decompress(options: argparse.Namespace) -> int:
@@ -93,8 +159,11 @@ def _decompress(options: argparse.Namespace) -> int:
     if not model.layers:
         raise FormatError(f"{str(options.model)!r} has no generated layer; it is dense already")
     save_checkpoint(model, options.out)
-    size = kilobytes(options.out.stat().st_size)
-    print(f"decoded {len(model.layers)} weights, wrote {options.out}, {size}")
+    size = options.out.stat().st_size
+    if options.json:
+        print_json({"decoded": list(model.layers), "out": str(options.out), "disk_bytes": size})
+    elif not options.quiet:
+        print(f"decoded {len(model.layers)} weights, wrote {options.out}, {kilobytes(size)}")
     return 0
 
 
@@ -102,10 +171,17 @@ def _check_out(options: argparse.Namespace) -> None:
     """Refuse a target that cannot be written before the work begins."""
     if options.out.suffix != ".safetensors":
         raise FormatError(f"--out {str(options.out)!r}; write a file name that ends in .safetensors")
-    if not options.out.parent.is_dir():
-        raise FileNotFoundError(f"no directory {str(options.out.parent)!r} to write {options.out.name!r} into")
-    if options.out.is_dir():
-        raise IsADirectoryError(f"{str(options.out)!r} is a directory")
+    _check_folder(options.out)
+
+
+def _check_folder(path: Path) -> None:
+    """Raise `OSError` if no file can be written to a path."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no directory {str(path.parent)!r} to write {path.name!r} into")
+    if path.is_dir():
+        raise IsADirectoryError(f"{str(path)!r} is a directory")
+    if not os.access(path.parent, os.W_OK):
+        raise PermissionError(f"no permission to write into the directory {str(path.parent)!r}")
 
 
 PLAN = Command("choose a network for every layer of a checkpoint, within a limit", _configure_plan, _plan)

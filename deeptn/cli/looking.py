@@ -11,13 +11,14 @@ from ..files import load_checkpoint
 from ..fitting import Fit
 from ..models import StoredView, Weight, fit_arrays, naming
 from ..planning import QUICK, inspect_model, limit_of
-from .arguments import add_choices, add_json, add_model, add_seed, budget_of, print_json
+from .arguments import add_choices, add_jobs, add_json, add_model, add_seed, budget_of, print_json
 from .commands import Command
 
 
 def _configure_inspect(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_choices(parser, QUICK, "inspect", "layers to leave out")
+    add_jobs(parser)
     parser.add_argument("--batch", type=int, default=1, help="rows of input in a call, for the times (default 1)")
     add_json(parser)
 

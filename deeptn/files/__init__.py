@@ -3,7 +3,7 @@
 from .checkpoint import load_checkpoint, save_checkpoint
 from .model_file import LONE, MODEL, StoredLayer, StoredModel, load_model, place_of, renamed, save_model, size_of_model
 from .network_file import NETWORK, fingerprint, load, network_from_dict, network_to_dict, save
-from .stream import release
+from .stream import is_mapped, release
 from .tensors import HEADER, VERSION, form_of, open_safetensors, read_tensors, write_tensors
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "StoredModel",
     "fingerprint",
     "form_of",
+    "is_mapped",
     "load",
     "load_checkpoint",
     "load_model",

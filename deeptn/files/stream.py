@@ -128,6 +128,22 @@ def mapped(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
+def is_mapped(array: np.ndarray) -> bool:
+    """Return whether the memory of an array is mapped from a file.
+
+    Examples
+    --------
+    >>> is_mapped(np.ones(3)[1:])
+    False
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap):
+            return True
+        base = base.base
+    return isinstance(base, mmap.mmap)
+
+
 def release(array: Array) -> None:
     """Let the system take back the memory of an array that is mapped from a file; it can still be used.
 

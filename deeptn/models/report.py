@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ..arrays import relative_error
+from ..arrays import relative_error, to_raw
 from ..base import Array, PathLike, Shape, kilobytes, write_atomically
 from ..network import Network
 from ..topologies import describe
@@ -31,6 +31,8 @@ class LayerReport:
         ``‖W - W'‖ / ‖W‖`` (Frobenius) between the old weight and the generated one.
     flops, write, peak : int
         Cost of decoding the weight once (see `deeptn.engine.Cost`).
+    bytes_before, bytes_after : int
+        Bytes of the dense weight, and of the cores: memory at rest, and in a file without its header.
     """
 
     name: str
@@ -42,6 +44,13 @@ class LayerReport:
     flops: int
     write: int
     peak: int
+    bytes_before: int = 0
+    bytes_after: int = 0
+
+    @property
+    def bytes_running(self) -> int:
+        """Bytes of the cores and the decoded weight, which a layer keeps in evaluation mode."""
+        return self.bytes_before + self.bytes_after
 
     @property
     def ratio(self) -> float:
@@ -51,10 +60,10 @@ class LayerReport:
 
 def layer_report(name: str, net: Network, before: Array, after: Array) -> LayerReport:
     """Compare the weight that a network generates for a layer with the weight before."""
-    cost, error = net.cost(), relative_error(after, before)
-    return LayerReport(
-        name, net.shape, describe(net.topology), net.size, net.num_params, error, cost.flops, cost.write, cost.peak
-    )
+    cost, error, itemsize = net.cost(), relative_error(after, before), to_raw(before).dtype.itemsize
+    sizes, counts = (net.size, net.num_params), (cost.flops, cost.write, cost.peak)
+    stored = net.size * itemsize, net.num_params * itemsize
+    return LayerReport(name, net.shape, describe(net.topology), *sizes, error, *counts, *stored)
 
 
 @dataclass(frozen=True)
@@ -93,8 +102,9 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
+        derived = [{"ratio": layer.ratio, "bytes_running": layer.bytes_running} for layer in self.layers]
         return {
-            "layers": [asdict(layer) | {"ratio": layer.ratio} for layer in self.layers],
+            "layers": [asdict(layer) | more for layer, more in zip(self.layers, derived)],
             "params_before": self.params_before,
             "params_after": self.params_after,
             "ratio": self.ratio,
@@ -114,8 +124,13 @@ class Report:
             f"error of W {x.error:.3f}"
             for x in self.layers
         ]
+        return "\n".join([*lines, self.total])
+
+    @property
+    def total(self) -> str:
+        """The sums, in one line."""
         total = f"{self.params_before:,} -> {self.params_after:,} (x{self.ratio:.1f})"
-        return "\n".join([*lines, f"compressed layers {total}, {self._model()}"])
+        return f"compressed layers {total}, {self._model()}"
 
     def _model(self) -> str:
         parameters = f"model {self.model_before:,} -> {self.model_after:,} parameters"

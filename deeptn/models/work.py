@@ -18,7 +18,7 @@ import numpy as np
 from ..arrays import to_raw
 from ..base import Params, PathLike, optional, positive_int, write_atomically
 from ..errors import FormatError, PlanError
-from ..files import load, save
+from ..files import is_mapped, load, save
 from ..network import Network
 from .view import naming
 
@@ -99,7 +99,8 @@ class Workers:
                 options = {"backend": "dask", "client": self._client(stack), "n_jobs": -1}
             with parallel_config(**options):
                 parallel: Any = Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs")
-                yield from parallel(delayed(_call)(call) for call in calls)
+                own = _Copies()
+                yield from parallel(delayed(_call)(call._replace(arguments=own(call.arguments))) for call in calls)
 
     def _client(self, stack: ExitStack) -> Any:
         distributed = optional("distributed", "dask")
@@ -117,6 +118,21 @@ class Workers:
     def store(self) -> Store:
         """What is in the folder."""
         return Store(None if self.folder is None else Path(self.folder))
+
+
+class _Copies:
+    """Copies of the arrays that are mapped from files: joblib would pass the names of the files, which may be gone."""
+
+    def __init__(self):
+        self.last: tuple[Any, Any] = (None, None)
+
+    def __call__(self, arguments: Sequence[Any]) -> list[Any]:
+        return [self._of(value) if isinstance(value, np.ndarray) else value for value in arguments]
+
+    def _of(self, array: np.ndarray) -> np.ndarray:
+        if self.last[0] is not array:  # several calls in a row have the same array
+            self.last = array, np.array(array) if is_mapped(array) else array
+        return self.last[1]
 
 
 def _call(call: Call) -> tuple[Any, Any]:

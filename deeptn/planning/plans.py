@@ -126,15 +126,19 @@ class Plan:
             raise PlanError("a plan from a file has no curves; make the plan again with deeptn.plan")
         return pareto(self.curves, self.importance, self.params_before, shares)
 
-    def to_yaml(self) -> str:
-        """Return the text of the file."""
-        import yaml
-
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the file contains, as plain data."""
         data = {"format": FORMAT, "version": VERSION, "budget": dict(self.budget)}
         data |= {"params_before": self.params_before, "params_after": self.params_after}
         data |= {"names": dict(self.names)} if self.names else {}
         data["layers"] = {name: _layer_to_dict(layer) for name, layer in self.layers.items()}
-        return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
+        return data
+
+    def to_yaml(self) -> str:
+        """Return the text of the file."""
+        import yaml
+
+        return yaml.safe_dump(self.to_dict(), sort_keys=False, default_flow_style=None, width=120, allow_unicode=True)
 
     def save(self, path: PathLike) -> None:
         """Write the plan to a YAML file. An existing file is replaced completely or not at all."""

@@ -32,6 +32,9 @@ FAMILIES = ("LowRank", "TensorTrain", "TTMatrix", "Tucker")
 #: Weights with fewer entries in all are planned in this process, because starting others would take longer.
 ALONE = 2**20
 
+#: For weights with more entries, every other size is tried at first.
+LARGE = 2**22
+
 #: Sizes that are tried around the chosen ones, and how often.
 NEARBY, ROUNDS = (0.75, 0.85, 0.92, 1.08, 1.18, 1.33), 3
 
@@ -165,7 +168,8 @@ class _Search:
         """Measure the errors of all families and layouts of every layer, for parameters in parts of the dense ones."""
         wanted: dict[str, list[tuple[Topology, Layout, Sequence[int]]]] = {}
         for name, weight in self.free.items():
-            budgets = sorted({int(math.prod(weight.shape) * share) for share in shares} - {0})
+            size = math.prod(weight.shape)
+            budgets = sorted({int(size * share) for share in shares[:: 2 if size > LARGE else 1]} - {0})
             wanted[name] = []
             for family in self.settings[name].topologies:
                 with suppress(DeepTNError):  # a family that has no layout for this shape

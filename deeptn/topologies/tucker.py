@@ -74,7 +74,7 @@ class Tucker(Topology):
         with tensorly.backend.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
             # If a rank is above what the others allow, TensorLy warns and returns fewer columns; they are padded below.
             warnings.simplefilter("ignore", UserWarning)
-            how: dict[str, Any] = {"init": "svd", "n_iter_max": 50, "tol": 1e-8, "random_state": 0}
+            how: dict[str, Any] = {"init": "svd", "n_iter_max": 50, "tol": 1e-6, "random_state": 0}
             core, factors = tucker.tucker(tensor.reshape(*tensor.shape, *spare), [*shapes["core"], *spare], **how)
         if spare:
             core = core[:, 0] * factors.pop()[0, 0]

@@ -10,6 +10,9 @@ import time
 
 import numpy as np
 import pytest
+import torch
+from deeptn_torch import compress as compress_torch
+from torch import nn
 
 import deeptn as dtn
 from deeptn.errors import MissingBackendError
@@ -52,6 +55,23 @@ def test_one_process_two_and_a_folder_give_the_same_file(dense, tmp_path):
     for file in kept:
         if file.suffix == ".safetensors":
             assert dtn.load(file)[0] in {layer.network for layer in found.layers.values()}
+
+
+def test_files_and_models_in_two_processes(tmp_path):
+    """Arrays of every origin reach the processes: mapped from archives that are gone, torch's, half precision."""
+    np.savez(tmp_path / "m.npz", **tensors())
+    torch.save({name: torch.tensor(array) for name, array in tensors().items()}, tmp_path / "m.pt")
+    one = plan(StoredModel({}, tensors()), BUDGET)
+    for name in ("m.npz", "m.pt"):
+        assert plan(tmp_path / name, BUDGET, workers=2) == one
+    torch.manual_seed(0)
+    for dtype in (torch.float32, torch.bfloat16):
+        model = nn.Sequential(nn.Linear(24, 32), nn.Linear(32, 16)).to(dtype)
+        found = plan(model, {"params": "60%"}, workers=1)
+        assert plan(model, {"params": "60%"}, workers=2) == found
+        alone, apart = (compress_torch(model, found, workers=workers)[0].state_dict() for workers in (1, 2))
+        assert alone.keys() == apart.keys()
+        assert all(torch.equal(alone[name], apart[name]) for name in alone)
 
 
 def test_damaged_and_foreign_results_are_found_again(dense, tmp_path):
