@@ -20,6 +20,9 @@ from .curves import STEPS, Candidate, layouts_of, measured
 #: The search for a size ends when it is known to this fraction.
 PRECISION = 0.02
 
+#: For weights of more entries, one way to choose bonds is tried: the one that was better for the largest network.
+LARGE = 2**20
+
 #: A fit is short if decoding the weight as often as it has steps should take at most so long [s], on a typical machine.
 #: With gradients, that is a few seconds. Larger networks are not tried.
 PATIENCE = 0.15
@@ -121,7 +124,8 @@ def smallest(weight: np.ndarray, family: Topology, levels: Sequence[float], seed
         return Sizes(note=NONE_SMALLER)
     found = Sizes(note=NOT_REACHED)
     fitting.sort(key=_Search.error_at_most)  # for the others, one measurement may show that they need more
-    for search in fitting:
+    different = {search.same_if: search for search in reversed(fitting)}
+    for search in reversed(different.values()):
         for level in levels:
             better = search.better(level, found.reached.get(level))
             if better is not None:
@@ -145,6 +149,7 @@ class _Search:
         self.weight, self.family, self.layout, self.seed = weight, family, layout, seed
         self.known: dict[Network, Candidate] = {}
         self.tried: dict[int, Candidate | None] = {}
+        self.ways = (at_budget, at_common_size)
         first = network(family.resized(1), weight.shape, layout)
         self.least = first.num_params
         self.most = weight.size - 1 if family.closed_form_suffices else self._affordable()
@@ -169,17 +174,25 @@ class _Search:
             if budget < self.least:
                 return None
             given = (self.family, self.weight.shape, budget, self.layout)
-            networks = dict.fromkeys([at_budget(*given), at_common_size(*given)])
+            networks = dict.fromkeys(way(*given) for way in self.ways)
             new = [net for net in networks if net not in self.known]
             self.known |= {one.network: one for one in measured(self.weight, new, self.seed) if one.network}
             here = [self.known[net] for net in networks if net in self.known]
-            self.tried[budget] = min(here, key=lambda one: one.error, default=None)
+            best = self.tried[budget] = min(here, key=lambda one: one.error, default=None)
+            if best is not None and len(self.ways) > 1 and self.weight.size > LARGE:
+                self.ways = (at_budget,) if best.network == at_budget(*given) else (at_common_size,)
         return self.tried[budget]
 
     def error_at_most(self) -> float:
         """Return the error of the largest network; infinity if there is none."""
         found = self.at(self.most)
         return math.inf if found is None else found.error
+
+    @property
+    def same_if(self) -> tuple[float, ...]:
+        """The numbers that are equal for two layouts with the same networks up to the order of their legs."""
+        found = self.at(self.most)
+        return (self.least,) if found is None else (self.least, params_of(found), float(f"{found.error:.9g}"))
 
     def better(self, level: float, than: Candidate | None) -> Candidate | None:
         """Return the smallest network that reaches a level; None if there is none smaller than a given one."""
@@ -192,15 +205,19 @@ class _Search:
         if found is None or not reaches(found):
             return None
         high = params_of(found)
-        low = max((tried for tried, one in self.tried.items() if tried < high and not reaches(one)), default=0)
-        low = max(low, self.least - 1)
+        failed = {tried: one for tried, one in self.tried.items() if tried < high and not reaches(one)}
+        low = max(failed, default=self.least - 1)
+        last = failed.get(low)
+        wrong = 1.0 if last is None else last.error
+        guess = True
         while high - low > max(1, PRECISION * low):
-            middle = min(max(low + 1, math.isqrt(low * high)), high - 1)
+            middle = _between(low, high, wrong, found.error, allowed(level)) if guess else math.isqrt(low * high)
+            middle, guess = min(max(low + 1, middle), high - 1), not guess
             one = self.at(middle)
             if one is not None and reaches(one):
                 found, high = one, params_of(one)
             else:
-                low = middle
+                low, wrong = middle, wrong if one is None else one.error
         return found
 
 
@@ -208,3 +225,11 @@ def params_of(one: Candidate) -> int:
     """Return the number of parameters of a candidate that has a network."""
     assert one.network is not None
     return one.network.num_params
+
+
+def _between(low: int, high: int, wrong: float, right: float, goal: float) -> int:
+    """Guess the size at which the error falls to `goal`: by a straight line through decibels and parameters."""
+    if not right < goal < wrong < math.inf or right <= 0:
+        return math.isqrt(low * high)
+    share = math.log(wrong / goal) / math.log(wrong / right)
+    return low + round(share * (high - low) * (1 + PRECISION / 2))
