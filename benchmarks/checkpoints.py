@@ -18,6 +18,7 @@ import importlib.util
 import json
 import os
 import re
+import subprocess
 import sys
 import tempfile
 import time
@@ -119,16 +120,25 @@ def sharded(path: Path, folder: Path) -> Path:
     return folder
 
 
-def command(*words: object) -> tuple[float, int]:
+#: Runs a command, then writes the peak memory of its largest process [KB]; Linux counts it afresh for each program.
+RUN = """
+import re, resource, sys
+from pathlib import Path
+from deeptn.cli import main
+status = main(sys.argv[2:])
+own = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+Path(sys.argv[1]).write_text(str(max(own, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)))
+sys.exit(status)
+"""
+
+
+def command(folder: Path, *words: object) -> tuple[float, int]:
     """Run deeptn; return its wall time in seconds, and the peak memory of its largest process in bytes."""
-    start = time.perf_counter()
-    pid = os.posix_spawn(
-        sys.executable, [sys.executable, "-m", "deeptn", *map(str, words), "--quiet"], dict(os.environ)
-    )
-    _, status, usage = os.wait4(pid, 0)
-    if status:
+    start, peak = time.perf_counter(), folder / "peak"
+    called = [sys.executable, "-c", RUN, str(peak), *map(str, words), "--quiet"]
+    if subprocess.run(called, stderr=subprocess.DEVNULL).returncode:
         raise SystemExit(f"deeptn {' '.join(map(str, words))} failed")
-    return time.perf_counter() - start, usage.ru_maxrss * 1024
+    return time.perf_counter() - start, int(peak.read_text()) * 1024
 
 
 def rows(
@@ -145,7 +155,7 @@ def rows(
                 "compress": ("compress", path, "--plan", plan, "-o", small, "--jobs", jobs),
                 "decompress": ("decompress", small, "-o", back),
             }.items():
-                row[f"{key}_seconds"], row[f"{key}_peak_bytes"] = command(*words)
+                row[f"{key}_seconds"], row[f"{key}_peak_bytes"] = command(Path(folder), *words)
             found = dtn.plan(path, {"params": budget}, workers=Workers(jobs, folder=work))
             if found.layers != dtn.Plan.load(plan).layers:
                 raise SystemExit("the command line made another plan")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -64,3 +65,26 @@ def test_files_and_short_loops_get_nothing(monkeypatch):
         assert list(track(range(3), "numbers")) == [0, 1, 2]
         assert stream.getvalue() == ""
         assert not progress._shown
+
+
+def test_lines_in_a_log(monkeypatch):
+    """Where lines are wanted and stderr is no terminal, the outermost loop says how far it is."""
+    stream = io.StringIO()
+    monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=stream))
+    monkeypatch.setattr(progress, "PAUSE", 0.0)
+    clock = iter(range(0, 10_000, 100))
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: float(next(clock))))
+    with progress.showing("bar", "lines"):
+        assert list(track(iter("abc"), lambda item: f"layer {item}", total=3)) == list("abc")
+    first, second = stream.getvalue().splitlines()
+    assert re.fullmatch(r"layer b: 1 of 3 done, \d+ (s|min|h) left", first)
+    assert re.fullmatch(r"layer c: 2 of 3 done, \d+ (s|min|h) left", second)
+    with progress.showing():
+        assert list(track([1, 2], "numbers")) == [1, 2]
+    assert list(track([1, 2], "numbers")) == [1, 2]
+    assert len(stream.getvalue().splitlines()) == 2
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (99, "99 s"), (130, "2 min"), (7300, "2 h")])
+def test_times(seconds, text):
+    assert progress._time(seconds) == text
