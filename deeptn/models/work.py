@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
+import importlib.metadata
 import json
 import os
 import socket
@@ -58,7 +58,7 @@ class Workers:
     processes : int, optional
         Number of processes on this machine; by default, as many as it has cores.
     scheduler : str or distributed.Client, optional
-        Address (``"tcp://…"``) or client of a dask cluster, which takes the place of the processes.
+        Address (``"tcp://…"``) or client of a dask cluster, used in place of the processes.
     folder : path, optional
         Folder for the result of every call. Later runs with the same weights and settings read what they find there.
 
@@ -232,9 +232,7 @@ def key_of(*parts: Any) -> str:
     >>> key_of(np.ones(2)) == key_of(np.ones(2)), key_of(np.ones(2)) == key_of(np.ones(2, "float32"))
     (True, False)
     """
-    from .. import __version__
-
-    found = hashlib.sha256(__version__.encode())
+    found = hashlib.sha256(importlib.metadata.version("deeptn").encode())
     for part in parts:
         if hasattr(part, "dtype"):
             array = to_raw(part)

@@ -68,7 +68,7 @@ def test_files_and_short_loops_get_nothing(monkeypatch):
 
 
 def test_lines_in_a_log(monkeypatch):
-    """Where lines are wanted and stderr is no terminal, the outermost loop says how far it is."""
+    """Where lines are wanted and stderr is not a terminal, the outermost loop says how far it is."""
     stream = io.StringIO()
     monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=stream))
     monkeypatch.setattr(progress, "PAUSE", 0.0)

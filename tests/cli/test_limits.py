@@ -118,8 +118,8 @@ def test_input_that_cannot_be_compressed(dense, tmp_path, capsys):
     small.write_bytes(b"old")
     whole = dense.read_bytes()
     (tmp_path / "cut.safetensors").write_bytes(whole[: len(whole) // 2])
-    np.savez(tmp_path / "nan.npz", **(tensors() | {"fc2.weight": np.full((32, 24), np.nan)}))
-    np.savez(tmp_path / "other.npz", **(tensors() | {"fc1.weight": np.ones((24, 65))}))
+    np.savez(tmp_path / "nan.npz", **(tensors() | {"fc2.weight": np.full((32, 24), np.nan)}))  # pyright: ignore[reportArgumentType]
+    np.savez(tmp_path / "other.npz", **(tensors() | {"fc1.weight": np.ones((24, 65))}))  # pyright: ignore[reportArgumentType]
     assert main(["plan", str(dense), "--budget", "40%", "-o", str(tmp_path / "p.yaml"), "--jobs", "1"]) == 0
     capsys.readouterr()
     for name, words, message in (

@@ -59,7 +59,7 @@ def test_one_process_two_and_a_folder_give_the_same_file(dense, tmp_path):
 
 def test_files_and_models_in_two_processes(tmp_path):
     """Arrays of every origin reach the processes: mapped from archives that are gone, torch's, half precision."""
-    np.savez(tmp_path / "m.npz", **tensors())
+    np.savez(tmp_path / "m.npz", **tensors())  # pyright: ignore[reportArgumentType]
     torch.save({name: torch.tensor(array) for name, array in tensors().items()}, tmp_path / "m.pt")
     one = plan(StoredModel({}, tensors()), BUDGET)
     for name in ("m.npz", "m.pt"):
