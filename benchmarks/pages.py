@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from checkpoint_pages import checkpoints_page
 from fit_pages import fits_figure, fits_page
 from gpu_pages import gpu_page
 from tables import about, table
@@ -374,6 +375,7 @@ WRITERS = {
     "trainability": trainability,
     "depth": depth_page,
     "fits": fits_page,
+    "checkpoints": checkpoints_page,
 }
 FIGURES = {
     "lenet5": lenet5_figure,
@@ -391,7 +393,7 @@ def write(name: str, data: dict[str, Any], folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     page, figure = folder / f"{name}.md", folder / f"{name}.svg"
     page.write_text(WRITERS[name](data))
-    if name == "engine" and "curves" not in data["sections"]:
+    if name not in FIGURES or (name == "engine" and "curves" not in data["sections"]):
         return [page]
     mpl.rcParams["svg.hashsalt"] = "deeptn"  # the same data produce the same file
     FIGURES[name](data).savefig(figure, metadata={"Date": None})

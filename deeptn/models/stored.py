@@ -143,9 +143,9 @@ class StoredView:
                     tensors[weight.entry(weight.own, name)] = dense
                     tensors |= {} if bias is None else {name + BIAS: bias}
                 continue
-            check_params(change.network.spec, change.params)
             if change.network.shape != weight.shape:
                 raise PlanError(f"layer {first!r} has a weight of shape {weight.shape}, not {change.network.shape}")
+            check_params(change.network.spec, change.params)
             like = tensors[weight.entry(weight.own)]
             bias = tensors.pop(first + BIAS) if weight.bias else None
             cores = convert_params({name: to_raw(core) for name, core in change.params.items()}, like)

@@ -12,6 +12,8 @@ from ..errors import PlanError
 def allocate(values: Sequence[np.ndarray], costs: Sequence[np.ndarray], limits: Sequence[float]) -> list[int]:
     """Solve a multiple-choice knapsack problem exactly, by SciPy's `scipy.optimize.milp`.
 
+    "Exactly" means up to the solver's tolerance, 1e-6 of the largest value.
+
     Parameters
     ----------
     values : sequence of array

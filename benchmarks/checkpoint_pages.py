@@ -1,0 +1,85 @@
+"""The result page on compressed checkpoints."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from tables import about, table
+
+#: What the checkpoints are, and what is said of their quality.
+TITLES = {
+    "lenet5": ("LeNet-5, trained on Fashion-MNIST", "test accuracy"),
+    "minilm": (
+        "all-MiniLM-L6-v2, a sentence transformer",
+        "cosine similarity of the embeddings before and after: mean, lowest 5 %",
+    ),
+}
+
+
+def checkpoints_page(data: dict[str, Any]) -> str:
+    """Return the page on compressed checkpoints."""
+    lines = [
+        "# Compressed checkpoints",
+        "",
+        "Checkpoints are compressed and decoded again on the command line, without model code, and without training afterwards: "
+        "`deeptn plan`, `compress`, `decompress`, one after the other, with the default families. The error is the root mean "
+        "square of ‖W − W′‖ / ‖W‖ over all weights that may be compressed; beside it, the error if every weight gets the same "
+        "share of its parameters and the best family for that share (a dash: some weight has no network so small). Seconds and "
+        f"memory are those of the whole command, with {data['jobs']} process(es); the memory is the peak of the largest process. "
+        "For the first budget of a checkpoint, the plan measures all errors; for the others, they are in its folder.",
+        "",
+    ]
+    for model, (title, quality) in TITLES.items():
+        rows = [row for row in data["rows"] if row["model"] == model]
+        if not rows:
+            continue
+        cells = [
+            [
+                row["checkpoint"].removeprefix(f"{model} "),
+                f"{row['share']:.0%}",
+                f"{row['params_before']:,} → {row['params_after']:,}",
+                f"{row['bytes_before'] / 1e6:.3g} → {row['bytes_after'] / 1e6:.3g}",
+                f"{row['dense_layers']} of {row['layers']}",
+                f"{row['error']:.3f} ({_decibel(row['error'])})",
+                "–"
+                if row["error_uniform"] is None
+                else f"{row['error_uniform']:.3f} ({_decibel(row['error_uniform'])})",
+                _quality(row),
+                f"{row['plan_seconds']:.1f}, {row['compress_seconds']:.1f}, {row['decompress_seconds']:.1f}",
+                ", ".join(f"{row[f'{key}_peak_bytes'] / 1e6:.0f}" for key in ("plan", "compress", "decompress")),
+            ]
+            for row in rows
+        ]
+        headings = [
+            "file",
+            "budget",
+            "parameters",
+            "MB",
+            "dense layers",
+            "error (dB)",
+            "same share (dB)",
+            quality,
+            "seconds: plan, compress, decompress",
+            "peak MB",
+        ]
+        lines += [f"## {title}", "", *table(headings, cells), ""]
+    lines += [
+        "The errors of the weights say little about the model: see [what compression costs](../honesty.md). Train the compressed "
+        "model, or choose a larger budget.",
+        "",
+        f"Measured by `python benchmarks/checkpoints.py`: {about(data['environment'])}. "
+        "All rows: `benchmarks/results/checkpoints.json`. This page is written by `benchmarks/pages.py`.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _decibel(error: float) -> str:
+    return "∞" if error < 1e-6 else f"{-20 * math.log10(error):.1f}"
+
+
+def _quality(row: dict[str, Any]) -> str:
+    if "accuracy" in row:
+        return f"{row['accuracy']:.1%}"
+    return f"{row['cosine_mean']:.3f}, {row['cosine_5_percent']:.3f}"
