@@ -26,8 +26,8 @@ def checkpoints_page(data: dict[str, Any]) -> str:
         "`deeptn plan`, `compress`, `decompress`, one after the other, with the default families. The error is the root mean "
         "square of ‖W − W′‖ / ‖W‖ over all weights that may be compressed; beside it, the error if every weight gets the same "
         "share of its parameters and the best family for that share (a dash: some weight has no network so small). Seconds and "
-        f"memory are those of the whole command, with {data['jobs']} process(es); the memory is the peak of the largest process. "
-        "For the first budget of a checkpoint, the plan measures all errors; for the others, they are in its folder.",
+        f"memory are those of the whole command, with {max(row['jobs'] for row in data['rows'])} processes; the memory is the peak "
+        "of the largest one. A star marks plans that measured all errors; the others found them in a folder.",
         "",
     ]
     for model, (title, quality) in TITLES.items():
@@ -46,7 +46,7 @@ def checkpoints_page(data: dict[str, Any]) -> str:
                 if row["error_uniform"] is None
                 else f"{row['error_uniform']:.3f} ({_decibel(row['error_uniform'])})",
                 _quality(row),
-                f"{row['plan_seconds']:.1f}, {row['compress_seconds']:.1f}, {row['decompress_seconds']:.1f}",
+                f"{row['plan_seconds']:.1f}{'' if row['errors_known'] else '*'}, {row['compress_seconds']:.1f}, {row['decompress_seconds']:.1f}",
                 ", ".join(f"{row[f'{key}_peak_bytes'] / 1e6:.0f}" for key in ("plan", "compress", "decompress")),
             ]
             for row in rows

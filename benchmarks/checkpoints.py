@@ -2,8 +2,8 @@
 
 LeNet-5, trained here on Fashion-MNIST, as safetensors, .npz and .pt; all-MiniLM-L6-v2 in one file and in three shards.
 Every budget is planned, compressed and decoded again by ``deeptn plan``, ``compress`` and ``decompress``, one after the
-other. For a checkpoint's first budget, the plan measures all errors; for the others, it finds them in its folder. The
-errors are compared with those at the same share of the parameters for every layer. The decoded LeNet-5 is tested on
+other. For a model's first budget, the plan measures all errors; afterwards, it finds them in its folder. The errors are
+compared with those at the same share of the parameters for every layer. The decoded LeNet-5 is tested on
 images; the sentence embeddings of the decoded MiniLM are compared with those before, on sentences from Debian's package
 ``fortunes``. Nothing is trained after compression.
 
@@ -142,14 +142,19 @@ def command(folder: Path, *words: object) -> tuple[float, int]:
 
 
 def rows(
-    name: str, path: Path, shares: tuple[float, ...], tested: Callable[[Path], dict[str, float]], jobs: int
+    name: str,
+    path: Path,
+    shares: tuple[float, ...],
+    tested: Callable[[Path], dict[str, float]],
+    jobs: int,
+    work: Path,
 ) -> Iterator[dict[str, Any]]:
     """Measure a checkpoint."""
     with tempfile.TemporaryDirectory() as folder:
-        work, plan, small, back = (Path(folder, file) for file in ("work", "p.yaml", "s.safetensors", "b.safetensors"))
+        plan, small, back = (Path(folder, file) for file in ("p.yaml", "s.safetensors", "b.safetensors"))
         for share in shares:
             budget = f"{100 * share:g}%"
-            row: dict[str, Any] = {"checkpoint": name, "share": share}
+            row: dict[str, Any] = {"checkpoint": name, "share": share, "jobs": jobs, "errors_known": work.exists()}
             for key, words in {
                 "plan": ("plan", path, "--budget", budget, "-o", plan, "--work", work, "--jobs", jobs),
                 "compress": ("compress", path, "--plan", plan, "-o", small, "--jobs", jobs),
@@ -184,11 +189,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=SHARES, default=list(SHARES))
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--files", nargs="+", help="kinds of files, for example: npz, sharded (default: all)")
+    parser.add_argument("--work", type=Path, help="folder for measured errors (default: a temporary one)")
     parser.add_argument("--out", type=Path, default=OUT)
     options = parser.parse_args()
     torch.set_num_threads(1)
     found = json.loads(options.out.read_text())["rows"] if options.out.exists() else []
-    found = [row for row in found if row["model"] not in options.models]
     with tempfile.TemporaryDirectory() as folder:
         for model in options.models:
             checkpoints: dict[str, Path] = {}
@@ -205,13 +211,17 @@ def main() -> None:
                 shards = Path(folder, "shards")
                 shards.mkdir()
                 checkpoints = {"whole": whole, "sharded": sharded(whole, shards)}
+            work = options.work or Path(folder, f"work-{model}")
             for kind, path in checkpoints.items():
+                if options.files and kind not in options.files:
+                    continue
+                found = [row for row in found if row["checkpoint"] != f"{model} {kind}"]
                 # The other files have the same tensors: one budget shows that they give the same.
                 shares = SHARES[model] if kind in ("safetensors", "whole") else SHARES[model][1:2]
-                for row in rows(f"{model} {kind}", path, shares, tested, options.jobs):
+                for row in rows(f"{model} {kind}", path, shares, tested, options.jobs, work):
                     found.append({"model": model} | row)
                     print(json.dumps(row), flush=True)
-                    result = about() | {"jobs": options.jobs, "rows": found}
+                    result = about() | {"rows": found}
                     options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {options.out}")
 

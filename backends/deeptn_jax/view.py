@@ -41,6 +41,8 @@ def outputs_of(model: Callable[..., Any], inputs: Any) -> np.ndarray:
     args = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
     found = model(*args, **(dict(inputs) if isinstance(inputs, Mapping) else {}))
     arrays = [leaf for leaf in jax.tree.leaves(found) if is_array(leaf) and jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if not arrays:
+        raise PlanError(f"the model returns a {type(found).__name__} without floating-point arrays")
     return np.concatenate([np.asarray(leaf, "float64").ravel() for leaf in arrays])
 
 

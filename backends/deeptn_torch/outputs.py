@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from deeptn.arrays import from_raw
+from deeptn.errors import PlanError
 
 
 def outputs_of(model: nn.Module, inputs: Any, changes: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -19,7 +20,7 @@ def outputs_of(model: nn.Module, inputs: Any, changes: Mapping[str, np.ndarray])
     Parameters
     ----------
     model : nn.Module
-    inputs : Tensor, tuple or mapping
+    inputs : Tensor, array, tuple or mapping
         One argument, several, or keyword arguments.
     changes : mapping of str to array
         Other values for entries of the ``state_dict``.
@@ -32,6 +33,7 @@ def outputs_of(model: nn.Module, inputs: Any, changes: Mapping[str, np.ndarray])
     """
     state = dict(model.named_parameters()) | dict(model.named_buffers())
     new: dict[str, Any] = {name: from_raw(array, "torch").to(state[name]) for name, array in changes.items()}
+    inputs = _as_tensors(inputs)
     args = inputs if isinstance(inputs, tuple) else () if isinstance(inputs, Mapping) else (inputs,)
     kwargs: dict[str, Any] = dict(inputs) if isinstance(inputs, Mapping) else {}
     modes = {module: module.training for module in model.modules()}
@@ -42,7 +44,19 @@ def outputs_of(model: nn.Module, inputs: Any, changes: Mapping[str, np.ndarray])
     finally:
         for module, mode in modes.items():
             module.training = mode
-    return np.concatenate([tensor.detach().double().cpu().numpy().ravel() for tensor in _tensors(found)])
+    tensors = [tensor.detach().double().cpu().numpy().ravel() for tensor in _tensors(found)]
+    if not tensors:
+        raise PlanError(f"the model returns a {type(found).__name__} without floating-point tensors")
+    return np.concatenate(tensors)
+
+
+def _as_tensors(inputs: Any) -> Any:
+    """Turn arrays of NumPy into tensors."""
+    if isinstance(inputs, Mapping):
+        return {name: _as_tensors(value) for name, value in inputs.items()}
+    if isinstance(inputs, tuple):
+        return tuple(map(_as_tensors, inputs))
+    return torch.as_tensor(inputs) if isinstance(inputs, np.ndarray) else inputs
 
 
 def _tensors(found: Any) -> list[Tensor]:

@@ -62,6 +62,8 @@ def limits_of(texts: Iterable[str]) -> dict[str, int | str]:
     found: dict[str, int | str] = {}
     for text in texts:
         kind, _, value = text.rpartition("=")
+        if (kind or "params") in found:
+            raise PlanError(f"--budget {text!r:.40}: there is another limit of {kind or 'params'!r}")
         found[kind or "params"] = budget_of(value)
     return found
 
@@ -115,9 +117,9 @@ def workers_of(options: argparse.Namespace) -> Iterator[Workers]:
     workers = Workers(options.jobs, options.scheduler, folder)
     try:
         yield workers
-    except KeyboardInterrupt:
+    except BaseException:
         if folder is not None and folder.is_dir():
-            print(f"deeptn: finished work is in {folder}; the same command goes on from there", file=sys.stderr)
+            print(f"deeptn: finished work is in {folder}; the next run with this output uses it", file=sys.stderr)
         raise
     if own is not None:
         workers.store.clear()

@@ -98,10 +98,10 @@ def _compress(options: argparse.Namespace) -> int:
     _check_out(options)
     view = StoredView(load_checkpoint(options.model))
     with workers_of(options) as workers:
-        found = _planned(options, view, workers) if options.plan is None else Plan.load(options.plan)
+        found = _planned(options, view, workers) if options.plan is None else _loaded(options)
         if not found.targets:
             raise PlanError("the plan leaves every layer dense; give a smaller budget, or other topologies")
-        _, report = compress(view, found, workers=workers)
+        _, report = compress(view, found, options.ignore if options.plan else (), workers=workers)
         save_model(view, options.out)
     size = options.out.stat().st_size
     if options.json:
@@ -111,6 +111,14 @@ def _compress(options: argparse.Namespace) -> int:
         print(f"wrote {options.out}, {kilobytes(size)}")
     _warn_of_errors(report)
     return 0
+
+
+def _loaded(options: argparse.Namespace) -> Plan:
+    if options.targets or options.override or options.topologies != ",".join(FAMILIES):
+        raise PlanError(
+            "--plan says what layers become; edit the file, or leave out --targets, --override, --topologies"
+        )
+    return Plan.load(options.plan)
 
 
 def _table(report: Report) -> str:

@@ -10,7 +10,7 @@ from .report import LayerReport, Report, layer_report
 from .rules import Rules, Target, as_network, matches, resolve, select
 from .stored import StoredView, fit_arrays
 from .training import Trainer, carry_out, check_loss, check_teacher
-from .view import Entry, Generated, ModelView, Weight, at_rest, count, naming, refuse, tied
+from .view import Entry, Generated, ModelView, Weight, at_rest, count, naming, refuse, tied, widened
 from .views import view_of
 from .work import Call, Workers, groups, key_of
 
@@ -58,4 +58,5 @@ __all__ = [
     "tied",
     "to_stored",
     "view_of",
+    "widened",
 ]

@@ -19,7 +19,7 @@ from ..spec import Layout
 from ..topologies import describe
 from .report import LayerReport, Report, layer_report
 from .rules import Rules, resolve, select
-from .view import Generated, ModelView, Weight, at_rest, count, naming
+from .view import Generated, ModelView, Weight, at_rest, count, naming, widened
 from .work import Call, Workers, groups, key_of
 
 
@@ -50,7 +50,8 @@ def compress(
         generator, a key). By default a fresh seed.
     workers : Workers or int, optional
         Processes or a cluster that find the cores, and a folder that keeps them as soon as they are found: after an
-        interruption, a call with the same folder goes on and ends with the same cores. A number: so many processes.
+        interruption, a call with the same folder (and the same seed) goes on and ends with the same cores. A number: so
+        many processes.
 
     Returns
     -------
@@ -108,7 +109,10 @@ def _found(
     name: str, net: Network, weight: Array, fit: How, by_gradient: Callable[..., FitResult], seed: Callable[[], int]
 ) -> tuple[Params, LayerReport]:
     """Return the cores for a weight, and what they cost."""
-    params = find_params(net, weight, fit, by_gradient, seed)
+    wide = widened(weight)
+    params = find_params(net, wide, fit, by_gradient, seed)
+    if wide is not weight:
+        params = {core: array.astype(weight.dtype) for core, array in params.items()}
     return params, layer_report(name, net, weight, net.materialize(params))
 
 
@@ -124,9 +128,11 @@ def _found_by_workers(
     found: dict[str, tuple[Params, LayerReport]] = {}
     for names in groups({name: math.prod(net.shape) for name, net in networks.items()}):
         calls: list[Call] = []
+        read: list[Array] = []
         for name in names:
             with naming(name):
                 net, weight, seed = networks[name], dense[name].read(), next(seeds) if fit is None else 0
+                read.append(weight)
                 key = key_of("cores", weight, network_to_dict(net), fit, seed, view.fit.__module__)
                 params = workers.store.find_params(key, net)
                 if params is None:
@@ -138,8 +144,8 @@ def _found_by_workers(
         for (name, key), result in track(steps, lambda step: f"layer {step[0][0]}", len(calls)):
             found[name] = result
             workers.store.keep_params(key, networks[name], result[0])
-        for name in names:
-            release(dense[name].read())
+        for weight in read:
+            release(weight)
     return found
 
 

@@ -72,7 +72,7 @@ def select(
         if not isinstance(pattern, str) or not pattern:
             raise PlanError(f"{what}: a rule is a layer name, a glob or 're:…', got {pattern!r:.60}")
         try:
-            found[pattern] = [name for name in names if matches(pattern, name)]
+            found[pattern] = [pattern] if pattern in names else [name for name in names if matches(pattern, name)]
         except re.error as error:
             raise PlanError(f"{what}: {pattern!r} is not a valid regular expression: {error}") from error
         done = [name for name in generated if matches(pattern, name)]

@@ -148,7 +148,9 @@ class StoredView:
             check_params(change.network.spec, change.params)
             like = tensors[weight.entry(weight.own)]
             bias = tensors.pop(first + BIAS) if weight.bias else None
-            cores = convert_params({name: to_raw(core) for name, core in change.params.items()}, like)
+            cores: Params = {name: to_raw(core) for name, core in change.params.items()}
+            if any(core.dtype != getattr(like, "dtype", None) for core in cores.values()):
+                cores = convert_params(cores, like)
             layer = StoredLayer(weight.kind, change.network, cores, bias)
             for name in weight.names:
                 del tensors[weight.entry(weight.own, name)]

@@ -218,6 +218,18 @@ def naming(layer: str) -> Iterator[None]:
         raise
 
 
+def widened(array: Array) -> Array:
+    """Return a NumPy array in a dtype that NumPy's linear algebra has: float32 in place of narrower ones.
+
+    Examples
+    --------
+    >>> widened(np.ones(2, "float16")).dtype, widened(np.ones(2)).dtype
+    (dtype('float32'), dtype('float64'))
+    """
+    narrow = isinstance(array, np.ndarray) and (array.dtype.kind == "V" or array.dtype.itemsize < 4)
+    return array.astype("float32") if narrow else array
+
+
 def count(view: ModelView) -> int:
     """Count the trained entries of all arrays, tied ones once."""
     return sum({entry.tie: math.prod(entry.shape) for entry in view.entries().values() if entry.trained}.values())

@@ -7,8 +7,9 @@ import importlib.metadata
 import json
 import os
 import socket
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -117,7 +118,10 @@ class Workers:
     @property
     def store(self) -> Store:
         """What is in the folder."""
-        return Store(None if self.folder is None else Path(self.folder))
+        if self.folder is None:
+            return Store(None)
+        Path(self.folder).mkdir(parents=True, exist_ok=True)
+        return Store(Path(self.folder))
 
 
 class _Copies:
@@ -184,7 +188,7 @@ class Store:
 
     def _file(self, key: str, suffix: str) -> Path:
         assert self.folder is not None
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)  # another run may have finished and deleted it
         return self.folder / f"{key}.{suffix}"
 
     def clear(self) -> None:
@@ -193,9 +197,10 @@ class Store:
             return
         for pattern in ("*.json", "*.safetensors", ".*.tmp"):
             for file in self.folder.glob(pattern):
-                if len(file.name.strip(".").partition(".")[0]) == KEY_LENGTH:
+                fresh = pattern == ".*.tmp" and time.time() - file.stat().st_mtime < FRESH
+                if len(file.name.strip(".").partition(".")[0]) == KEY_LENGTH and not fresh:
                     file.unlink(missing_ok=True)
-        if not any(self.folder.iterdir()):
+        with suppress(OSError):  # something else is in it
             self.folder.rmdir()
 
 
@@ -220,6 +225,12 @@ def groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
 #: Entries of the weights that are in memory at the same time, if no single weight is larger.
 TOGETHER = 2**25
 
+#: Unfinished files that are younger [s] may belong to another run.
+FRESH = 600
+
+#: Part of every key; another number when the same call gives another result.
+VERSION = 1
+
 #: Characters of a key.
 KEY_LENGTH = 40
 
@@ -232,7 +243,7 @@ def key_of(*parts: Any) -> str:
     >>> key_of(np.ones(2)) == key_of(np.ones(2)), key_of(np.ones(2)) == key_of(np.ones(2, "float32"))
     (True, False)
     """
-    found = hashlib.sha256(importlib.metadata.version("deeptn").encode())
+    found = hashlib.sha256(f"{importlib.metadata.version('deeptn')} {VERSION}".encode())
     for part in parts:
         if hasattr(part, "dtype"):
             array = to_raw(part)

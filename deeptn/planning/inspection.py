@@ -16,12 +16,12 @@ from ..engine import Cost, seconds
 from ..engine.machine import machine
 from ..errors import PlanError, SpecError
 from ..files import release
-from ..models import Call, Weight, Workers, count, naming, select, view_of
+from ..models import Call, Weight, Workers, count, naming, select, view_of, widened
 from ..network import Network
 from ..topologies import LowRank, Topology, describe
 from ..topologies import topology as as_topology
 from .inspected import Inspected, Inspection, percent, typical
-from .search import ALONE, readable
+from .search import ALONE
 from .sizes import NONE_SMALLER, Sizes, params_of, smallest, smallest_ranks
 
 #: Families that are tried unless others are named: those with a closed form that takes seconds.
@@ -146,7 +146,7 @@ def _inspected(
     raw = to_raw(weight.read())
     if not np.isfinite(raw).all():
         return replace(start, refused="has entries that are not finite (nan or inf)")
-    cut, sizes = _measured(weight.name, readable(raw), families, sorted(set(levels)), workers, seed)
+    cut, sizes = _measured(weight.name, widened(raw), families, sorted(set(levels)), workers, seed)
     release(raw)
     level = typical(levels)
     reached = [found.reached[level] for found in sizes if level in found.reached]

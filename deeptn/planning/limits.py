@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..arrays import numpy_dtype
-from ..errors import PlanError
+from ..errors import PlanError, SpecError
 from ..files import network_to_dict
 from ..models import ModelView, Weight, count, size_of
 from ..network import Network
@@ -46,17 +46,23 @@ class Limits:
                 f"budget = {budget!r:.60}; write {{'params': 50_000}}, {{'params': '5%'}}, 'bytes' or 'flops'"
             )
         self.view, self.free, self.budget = view, free, dict(budget)
+        self.totals = {kind: self._total(kind) for kind in {"params": None, **self.budget}}
         self.limits = {kind: limit_of(kind, value, self.totals[kind]) for kind, value in budget.items()}
         dense = np.array([self.cost(name, None) for name in free]).reshape(len(free), len(budget)).sum(0)
         self.fixed = {kind: self.totals[kind] - int(cost) for kind, cost in zip(self.limits, dense)}
         self.fixed_params = self.totals["params"] - sum(math.prod(weight.shape) for weight in free.values())
         self.slack = dict.fromkeys(self.limits, 0)
 
-    @cached_property
-    def totals(self) -> dict[str, int]:
-        """What the model costs before."""
-        flops = sum(self._flops(weight, weight.network) for weight in self.view.weights())
-        return {"params": count(self.view), "bytes": size_of(self.view, {}), "flops": flops}
+    def _total(self, kind: str) -> int:
+        """Return what the model costs before."""
+        if kind == "params":
+            return count(self.view)
+        if kind == "flops":
+            return sum(self._flops(weight, weight.network) for weight in self.view.weights())
+        try:
+            return size_of(self.view, {})
+        except (SpecError, TypeError) as error:
+            raise PlanError(f"the size of the file is not known: {error}") from error
 
     @property
     def left(self) -> list[int]:
@@ -70,7 +76,7 @@ class Limits:
         found: dict[str, int] = {"params": params}
         if "bytes" in self.budget:
             found["bytes"] = params * numpy_dtype(weight.dtype or "float32").itemsize
-            found["bytes"] += 0 if net is None else len(str(network_to_dict(net))) + HEADER
+            found["bytes"] += 0 if net is None else len(str(network_to_dict(net))) + len(name) + HEADER
         if "flops" in self.budget:
             found["flops"] = self._flops(weight, net)
         return [found[kind] for kind in self.budget]
@@ -129,14 +135,20 @@ def limit_of(kind: str, value: Any, total: int) -> int:
     >>> limit_of("params", "5%", 48_000)
     2400
     """
+    share, found = math.nan, 0
     try:
         if isinstance(value, str) and value.endswith("%"):
             share = float(value[:-1])
-            found = int(total * share / 100) if 0 < share <= 100 else 0
-        else:
-            found = 0 if isinstance(value, (bool, float)) else int(value)
-    except ValueError:
-        found = 0
+        elif not isinstance(value, bool):
+            found = int(value) if isinstance(value, str) else operator.index(value)
+    except (TypeError, ValueError):
+        pass
+    if 0 < share <= 100:
+        found = int(total * share / 100)
+        if found < 1:
+            raise PlanError(f"budget: {kind!r} is {value!r}, which is less than 1 of {total:,}")
     if found < 1:
-        raise PlanError(f"budget: {kind!r} is {value!r:.40}; expected a positive number or a percentage such as '5%'")
+        raise PlanError(
+            f"budget: {kind!r} is {value!r:.40}; expected a positive whole number or a percentage such as '5%'"
+        )
     return found

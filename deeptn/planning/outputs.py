@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..arrays import norm_of, to_numpy
+from ..arrays import cast, norm_of, relative_error, to_numpy
 from ..base import Array, track
 from ..errors import PlanError
 from ..fitting import Fit, find_params
@@ -17,6 +17,18 @@ from .curves import STEPS, Candidate
 
 #: Error of the weights with which the outputs are measured, about: small enough for a model that still works.
 PROBE = 0.2
+
+
+def outputs_before(view: ModelView, inputs: Any) -> np.ndarray:
+    """Return the outputs of a model as it is; raise `PlanError` if they cannot be compared with others."""
+    run: Any = getattr(view, "outputs", None)
+    if run is None:
+        raise PlanError("objective='outputs' runs the model, and a checkpoint has no code; pass the model itself")
+    found = run(inputs, {})
+    norm = norm_of(found)
+    if not np.isfinite(norm) or not norm:
+        raise PlanError("the outputs of the model for these inputs are zero, or not finite")
+    return found
 
 
 def sensitivities(
@@ -54,24 +66,25 @@ def sensitivities(
     1.0
     """
     run: Any = getattr(view, "outputs", None)
-    if run is None:
-        raise PlanError("objective='outputs' runs the model, and a checkpoint has no code; pass the model itself")
-    before = run(inputs, {})
+    before = outputs_before(view, inputs)
     norm = norm_of(before)
-    if not np.isfinite(norm) or not norm:
-        raise PlanError("the outputs of the model for these inputs are zero, or not finite")
     found: dict[str, float] = {}
     for name, weight in track(list(weights.items()), lambda item: f"outputs with layer {item[0]}"):
         networks = [one for one in candidates[name] if one.network is not None]
         if not networks:
             continue
+        if not norm_of(to_numpy(weight.read())):
+            found[name] = 0.0  # a network gives zero without an error
+            continue
         probe = min(networks, key=lambda one: abs(one.error - PROBE)).network
         assert probe is not None
         with naming(name):
             array = weight.read()
-            changed = _generated(probe, array, seed)
-            error = norm_of(changed - to_numpy(array)) / norm_of(to_numpy(array))
+            changed = cast(_generated(probe, array, seed), weight.dtype or "float32", name)
+            error = relative_error(changed, array)
             after = run(inputs, {name: changed})
+            if not np.isfinite(norm_of(after)):
+                raise PlanError("with a network in its place, the outputs of the model are not finite")
         found[name] = float((norm_of(after - before) / norm / error) ** 2) if error else 0.0
     return found
 

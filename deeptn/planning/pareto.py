@@ -90,7 +90,10 @@ class Pareto:
         figure = optional("matplotlib.figure", "draw").Figure(figsize=(6, 4), layout="constrained")
         ax = figure.subplots()
         points = [point for point in self.points if point.error > 0]
-        ax.plot(*zip(*((point.share, point.error) for point in points)), "o-", label="chosen for each layer")
+        if not points:
+            raise PlanError("no budget between the smallest and the dense model has been measured")
+        chosen = [point.error for point in points]
+        ax.plot([point.share for point in points], chosen, "o-", label="chosen for each layer")
         same = [point for point in points if point.uniform]
         ax.plot(
             [p.share for p in same], [p.uniform for p in same], "s--", color="C1", label="same share for every layer"
@@ -163,4 +166,4 @@ def _best(values: np.ndarray, costs: np.ndarray, share: float) -> int | None:
 
 
 def _mean(values: Sequence[np.ndarray], chosen: Sequence[int], scale: np.ndarray) -> float:
-    return math.sqrt(sum(float(value[number]) for value, number in zip(values, chosen)) / scale.sum())
+    return math.sqrt(sum(float(value[number]) for value, number in zip(values, chosen)) / (scale.sum() or 1.0))

@@ -15,14 +15,14 @@ from ..base import Array, track
 from ..errors import DeepTNError, PlanError, SpecError
 from ..files import network_from_dict, network_to_dict, release
 from ..fitting import decompose
-from ..models import Call, Weight, Workers, groups, key_of, naming, select, view_of
+from ..models import Call, Weight, Workers, groups, key_of, naming, select, view_of, widened
 from ..network import Network
 from ..spec import Layout
 from ..topologies import Topology, topology_to_dict
 from .allocation import allocate
 from .curves import SHARES, Candidate, curve, layouts_of
 from .limits import Limits
-from .outputs import sensitivities
+from .outputs import outputs_before, sensitivities
 from .overrides import Settings, settings
 from .plans import LayerPlan, Plan
 
@@ -31,6 +31,9 @@ FAMILIES = ("LowRank", "TensorTrain", "TTMatrix", "Tucker")
 
 #: Weights with fewer entries in all are planned in this process, because starting others would take longer.
 ALONE = 2**20
+
+#: What messages call the kinds of limits.
+NAMES = {"params": "parameters", "bytes": "bytes", "flops": "operations"}
 
 #: For weights with more entries, every other size is tried at first.
 LARGE = 2**22
@@ -112,11 +115,14 @@ def plan(
     weights = {weight.name: weight for weight in view.weights() if weight.network is None}
     if not weights:
         raise PlanError("the model has no dense layer that can be compressed")
-    kept = {name for found in select(ignore, list(weights), "ignore").values() for name in found}
-    chosen = {name for found in select(targets, list(weights), "targets").values() for name in found} - kept
+    generated = [weight.name for weight in view.weights() if weight.network is not None]
+    kept = {name for found in select(ignore, [*weights, *generated], "ignore").values() for name in found}
+    chosen = {name for found in select(targets, list(weights), "targets", generated).values() for name in found} - kept
     how = settings(list(weights), topologies, overrides or {})
     free = {name: weight for name, weight in weights.items() if name in chosen and not weight.refused}
     limits = Limits(view, free, budget)
+    if objective == "outputs":
+        outputs_before(view, inputs)  # raises an error at once
     size = sum(math.prod(weight.shape) for weight in free.values())
     if not isinstance(workers, Workers):
         workers = Workers.of(1 if workers is None and size < ALONE else workers)
@@ -141,7 +147,8 @@ def plan(
     after = limits.fixed_params + sum(layers[name].params for name in free)
     importance = {name: search.weight_of(name) for name in free}
     curves = {name: list(search.allowed(name).values()) for name in free}
-    return Plan(layers, dict(budget), limits.totals["params"], after, curves=curves, importance=importance)
+    given = {kind: value if isinstance(value, str) else int(value) for kind, value in budget.items()}
+    return Plan(layers, given, limits.totals["params"], after, curves=curves, importance=importance)
 
 
 @dataclass
@@ -182,11 +189,16 @@ class _Search:
             parts = [min(self.limits.cost(name, net)[number] for net in self.allowed(name)) for name in self.found]
             least, limit = self.limits.fixed[kind] + sum(parts), self.limits.limits[kind]
             if least > limit:
-                what = {"params": "parameters"}.get(kind, kind)
                 raise PlanError(
-                    f"the budget is {limit:,} of {self.limits.totals[kind]:,} {what}; with these layers and families "
-                    f"at least {least:,} are needed, {self.limits.fixed[kind]:,} of them outside these layers"
+                    f"the budget is {limit:,} of {self.limits.totals[kind]:,} {NAMES[kind]}; with these layers and "
+                    f"families at least {least:,} are needed, {self.limits.fixed[kind]:,} of them outside these layers"
+                    + self._hint()
                 )
+
+    def _hint(self) -> str:
+        """Say what else the smallest model depends on."""
+        strict = [name for name in self.found if len(self.allowed(name)) < len(self.found[name])]
+        return f"; max_error excludes smaller networks of {', '.join(map(repr, strict[:3]))}" if strict else ""
 
     def refined(self) -> dict[str, Candidate]:
         """Return the best choice, after trying sizes close to it, with the bonds that suit the weights."""
@@ -226,8 +238,13 @@ class _Search:
         allowed = {name: list(self.allowed(name).values()) for name in self.found}
         values = [self.weight_of(name) * np.array([one.error**2 for one in found]) for name, found in allowed.items()]
         costs = [np.array([self.limits.cost(name, one.network) for one in found]) for name, found in allowed.items()]
+        self.limits.slack = dict.fromkeys(self.limits.limits, 0)
         while True:
-            numbers = allocate(values, costs, self.limits.left) if allowed else []
+            try:
+                numbers = allocate(values, costs, self.limits.left) if allowed else []
+            except PlanError as error:
+                kinds = " and ".join(f"{limit:,} {NAMES[kind]}" for kind, limit in self.limits.limits.items())
+                raise PlanError(f"no choice of networks keeps {kinds}; allow a little more" + self._hint()) from error
             picked = {name: found[number] for (name, found), number in zip(allowed.items(), numbers)}
             if self.limits.tighten(self.limits.after({name: one.network for name, one in picked.items()})):
                 return picked
@@ -253,25 +270,30 @@ class _Search:
     ) -> dict[str, list[Candidate]]:
         """Measure candidates, or read them from the folder; add them to the known ones and return them."""
         results: dict[tuple[str, int], list[Candidate]] = {}
+        store = self.workers.store
         for names in groups({name: math.prod(self.free[name].shape) for name in wanted}):
             calls: list[Call] = []
+            read: list[Array] = []
             for name in names:
+                raw = to_raw(self.free[name].read())
                 with naming(name):
-                    array = _array(self.free[name])
+                    array = _finite(raw)
+                read.append(raw)
+                digest = "" if store.folder is None else key_of(array)
                 for number, given in enumerate(wanted[name]):
                     family, layout, budgets = given
-                    key = key_of(what, array, topology_to_dict(family), layout.to_dict(), budgets, self.seed)
-                    known = self.workers.store.find(key)
+                    key = key_of(what, digest, topology_to_dict(family), layout.to_dict(), budgets, self.seed)
+                    known = _candidates(store.find(key), math.prod(array.shape))
                     if known is None:
                         calls.append(Call(name, (name, number, key), function, (array, *given, self.seed)))
                     else:
-                        results[name, number] = [Candidate(network_from_dict(net), error) for net, error in known]
+                        results[name, number] = known
             steps = self.workers.run(calls)
             for (name, number, key), found in track(steps, lambda step: f"{what} of layer {step[0][0]}", len(calls)):
                 results[name, number] = found
-                self.workers.store.keep(key, [(network_to_dict(one.network), one.error) for one in found])
-            for name in names:
-                release(to_raw(self.free[name].read()))
+                store.keep(key, [(network_to_dict(one.network), one.error) for one in found])
+            for raw in read:
+                release(raw)
         new: dict[str, list[Candidate]] = {}
         for name, number in sorted(results, key=lambda place: (list(wanted).index(place[0]), place[1])):
             new.setdefault(name, []).extend(results[name, number])
@@ -280,17 +302,21 @@ class _Search:
         return new
 
 
-def _array(weight: Weight) -> np.ndarray:
-    """Read a weight in a dtype that NumPy's linear algebra has."""
-    array = to_raw(weight.read())
+def _candidates(data: Any, entries: int) -> list[Candidate] | None:
+    """Return candidates for a weight with so many entries from plain data; None if it is damaged."""
+    if data is None:
+        return None
+    try:
+        return [Candidate(network_from_dict(net, entries), float(error)) for net, error in data]
+    except (DeepTNError, TypeError, ValueError):
+        return None
+
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    """Return a weight in a dtype that NumPy's linear algebra has."""
     if not np.isfinite(array).all():
         raise PlanError("the weight has entries that are not finite (nan or inf); add the layer to ignore")
-    return readable(array)
-
-
-def readable(array: np.ndarray) -> np.ndarray:
-    """Return an array in a dtype that NumPy's linear algebra has; float32 in place of narrower ones."""
-    return array.astype("float32") if array.dtype.kind == "V" or array.dtype.itemsize < 4 else array
+    return widened(array)
 
 
 def _with_best_bonds(

@@ -72,5 +72,8 @@ def test_wrong_input(dense, tmp_path, capsys, arguments, message):
     before = sorted(tmp_path.iterdir())
     found = [word.replace("MODEL", str(dense)).replace("OUT", str(tmp_path)) for word in arguments]
     assert main(found) == 1
-    assert message in capsys.readouterr().err
-    assert sorted(tmp_path.iterdir()) == before
+    said = capsys.readouterr().err
+    assert message in said
+    kept = tmp_path / "s.safetensors.work"  # what has been measured is not lost
+    assert kept.is_dir() == (f"finished work is in {kept}" in said)
+    assert sorted(path for path in tmp_path.iterdir() if path != kept) == before

@@ -103,3 +103,24 @@ def test_names_that_are_no_map(names):
     text = plan(StoredModel({}, tensors()), {"params": "40%"}, topologies=["LowRank"]).to_yaml()
     with pytest.raises(dtn.FormatError, match="'names' of the plan must map names to names"):
         Plan.from_yaml(text.replace("layers:\n", f"names: {names}\nlayers:\n", 1))
+
+
+@pytest.mark.slow
+def test_fits_by_gradient_agree_in_error(tmp_path):
+    """A plan with a family without a closed form gives errors within 1 % in the three frameworks."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(32, 32, bias=False))
+    weight = np.asarray(model[0].weight.detach())
+    found = plan(model, {"params": "40%"}, topologies=[dtn.BrickWall()], workers=1)
+    assert found.targets
+    tree: Any = eqx.nn.Sequential([eqx.nn.Linear(32, 32, use_bias=False, key=jax.random.key(0))])
+    tree = eqx.tree_at(lambda whole: whole.layers[0].weight, tree, jax.numpy.asarray(weight))
+    flat: Any = nnx.Sequential(nnx.Linear(32, 32, use_bias=False, rngs=nnx.Rngs(0)))
+    flat.layers[0].kernel[...] = weight.T
+    renamed = Plan.from_yaml(found.to_yaml().replace("layers:\n", "names: {'0': layers.0}\nlayers:\n", 1))
+    errors = [
+        compress(model, found)[1].layers[0].error,
+        dte.compress(tree, renamed)[1].layers[0].error,
+        dtx.compress(flat, renamed)[1].layers[0].error,
+    ]
+    assert max(errors) < 1.01 * min(errors), errors

@@ -161,7 +161,7 @@ def test_layers_that_stay_dense():
     ("budget", "message"),
     [
         ({"params": "1%"}, r"the budget is \d+ of 2,\d+ parameters; .* at least \d+ are needed, 32 of them outside"),
-        ({"params": "0%"}, "'params' is '0%'; expected a positive number or a percentage"),
+        ({"params": "0%"}, "'params' is '0%'; expected a positive whole number or a percentage"),
         ({"params": "many"}, "'params' is 'many'"),
         ({"params": 0.5}, "'params' is 0.5"),
         ({"parms": 5}, r"budget = \{'parms': 5\}; write"),
