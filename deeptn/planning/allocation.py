@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
@@ -59,6 +63,24 @@ def _undominated(value: np.ndarray, cost: np.ndarray) -> np.ndarray:
     return np.array(kept)
 
 
+@contextmanager
+def _without_output() -> Iterator[None]:
+    """Discard what C code writes to standard output: HiGHS prints lines for developers, whatever its options say."""
+    sys.stdout.flush()
+    try:
+        kept = os.dup(1)
+    except OSError:  # closed
+        yield
+        return
+    try:
+        with Path(os.devnull).open("w") as nothing:
+            os.dup2(nothing.fileno(), 1)
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def _solve(values: Sequence[np.ndarray], costs: Sequence[np.ndarray], limits: np.ndarray) -> list[int]:
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
@@ -73,16 +95,17 @@ def _solve(values: Sequence[np.ndarray], costs: Sequence[np.ndarray], limits: np
     value = value / (value.max() or 1.0)
     tightened = limits.copy()
     for _ in range(20):
-        result = milp(
-            value,
-            integrality=np.ones(len(value)),
-            bounds=Bounds(0, 1),
-            constraints=[
-                LinearConstraint(one_each, 1, 1),
-                LinearConstraint(cost / unit[:, None], ub=tightened / unit),  # pyright: ignore[reportArgumentType]
-            ],
-            options={"mip_rel_gap": 0.0},
-        )
+        with _without_output():
+            result = milp(
+                value,
+                integrality=np.ones(len(value)),
+                bounds=Bounds(0, 1),
+                constraints=[
+                    LinearConstraint(one_each, 1, 1),
+                    LinearConstraint(cost / unit[:, None], ub=tightened / unit),  # pyright: ignore[reportArgumentType]
+                ],
+                options={"mip_rel_gap": 0.0},
+            )
         if result.x is None:
             raise PlanError(f"no choice of candidates keeps all limits: {result.message}")
         chosen = [int(part.argmax()) for part in np.split(result.x, np.cumsum(counts)[:-1])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import product
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import deeptn as dtn
 from deeptn.planning import allocate
+from deeptn.planning.allocation import _without_output
 
 
 @pytest.mark.parametrize("limits", [1, 2])
@@ -45,3 +47,11 @@ def test_of_equal_values_the_cheaper_one_is_chosen():
 def test_limits_below_the_minimum():
     with pytest.raises(dtn.PlanError, match=r"limit 0: at least 30 are needed, more than 29"):
         allocate([np.array([0.0]), np.array([0.1])], [np.array([[10]]), np.array([[20]])], [29])
+
+
+def test_the_solver_writes_nothing(capfd):
+    """HiGHS may print lines to standard output, which would spoil JSON there."""
+    with _without_output():
+        os.write(1, b"noise")
+    os.write(1, b"kept")
+    assert capfd.readouterr().out == "kept"
