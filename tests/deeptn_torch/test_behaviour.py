@@ -296,7 +296,8 @@ def test_onnx_files_are_small_or_plain(tmp_path):
         export_onnx(model, (torch.ones(3, 784),), path, fold=fold, dynamic_shapes=({0: rows},))
         session = onnxruntime.InferenceSession(path)
         (found,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-        assert np.allclose(np.asarray(found), wanted, atol=1e-4)
+        # The root mean square of a million entries is a sum in single precision, in another order.
+        assert np.allclose(np.asarray(found), wanted, rtol=1e-4, atol=1e-4)
         sizes[fold] = path.stat().st_size
     assert sizes[True] > 4 * 784 * 1024
     assert sizes[False] < sizes[True] / 40

@@ -304,7 +304,8 @@ def test_a_frozen_model(monkeypatch):
             assert model[0].is_frozen  # the inner block leaves it as it was
         assert len(calls) == 2
         assert not model[0].is_frozen
-        assert torch.equal(model(INPUTS["relu"]), expected)
+        # Applied or decoded, which CPUs may round in different ways.
+        torch.testing.assert_close(model(INPUTS["relu"]), expected)
         with pytest.raises(ZeroDivisionError), frozen(model):
             raise ZeroDivisionError
         assert not model[0].is_frozen
