@@ -41,8 +41,8 @@ def test_examples_train(framework):
 
     path = ROOT / "docs" / "examples" / f"digits_{framework}.py"
     torch.manual_seed(0)  # for the torch example; JAX's examples use keys
-    # Accuracy over ten seeds: torch 0.877 ± 0.013, Equinox 0.878 ± 0.019, NNX 0.877 ± 0.018; the lowest is 0.848. With the
-    # same key, NNX reaches 0.798 on another CPU.
+    # Accuracy over ten seeds: torch 0.877 ± 0.013, Equinox 0.878 ± 0.019, NNX 0.877 ± 0.018; the lowest is 0.848.
+    # On another CPU, NNX reaches 0.798 with the same key.
     assert runpy.run_path(str(path))["right"] > 0.75
     code = [line for line in path.read_text().splitlines() if line.strip()]
     if framework != "nnx":  # the README shows the other two side by side
