@@ -33,6 +33,7 @@ def outputs_before(view: ModelView, inputs: Any) -> np.ndarray:
 
 def sensitivities(
     view: ModelView,
+    before: np.ndarray,
     weights: Mapping[str, Weight],
     candidates: Mapping[str, Sequence[Candidate]],
     inputs: Any,
@@ -45,6 +46,8 @@ def sensitivities(
     view : ModelView
         With a method ``outputs(inputs, weights)``, which returns what the model makes of the inputs, with other weights
         (by their first names), as a flat array. The model itself stays as it is.
+    before : array
+        What `outputs_before` returns.
     weights : mapping of str to Weight
     candidates : mapping of str to sequence of Candidate
     inputs : object
@@ -53,7 +56,7 @@ def sensitivities(
     Raises
     ------
     PlanError
-        If the view cannot run its model, or the outputs are not finite.
+        If the outputs are not finite with another weight.
 
     Examples
     --------
@@ -61,25 +64,25 @@ def sensitivities(
     >>> from deeptn_torch.view import TorchModel
     >>> view = TorchModel(torch.nn.Sequential(torch.nn.Linear(8, 8, bias=False)))
     >>> net = dtn.network(dtn.LowRank(rank=3), (8, 8))
-    >>> found = sensitivities(view, {"0": view.weights()[0]}, {"0": [Candidate(net, 0.2)]}, torch.eye(8), 0)
+    >>> x, weights = torch.eye(8), {"0": view.weights()[0]}
+    >>> found = sensitivities(view, outputs_before(view, x), weights, {"0": [Candidate(net, 0.2)]}, x, 0)
     >>> round(found["0"], 3)
     1.0
     """
     run: Any = getattr(view, "outputs", None)
-    before = outputs_before(view, inputs)
     norm = norm_of(before)
     found: dict[str, float] = {}
     for name, weight in track(list(weights.items()), lambda item: f"outputs with layer {item[0]}"):
         networks = [one for one in candidates[name] if one.network is not None]
         if not networks:
             continue
-        if not norm_of(to_numpy(weight.read())):
+        array = weight.read()
+        if not norm_of(to_numpy(array)):
             found[name] = 0.0  # a network gives zero without an error
             continue
         probe = min(networks, key=lambda one: abs(one.error - PROBE)).network
         assert probe is not None
         with naming(name):
-            array = weight.read()
             changed = cast(_generated(probe, array, seed), weight.dtype or "float32", name)
             error = relative_error(changed, array)
             after = run(inputs, {name: changed})

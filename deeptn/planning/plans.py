@@ -123,7 +123,7 @@ class Plan:
         128         50.0%   0.062  24.1  0.062                       0 of 1
         """
         if not self.curves:
-            raise PlanError("a plan from a file has no curves; make the plan again with deeptn.plan")
+            raise PlanError("a plan from a file has no curves; call deeptn.plan to measure them")
         return pareto(self.curves, self.importance, self.params_before, shares)
 
     def to_dict(self) -> dict[str, Any]:

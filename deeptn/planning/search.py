@@ -118,11 +118,10 @@ def plan(
     generated = [weight.name for weight in view.weights() if weight.network is not None]
     kept = {name for found in select(ignore, [*weights, *generated], "ignore").values() for name in found}
     chosen = {name for found in select(targets, list(weights), "targets", generated).values() for name in found} - kept
-    how = settings(list(weights), topologies, overrides or {})
+    how = settings(list(weights), topologies, {} if overrides is None else overrides)
     free = {name: weight for name, weight in weights.items() if name in chosen and not weight.refused}
     limits = Limits(view, free, budget)
-    if objective == "outputs":
-        outputs_before(view, inputs)  # raises an error at once
+    before = outputs_before(view, inputs) if objective == "outputs" else None
     size = sum(math.prod(weight.shape) for weight in free.values())
     if not isinstance(workers, Workers):
         workers = Workers.of(1 if workers is None and size < ALONE else workers)
@@ -132,8 +131,8 @@ def plan(
     if 0 < share < size:  # what a uniform budget would give to every layer
         search.measure([share / size])
     search.check()
-    if objective == "outputs":
-        search.importance |= sensitivities(view, free, search.candidates, inputs, seed)
+    if before is not None:
+        search.importance |= sensitivities(view, before, free, search.candidates, inputs, seed)
     picked = search.refined()
     layers: dict[str, LayerPlan] = {}
     for name, weight in weights.items():
@@ -295,9 +294,9 @@ class _Search:
             for raw in read:
                 release(raw)
         new: dict[str, list[Candidate]] = {}
-        for name, number in sorted(results, key=lambda place: (list(wanted).index(place[0]), place[1])):
-            new.setdefault(name, []).extend(results[name, number])
-            for one in results[name, number]:
+        for name in wanted:  # in this order, whichever ended first
+            new[name] = [one for number in range(len(wanted[name])) for one in results[name, number]]
+            for one in new[name]:
                 self.found[name].setdefault(one.network, one)
         return new
 

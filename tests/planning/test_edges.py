@@ -97,13 +97,14 @@ class Strange(nn.Module):
         super().__init__()
         self.kind, self.fc, self.last = kind, nn.Linear(24, 24), nn.Linear(24, 24)
         nn.init.zeros_(self.last.weight)
+        self.saved = self.fc.weight.detach().clone()
 
     def forward(self, x):
         y = self.fc(x)
         if self.kind == "object":
             return object()
-        if self.kind == "infinite" and not torch.equal(self.fc.weight, self.fc.weight.detach().clone()):
-            return y / 0
+        if self.kind == "infinite" and not torch.equal(self.fc.weight, self.saved):
+            return y * torch.inf
         return y + self.last(y)
 
 
@@ -115,6 +116,8 @@ def test_zero_weights_and_strange_outputs():
     assert found.layers["last"].error < 1e-6
     with pytest.raises(dtn.PlanError, match="the model returns a object without floating-point tensors"):
         plan(Strange("object"), {"params": "60%"}, objective="outputs", inputs=x)
+    with pytest.raises(dtn.PlanError, match="layer 'fc': with a network in its place, the outputs"):
+        plan(Strange("infinite"), {"params": "60%"}, objective="outputs", inputs=x)
     curves = {"a": [Candidate(None, 0.0), Candidate(dtn.network(dtn.LowRank(rank=1), (40, 40)), 0.5)]}
     assert pareto(curves, {"a": 0.0}, 1600, [0.5]).points[0].error == 0.0
     with pytest.raises(dtn.PlanError, match="no budget between"):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from deeptn_jax import equinox as dte
 from deeptn_jax import nnx as dtx
-from deeptn_torch import compress, fold_
+from deeptn_torch import compress
 from flax import nnx
 from torch import nn
 
@@ -95,7 +95,6 @@ def test_one_plan_for_three_frameworks(tmp_path: Path):
             for core, array in small[number].cores.items():
                 np.testing.assert_allclose(one.cores[core], array.detach(), atol=1e-6)
                 np.testing.assert_allclose(two.cores[core][...], array.detach(), atol=1e-6)
-    fold_(small)
 
 
 @pytest.mark.parametrize("names", ["[a]", "{0: layers.0}", "3"])
