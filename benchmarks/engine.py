@@ -134,6 +134,7 @@ LIMITS = [
     Limit("small linear: × the time of nn.Linear", ratio("small", ("M=2 linear, tr",), "deeptn", "nn.Linear"), "≤", 4),
     Limit("small relu: × the time of nn.Linear", ratio("small", ("M=2 relu", "tr"), "deeptn", "nn.Linear"), "≤", 8),
     Limit("small eval: × the time of nn.Linear", ratio("small", ("eval",), "deeptn", "nn.Linear"), "≤", 1.05),
+    Limit("small eval: × the time of a frozen layer", ratio("small", ("eval",), "deeptn", "frozen"), "≤", 1.05),
     Limit("search for a program, nothing on disk, seconds", slowest("cold"), "≤", 2),
     Limit("the same, paths on disk, seconds", slowest("warm"), "≤", 0.02),
 ]

@@ -161,7 +161,9 @@ def engine_small(section: dict[str, Any]) -> list[str]:
     """Return the section on small layers."""
     return [
         "`TNLinear(400, 120)` with 128 rows against `nn.Linear`: one training step (forward and backward, so W is decoded each "
-        "time unless the network is applied to the input), and `eval()` without a gradient, where the decoded W is cached.",
+        "time unless the network is applied to the input), and `eval()` without a gradient, where the decoded W is kept. "
+        "There, every call compares the bytes of the cores with those of the kept W; “frozen” is the same layer after `freeze()`, "
+        "which does not.",
         "",
         *versus(section["rows"], "layer"),
         "",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -193,8 +195,14 @@ def small(settings: Settings) -> dict[str, Any]:
         layer.eval()
         dense.module.eval()
         with torch.no_grad():
-            ways = {"deeptn": lambda layer=layer: layer(x), "nn.Linear": lambda dense=dense: dense.module(x)}
-            rows.append({"label": f"{name}, eval", **measure(ways, settings)})
+            frozen = copy.deepcopy(layer).freeze()  # does not compare its cores
+            ways = {
+                "deeptn": lambda layer=layer: layer(x),
+                "nn.Linear": lambda dense=dense: dense.module(x),
+                "frozen": lambda frozen=frozen: frozen(x),
+            }
+            finer = replace(settings, rounds=4 * settings.rounds)  # the differences are a few microseconds
+            rows.append({"label": f"{name}, eval", **measure(ways, finer)})
     for row in rows:
         show(row["label"], row)
     # The cost of the same number of parameters, stacked but otherwise idle.

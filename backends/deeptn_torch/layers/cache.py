@@ -160,12 +160,15 @@ class CachedWeight(nn.Module):
         if network is not self.network or is_traced():
             return None
         held: dict[str, Any] = self._modules["cores"]._parameters  # type: ignore[union-attr]
-        now = self._cores() if snapshot is None else held.values()
+        now = held.values()
+        if tuple(held) != self._names:
+            if snapshot is not None:
+                return None
+            now = self._cores()
         if torch.is_grad_enabled() and trainable(now):
             return None
-        if snapshot is None:  # frozen
-            return weight if not held or (len(now) == len(cores) and all(map(_IS, now, cores))) else None
-        return weight if tuple(held) == self._names and snapshot.holds(now) else None
+        unchanged = snapshot.holds(now) if snapshot else not held or all(map(_IS, now, cores))  # or it is frozen
+        return weight if unchanged else None
 
     def freeze(self) -> Any:
         """Decode the weight now and keep it on any device, without looking at the cores again.
