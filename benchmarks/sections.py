@@ -201,7 +201,7 @@ def small(settings: Settings) -> dict[str, Any]:
                 "nn.Linear": lambda dense=dense: dense.module(x),
                 "frozen": lambda frozen=frozen: frozen(x),
             }
-            finer = replace(settings, rounds=4 * settings.rounds)  # the differences are a few microseconds
+            finer = replace(settings, rounds=12 * settings.rounds)  # the differences are a few microseconds
             rows.append({"label": f"{name}, eval", **measure(ways, finer)})
     for row in rows:
         show(row["label"], row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
@@ -89,7 +90,7 @@ class TNLayer(CachedWeight):
         if clash:
             raise SpecError(f"torch.nn.ParameterDict cannot store a parameter named {clash[0]!r}; rename the node")
         self.network = net
-        self._names = tuple(net.spec.param_shapes)
+        self._names = tuple(map(sys.intern, net.spec.param_shapes))  # as setattr does: the same strings compare faster
         self._forget()
         self.cores = Cores()
         for name in self._names:  # one by one, because a dictionary would be sorted by name

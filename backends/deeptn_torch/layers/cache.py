@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import operator
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, final
 
 import torch
@@ -47,9 +47,14 @@ class Snapshot:
     cores change meanwhile.
     """
 
-    __slots__ = ("_bytes", "_conjugable", "_held", "_large", "_parts", "_pointers", "_simple", "_strides", "copies")
+    __slots__ = (
+        *("_bytes", "_conjugable", "_held", "_large", "_names", "_parts", "_pointers", "_simple", "_strides"),
+        "copies",
+    )
 
-    def __init__(self, cores: Sequence[Tensor]):
+    def __init__(self, named: Mapping[str, Tensor]):
+        cores = list(named.values())
+        self._names = [*named]
         self._held = [core.detach() for core in cores]  # also keeps the memory alive if a core gets other memory
         self._pointers = [*map(_POINTER, self._held)]
         ordered = all(map(_IS_CONTIGUOUS, cores))
@@ -75,9 +80,12 @@ class Snapshot:
             for core in cores
         )
 
-    def holds(self, cores: Iterable[Tensor]) -> bool:
-        """Return whether cores have these values. Every call of a layer asks, so this takes only microseconds."""
-        if [*map(_POINTER, cores)] != self._pointers or b"".join(self._parts) != self._bytes:
+    def holds(self, named: Mapping[str, Tensor]) -> bool:
+        """Return whether cores have these names, in this order, and these values. Takes only microseconds."""
+        cores = named.values()
+        if [*named] != self._names or [*map(_POINTER, cores)] != self._pointers:
+            return False
+        if b"".join(self._parts) != self._bytes:
             return False
         return self._simple or (
             (self._strides is None or [*map(_STRIDE, cores)] == self._strides)
@@ -132,7 +140,7 @@ class CachedWeight(nn.Module):
         if not self._may_keep(cores) or not self._fits(cores[0]):
             return decode(self.network, cores, self.recompute)
         with torch.inference_mode(False), torch.no_grad():  # normal tensors, which every mode may use
-            snapshot = Snapshot(cores)
+            snapshot = Snapshot(dict(zip(self._names, cores)))
             weight = decode(self.network, snapshot.copies).contiguous()  # drops the padding
         self._kept = weight, snapshot, cores, self.network
         return weight
@@ -160,15 +168,13 @@ class CachedWeight(nn.Module):
         if network is not self.network or is_traced():
             return None
         held: dict[str, Any] = self._modules["cores"]._parameters  # type: ignore[union-attr]
-        now = held.values()
-        if tuple(held) != self._names:
-            if snapshot is not None:
-                return None
-            now = self._cores()
-        if torch.is_grad_enabled() and trainable(now):
-            return None
-        unchanged = snapshot.holds(now) if snapshot else not held or all(map(_IS, now, cores))  # or it is frozen
-        return weight if unchanged else None
+        if snapshot is None:  # frozen
+            now = held.values() if tuple(held) == self._names else self._cores()
+            unchanged = not held or all(map(_IS, now, cores))
+        else:
+            now = held.values()
+            unchanged = snapshot.holds(held)
+        return None if not unchanged or (torch.is_grad_enabled() and trainable(now)) else weight
 
     def freeze(self) -> Any:
         """Decode the weight now and keep it on any device, without looking at the cores again.
