@@ -1,7 +1,7 @@
 """Plans: which network every layer of a model becomes, so that the model keeps a limit and its weights change least."""
 
 from .allocation import allocate
-from .curves import Candidate, curve, layouts_of
+from .curves import Candidate, Sensitivity, curve, layouts_of
 from .inspected import Inspected, Inspection
 from .inspection import LEVELS, QUICK, inspect_model
 from .limits import Limits, limit_of
@@ -22,6 +22,7 @@ __all__ = [
     "Pareto",
     "Plan",
     "Point",
+    "Sensitivity",
     "Settings",
     "allocate",
     "curve",

@@ -49,6 +49,37 @@ class Candidate(NamedTuple):
         return "dense" if self.network is None else describe(self.network.topology)
 
 
+class Sensitivity(NamedTuple):
+    """What the error of a layer's weight counts.
+
+    Attributes
+    ----------
+    importance : float
+        A factor.
+    measured : tuple of (float, float)
+        Errors of the weight, from small to large, and by how much each changes the outputs of the model, both relative.
+        Between them, logarithms are interpolated; outside them, and without any, changes are proportional to errors.
+
+    Examples
+    --------
+    >>> Sensitivity()(0.5), Sensitivity(4.0)(0.5), round(Sensitivity(measured=((0.1, 0.3),))(0.2), 6)
+    (0.25, 1.0, 0.36)
+    """
+
+    importance: float = 1.0
+    measured: tuple[tuple[float, float], ...] = ()
+
+    def __call__(self, error: float) -> float:
+        """Return the squared change, times the importance."""
+        if not self.measured or not error:
+            return self.importance * error**2
+        errors, changes = np.array(self.measured).T
+        within = float(np.clip(error, errors[0], errors[-1]))
+        logarithms = np.log(np.maximum(changes, 1e-30))  # a change may be zero
+        change = float(np.exp(np.interp(np.log(within), np.log(errors), logarithms)))
+        return self.importance * (change * error / within) ** 2
+
+
 def curve(
     weight: np.ndarray, family: Topology, layout: Layout | None, budgets: Sequence[int], seed: int = 0
 ) -> list[Candidate]:

@@ -81,29 +81,41 @@ class Limits:
             found["flops"] = self._flops(weight, net)
         return [found[kind] for kind in self.budget]
 
+    def about(self, chosen: Mapping[str, Network | None]) -> dict[str, int]:
+        """Return what the model costs with the chosen networks; the header of its file is estimated."""
+        costs = np.array([self.cost(name, net) for name, net in chosen.items()]).reshape(-1, len(self.limits)).sum(0)
+        return {kind: self.fixed[kind] + int(cost) for kind, cost in zip(self.limits, costs)}
+
     def after(self, chosen: Mapping[str, Network | None]) -> dict[str, int]:
         """Return what the model costs with the chosen networks, exactly."""
-        costs = np.array([self.cost(name, net) for name, net in chosen.items()]).reshape(-1, len(self.limits)).sum(0)
-        found = {kind: self.fixed[kind] + int(cost) for kind, cost in zip(self.limits, costs)}
+        found = self.about(chosen)
         if "bytes" in found:
             found["bytes"] = size_of(self.view, {name: net for name, net in chosen.items() if net is not None})
         return found
 
     def spare(self, chosen: Mapping[str, Network | None]) -> int:
         """Return how many parameters could be added to one of the chosen networks, roughly."""
-        spent = np.array([self.cost(name, net) for name, net in chosen.items()]).reshape(-1, len(self.limits)).sum(0)
-        left = {kind: limit - int(cost) for kind, limit, cost in zip(self.limits, self.left, spent)}
+        left = {kind: self.limits[kind] - self.slack[kind] - cost for kind, cost in self.about(chosen).items()}
         size = max((numpy_dtype(weight.dtype or "float32").itemsize for weight in self.free.values()), default=1)
         return max(
             0, min((left[kind] // (size if kind == "bytes" else 1) for kind in left if kind != "flops"), default=0)
         )
 
-    def tighten(self, after: Mapping[str, int]) -> bool:
-        """Return whether the limits are kept; where they are not, allow less from now on."""
-        over = {kind: after[kind] - limit for kind, limit in self.limits.items() if after[kind] > limit}
-        for kind, excess in over.items():
-            self.slack[kind] += excess
-        return not over
+    def allow(self, chosen: Mapping[str, Network | None]) -> bool:
+        """Return whether all limits are kept with the chosen networks, exactly."""
+        after = self.after(chosen)
+        return all(after[kind] <= limit for kind, limit in self.limits.items())
+
+    def calibrate(self, chosen: Mapping[str, Network | None]) -> None:
+        """Correct the estimates as if they were wrong by as much as for the chosen networks."""
+        about = self.about(chosen)
+        self.slack = {kind: after - about[kind] for kind, after in self.after(chosen).items()}
+
+    def tighten(self, chosen: Mapping[str, Network | None]) -> bool:
+        """Return whether all limits are kept; where they are not, allow less from now on."""
+        over = {kind: max(0, after - self.limits[kind]) for kind, after in self.after(chosen).items()}
+        self.slack = {kind: slack + over[kind] for kind, slack in self.slack.items()}
+        return not any(over.values())
 
     @staticmethod
     def _flops(weight: Weight, net: Network | None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,8 +16,11 @@ from ..models import ModelView, Weight, fit_arrays, naming
 from ..network import Network
 from .curves import STEPS, Candidate
 
-#: Error of the weights with which the outputs are measured, about: small enough for a model that still works.
-PROBE = 0.2
+#: Errors of the weights with which the outputs are measured, about.
+PROBES = 0.05, 0.2, 0.5, 0.8
+
+#: Errors of a weight, from small to large, with the changes of the outputs.
+Points = tuple[tuple[float, float], ...]
 
 
 def outputs_before(view: ModelView, inputs: Any) -> np.ndarray:
@@ -31,15 +35,15 @@ def outputs_before(view: ModelView, inputs: Any) -> np.ndarray:
     return found
 
 
-def sensitivities(
+def changes(
     view: ModelView,
     before: np.ndarray,
     weights: Mapping[str, Weight],
     candidates: Mapping[str, Sequence[Candidate]],
     inputs: Any,
     seed: int,
-) -> dict[str, float]:
-    """Return ``(‖y - y'‖ / ‖y‖)² / (‖W - W'‖ / ‖W‖)²`` of every weight, for one of its candidates.
+) -> dict[str, Points]:
+    """Return by how much some candidates of every weight change the outputs: ``(‖W - W'‖ / ‖W‖, ‖y - y'‖ / ‖y‖)``.
 
     Parameters
     ----------
@@ -65,31 +69,34 @@ def sensitivities(
     >>> view = TorchModel(torch.nn.Sequential(torch.nn.Linear(8, 8, bias=False)))
     >>> net = dtn.network(dtn.LowRank(rank=3), (8, 8))
     >>> x, weights = torch.eye(8), {"0": view.weights()[0]}
-    >>> found = sensitivities(view, outputs_before(view, x), weights, {"0": [Candidate(net, 0.2)]}, x, 0)
-    >>> round(found["0"], 3)
-    1.0
+    >>> found = changes(view, outputs_before(view, x), weights, {"0": [Candidate(net, 0.2)]}, x, 0)
+    >>> [round(change / error, 3) for error, change in found["0"]]
+    [1.0]
     """
     run: Any = getattr(view, "outputs", None)
     norm = norm_of(before)
-    found: dict[str, float] = {}
+    found: dict[str, Points] = {}
     for name, weight in track(list(weights.items()), lambda item: f"outputs with layer {item[0]}"):
-        networks = [one for one in candidates[name] if one.network is not None]
-        if not networks:
-            continue
         array = weight.read()
         if not norm_of(to_numpy(array)):
-            found[name] = 0.0  # a network gives zero without an error
-            continue
-        probe = min(networks, key=lambda one: abs(one.error - PROBE)).network
-        assert probe is not None
-        with naming(name):
-            changed = cast(_generated(probe, array, seed), weight.dtype or "float32", name)
-            error = relative_error(changed, array)
-            after = run(inputs, {name: changed})
-            if not np.isfinite(norm_of(after)):
-                raise PlanError("with a network in its place, the outputs of the model are not finite")
-        found[name] = float((norm_of(after - before) / norm / error) ** 2) if error else 0.0
+            continue  # a network gives zero without an error
+        points: dict[float, float] = {}
+        for net in _probes(candidates[name]):
+            with naming(name):
+                changed = cast(_generated(net, array, seed), weight.dtype or "float32", name)
+                after = run(inputs, {name: changed})
+                if not np.isfinite(norm_of(after)):
+                    raise PlanError("with a network in its place, the outputs of the model are not finite")
+            points[relative_error(changed, array)] = norm_of(after - before) / norm
+        found[name] = tuple(sorted((error, change) for error, change in points.items() if error))
     return found
+
+
+def _probes(candidates: Sequence[Candidate]) -> list[Network]:
+    """Return the networks whose errors are closest to those for which the outputs are measured."""
+    errors = {one.network: one.error for one in candidates if one.network is not None and one.error}
+    closest = (min(errors, key=lambda net: abs(math.log(errors[net] / at))) for at in PROBES if errors)
+    return list(dict.fromkeys(closest))
 
 
 def _generated(net: Network, array: Array, seed: int) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from ..base import optional, text_table
 from ..errors import PlanError
 from .allocation import allocate
-from .curves import Candidate
+from .curves import Candidate, Sensitivity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,7 +32,8 @@ class Point:
     share : float
         In parts of those before.
     error : float
-        Root mean square of the relative errors of all layers that may be compressed, weighted by their importance.
+        Root mean square of the relative errors of all layers that may be compressed, or of the changes that these make
+        in the outputs, weighted by the importance of the layers.
     uniform : float or None
         The same, if every layer gets the same share of its parameters; None if that is below the smallest networks.
     dense, layers : int
@@ -108,7 +109,10 @@ class Pareto:
 
 
 def pareto(
-    curves: Mapping[str, Sequence[Candidate]], importance: Mapping[str, float], total: int, shares: Sequence[float]
+    curves: Mapping[str, Sequence[Candidate]],
+    sensitivities: Mapping[str, Sensitivity],
+    total: int,
+    shares: Sequence[float],
 ) -> Pareto:
     """Allocate parameters to layers, for several shares of all parameters of a model.
 
@@ -116,7 +120,7 @@ def pareto(
     ----------
     curves : mapping of str to sequence of Candidate
         One candidate of each layer is the dense weight.
-    importance : mapping of str to float
+    sensitivities : mapping of str to Sensitivity
     total : int
         Parameters of the dense model.
     shares : sequence of float
@@ -131,8 +135,9 @@ def pareto(
     dense = {name: _size(found) for name, found in curves.items()}
     if not any(dense.values()):
         raise PlanError("no layer can become smaller")
-    scale = np.array([importance.get(name, 1.0) for name in curves])
-    values = [np.array([one.error**2 for one in found]) * factor for found, factor in zip(curves.values(), scale)]
+    counts = [sensitivities.get(name, Sensitivity()) for name in curves]
+    scale = sum(count.importance for count in counts)
+    values = [np.array([count(one.error) for one in found]) for found, count in zip(curves.values(), counts)]
     costs = [np.array([[_params(one, dense[name])] for one in found]) for name, found in curves.items()]
     fixed = total - sum(dense.values())
     points: list[Point] = []
@@ -165,5 +170,5 @@ def _best(values: np.ndarray, costs: np.ndarray, share: float) -> int | None:
     return min(fitting, key=lambda number: values[number]) if fitting else None
 
 
-def _mean(values: Sequence[np.ndarray], chosen: Sequence[int], scale: np.ndarray) -> float:
-    return math.sqrt(sum(float(value[number]) for value, number in zip(values, chosen)) / (scale.sum() or 1.0))
+def _mean(values: Sequence[np.ndarray], chosen: Sequence[int], scale: float) -> float:
+    return math.sqrt(sum(float(value[number]) for value, number in zip(values, chosen)) / scale)

@@ -14,7 +14,7 @@ from ..files import renamed
 from ..network import Network, network
 from ..spec import Layout
 from ..topologies import Topology, describe, topology_from_dict, topology_to_dict
-from .curves import Candidate
+from .curves import Candidate, Sensitivity
 from .pareto import SHARES, Pareto, pareto
 
 #: Format and version of such a file.
@@ -72,8 +72,8 @@ class Plan:
         Names of modules in another model that differ from those in the plan: ``{"layers.0": "0"}``.
     curves : dict of str to list of Candidate
         What every layer could become. Files do not store it.
-    importance : dict of str to float
-        What the squared error of each layer counts, if not 1. Files do not store it.
+    sensitivities : dict of str to Sensitivity
+        What the error of each layer counts. Files do not store it.
 
     Examples
     --------
@@ -92,7 +92,7 @@ class Plan:
     params_after: int
     names: Mapping[str, str] = field(default_factory=dict[str, str])
     curves: Mapping[str, list[Candidate]] = field(default_factory=dict[str, list[Candidate]], repr=False, compare=False)
-    importance: Mapping[str, float] = field(default_factory=dict[str, float], repr=False, compare=False)
+    sensitivities: Mapping[str, Sensitivity] = field(default_factory=dict[str, Sensitivity], repr=False, compare=False)
 
     @property
     def targets(self) -> dict[str, Network]:
@@ -124,7 +124,7 @@ class Plan:
         """
         if not self.curves:
             raise PlanError("a plan from a file has no curves; call deeptn.plan to measure them")
-        return pareto(self.curves, self.importance, self.params_before, shares)
+        return pareto(self.curves, self.sensitivities, self.params_before, shares)
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the file contains, as plain data."""

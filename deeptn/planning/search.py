@@ -20,9 +20,9 @@ from ..network import Network
 from ..spec import Layout
 from ..topologies import Topology, topology_to_dict
 from .allocation import allocate
-from .curves import SHARES, Candidate, curve, layouts_of
+from .curves import SHARES, Candidate, Sensitivity, curve, layouts_of
 from .limits import Limits
-from .outputs import outputs_before, sensitivities
+from .outputs import Points, changes, outputs_before
 from .overrides import Settings, settings
 from .plans import LayerPlan, Plan
 
@@ -79,7 +79,7 @@ def plan(
         dense; ``"importance"``, a factor for its squared error (see `deeptn.planning.Settings`).
     objective : {"weights", "outputs"}
         What an error of a weight counts: the same for all layers; or what it changes in the outputs of the model for
-        `inputs`, measured for one candidate of each layer.
+        `inputs`, measured for some candidates of each layer.
     inputs : optional
         Inputs for ``"outputs"``: an array, a tuple of arguments or a mapping of keyword arguments of the model. In
         Equinox, arrays with a first axis over examples.
@@ -132,7 +132,7 @@ def plan(
         search.measure([share / size])
     search.check()
     if before is not None:
-        search.importance |= sensitivities(view, before, free, search.candidates, inputs, seed)
+        search.changes |= changes(view, before, free, search.candidates, inputs, seed)
     picked = search.refined()
     layers: dict[str, LayerPlan] = {}
     for name, weight in weights.items():
@@ -144,10 +144,10 @@ def plan(
             why = weight.refused or ("ignored" if name in kept else "not among the targets")
             layers[name] = LayerPlan(weight.shape, None, 0.0, why)
     after = limits.fixed_params + sum(layers[name].params for name in free)
-    importance = {name: search.weight_of(name) for name in free}
+    counts = {name: search.sensitivity(name) for name in free}
     curves = {name: list(search.allowed(name).values()) for name in free}
     given = {kind: value if isinstance(value, str) else int(value) for kind, value in budget.items()}
-    return Plan(layers, given, limits.totals["params"], after, curves=curves, importance=importance)
+    return Plan(layers, given, limits.totals["params"], after, curves=curves, sensitivities=counts)
 
 
 @dataclass
@@ -160,7 +160,7 @@ class _Search:
     seed: int
     workers: Workers
     found: dict[str, dict[Network | None, Candidate]] = field(default_factory=dict)
-    importance: dict[str, float] = field(default_factory=dict[str, float])
+    changes: dict[str, Points] = field(default_factory=dict[str, Points])
 
     def __post_init__(self):
         self.found = {name: {None: Candidate(None, 0.0)} for name in self.free}
@@ -184,15 +184,19 @@ class _Search:
 
     def check(self) -> None:
         """Raise `PlanError` if the budget is below the smallest model."""
-        for number, kind in enumerate(self.limits.limits):
-            parts = [min(self.limits.cost(name, net)[number] for net in self.allowed(name)) for name in self.found]
-            least, limit = self.limits.fixed[kind] + sum(parts), self.limits.limits[kind]
+        for number, (kind, limit) in enumerate(self.limits.limits.items()):
+            least = self.limits.after(self._smallest(number))[kind]
             if least > limit:
                 raise PlanError(
                     f"the budget is {limit:,} of {self.limits.totals[kind]:,} {NAMES[kind]}; with these layers and "
                     f"families at least {least:,} are needed, {self.limits.fixed[kind]:,} of them outside these layers"
                     + self._hint()
                 )
+
+    def _smallest(self, number: int) -> dict[str, Network | None]:
+        """Return the networks that cost least, for the limit with this number."""
+        costs = {name: {net: self.limits.cost(name, net)[number] for net in self.allowed(name)} for name in self.found}
+        return {name: min(cost, key=lambda net: cost[net]) for name, cost in costs.items()}
 
     def _hint(self) -> str:
         """Say what else the smallest model depends on."""
@@ -215,9 +219,9 @@ class _Search:
                 break
         return self._with_better_bonds(picked)
 
-    def weight_of(self, name: str) -> float:
-        """Return what the squared error of a layer counts."""
-        return self.settings[name].importance * self.importance.get(name, 1.0)
+    def sensitivity(self, name: str) -> Sensitivity:
+        """Return what the error of a layer counts."""
+        return Sensitivity(self.settings[name].importance, self.changes.get(name, ()))
 
     def why_dense(self, name: str) -> str:
         """Say why a layer stays dense."""
@@ -235,9 +239,10 @@ class _Search:
     def _allocated(self) -> dict[str, Candidate]:
         """Return the best candidate of each layer, so that all limits are kept exactly."""
         allowed = {name: list(self.allowed(name).values()) for name in self.found}
-        values = [self.weight_of(name) * np.array([one.error**2 for one in found]) for name, found in allowed.items()]
+        counts = {name: self.sensitivity(name) for name in allowed}
+        values = [np.array([counts[name](one.error) for one in found]) for name, found in allowed.items()]
         costs = [np.array([self.limits.cost(name, one.network) for one in found]) for name, found in allowed.items()]
-        self.limits.slack = dict.fromkeys(self.limits.limits, 0)
+        self.limits.calibrate(self._smallest(0))
         while True:
             try:
                 numbers = allocate(values, costs, self.limits.left) if allowed else []
@@ -245,7 +250,7 @@ class _Search:
                 kinds = " and ".join(f"{limit:,} {NAMES[kind]}" for kind, limit in self.limits.limits.items())
                 raise PlanError(f"no choice of networks keeps {kinds}; allow a little more" + self._hint()) from error
             picked = {name: found[number] for (name, found), number in zip(allowed.items(), numbers)}
-            if self.limits.tighten(self.limits.after({name: one.network for name, one in picked.items()})):
+            if self.limits.tighten({name: one.network for name, one in picked.items()}):
                 return picked
 
     def _with_better_bonds(self, picked: dict[str, Candidate]) -> dict[str, Candidate]:
@@ -255,10 +260,12 @@ class _Search:
             for name, (net, _) in picked.items()
             if net is not None and net.topology is not None and net.is_linear and net.topology.bonds(net.spec)
         }
-        found = self._run("bonds", _with_best_bonds, wanted)
-        better = {name: min([picked[name], *found.get(name, [])], key=lambda one: one.error) for name in picked}
-        if self.limits.tighten(self.limits.after({name: one.network for name, one in better.items()})):
-            return better
+        better = self._run("bonds", _with_best_bonds, wanted)
+        for name, found in better.items():
+            best = min([picked[name], *found], key=lambda one: one.error)
+            changed = picked | {name: best}
+            if best != picked[name] and self.limits.allow({name: one.network for name, one in changed.items()}):
+                picked = changed
         return picked
 
     def _run(

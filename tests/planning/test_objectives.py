@@ -32,8 +32,9 @@ def test_a_limit_in_bytes_is_kept_by_the_file(tmp_path, share):
     view = models.StoredView(dtn.files.load_checkpoint(dense))
     models.compress(view, found)
     models.save_model(view, tmp_path / "small.safetensors")
-    whole, small = dense.stat().st_size, (tmp_path / "small.safetensors").stat().st_size
-    limit = int(whole * float(share[:-1]) / 100)
+    whole = models.size_of(models.StoredView(dtn.files.load_checkpoint(dense)), {})
+    assert abs(whole - dense.stat().st_size) < 100  # another header
+    small, limit = (tmp_path / "small.safetensors").stat().st_size, int(whole * float(share[:-1]) / 100)
     assert 0.9 * limit < small <= limit
     again = plan(dense, {"bytes": limit})
     assert again.layers == found.layers
@@ -123,6 +124,43 @@ def test_weights_count_by_what_they_change():
     assert given.layers["on"].error > 0.3 > given.layers["off"].error
 
 
+class Saturated(nn.Module):
+    """A small error of `sign` changes the outputs more than in proportion; one of `plain` changes them in proportion."""
+
+    def __init__(self):
+        super().__init__()
+        self.sign, self.plain = nn.Linear(32, 32, bias=False), nn.Linear(32, 32, bias=False)
+
+    def forward(self, x):
+        return torch.cat([torch.tanh(3000 * self.sign(x)), self.plain(x)], -1)
+
+
+def test_outputs_are_measured_for_small_and_large_errors():
+    torch.manual_seed(0)
+    model, x = Saturated(), torch.randn(200, 32)
+    for layer in (model.sign, model.plain):
+        left, right = nn.init.orthogonal_(torch.empty(2, 32, 32))
+        layer.weight.data = (left * 0.8 ** torch.arange(32)) @ right
+    found = plan(model, {"params": "60%"}, objective="outputs", inputs=x)
+    sign, plain = (found.sensitivities[name] for name in ("sign", "plain"))
+    assert len(plain.measured) >= 3
+    with torch.no_grad():
+        expected = float(model.plain(x).norm() / model(x).norm())
+    for error, change in plain.measured:  # the inputs are white, so the change is about proportional
+        assert change / error == pytest.approx(expected, rel=0.15)
+    slopes = [change / error for error, change in sign.measured]
+    assert max(slopes) > 2 * min(slopes)
+    (low, first), (high, last) = sign.measured[0], sign.measured[-1]
+    assert sign(low) == pytest.approx(first**2)
+    assert sign(high) == pytest.approx(last**2)
+    assert first**2 < sign((low + high) / 2) < last**2
+    assert sign(low / 2) == pytest.approx((first / 2) ** 2)
+    assert sign(0.0) == 0.0
+    point = found.pareto([0.6]).points[0]
+    expected = sum(count(found.layers[name].error) for name, count in found.sensitivities.items()) / 2
+    assert point.error**2 == pytest.approx(expected, rel=0.3)  # of the candidates that the search tried at last
+
+
 def test_outputs_of_every_framework():
     """The views run their models with other weights, without a change of the models."""
     draw = np.random.default_rng(0)
@@ -151,3 +189,18 @@ def test_objectives_that_cannot_be():
         plan(source, {"params": "40%"}, objective="outputs", inputs=3)
     with pytest.raises(dtn.PlanError, match="zero, or not finite"):
         plan(Net(), {"params": "40%"}, objective="outputs", inputs=torch.full((2, 32), torch.nan))
+
+
+def test_the_smallest_file_can_be_asked_for(tmp_path):
+    dense = tmp_path / "dense.safetensors"
+    dtn.files.save_checkpoint(StoredModel({}, tensors()), dense)
+    with pytest.raises(dtn.PlanError, match="at least") as refused:
+        plan(dense, {"bytes": 1000})
+    least = int(str(refused.value).partition("at least ")[2].split()[0].replace(",", ""))
+    with pytest.raises(dtn.PlanError, match="at least"):
+        plan(dense, {"bytes": least - 1})
+    for spare in (0, 100):
+        view = models.StoredView(dtn.files.load_checkpoint(dense))
+        models.compress(view, plan(dense, {"bytes": least + spare}))
+        models.save_model(view, tmp_path / "small.safetensors")
+        assert (tmp_path / "small.safetensors").stat().st_size <= least + spare

@@ -20,7 +20,7 @@ from torch import nn
 
 import deeptn as dtn
 from deeptn.files import StoredModel
-from deeptn.planning import Candidate, Plan, pareto, plan
+from deeptn.planning import Candidate, Plan, Sensitivity, pareto, plan
 
 from .test_plans import tensors
 
@@ -33,9 +33,9 @@ def candidates(*pairs):
 
 def test_points_are_the_best_choices():
     curves = {"a": candidates((1, 0.9), (3, 0.5), (8, 0.1)), "b": candidates((1, 0.3), (4, 0.2))}
-    total, importance = 3200 + 100, {"a": 4.0}
+    total, sensitivities = 3200 + 100, {"a": Sensitivity(4.0)}
     shares = (0.01, 0.1, 0.2, 0.5, 1.0)
-    found = pareto(curves, importance, total, shares)
+    found = pareto(curves, sensitivities, total, shares)
     assert len(found.points) == 4
     for point, share in zip(found.points, shares[1:]):
         best = math.inf
