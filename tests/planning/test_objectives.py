@@ -125,7 +125,7 @@ def test_weights_count_by_what_they_change():
 
 
 class Saturated(nn.Module):
-    """A small error of `sign` changes the outputs more than in proportion; one of `plain` changes them in proportion."""
+    """A small error of `sign` changes the outputs more than in proportion; one of `plain` in proportion."""
 
     def __init__(self):
         super().__init__()
