@@ -28,12 +28,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", type=Path, help=text)
 
 
-def add_choices(parser: argparse.ArgumentParser, families: Iterable[str], verb: str, ignored: str) -> None:
+def add_choices(parser: argparse.ArgumentParser, usual: str, verb: str, ignored: str) -> None:
     """Add the choice of layers and families, and how to carry out the work."""
     parser.add_argument("--ignore", action="append", default=[], metavar="PATTERN", help=ignored)
     parser.add_argument("--targets", action="append", metavar="PATTERN", help=f"layers to {verb} (default: all)")
-    names = ",".join(families)
-    parser.add_argument("--topologies", default=names, help=f"families to try, separated by commas (default {names})")
+    text = f"families to try, separated by commas (default: {usual})"
+    parser.add_argument("--topologies", help=text)
     add_seed(parser)
 
 

@@ -37,7 +37,7 @@ def _planned(options: argparse.Namespace, view: StoredView, workers: Workers) ->
         limits_of(options.budget),
         targets=options.targets or ["*"],
         ignore=options.ignore,
-        topologies=options.topologies.split(","),
+        topologies=FAMILIES if options.topologies is None else options.topologies.split(","),
         overrides=overrides_of(options.override),
         seed=options.seed,
         workers=workers,
@@ -48,7 +48,7 @@ def _configure_plan(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_budget(parser, required=True)
     parser.add_argument("-o", "--out", type=Path, help="YAML file to write")
-    add_choices(parser, FAMILIES, "compress", "layers that stay dense")
+    add_choices(parser, ",".join(FAMILIES), "compress", "layers that stay dense")
     add_overrides(parser)
     text = "also list the errors for other budgets, and plot them to FILE (.svg, .png, .pdf) if it is given"
     parser.add_argument("--pareto", nargs="?", const="", metavar="FILE", help=text)
@@ -88,7 +88,7 @@ def _configure_compress(parser: argparse.ArgumentParser) -> None:
     either.add_argument("--plan", type=Path, help="YAML file of deeptn plan")
     add_budget(either)
     parser.add_argument("-o", "--out", type=Path, required=True, help="safetensors file to write")
-    add_choices(parser, FAMILIES, "compress", "layers that stay dense")
+    add_choices(parser, ",".join(FAMILIES), "compress", "layers that stay dense")
     add_overrides(parser)
     add_work(parser)
     add_quiet(parser)
@@ -114,7 +114,7 @@ def _compress(options: argparse.Namespace) -> int:
 
 
 def _loaded(options: argparse.Namespace) -> Plan:
-    if options.targets or options.override or options.topologies != ",".join(FAMILIES):
+    if options.targets or options.override or options.topologies:
         raise PlanError(
             "--plan says what layers become; edit the file, or leave out --targets, --override, --topologies"
         )

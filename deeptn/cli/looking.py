@@ -10,14 +10,16 @@ from ..errors import PlanError, near_match
 from ..files import load_checkpoint
 from ..fitting import Fit
 from ..models import StoredView, Weight, fit_arrays, naming
-from ..planning import QUICK, inspect_model, limit_of
+from ..planning import inspect_model, limit_of
+from ..planning.inspection import DEEP, QUICK
 from .arguments import add_choices, add_jobs, add_json, add_model, add_seed, budget_of, print_json
 from .commands import Command
 
 
 def _configure_inspect(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    add_choices(parser, QUICK, "inspect", "layers to leave out")
+    usual = f"{','.join(QUICK)}, and {DEEP} where PyTorch or JAX is installed"
+    add_choices(parser, usual, "inspect", "layers to leave out")
     add_jobs(parser)
     parser.add_argument("--batch", type=int, default=1, help="rows of input in a call, for the times (default 1)")
     add_json(parser)
@@ -28,7 +30,7 @@ def _inspect(options: argparse.Namespace) -> int:
         options.model,
         targets=options.targets or ["*"],
         ignore=options.ignore,
-        topologies=options.topologies.split(","),
+        topologies=options.topologies and options.topologies.split(","),
         batch=options.batch,
         workers=options.jobs,
         seed=options.seed,

@@ -8,7 +8,7 @@ from .kinds import Kind, kind_of
 from .modes import Mode, check_mode, is_faster
 from .report import LayerReport, Report, layer_report
 from .rules import Rules, Target, as_network, matches, resolve, select
-from .stored import StoredView, fit_arrays
+from .stored import StoredView, can_fit, fit_arrays
 from .training import Trainer, carry_out, check_loss, check_teacher
 from .view import Entry, Generated, ModelView, Weight, at_rest, count, naming, refuse, tied, widened
 from .views import view_of
@@ -31,6 +31,7 @@ __all__ = [
     "Workers",
     "as_network",
     "at_rest",
+    "can_fit",
     "carry_out",
     "check_loss",
     "check_mode",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
@@ -199,6 +200,19 @@ def _layer_tie(layer: StoredLayer) -> Hashable:
 def _stay(loss_of: Callable[[Params], Array], start: Params, like: Array, how: Fit) -> tuple[Params, list[float]]:
     """Take no steps."""
     return start, [float(loss_of(start))]
+
+
+def can_fit() -> bool:
+    """Return whether an installed front-end can fit networks by gradient.
+
+    Examples
+    --------
+    >>> can_fit()
+    True
+    """
+    with contextlib.suppress(MissingBackendError):
+        return bool(_gradient_fit())
+    return False
 
 
 def _gradient_fit() -> tuple[str, Callable[..., FitResult]]:

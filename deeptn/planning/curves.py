@@ -164,5 +164,6 @@ def _error(net: Network, dense: np.ndarray, seed: int) -> float:
         except SpecError:
             if can_alternate(net):
                 return decompose(dense, net.topology, net.layout, sweeps=SWEEPS).error
-    found = fit_arrays(net, dense.astype("float32"), None, Fit(method="lbfgs", steps=STEPS, seed=seed))
+    single = dense.astype("complex64" if np.iscomplexobj(dense) else "float32")
+    found = fit_arrays(net, single, None, Fit(method="lbfgs", steps=STEPS, seed=seed))
     return relative_error(net.materialize(found.params), dense)

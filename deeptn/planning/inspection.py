@@ -16,7 +16,7 @@ from ..engine import Cost, seconds
 from ..engine.machine import machine
 from ..errors import PlanError, SpecError
 from ..files import release
-from ..models import Call, Weight, Workers, count, naming, select, view_of, widened
+from ..models import Call, Weight, Workers, can_fit, count, naming, select, view_of, widened
 from ..network import Network
 from ..topologies import LowRank, Topology, describe
 from ..topologies import topology as as_topology
@@ -26,6 +26,9 @@ from .sizes import NONE_SMALLER, Sizes, params_of, smallest, smallest_ranks
 
 #: Families that are tried unless others are named: those with a closed form that takes seconds.
 QUICK = ("LowRank", "TensorTrain", "TTMatrix")
+
+#: A deep family that is tried too, where an installed library can fit it by gradient.
+DEEP = "BrickWall"
 
 #: Accuracies in decibels.
 LEVELS = (10.0, 20.0, 40.0)
@@ -42,7 +45,7 @@ def inspect_model(
     *,
     targets: Iterable[str] = ("*",),
     ignore: Iterable[str] = (),
-    topologies: Iterable[Topology | str] = QUICK,
+    topologies: Iterable[Topology | str] | None = None,
     levels: Iterable[float] = LEVELS,
     batch: int = 1,
     workers: Workers | int | None = None,
@@ -61,8 +64,9 @@ def inspect_model(
         As for `plan`. It is not changed.
     targets, ignore : iterable of str
         Patterns of layers to inspect, and of layers to leave out (see `deeptn.models.matches`).
-    topologies : iterable of Topology or str
-        Families to try; their sizes are ignored.
+    topologies : iterable of Topology or str, optional
+        Families to try; their sizes are ignored. By default `QUICK`, and `DEEP` where PyTorch, or JAX with optax, is
+        installed.
     levels : iterable of float
         Accuracies in decibels, ``-20 log10(‖W - W'‖ / ‖W‖)``: 20 dB is an error of 10 %.
     batch : int
@@ -115,7 +119,9 @@ def inspect_model(
     return Inspection(tuple(layers), tuple(type(family).__name__ for family in families), wanted, batch, count(view))
 
 
-def _families(topologies: Iterable[Topology | str]) -> list[Topology]:
+def _families(topologies: Iterable[Topology | str] | None) -> list[Topology]:
+    if topologies is None:
+        topologies = (*QUICK, DEEP) if can_fit() else QUICK
     if isinstance(topologies, (str, Topology)):
         raise SpecError(f"topologies = {topologies!r:.60}; expected a list, for example ['LowRank', 'TTMatrix']")
     families = [as_topology(family) for family in topologies]
@@ -215,7 +221,8 @@ def _advice(layer: Inspected, level: float, limited: bool) -> str:
     start, leave = "Flat spectrum: " if flat else "", "leave it dense or train a narrower layer."
     net = layer.network
     if net is None and limited:
-        return f"{start}{_begun('none of the sizes tried reaches', flat)} {level:g} dB; a longer fit may."
+        start += _begun("no network tried reaches", flat)
+        return f"{start} {level:g} dB (a larger deep one would need a longer fit); {leave}"
     if net is None:
         return f"{start}{_begun('no smaller network reaches', flat)} {level:g} dB; {leave}"
     share = net.num_params / layer.params

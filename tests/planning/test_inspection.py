@@ -12,7 +12,7 @@ import pytest
 import deeptn as dtn
 from deeptn.files import StoredLayer, StoredModel, save_checkpoint
 from deeptn.models import Weight
-from deeptn.planning import curve, inspect_model, sizes
+from deeptn.planning import curve, inspect_model, inspection, sizes
 from deeptn.planning.sizes import smallest
 
 LEVELS = (10.0, 20.0, 40.0)
@@ -56,7 +56,7 @@ def needed(layer, family):
 def test_every_weight_is_listed(found):
     assert [layer.name for layer in found.layers] == ["fc", "conv", "flat", "kron", "bad", "tiny", "zero"]
     assert [layer.kind for layer in found.layers][:4] == ["linear", "conv2d", "linear", "weight"]
-    assert found.families == ("LowRank", "TensorTrain", "TTMatrix")
+    assert found.families == ("LowRank", "TensorTrain", "TTMatrix", "BrickWall")
     assert found.params == sum(array.size for array in tensors().values())
 
 
@@ -167,7 +167,7 @@ def test_text_and_data(found):
     fc = data["layers"][0]
     assert len(fc["spectrum"]) == 24
     assert fc["smallest"]["ratio"] == pytest.approx(24 * 60 / fc["smallest"]["params"])
-    assert len(fc["needed"]) == 9
+    assert len(fc["needed"]) == 12
 
 
 def test_levels_in_any_order_and_twice():
@@ -183,6 +183,8 @@ def test_complex_and_half_precision():
     model = StoredModel({}, {"c": wave.astype("complex64"), "h": decaying(16, 16, 3.0).astype("float16")})
     for layer in inspect_model(model).layers:
         assert needed(layer, "LowRank")[10.0].params == (64 if layer.name == "c" else 32)
+    (one,) = curve(wave.astype("complex64"), dtn.BrickWall(activation=None), None, (250,))
+    assert one.error < 0.9 * np.linalg.norm(wave.imag) / np.linalg.norm(wave)  # what a real network could reach
 
 
 def test_processes_and_paths_change_nothing(found, tmp_path):
@@ -244,13 +246,23 @@ def test_families_without_a_closed_form_are_fitted():
     assert fits[0].error == pytest.approx(one.error, rel=1e-3)
 
 
+def test_a_deep_family_is_tried_where_a_library_can_fit_it(monkeypatch):
+    model = StoredModel({}, {"fc.weight": tensors()["fc.weight"]})
+    assert inspect_model(model).families == ("LowRank", "TensorTrain", "TTMatrix", "BrickWall")
+    monkeypatch.setattr(inspection, "can_fit", lambda: False)
+    assert inspect_model(model).families == ("LowRank", "TensorTrain", "TTMatrix")
+
+
 def test_fits_that_take_long_are_left_out(monkeypatch):
     monkeypatch.setattr(sizes, "PATIENCE", 1e-9)
     model = StoredModel({}, {"fc.weight": tensors()["fc.weight"]})
     found = inspect_model(model, topologies=["BrickWall"])
     assert {one.note for one in found.layers[0].needed} == {"too large for a short fit"}
     assert "? / ? / ?" in str(found)
-    assert found.layers[0].advice == "None of the sizes tried reaches 20 dB; a longer fit may."
+    assert found.layers[0].advice == (
+        "No network tried reaches 20 dB (a larger deep one would need a longer fit); "
+        "leave it dense or train a narrower layer."
+    )
 
 
 @pytest.mark.parametrize(
