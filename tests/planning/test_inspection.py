@@ -183,8 +183,8 @@ def test_complex_and_half_precision():
     model = StoredModel({}, {"c": wave.astype("complex64"), "h": decaying(16, 16, 3.0).astype("float16")})
     for layer in inspect_model(model).layers:
         assert needed(layer, "LowRank")[10.0].params == (64 if layer.name == "c" else 32)
-    (one,) = curve(wave.astype("complex64"), dtn.BrickWall(activation=None), None, (250,))
-    assert one.error < 0.9 * np.linalg.norm(wave.imag) / np.linalg.norm(wave)  # what a real network could reach
+    (one,) = curve(1j * decaying(16, 16, 3.0), dtn.BrickWall(activation=None), None, (250,))
+    assert one.error < 0.6  # a real network has an error of at least 1
 
 
 def test_processes_and_paths_change_nothing(found, tmp_path):
