@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -230,3 +234,16 @@ def test_any_shape_and_size(family, shape, size, how):
     net = dtn.network(cls(**{cls.size_field: size}), shape, layout)
     params = net.init(seed=0, dtype="float64")
     assert close(net.materialize(params), oracle.einsum(net, params), 1e-12)
+
+
+def test_a_network_from_another_process_is_found_in_a_dictionary():
+    code = (
+        "import deeptn as dtn, pickle, sys; net = dtn.network(dtn.TTMatrix(rank=3), (16, 12)); hash(net); "
+        "sys.stdout.buffer.write(pickle.dumps(net))"
+    )
+    net = dtn.network(dtn.TTMatrix(rank=3), (16, 12))
+    for seed in "12":  # Python's hashes of strings depend on it
+        found = subprocess.run(
+            [sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, capture_output=True, check=True
+        )
+        assert {net: True}[pickle.loads(found.stdout)]

@@ -62,6 +62,9 @@ class NetworkSpec:
     def __hash__(self):
         return self._hash
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # hashes of strings differ between processes
+
     @cached_property
     def _hash(self) -> int:
         return hash((self.legs, self.stages, self.sizes))
