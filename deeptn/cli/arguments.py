@@ -14,6 +14,7 @@ from typing import Any
 from ..base import is_list, is_object
 from ..errors import PlanError
 from ..models import Workers
+from ..planning.plans import name_of
 
 
 def budget_of(text: str) -> int | str:
@@ -42,13 +43,13 @@ def add_seed(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of fits by gradient (default 0)")
 
 
-def add_budget(parser: Any, required: bool = False) -> None:
+def add_budget(parser: Any) -> None:
     """Add the limits of a plan."""
     text = (
         "limit of the compressed model, repeated for several: 50000 or 5%% (parameters), bytes=250000 (of the file), "
         "flops=50%% (operations of one row in all weights)"
     )
-    parser.add_argument("--budget", action="append", required=required, metavar="LIMIT", help=text)
+    parser.add_argument("--budget", action="append", metavar="LIMIT", help=text)
 
 
 def limits_of(texts: Iterable[str]) -> dict[str, int | str]:
@@ -92,7 +93,7 @@ def overrides_of(texts: Iterable[str]) -> dict[str, Any]:
             raise PlanError(f"--override {text!r:.60} is not YAML: {error}") from error
         if not is_object(data):
             raise PlanError(f"--override {text!r:.60}; write for example 'fc*: {{max_error: 0.1}}'")
-        found |= data
+        found |= {name_of(name): given for name, given in data.items()}
     return found
 
 
@@ -118,7 +119,7 @@ def workers_of(options: argparse.Namespace) -> Iterator[Workers]:
     try:
         yield workers
     except BaseException:
-        if folder is not None and folder.is_dir():
+        if folder is not None and folder.is_dir() and any(folder.iterdir()):
             print(f"deeptn: finished work is in {folder}; the next run with this output uses it", file=sys.stderr)
         raise
     if own is not None:

@@ -11,7 +11,8 @@ from ..base import kilobytes, text_table, write_atomically
 from ..errors import FormatError, PlanError, SpecError
 from ..files import load_checkpoint, save_checkpoint
 from ..models import Report, StoredView, Workers, compress, save_model
-from ..planning import FAMILIES, Plan, plan
+from ..planning import FAMILIES, Plan, limit_of, plan
+from ..planning.search import NAMES
 from .arguments import (
     add_budget,
     add_choices,
@@ -46,7 +47,8 @@ def _planned(options: argparse.Namespace, view: StoredView, workers: Workers) ->
 
 def _configure_plan(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    add_budget(parser, required=True)
+    add_budget(parser)
+    parser.set_defaults(fail=parser.error)  # after a misspelled option has been named
     parser.add_argument("-o", "--out", type=Path, help="YAML file to write")
     add_choices(parser, ",".join(FAMILIES), "compress", "layers that stay dense")
     add_overrides(parser)
@@ -57,6 +59,8 @@ def _configure_plan(parser: argparse.ArgumentParser) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    if options.budget is None:
+        options.fail("the argument --budget is required")
     picture = Path(options.pareto) if options.pareto else None
     if picture is not None and picture.suffix.lstrip(".").lower() not in FORMATS:
         raise SpecError(f"--pareto {str(picture)!r}; write a file name that ends in .{', .'.join(FORMATS)}")
@@ -79,12 +83,15 @@ def _plan(options: argparse.Namespace) -> int:
             print(table)
         for path in written:
             print(f"wrote {path}")
+        if options.out is None:
+            print("the plan is not saved; -o plan.yaml writes it")
     return 0
 
 
 def _configure_compress(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    either = parser.add_mutually_exclusive_group(required=True)
+    either = parser.add_mutually_exclusive_group()
+    parser.set_defaults(fail=parser.error)
     either.add_argument("--plan", type=Path, help="YAML file of deeptn plan")
     add_budget(either)
     parser.add_argument("-o", "--out", type=Path, required=True, help="safetensors file to write")
@@ -95,6 +102,8 @@ def _configure_compress(parser: argparse.ArgumentParser) -> None:
 
 
 def _compress(options: argparse.Namespace) -> int:
+    if options.budget is None and options.plan is None:
+        options.fail("one of the arguments --plan --budget is required")
     _check_out(options)
     view = StoredView(load_checkpoint(options.model))
     with workers_of(options) as workers:
@@ -109,6 +118,7 @@ def _compress(options: argparse.Namespace) -> int:
     elif not options.quiet:
         print(_table(report))
         print(f"wrote {options.out}, {kilobytes(size)}")
+    _warn_of_limits(found, report, size)
     _warn_of_errors(report)
     return 0
 
@@ -139,14 +149,22 @@ def _table(report: Report) -> str:
     return f"{text_table([head, *rows])}\n{report.total}"
 
 
+def _warn_of_limits(found: Plan, report: Report, size: int) -> None:
+    """Say if an edited plan does not keep its limits."""
+    totals = {"params": (report.model_before, report.model_after), "bytes": (report.bytes_before, size)}
+    for kind, (before, after) in totals.items():
+        if kind in found.budget and after > (limit := limit_of(kind, found.budget[kind], before)):
+            print(f"the plan is for {limit:,} {NAMES[kind]}; the model has {after:,}", file=sys.stderr)
+
+
 def _warn_of_errors(report: Report) -> None:
     large = [layer for layer in report.layers if layer.error > LARGE]
     if large:
         worst = max(large, key=lambda layer: layer.error)
         print(
             f"{len(large)} of {len(report.layers)} weights have an error above {LARGE:.0%} (the largest, "
-            f"{worst.error:.0%}, in {worst.name!r}). Without training, a network with such errors does not work as "
-            "before: load the file into your model (load_model) and train it, or choose a larger budget.",
+            f"{worst.error:.0%}, in {worst.name!r}). Few networks work as before with such errors: test it. If it is "
+            "worse, load the file into your model (load_model) and train it, or choose a larger budget.",
             file=sys.stderr,
         )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from .. import __version__
 from ..base import showing
@@ -61,7 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     shown = () if getattr(options, "quiet", False) else ("bar", "lines")
     try:
-        with showing(*shown):
+        with showing(*shown), warnings.catch_warnings():
+            warnings.showwarning = _show_warning
             return commands[options.command].run(options)
     except (DeepTNError, OSError) as error:
         return _failed(error)
@@ -93,6 +96,10 @@ def parser_of_all() -> tuple[argparse.ArgumentParser, dict[str, Command], dict[s
         subparser = subparsers.add_parser(entry.name, help=commands[entry.name].help)
         commands[entry.name].configure(subparser)
     return parser, commands, missing
+
+
+def _show_warning(message: Warning | str, *_: Any) -> None:
+    print(f"deeptn: {message}", file=sys.stderr)
 
 
 def _failed(why: object) -> int:

@@ -39,7 +39,10 @@ def _facts(name: str, layer: StoredLayer) -> dict[str, Any]:
 
 def _content(path: Path) -> tuple[str, StoredModel]:
     """Return the format of a file, and its layers and other tensors, biases among them."""
-    form = form_of(path)
+    try:
+        form = form_of(path)
+    except FormatError as error:
+        raise FormatError(f"{error}; for other checkpoints, use deeptn inspect") from error
     if form == NETWORK:
         net, params = load(path)
         return form, StoredModel({"": StoredLayer("weight", net, params, None)}, {})

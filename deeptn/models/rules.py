@@ -133,7 +133,8 @@ def resolve(
     names = list(shapes)
     ignored = {name for found in select(ignore, [*names, *generated], "ignore").values() for name in found}
     chosen: dict[str, Target] = {}
-    for pattern, found in select(rules, names, "targets", generated).items():
+    where = "targets" if rules is targets else "the plan"
+    for pattern, found in select(rules, names, where, generated).items():
         for name in found:
             if name not in ignored and (name not in chosen or pattern == name):
                 chosen[name] = rules[pattern]

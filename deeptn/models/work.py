@@ -118,10 +118,7 @@ class Workers:
     @property
     def store(self) -> Store:
         """What is in the folder."""
-        if self.folder is None:
-            return Store(None)
-        Path(self.folder).mkdir(parents=True, exist_ok=True)
-        return Store(Path(self.folder))
+        return Store(None if self.folder is None else Path(self.folder))
 
 
 class _Copies:

@@ -161,6 +161,7 @@ def limit_of(kind: str, value: Any, total: int) -> int:
             raise PlanError(f"budget: {kind!r} is {value!r}, which is less than 1 of {total:,}")
     if found < 1:
         raise PlanError(
-            f"budget: {kind!r} is {value!r:.40}; expected a positive whole number or a percentage such as '5%'"
+            f"budget: {kind!r} is {value!r:.40}; expected a positive whole number or a percentage such as '5%', "
+            "up to '100%'"
         )
     return found

@@ -16,8 +16,8 @@ from ..models import ModelView, Weight, fit_arrays, naming
 from ..network import Network
 from .curves import STEPS, Candidate
 
-#: Errors of the weights with which the outputs are measured, about.
-PROBES = 0.05, 0.2, 0.5, 0.8
+#: Errors of the weights with which the outputs are measured, about; 1.0 stands for the smallest networks.
+PROBES = 0.05, 0.2, 0.4, 0.6, 0.8, 1.0
 
 #: Errors of a weight, from small to large, with the changes of the outputs.
 Points = tuple[tuple[float, float], ...]

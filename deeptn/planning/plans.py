@@ -169,16 +169,18 @@ class Plan:
         if not is_object(budget) or not is_object(layers) or type(before) is not int or type(after) is not int:
             raise FormatError("a plan needs 'budget' and 'layers', which are tables, and two numbers of parameters")
         names = data.get("names", {})
-        if not is_object(names) or not all(isinstance(name, str) for pair in names.items() for name in pair):
-            raise FormatError(f"'names' of the plan must map names to names, in quotes if numbers; got {names!r:.60}")
-        made = {name: _layer_from_dict(name, layer) for name, layer in layers.items()}
-        return cls(made, budget, before, after, names)
+        if not is_object(names):
+            raise FormatError(f"'names' of the plan must map names to names; got {names!r:.60}")
+        made = {name_of(name): _layer_from_dict(name_of(name), layer) for name, layer in layers.items()}
+        return cls(made, budget, before, after, {name_of(old): name_of(new) for old, new in names.items()})
 
     @classmethod
     def load(cls, path: PathLike) -> Plan:
         """Read a YAML file; see `from_yaml`."""
         try:
             return cls.from_yaml(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise FileNotFoundError(f"no file {str(path)!r}") from None
         except UnicodeDecodeError as error:
             raise FormatError(f"{str(path)!r} is not a text file: {error}") from error
         except FormatError as error:
@@ -194,6 +196,19 @@ class Plan:
             rows.append((name, shape, becomes, f"{layer.params:,}", f"{before:,}", f"{layer.error:.3f}"))
         share = self.params_after / max(1, self.params_before)
         return f"{text_table(rows)}\nall parameters: {self.params_before:,} -> {self.params_after:,} ({share:.1%})"
+
+
+def name_of(key: Any) -> str:
+    """Return the name of a layer that was written in YAML, where 1 and "1" mean the same layer.
+
+    Examples
+    --------
+    >>> name_of(1), name_of("fc1")
+    ('1', 'fc1')
+    """
+    if isinstance(key, str) or type(key) is int:
+        return str(key)
+    raise FormatError(f"a layer is called {key!r:.40}; write its name in quotes")
 
 
 def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:

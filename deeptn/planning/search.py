@@ -201,7 +201,10 @@ class _Search:
     def _hint(self) -> str:
         """Say what else the smallest model depends on."""
         strict = [name for name in self.found if len(self.allowed(name)) < len(self.found[name])]
-        return f"; max_error excludes smaller networks of {', '.join(map(repr, strict[:3]))}" if strict else ""
+        if strict:
+            return f"; max_error excludes smaller networks of {', '.join(map(repr, strict[:3]))}"
+        generated = [weight.name for weight in self.limits.view.weights() if weight.network is not None]
+        return f"; compressed already: {', '.join(map(repr, generated[:3]))}" if generated else ""
 
     def refined(self) -> dict[str, Candidate]:
         """Return the best choice, after trying sizes close to it, with the bonds that suit the weights."""

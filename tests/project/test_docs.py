@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
 
 import deeptn as dtn
+from deeptn.cli import main
 
 from ..tiers import choose
 
 ROOT = Path(__file__).parents[2]
 PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+BLOCK = re.compile(r"```(python|bash)\n(.*?)```", re.DOTALL)
+TUTORIAL = ROOT / "docs" / "compress.md"
+PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {TUTORIAL})]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "howto").glob("*.py")), ids=lambda p: p.name)
@@ -33,6 +37,30 @@ def test_code_of_a_page(path, tmp_path, monkeypatch):
     namespace: dict[str, object] = {}
     for block in PYTHON.findall(path.read_text()):
         exec(compile(block, str(path), "exec"), namespace)
+
+
+@pytest.mark.slow
+def test_the_tutorial_on_checkpoints(tmp_path, monkeypatch, capsys):
+    """Run the commands and the code of the page in its order; it says what comes out."""
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    for language, block in BLOCK.findall(text := TUTORIAL.read_text()):
+        if language == "python":
+            exec(compile(block, str(TUTORIAL), "exec"), namespace)
+        else:
+            for line in block.splitlines():
+                assert main([*shlex.split(line)[1:], *(["--jobs", "1"] if "dense.pt --budget" in line else [])]) == 0
+    said = re.findall(r"(before|small|back|healed) (0\.\d+)", capsys.readouterr().out)
+    found = {name: float(number) for name, number in said}
+    before, small, healed = (
+        float(x) for x in re.findall(r"falls from (.*) to (.*)\. A .*\n.* it back, (0\.\d+)", text)[0]
+    )
+    assert found == pytest.approx({"before": before, "small": small, "back": small, "healed": healed}, abs=0.02)
+    plan = dtn.Plan.load("plan.yaml").to_yaml()
+    edited = re.findall(r"```yaml\nlayers:\n(.*?)```", text, re.DOTALL)[0]
+    assert [line.split(":")[0] for line in edited.splitlines()] == [
+        line.split(":")[0] for line in plan.partition("layers:\n")[2].partition("  fc2:")[0].splitlines()
+    ]
 
 
 @choose("framework", ["torch", "equinox", "nnx"], ["torch", "nnx"])
