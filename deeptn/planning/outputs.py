@@ -11,8 +11,9 @@ import numpy as np
 from ..arrays import cast, norm_of, relative_error, to_numpy
 from ..base import Array, track
 from ..errors import PlanError
+from ..files import network_to_dict
 from ..fitting import Fit, find_params
-from ..models import ModelView, Weight, fit_arrays, naming
+from ..models import ModelView, Store, Weight, fit_arrays, key_of, naming
 from ..network import Network
 from .curves import STEPS, Candidate
 
@@ -42,6 +43,7 @@ def changes(
     candidates: Mapping[str, Sequence[Candidate]],
     inputs: Any,
     seed: int,
+    store: Store,
 ) -> dict[str, Points]:
     """Return by how much some candidates of every weight change the outputs: ``(‖W - W'‖ / ‖W‖, ‖y - y'‖ / ‖y‖)``.
 
@@ -56,6 +58,8 @@ def changes(
     candidates : mapping of str to sequence of Candidate
     inputs : object
     seed : int
+    store : Store
+        Keeps what has been measured.
 
     Raises
     ------
@@ -69,7 +73,7 @@ def changes(
     >>> view = TorchModel(torch.nn.Sequential(torch.nn.Linear(8, 8, bias=False)))
     >>> net = dtn.network(dtn.LowRank(rank=3), (8, 8))
     >>> x, weights = torch.eye(8), {"0": view.weights()[0]}
-    >>> found = changes(view, outputs_before(view, x), weights, {"0": [Candidate(net, 0.2)]}, x, 0)
+    >>> found = changes(view, outputs_before(view, x), weights, {"0": [Candidate(net, 0.2)]}, x, 0, Store(None))
     >>> [round(change / error, 3) for error, change in found["0"]]
     [1.0]
     """
@@ -80,8 +84,12 @@ def changes(
         array = weight.read()
         if not norm_of(to_numpy(array)):
             continue  # a network gives zero without an error
-        points: dict[float, float] = {}
-        for net in _probes(candidates[name]):
+        probes, points = _probes(candidates[name]), {}
+        key = key_of("outputs", before, array, list(map(network_to_dict, probes)), seed)
+        if (known := _points(store.find(key))) is not None:
+            found[name] = known
+            continue
+        for net in probes:
             with naming(name):
                 changed = cast(_generated(net, array, seed), weight.dtype or "float32", name)
                 after = run(inputs, {name: changed})
@@ -89,7 +97,16 @@ def changes(
                     raise PlanError("with a network in its place, the outputs of the model are not finite")
             points[relative_error(changed, array)] = norm_of(after - before) / norm
         found[name] = tuple(sorted((error, change) for error, change in points.items() if error))
+        store.keep(key, found[name])
     return found
+
+
+def _points(data: Any) -> Points | None:
+    """Return points from plain data; None if it is damaged."""
+    try:
+        return None if data is None else tuple((float(error), float(change)) for error, change in data)
+    except (TypeError, ValueError):
+        return None
 
 
 def _probes(candidates: Sequence[Candidate]) -> list[Network]:

@@ -132,7 +132,7 @@ def plan(
         search.measure([share / size])
     search.check()
     if before is not None:
-        search.changes |= changes(view, before, free, search.candidates, inputs, seed)
+        search.changes |= changes(view, before, free, search.candidates, inputs, seed, workers.store)
     picked = search.refined()
     layers: dict[str, LayerPlan] = {}
     for name, weight in weights.items():

@@ -204,3 +204,21 @@ def test_the_smallest_file_can_be_asked_for(tmp_path):
         models.compress(view, plan(dense, {"bytes": least + spare}))
         models.save_model(view, tmp_path / "small.safetensors")
         assert (tmp_path / "small.safetensors").stat().st_size <= least + spare
+
+
+def test_changes_of_the_outputs_are_kept(tmp_path):
+    torch.manual_seed(0)
+    model, x, runs = Net(), torch.randn(100, 32), []
+    model.on.register_forward_pre_hook(lambda *_: runs.append(1))
+    workers = models.Workers(1, folder=tmp_path / "work")
+    given = {"objective": "outputs", "workers": workers, "topologies": ["LowRank"]}
+    first = plan(model, {"params": "60%"}, inputs=x, **given)
+    assert len(runs) > 4
+    runs.clear()
+    again = plan(model, {"params": "60%"}, inputs=x, **given)
+    assert len(runs) == 1  # the outputs before
+    assert again == first
+    assert again.sensitivities == first.sensitivities
+    other = plan(model, {"params": "60%"}, inputs=2 * x, **given)
+    assert len(runs) > 4
+    assert other.sensitivities != first.sensitivities
