@@ -7,6 +7,8 @@ from typing import Any
 
 from tables import about, table
 
+COMMANDS = ("plan", "compress", "decompress")
+
 #: What the checkpoints are, and what is measured of their quality.
 TITLES = {
     "lenet5": ("LeNet-5, trained on Fashion-MNIST", "accuracy", "The accuracy is that on the test images."),
@@ -28,7 +30,8 @@ def checkpoints_page(data: dict[str, Any]) -> str:
         "square of ‖W − W′‖ / ‖W‖ over all weights that may be compressed; beside it, the error if every weight gets the same "
         "share of its parameters and the best family for that share (a dash: some weight has no network so small). Seconds and "
         f"memory are those of the three commands, with {max(row['jobs'] for row in data['rows'])} processes; the memory is the peak "
-        "of the largest one. A star marks plans that measured all errors; the others found them in a folder.",
+        "of the largest one. A star marks plans that measured all errors; the others found them in a folder. “outputs” means a plan for "
+        "the outputs of the model, made in Python with 500 images or 64 sentences that are not among those of the test.",
         "",
     ]
     for model, (title, measure, quality) in TITLES.items():
@@ -51,12 +54,9 @@ def checkpoints_page(data: dict[str, Any]) -> str:
                 f"{row['bytes_after'] / 1e6:.3g}",
                 f"{row['dense_layers']}",
                 f"{row['error']:.3f} ({_decibel(row['error'])})",
-                "–"
-                if row["error_uniform"] is None
-                else f"{row['error_uniform']:.3f} ({_decibel(row['error_uniform'])})",
+                "–" if (same := row.get("error_uniform")) is None else f"{same:.3f} ({_decibel(same)})",
                 _quality(row),
-                f"{row['plan_seconds']:.1f}{'' if row['errors_known'] else '*'}, {row['compress_seconds']:.1f}, {row['decompress_seconds']:.1f}",
-                ", ".join(f"{row[f'{key}_peak_bytes'] / 1e6:.0f}" for key in ("plan", "compress", "decompress")),
+                *_costs(row),
             ]
             for row in rows
         ]
@@ -82,6 +82,16 @@ def checkpoints_page(data: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _costs(row: dict[str, Any]) -> list[str]:
+    """Return the seconds and the memory of the three commands."""
+    if "plan_peak_bytes" not in row:  # planned in Python
+        return [f"{row['plan_seconds']:.1f}", "–"]
+    star = "" if row["errors_known"] else "*"
+    seconds = [f"{row[f'{key}_seconds']:.1f}" for key in COMMANDS]
+    memory = [f"{row[f'{key}_peak_bytes'] / 1e6:.0f}" for key in COMMANDS]
+    return [", ".join([seconds[0] + star, *seconds[1:]]), ", ".join(memory)]
 
 
 def _decibel(error: float) -> str:
