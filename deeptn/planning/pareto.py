@@ -94,14 +94,23 @@ class Pareto:
         if not points:
             raise PlanError("no budget between the smallest and the dense model has been measured")
         chosen = [point.error for point in points]
-        ax.plot([point.share for point in points], chosen, "o-", label="chosen for each layer")
+        ax.plot([100 * point.share for point in points], chosen, "o-", label="chosen for each layer")
         same = [point for point in points if point.uniform]
         ax.plot(
-            [p.share for p in same], [p.uniform for p in same], "s--", color="C1", label="same share for every layer"
+            [100 * p.share for p in same],
+            [p.uniform for p in same],
+            "s--",
+            color="C1",
+            label="same share for every layer",
         )
         ax.set_xscale("log")
         ax.set_yscale("log")
-        ax.set_xlabel("parameters of the model, in parts of those before")
+        ticker = optional("matplotlib.ticker", "draw")
+        for axis, form, subs in ((ax.xaxis, "{x:.3g} %", (1, 2, 5)), (ax.yaxis, "{x:.3g}", (1, 2, 3, 5))):
+            axis.set_major_locator(ticker.LogLocator(subs=subs))
+            axis.set_minor_locator(ticker.NullLocator())
+            axis.set_major_formatter(ticker.StrMethodFormatter(form))
+        ax.set_xlabel("parameters of the model, in percent of those before")
         ax.set_ylabel("root mean square of the relative errors")
         ax.grid(alpha=0.3, which="both")
         ax.legend()
