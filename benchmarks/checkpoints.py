@@ -183,7 +183,11 @@ def rows(
             if found.layers != dtn.Plan.load(plan).layers:
                 raise SystemExit("the command line made another plan")
             (point,) = found.pareto([share]).points
-            yield row | facts(found, path, small) | {"error_uniform": point.uniform, **tested(back)}
+            yield (
+                row
+                | facts(found, path, small)
+                | {"layers": point.layers, "error_uniform": point.uniform, **tested(back)}
+            )
 
 
 def rows_by_outputs(
@@ -210,7 +214,7 @@ def rows_by_outputs(
             command(Path(folder), "compress", path, "--plan", plan, "-o", small, "--jobs", jobs)
             command(Path(folder), "decompress", small, "-o", back)
             (point,) = found.pareto([share]).points
-            expected = {"expected_change": point.error * point.layers**0.5}
+            expected = {"layers": point.layers, "expected_change": point.error * point.layers**0.5}
             yield row | facts(found, path, small) | expected | tested(back)
 
 
@@ -222,7 +226,6 @@ def facts(found: dtn.Plan, path: Path, small: Path) -> dict[str, Any]:
         "params_after": found.params_after,
         "bytes_before": sum(file.stat().st_size for file in files_of(path)),
         "bytes_after": small.stat().st_size,
-        "layers": len(errors),
         "dense_layers": sum(layer.network is None for layer in found.layers.values()),
         "error": float(np.sqrt(np.mean(np.square(errors)))),
     }

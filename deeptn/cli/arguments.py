@@ -14,7 +14,7 @@ from typing import Any
 from ..base import is_list, is_object
 from ..errors import PlanError
 from ..models import Workers
-from ..planning.plans import name_of
+from ..planning.texts import from_yaml
 
 
 def budget_of(text: str) -> int | str:
@@ -83,17 +83,12 @@ def overrides_of(texts: Iterable[str]) -> dict[str, Any]:
     >>> overrides_of(["fc*: {max_error: 0.1}", "head: {importance: 2}"])
     {'fc*': {'max_error': 0.1}, 'head': {'importance': 2}}
     """
-    import yaml
-
     found: dict[str, Any] = {}
     for text in texts:
-        try:
-            data = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise PlanError(f"--override {text!r:.60} is not YAML: {error}") from error
+        data = from_yaml(text, f"--override {text!r:.60}")
         if not is_object(data):
             raise PlanError(f"--override {text!r:.60}; write for example 'fc*: {{max_error: 0.1}}'")
-        found |= {name_of(name): given for name, given in data.items()}
+        found |= data
     return found
 
 

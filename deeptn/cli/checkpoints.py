@@ -11,7 +11,7 @@ from ..base import kilobytes, text_table, write_atomically
 from ..errors import FormatError, PlanError, SpecError
 from ..files import load_checkpoint, save_checkpoint
 from ..models import Report, StoredView, Workers, compress, save_model
-from ..planning import FAMILIES, Plan, limit_of, plan
+from ..planning import FAMILIES, Limits, Plan, plan
 from ..planning.search import NAMES
 from .arguments import (
     add_budget,
@@ -107,7 +107,7 @@ def _compress(options: argparse.Namespace) -> int:
     _check_out(options)
     view = StoredView(load_checkpoint(options.model))
     with workers_of(options) as workers:
-        found = _planned(options, view, workers) if options.plan is None else _loaded(options)
+        found = _planned(options, view, workers) if options.plan is None else _loaded(options, view)
         if not found.targets:
             raise PlanError("the plan leaves every layer dense; give a smaller budget, or other topologies")
         _, report = compress(view, found, options.ignore if options.plan else (), workers=workers)
@@ -118,17 +118,25 @@ def _compress(options: argparse.Namespace) -> int:
     elif not options.quiet:
         print(_table(report))
         print(f"wrote {options.out}, {kilobytes(size)}")
-    _warn_of_limits(found, report, size)
     _warn_of_errors(report)
     return 0
 
 
-def _loaded(options: argparse.Namespace) -> Plan:
+def _loaded(options: argparse.Namespace, view: StoredView) -> Plan:
     if options.targets or options.override or options.topologies:
         raise PlanError(
             "--plan says what layers become; edit the file, or leave out --targets, --override, --topologies"
         )
-    return Plan.load(options.plan)
+    found = Plan.load(options.plan)
+    free = {weight.name: weight for weight in view.weights() if weight.network is None}
+    limits = Limits(view, free, found.budget)
+    for kind, after in limits.after({name: found.targets.get(name) for name in free}).items():
+        if after > limits.limits[kind]:  # it was edited
+            text = (
+                f"deeptn: the plan is for {limits.limits[kind]:,} {NAMES[kind]}; with its networks, there are {after:,}"
+            )
+            print(text, file=sys.stderr)
+    return found
 
 
 def _table(report: Report) -> str:
@@ -147,14 +155,6 @@ def _table(report: Report) -> str:
         for layer in report.layers
     ]
     return f"{text_table([head, *rows])}\n{report.total}"
-
-
-def _warn_of_limits(found: Plan, report: Report, size: int) -> None:
-    """Say if an edited plan does not keep its limits."""
-    totals = {"params": (report.model_before, report.model_after), "bytes": (report.bytes_before, size)}
-    for kind, (before, after) in totals.items():
-        if kind in found.budget and after > (limit := limit_of(kind, found.budget[kind], before)):
-            print(f"the plan is for {limit:,} {NAMES[kind]}; the model has {after:,}", file=sys.stderr)
 
 
 def _warn_of_errors(report: Report) -> None:

@@ -18,7 +18,7 @@ from .commands import Command
 
 def _configure_inspect(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    usual = f"{','.join(QUICK)}, and {DEEP} where PyTorch or JAX is installed"
+    usual = f"{','.join(QUICK)}, and {DEEP} where PyTorch, or JAX with optax, is installed"
     add_choices(parser, usual, "inspect", "layers to leave out")
     add_jobs(parser)
     parser.add_argument("--batch", type=int, default=1, help="rows of input in a call, for the times (default 1)")

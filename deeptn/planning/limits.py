@@ -106,10 +106,9 @@ class Limits:
         after = self.after(chosen)
         return all(after[kind] <= limit for kind, limit in self.limits.items())
 
-    def calibrate(self, chosen: Mapping[str, Network | None]) -> None:
-        """Correct the estimates as if they were wrong by as much as for the chosen networks."""
-        about = self.about(chosen)
-        self.slack = {kind: after - about[kind] for kind, after in self.after(chosen).items()}
+    def calibrate(self, kind: str, chosen: Mapping[str, Network | None]) -> None:
+        """Correct the estimates of one kind as if they were wrong by as much as for the chosen networks."""
+        self.slack[kind] = self.after(chosen)[kind] - self.about(chosen)[kind]
 
     def tighten(self, chosen: Mapping[str, Network | None]) -> bool:
         """Return whether all limits are kept; where they are not, allow less from now on."""

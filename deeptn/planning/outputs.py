@@ -78,14 +78,15 @@ def changes(
     [1.0]
     """
     run: Any = getattr(view, "outputs", None)
-    norm = norm_of(before)
+    norm, base = norm_of(before), "" if store.folder is None else key_of(before)
     found: dict[str, Points] = {}
     for name, weight in track(list(weights.items()), lambda item: f"outputs with layer {item[0]}"):
         array = weight.read()
         if not norm_of(to_numpy(array)):
             continue  # a network gives zero without an error
         probes, points = _probes(candidates[name]), {}
-        key = key_of("outputs", before, array, list(map(network_to_dict, probes)), seed)
+        parts = (base, name, array, list(map(network_to_dict, probes)), seed)
+        key = "" if store.folder is None else key_of("outputs", *parts)
         if (known := _points(store.find(key))) is not None:
             found[name] = known
             continue

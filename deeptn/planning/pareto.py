@@ -180,4 +180,4 @@ def _best(values: np.ndarray, costs: np.ndarray, share: float) -> int | None:
 
 
 def _mean(values: Sequence[np.ndarray], chosen: Sequence[int], scale: float) -> float:
-    return math.sqrt(sum(float(value[number]) for value, number in zip(values, chosen)) / scale)
+    return math.sqrt(sum(float(value[number]) for value, number in zip(values, chosen)) / (scale or 1.0))

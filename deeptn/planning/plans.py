@@ -16,6 +16,7 @@ from ..spec import Layout
 from ..topologies import Topology, describe, topology_from_dict, topology_to_dict
 from .curves import Candidate, Sensitivity
 from .pareto import SHARES, Pareto, pareto
+from .texts import from_yaml
 
 #: Format and version of such a file.
 FORMAT, VERSION = "deeptn.plan", 1
@@ -153,12 +154,7 @@ class Plan:
         FormatError
             If it is not a plan; the message names the layer and the key.
         """
-        import yaml
-
-        try:
-            data: Any = yaml.safe_load(text)
-        except (yaml.YAMLError, RecursionError) as error:
-            raise FormatError(f"the plan is not YAML: {error}") from error
+        data: Any = from_yaml(text, "the plan")
         if not is_object(data) or data.get("format") != FORMAT:
             raise FormatError(f"a plan starts with 'format: {FORMAT}'; got {data!r:.60}")
         if data.get("version") != VERSION:
@@ -171,8 +167,8 @@ class Plan:
         names = data.get("names", {})
         if not is_object(names):
             raise FormatError(f"'names' of the plan must map names to names; got {names!r:.60}")
-        made = {name_of(name): _layer_from_dict(name_of(name), layer) for name, layer in layers.items()}
-        return cls(made, budget, before, after, {name_of(old): name_of(new) for old, new in names.items()})
+        made = {name: _layer_from_dict(name, layer) for name, layer in layers.items()}
+        return cls(made, budget, before, after, {old: _name(new) for old, new in names.items()})
 
     @classmethod
     def load(cls, path: PathLike) -> Plan:
@@ -198,17 +194,11 @@ class Plan:
         return f"{text_table(rows)}\nall parameters: {self.params_before:,} -> {self.params_after:,} ({share:.1%})"
 
 
-def name_of(key: Any) -> str:
-    """Return the name of a layer that was written in YAML, where 1 and "1" mean the same layer.
-
-    Examples
-    --------
-    >>> name_of(1), name_of("fc1")
-    ('1', 'fc1')
-    """
-    if isinstance(key, str) or type(key) is int:
-        return str(key)
-    raise FormatError(f"a layer is called {key!r:.40}; write its name in quotes")
+def _name(value: Any) -> str:
+    """Return a name that stands for another one in YAML."""
+    if not isinstance(value, str):
+        raise FormatError(f"'names' of the plan has {value!r:.40}; write the name of a layer, in quotes")
+    return value
 
 
 def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:

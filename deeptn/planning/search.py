@@ -245,7 +245,8 @@ class _Search:
         counts = {name: self.sensitivity(name) for name in allowed}
         values = [np.array([counts[name](one.error) for one in found]) for name, found in allowed.items()]
         costs = [np.array([self.limits.cost(name, one.network) for one in found]) for name, found in allowed.items()]
-        self.limits.calibrate(self._smallest(0))
+        for number, kind in enumerate(self.limits.limits):
+            self.limits.calibrate(kind, self._smallest(number))
         while True:
             try:
                 numbers = allocate(values, costs, self.limits.left) if allowed else []
@@ -265,7 +266,8 @@ class _Search:
         }
         better = self._run("bonds", _with_best_bonds, wanted)
         for name, found in better.items():
-            best = min([picked[name], *found], key=lambda one: one.error)
+            count = self.sensitivity(name)
+            best = min([picked[name], *found], key=lambda one: (count(one.error), one.error))
             changed = picked | {name: best}
             if best != picked[name] and self.limits.allow({name: one.network for name, one in changed.items()}):
                 picked = changed

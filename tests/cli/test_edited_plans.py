@@ -45,9 +45,9 @@ def test_names_without_quotes(edited, model, tmp_path, capsys):
     words = ["--budget", "60%", "-o", str(tmp_path / "q.yaml"), "--override", "1: {max_error: 0.01}", "--jobs", "1"]
     assert main(["plan", model, *words]) == 0
     assert "dense" in yaml.safe_load((tmp_path / "q.yaml").read_text())["layers"]["1"]
-    assert edited(lambda found: yaml.safe_dump(found | {"layers": {1.5: {"shape": [40, 50]}}}))[0] == 1
-    assert main(["compress", model, "--plan", str(tmp_path / "p.yaml"), "-o", str(tmp_path / "s.safetensors")]) == 1
-    assert "p.yaml': a layer is called 1.5; write its name in quotes" in capsys.readouterr().err
+    status, said = edited(lambda found: yaml.safe_dump(found).replace("  3:", "  1:"))
+    assert status == 1
+    assert "p.yaml': the plan has the key '1' twice" in said.err
 
 
 def test_larger_networks_than_the_limit(edited):
@@ -56,7 +56,22 @@ def test_larger_networks_than_the_limit(edited):
 
     status, said = edited(change)
     assert status == 0
-    assert "the plan is for 1,200 parameters; the model has 1,980" in said.err
+    assert "deeptn: the plan is for 1,200 parameters; with its networks, there are 1,980" in said.err
+
+
+@pytest.mark.parametrize("limit", ["bytes=40%", "flops=60%", "40%"])
+def test_plans_that_keep_their_limit_say_nothing(model, tmp_path, limit, capsys):
+    plan, small = str(tmp_path / "p.yaml"), str(tmp_path / "s.safetensors")
+    assert main(["plan", model, "--budget", limit, "-o", plan, "--jobs", "1", "--topologies", "LowRank"]) == 0
+    assert main(["compress", model, "--plan", plan, "-o", small, "--jobs", "1"]) == 0
+    assert "the plan is for" not in capsys.readouterr().err
+
+
+def test_a_wrong_limit_in_a_plan_is_an_error_before_the_work(edited, tmp_path):
+    status, said = edited(lambda found: yaml.safe_dump(found | {"budget": {"params": "1.2e4"}}))
+    assert status == 1
+    assert "'params' is '1.2e4'" in said.err
+    assert not (tmp_path / "s.safetensors").exists()
 
 
 def test_warnings_are_plain_lines(edited, model, tmp_path):

@@ -40,7 +40,7 @@ def test_ten_kills_at_random_moments(folder):
     draw, took = random.Random(0), float((folder / "seconds").read_text())
     target = folder / "small.safetensors"
     target.write_bytes(b"the old file")
-    kills = 0
+    kills, stored = 0, 0
     while kills < 10:
         process = run(folder, target.name, "--jobs", "1")
         try:
@@ -50,8 +50,10 @@ def test_ten_kills_at_random_moments(folder):
             process.send_signal(signal.SIGKILL)
             process.wait()
             kills += 1
+            stored = max(stored, len(list((folder / f"{target.name}.work").glob("*"))))
             assert target.read_bytes() == b"the old file"
     assert kills >= 3
+    assert stored
     if kills == 10:
         assert run(folder, target.name).wait() == 0
     assert target.read_bytes() == (folder / "whole.safetensors").read_bytes()

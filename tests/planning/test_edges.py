@@ -120,6 +120,7 @@ def test_zero_weights_and_strange_outputs():
         plan(Strange("infinite"), {"params": "60%"}, objective="outputs", inputs=x)
     curves = {"a": [Candidate(None, 0.0), Candidate(dtn.network(dtn.LowRank(rank=1), (40, 40)), 0.5)]}
     assert pareto(curves, {"a": Sensitivity(1.0, ((0.1, 0.0), (0.5, 0.0)))}, 1600, [0.5]).points[0].error < 1e-20
+    assert pareto(curves, {"a": Sensitivity(0.0)}, 1600, [0.5]).points[0].error == 0.0
     with pytest.raises(dtn.PlanError, match="no budget between"):
         pareto(curves, {}, 1600, [0.001]).plot()
 

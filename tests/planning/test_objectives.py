@@ -199,11 +199,25 @@ def test_the_smallest_file_can_be_asked_for(tmp_path):
     least = int(str(refused.value).partition("at least ")[2].split()[0].replace(",", ""))
     with pytest.raises(dtn.PlanError, match="at least"):
         plan(dense, {"bytes": least - 1})
+    for budget in ({"bytes": least, "flops": "100%"}, {"flops": "100%", "bytes": least}):
+        assert plan(dense, budget).layers
     for spare in (0, 100):
         view = models.StoredView(dtn.files.load_checkpoint(dense))
         models.compress(view, plan(dense, {"bytes": least + spare}))
         models.save_model(view, tmp_path / "small.safetensors")
         assert (tmp_path / "small.safetensors").stat().st_size <= least + spare
+
+
+def test_equal_weights_do_not_share_what_they_change(tmp_path):
+    torch.manual_seed(0)
+    model = nn.Module()
+    model.on = nn.Linear(32, 32, bias=False)
+    model.off = copy.deepcopy(model.on)
+    model.forward = lambda x: torch.cat([100 * model.on(x), model.off(x)], -1)
+    given = {"objective": "outputs", "inputs": torch.randn(50, 32), "topologies": ["LowRank"]}
+    kept = plan(model, {"params": "50%"}, workers=models.Workers(1, folder=tmp_path / "work"), **given)
+    assert kept.layers["on"].params > 4 * kept.layers["off"].params
+    assert kept.sensitivities == plan(model, {"params": "50%"}, **given).sensitivities
 
 
 def test_changes_of_the_outputs_are_kept(tmp_path):

@@ -90,7 +90,9 @@ class TNLayer(CachedWeight):
         if clash:
             raise SpecError(f"torch.nn.ParameterDict cannot store a parameter named {clash[0]!r}; rename the node")
         self.network = net
-        self._names = tuple(map(sys.intern, net.spec.param_shapes))  # as setattr does: the same strings compare faster
+        self._names = tuple(
+            sys.intern(str(name)) for name in net.spec.param_shapes
+        )  # as setattr does; they compare faster
         self._forget()
         self.cores = Cores()
         for name in self._names:  # one by one, because a dictionary would be sorted by name
