@@ -36,6 +36,7 @@ def checkpoints_page(data: dict[str, Any]) -> str:
     ]
     for model, (title, measure, quality) in TITLES.items():
         rows = [row for row in data["rows"] if row["model"] == model]
+        rows.sort(key=lambda row: row["checkpoint"].endswith("outputs"))  # last, in whatever order they were measured
         if not rows:
             continue
         first = rows[0]
