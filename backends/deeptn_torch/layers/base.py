@@ -90,9 +90,8 @@ class TNLayer(CachedWeight):
         if clash:
             raise SpecError(f"torch.nn.ParameterDict cannot store a parameter named {clash[0]!r}; rename the node")
         self.network = net
-        self._names = tuple(
-            sys.intern(str(name)) for name in net.spec.param_shapes
-        )  # as setattr does; they compare faster
+        # Interned, as setattr does with the keys of the cores: the same strings compare faster.
+        self._names = tuple(sys.intern(str(name)) for name in net.spec.param_shapes)
         self._forget()
         self.cores = Cores()
         for name in self._names:  # one by one, because a dictionary would be sorted by name
