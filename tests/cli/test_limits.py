@@ -179,3 +179,16 @@ def test_files_without_model_code(dense, tmp_path):
     assert found.layers.keys() | {name[:-7] for name in found.tensors if name.endswith(".weight")} == {
         name[:-7] for name in load_checkpoint(dense).tensors if name.endswith(".weight")
     }
+
+
+@pytest.mark.parametrize("command", ["plan", "compress", "decompress"])
+def test_a_folder_without_permission_to_write(dense, tmp_path, monkeypatch, command, capsys):
+    small, folder = tmp_path / "s.safetensors", tmp_path / "locked"
+    folder.mkdir()
+    assert main(["compress", str(dense), "--budget", "60%", "-o", str(small), "--jobs", "1"]) == 0
+    capsys.readouterr()
+    monkeypatch.setattr("os.access", lambda path, mode: path != folder)  # permissions do not stop root
+    words = [str(small)] if command == "decompress" else [str(dense), "--budget", "60%", "--jobs", "1"]
+    assert main([command, *words, "-o", str(folder / "x.safetensors")]) == 1
+    assert f"no permission to write into the directory {str(folder)!r}" in capsys.readouterr().err
+    assert not names(folder)
