@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from autoray import do
 
-from .arrays import dtype_of
+from .arrays import cast_like, dtype_of
 from .base import Array, Params, ParamsLike
 from .errors import SpecError, near_match
 from .init import NodeMatrix, isometric
@@ -107,4 +107,4 @@ def isometry(node: Node, array: Array) -> Array:
 def scaled_isometry(matrix: Array) -> Array:
     """Return ``Q ‖A‖ / ‖Q‖`` for a matrix ``A = Q R``."""
     norm = do("sqrt", do("sum", do("abs", matrix) ** 2) / min(matrix.shape))
-    return isometric(matrix) * norm
+    return isometric(matrix) * cast_like(norm, matrix)

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 from autoray import do
 
-from .arrays import library_of
+from .arrays import cast_like, convert, library_of
 from .base import Array, Params
 from .engine import activate, compile_network, run, seconds
 from .errors import SpecError, near_match
@@ -41,8 +41,9 @@ def isometric(matrix: Array) -> Array:
     tall = matrix.shape[0] >= matrix.shape[1]
     q, r = do("linalg.qr", matrix if tall else do("transpose", matrix, (1, 0)))
     diagonal = do("diagonal", r)
-    size = do("abs", diagonal)
-    q = q * ((diagonal + (size == 0)) / (size + (size == 0)))
+    diagonal = do("where", diagonal == 0, do("ones_like", diagonal), diagonal)
+    signs = diagonal / cast_like(do("abs", diagonal), diagonal)
+    q = q * do("reshape", signs, (1, -1))
     return q if tall else do("transpose", q, (1, 0))
 
 
@@ -78,7 +79,7 @@ def _identity(draw: Array, outputs: Sequence[int], inputs: Sequence[int]) -> Arr
     """Return the identity plus noise (without inputs: equal entries of norm one, a uniform product state)."""
     rows, columns = draw.shape
     base = np.eye(rows, columns) if columns > 1 else np.full((rows, 1), rows**-0.5)
-    return base + NOISE * draw
+    return convert(base, draw) + NOISE * draw
 
 
 def _copy(draw: Array, outputs: Sequence[int], inputs: Sequence[int]) -> Array:
@@ -87,12 +88,12 @@ def _copy(draw: Array, outputs: Sequence[int], inputs: Sequence[int]) -> Array:
     If there are as many outputs as inputs, each input is copied to the output at the same position: the identity.
     """
     if len(outputs) == len(inputs):
-        return np.eye(*draw.shape) + NOISE * draw
+        return convert(np.eye(*draw.shape), draw) + NOISE * draw
     base = np.zeros((*outputs, *inputs))
     for k in range(max(base.shape)):
         base[tuple(k % size for size in base.shape)] = 1.0
     base = base.reshape(draw.shape)
-    return base / np.maximum(np.linalg.norm(base, axis=0), 1.0) + NOISE * draw
+    return convert(base / np.maximum(np.linalg.norm(base, axis=0), 1.0), draw) + NOISE * draw
 
 
 #: For each scheme, a function of a standard normal (outputs, inputs) matrix and the sizes of outputs and inputs.
@@ -232,11 +233,11 @@ def _calibrate(
     before, slope, step = None, 1.0, 0.0
     for _ in range(passes):
         measured = root_mean_square(spec, layout, params)
-        lack = do("log", goal / (measured + (measured == 0) * goal))
+        lack = do("log", goal / do("where", measured == 0, goal, measured))
         if before is not None:
             still = abs(step) < 1e-9
-            slope = (before - lack + still) / (step + still)
-            slope = slope * (slope > 0.2) + 0.2 * (slope <= 0.2)
+            slope = do("where", still, 1.0, (before - lack) / do("where", still, 1.0, step))
+            slope = do("where", slope > 0.2, slope, 0.2)
         before, step = lack, lack / slope
         factor = do("exp", step)
         params = {name: array * factor ** shares[name] if name in shares else array for name, array in params.items()}
@@ -262,7 +263,7 @@ def _revive(spec: NetworkSpec, params: Params) -> Params:
         contracted = run(program, [arrays[name] for name in program.inputs])
         after = _join_and_activate(stage, contracted, results)
         if odd and stage.activation:
-            sign = 1.0 - 2.0 * (do("sum", do("abs", after)) == 0.0)
+            sign = do("where", do("sum", do("abs", after)) == 0.0, -one, one)
             params = params | {odd[0]: params[odd[0]] * sign}
             after = _join_and_activate(stage, contracted * sign, results)
         results.append(after)
@@ -296,7 +297,8 @@ def _fill(spec: NetworkSpec, node: Node, draw: Array, scheme: Callable[..., Arra
     matrix = scheme(drawn, view.outputs, view.inputs)
     if signed:
         # Take the sign from a digit of the draw; the draw's own sign would be correlated with the noise.
-        matrix = matrix * (1.0 - 2.0 * (do("floor", do("real", drawn[:, :1]) * 2.0**8) % 2.0))
+        digits = do("floor", do("real", drawn[:, :1]) * 2.0**8) % 2.0
+        matrix = matrix * cast_like(1.0 - 2.0 * digits, matrix)
     return view.tensor(matrix)
 
 

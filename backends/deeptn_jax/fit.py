@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -36,6 +37,18 @@ def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = N
     return fit_by_gradient(net, weight, params, how, "jax", _minimise)
 
 
+def optax_dtypes() -> AbstractContextManager[Any]:
+    """Let optax multiply numbers of different dtypes, as it does, under ``jax_numpy_dtype_promotion="strict"`` too.
+
+    Examples
+    --------
+    >>> with jax.numpy_dtype_promotion("strict"), optax_dtypes():
+    ...     print(0.9 ** jnp.ones((), "int32"))
+    0.9
+    """
+    return jax.numpy_dtype_promotion("standard")
+
+
 def _minimise(loss_of: Callable[[Params], jax.Array], start: Params, like: jax.Array, how: Fit) -> Any:
     """Minimize a loss with the optimizers of optax, in one compiled loop."""
     optax = optional("optax", "jax")
@@ -53,7 +66,8 @@ def _minimise(loss_of: Callable[[Params], jax.Array], start: Params, like: jax.A
         params, state, best = carry
         loss, gradient = jax.value_and_grad(loss_of)(params)
         more = {} if adam else {"value": loss, "grad": gradient, "value_fn": loss_of}
-        updates, state = optimizer.update(gradient, state, params, **more)
+        with optax_dtypes():
+            updates, state = optimizer.update(gradient, state, params, **more)
         return (optax.apply_updates(params, updates), state, keep(best, params, loss)), loss
 
     @jax.jit

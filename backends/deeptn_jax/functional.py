@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from deeptn.arrays import library_of
+from deeptn.arrays import DTYPES, library_of
 from deeptn.errors import SpecError
 from deeptn.init import check_scheme, initialize
 from deeptn.network import Network
+from deeptn.params import check_activations
 
 
 def init(
@@ -24,8 +25,8 @@ def init(
     net : deeptn.Network
     key : jax.Array
     dtype : str or dtype
-        A real floating-point type; `deeptn.SpecError` for others, and for float64 without x64. Half precision is drawn
-        in float32 and rounded.
+        A floating-point or complex type; `deeptn.SpecError` for others, and for 64-bit types without x64. Half
+        precision is drawn in float32 and rounded.
     scheme, std
         As for `deeptn.Network.init`.
 
@@ -38,12 +39,11 @@ def init(
     (3, 2, 2)
     """
     dtype = jax.numpy.dtype(dtype)
-    if not jax.numpy.issubdtype(dtype, jax.numpy.floating):
-        raise SpecError(
-            f"dtype = {dtype}; deeptn_jax.init draws real floating-point numbers, net.init(like='jax') complex ones"
-        )
-    if dtype.itemsize == 8 and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
-        raise SpecError("dtype = float64: first enable it with jax.config.update('jax_enable_x64', True)")
+    if dtype.name not in DTYPES:
+        raise SpecError(f"dtype = {dtype}; expected one of {', '.join(DTYPES)}")
+    if dtype.name in ("float64", "complex128") and not jax.config.jax_enable_x64:  # type: ignore[attr-defined]
+        raise SpecError(f"dtype = {dtype}: first enable it with jax.config.update('jax_enable_x64', True)")
+    check_activations(net.spec, dtype.name)
     check_scheme(scheme, std)
     draw = _init_compiled if len(net.spec.param_shapes) <= library_of(key).tuning.compiled else _init
     return draw(net, key, dtype, scheme, std)

@@ -123,7 +123,7 @@ def wide(indices: jax.Array) -> jax.Array:
     """Convert indices to a type that can represent the size of the table."""
     if jnp.issubdtype(indices.dtype, jnp.unsignedinteger):  # what is out of range stays out of range
         indices = jnp.minimum(indices, jnp.iinfo(jnp.int32).max)
-    return indices.astype(jnp.promote_types(jnp.int32, indices.dtype) if indices.dtype.kind == "i" else jnp.int32)
+    return indices if indices.dtype.kind == "i" and indices.dtype.itemsize > 4 else indices.astype(jnp.int32)
 
 
 def look_up(net: Network, cores: Cores, indices: jax.Array) -> jax.Array:

@@ -20,6 +20,8 @@ from deeptn.models import carry_out, check_teacher
 from deeptn.network import Network
 from deeptn.recipe import Recipe
 
+from .fit import optax_dtypes
+
 
 class Trained(NamedTuple):
     """Result of `train`: the parameters (of isometric nodes, before the map), the networks, and the last loss.
@@ -220,9 +222,10 @@ class _Trainer:
                 gradient = jax.tree.map(lambda g: g * jnp.minimum(clip / (norm + 1e-6), 1.0), gradient)
             new, after = {}, {}
             for name, value in params.items():
-                update, after[name] = adam(b1=beta).update(_wide(gradient[name]), state[name])
+                with optax_dtypes():
+                    update, after[name] = adam(b1=beta).update(_wide(gradient[name]), state[name])
                 rate = (core_lr if name in nets else lr) * share
-                new[name] = jax.tree.map(lambda p, u, rate=rate: (p - rate * u).astype(p.dtype), value, update)
+                new[name] = jax.tree.map(lambda p, u, rate=rate: (_wide(p) - rate * u).astype(p.dtype), value, update)
             for name, exponents in powers.items():
                 factor = 1.0 - core_lr * share * recipe.decay
                 new[name] |= {core: new[name][core] * factor**power for core, power in exponents.items()}
@@ -233,4 +236,4 @@ class _Trainer:
 
 def _wide(tree: Any) -> Any:
     """Convert half precision to float32."""
-    return jax.tree.map(lambda a: a.astype(jnp.promote_types(a.dtype, jnp.float32)), tree)
+    return jax.tree.map(lambda a: a.astype("float32") if a.dtype.itemsize < 4 else a, tree)

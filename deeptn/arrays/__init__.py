@@ -17,7 +17,7 @@ from .conversion import (
 from .jax_arrays import JaxArrays
 from .lookup import LIBRARIES, check_alike, dtype_of, library, library_of
 from .numpy_arrays import NumPyArrays
-from .operations import Operations, PlainActivations, PlainViews, inverse_rms
+from .operations import Operations, PlainActivations, PlainViews, cast_like, inverse_rms
 from .other_arrays import OtherArrays
 from .torch_arrays import TorchArrays
 from .tuning import CPU, GPU, HASTY, Tuning
@@ -41,6 +41,7 @@ __all__ = [
     "Tuning",
     "View",
     "cast",
+    "cast_like",
     "check_alike",
     "constant",
     "convert",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from autoray import do, get_dtype_name
+from autoray import astype, do, get_dtype_name
 
 from ..base import Array
 from ..spec import activations
@@ -121,7 +121,7 @@ class PlainActivations(Operations, ABC):
         # constant, because a factor of x has no effect on the result.
         peak = self.peak(x)
         one, is_zero = do("zeros_like", peak) + 1, peak == 0
-        factor = 1.0 / do("sqrt", do("where", is_zero, one, peak))
+        factor = cast_like(1.0 / do("sqrt", do("where", is_zero, one, peak)), x)
         x = x * factor * factor
         mean = self.sum_of_squares(x) / math.prod(x.shape)
         scale = do("where", is_zero, do("zeros_like", peak), 1.0 / do("sqrt", do("where", is_zero, one, mean)))
@@ -130,7 +130,7 @@ class PlainActivations(Operations, ABC):
     def activate(self, x: Array, activation: str | None, scale: Array | None, out: Array | None = None) -> Array:
         function = activations.resolve(activation) if activation is not None else None
         if out is None:
-            y = x if scale is None else x * scale
+            y = x if scale is None else x * cast_like(scale, x)
             y = y if function is None else function(y)
             return x * 1 if y is x else y  # the two states must not share memory
         for part, place in self.pieces(x, out):
@@ -174,3 +174,17 @@ def inverse_rms(total: float, x: np.ndarray) -> tuple[float, float]:
 def squared_norm(vector: Array) -> Array:
     """Return the sum of the squared absolute values of the entries of a flat array."""
     return do("real", do("vdot", vector, vector))
+
+
+def cast_like(array: Array, like: Array) -> Array:
+    """Return a real array in the dtype of another one, for libraries that refuse products of two dtypes.
+
+    Python's numbers stay as they are, because they take the dtype of what they are multiplied by.
+
+    Examples
+    --------
+    >>> cast_like(np.ones(2), np.ones(2, "complex64")).dtype
+    dtype('complex64')
+    """
+    same = isinstance(array, (int, float)) or get_dtype_name(array) == get_dtype_name(like)
+    return array if same else astype(array, get_dtype_name(like))

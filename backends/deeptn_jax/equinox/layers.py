@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -50,7 +50,7 @@ class TNLayer(Layer, eqx.Module):
         bias = getattr(frame, "bias", None)
         if bias is not None:
             bound = math.prod(self.network.shape[1:]) ** -0.5  # as in the dense layer
-            bias = jax.random.uniform(for_bias, bias.shape, bias.dtype, -bound, bound)
+            bias = _uniform(for_bias, bias, bound)
             frame = eqx.tree_at(lambda d: d.bias, frame, bias)
         self.dense = _bare(frame)
 
@@ -73,6 +73,19 @@ class TNLayer(Layer, eqx.Module):
         arguments = {name: getattr(dense, name) for name in cls.arguments}
         layer = eqx.filter_eval_shape(lambda key: make(**arguments, topology=net, key=key), jax.random.key(0))
         return eqx.tree_at(lambda made: (made.cores, made.dense), layer, (dict(cores), _bare(dense)))
+
+
+def _frame(like: Callable[..., Any], key: Any, *arguments: Any, **options: Any) -> Any:
+    """Return a dense layer that has only shapes. Its arguments are not traced, because NumPy's integers would be."""
+    return eqx.filter_eval_shape(lambda key: like(*arguments, key=key, **options), key)
+
+
+def _uniform(key: Any, like: Any, bound: float) -> jax.Array:
+    """Draw an array like another; real and imaginary parts of complex numbers lie in the same interval."""
+    if not jnp.issubdtype(like.dtype, jnp.complexfloating):
+        return jax.random.uniform(key, like.shape, like.dtype, -bound, bound)
+    part = jnp.finfo(like.dtype).dtype
+    return jax.lax.complex(*jax.random.uniform(key, (2, *like.shape), part, -bound, bound))
 
 
 def _bare(dense: Any) -> Any:
@@ -118,7 +131,7 @@ class TNLinear(TNLayer):
         mode: Mode = "auto",
         batch_hint: int = 128,
     ):
-        frame = eqx.filter_eval_shape(eqx.nn.Linear, in_features, out_features, use_bias, dtype, key=key)
+        frame = _frame(eqx.nn.Linear, key, in_features, out_features, use_bias, dtype)
         self._make(frame, topology, layout, key, mode, batch_hint)
 
     def __call__(self, x: Any, *, key: Any = None) -> jax.Array:
@@ -148,7 +161,7 @@ class TNConv(TNLayer):
         layout: Layout | None = None,
         **more: Any,
     ):
-        frame = eqx.filter_eval_shape(self.like, in_channels, out_channels, kernel_size, *options, key=key, **more)
+        frame = _frame(self.like, key, in_channels, out_channels, kernel_size, *options, **more)
         self._make(frame, topology, layout, key)
 
 
@@ -231,7 +244,7 @@ class TNEmbedding(TNLayer):
         mode: Mode = "auto",
         batch_hint: int = 128,
     ):
-        frame = eqx.filter_eval_shape(eqx.nn.Embedding, num_embeddings, embedding_size, dtype=dtype, key=key)
+        frame = _frame(eqx.nn.Embedding, key, num_embeddings, embedding_size, dtype=dtype)
         self._make(frame, topology, layout, key, mode, batch_hint)
 
     def __call__(self, x: Any, *, key: Any = None) -> jax.Array:

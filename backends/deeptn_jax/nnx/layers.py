@@ -154,6 +154,7 @@ class TNLinear(TNLayer):
         super().__init__((in_features, out_features), topology, rngs=rngs, layout=layout, mode=mode, **options)
 
     def __call__(self, x: jax.Array) -> jax.Array:
+        x = jnp.asarray(x) if isinstance(x, (list, tuple)) else x
         batch = x.size // max(x.shape[-1], 1)
         whole = not batch or x.shape[-1] != self.dense.in_features or self._multiplies_its_own_way()
         if whole or not self._applies(batch):
@@ -163,7 +164,7 @@ class TNLinear(TNLayer):
         first = next(iter(self.arrays.values()))
         x, first, bias = self.dense.promote_dtype((x, first, bias), dtype=self.dense.dtype)
         y = self.network.apply({name: core.astype(first.dtype) for name, core in self.arrays.items()}, x)
-        return y if bias is None else y + bias
+        return y if bias is None else y + bias.reshape(*[1] * (y.ndim - 1), -1)  # without rank promotion
 
     def _multiplies_its_own_way(self) -> bool:
         """Return whether the dense layer has its own kind of product, which needs the decoded kernel."""
@@ -252,6 +253,8 @@ class TNEmbed(TNLayer):
 
     def __call__(self, inputs: jax.Array) -> jax.Array:
         whole = inputs.size == 0 or not jnp.issubdtype(inputs.dtype, jnp.integer)
+        # NNX has other rules for a table of one row, and for what an integer table returns out of range.
+        whole = whole or self.network.shape[0] == 1 or not jnp.issubdtype(self.dense.dtype, jnp.inexact)
         if whole or not self._applies(inputs.size, "gather"):
             return super().__call__(inputs)
         inputs = wide(inputs)
