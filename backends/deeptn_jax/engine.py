@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 
@@ -13,7 +14,17 @@ from deeptn.engine import Program, Run, execute, run_plain, start
 def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
     """Execute a program on arrays, in the order of ``program.inputs``; registered as the runner for JAX.
 
-    With ``program.recompute``, a gradient keeps only the states between stages (all states if stages are joined).
+    Layers with equal networks share one program, which JAX traces and differentiates once for all of them; outside of
+    `jax.jit`, it is compiled as a whole instead of step by step.
+    """
+    return _run(program, list(inputs))
+
+
+@partial(jax.jit, static_argnums=0)
+def _run(program: Program, inputs: list[jax.Array]) -> jax.Array:
+    """Run a program; with ``program.recompute``, a gradient keeps only the states between stages.
+
+    It keeps all states if stages are joined.
     """
     if not program.recompute or program.crossing:
         return run_plain(program, inputs)

@@ -51,10 +51,13 @@ def optax_dtypes() -> AbstractContextManager[Any]:
 
 def _minimise(loss_of: Callable[[Params], jax.Array], start: Params, like: jax.Array, how: Fit) -> Any:
     """Minimize a loss with the optimizers of optax, in one compiled loop."""
-    optax = optional("optax", "jax")
     adam, steps = how.method == "adam", how.steps or 0
+    begin = {name: jnp.asarray(array, like.dtype) for name, array in start.items()}
+    if not steps:  # a loop without steps would be compiled all the same
+        return begin, [float(loss_of(begin))]
+    optax = optional("optax", "jax")
     if adam:
-        optimizer = optax.adam(optax.cosine_decay_schedule(0.02 if how.lr is None else how.lr, max(steps, 1)))
+        optimizer = optax.adam(optax.cosine_decay_schedule(0.02 if how.lr is None else how.lr, steps))
     else:
         optimizer = optax.lbfgs(how.lr)
 
@@ -77,5 +80,5 @@ def _minimise(loss_of: Callable[[Params], jax.Array], start: Params, like: jax.A
         loss = loss_of(params)
         return keep(best, params, loss)[1], jnp.append(losses, loss)
 
-    found, losses = run({name: jnp.asarray(array, like.dtype) for name, array in start.items()})
+    found, losses = run(begin)
     return found, losses.tolist()
