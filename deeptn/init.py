@@ -240,7 +240,9 @@ def _calibrate(
             slope = do("where", slope > 0.2, slope, 0.2)
         before, step = lack, lack / slope
         factor = do("exp", step)
-        params = {name: array * factor ** shares[name] if name in shares else array for name, array in params.items()}
+        params = params | {
+            name: params[name] * cast_like(factor**power, params[name]) for name, power in shares.items()
+        }
     return params
 
 
@@ -307,7 +309,8 @@ def _undirected(spec: NetworkSpec, node: Node, stage: Stage, array: Array) -> Ar
     sizes = spec.index_sizes
     bonds = math.prod(sizes[ix] for ix in node.indices if ix not in stage.output)
     size = do("abs", array)
-    return array * (math.sqrt(math.prod(spec.node_shape(node))) * bonds**-0.25 / do("sqrt", do("sum", size * size)))
+    factor = math.sqrt(math.prod(spec.node_shape(node))) * bonds**-0.25 / do("sqrt", do("sum", size * size))
+    return array * cast_like(factor, array)
 
 
 def root_mean_square(spec: NetworkSpec, layout: Layout, params: Mapping[str, Array]) -> Array:

@@ -53,8 +53,10 @@ class Layer:
         return self.cores
 
     def decode(self) -> jax.Array:
-        """Return the weight, in PyTorch's order of axes."""
-        return self.network.materialize(self.arrays)
+        """Return the weight, in PyTorch's order of axes; its shape if the cores are mere shapes."""
+        arrays = self.arrays
+        abstract = any(isinstance(array, jax.ShapeDtypeStruct) for array in arrays.values())
+        return jax.eval_shape(self.network.materialize, arrays) if abstract else self.network.materialize(arrays)
 
     @property
     def kind(self) -> str:
@@ -71,6 +73,14 @@ class Layer:
         """What a printed model shows of the layer."""
         net = self.network
         return {"shape": net.shape, "topology": describe(net.topology), "num_params": net.num_params}
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the dense layer has: its sizes and options. Its methods would miss the weight."""
+        if name == "dense" or name.startswith("_") or hasattr(type(self), name):
+            return object.__getattribute__(self, name)  # raises the error of a property of ours that has failed
+        if callable(getattr(type(self.dense), name, None)):
+            raise AttributeError(f"{name!r} is a method of the dense layer; write layer.to_dense().{name}(…)")
+        return getattr(self.dense, name)
 
     def to_dense(self) -> Any:
         """Return the equivalent dense layer."""

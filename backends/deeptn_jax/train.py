@@ -218,7 +218,8 @@ class _Trainer:
         def step(params: Any, state: Any, x: Any, y: Any, share: Any, beta: Any) -> Any:
             loss, gradient = jax.value_and_grad(partial(self.loss_of, nets))(params, x, y)
             if (clip := recipe.clip) is not None:
-                norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(_wide(gradient))))
+                gradient = _wide(gradient)
+                norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient)))
                 gradient = jax.tree.map(lambda g: g * jnp.minimum(clip / (norm + 1e-6), 1.0), gradient)
             new, after = {}, {}
             for name, value in params.items():

@@ -13,7 +13,7 @@ import numpy as np
 
 from deeptn.arrays import from_raw
 from deeptn.errors import PlanError
-from deeptn.models import Generated, Kind, ModelView, Weight, expect_model, kind_of, naming
+from deeptn.models import Generated, ModelView, Weight, expect_model, naming
 from deeptn.params import check_params
 
 KEY = "is a jax.random key; store its jax.random.key_data instead"
@@ -75,7 +75,12 @@ def array_like(array: np.ndarray, like: Any) -> Any:
     return array if isinstance(like, (np.ndarray, np.generic)) else from_raw(array, "jax")
 
 
-def generated(names: tuple[str, ...], layer: Any, refused: str | None = None) -> Weight:
+def normalized(wrapper: Any) -> str:
+    """Say why a layer inside a wrapper that normalizes its weight cannot be replaced."""
+    return f"is normalized by the {type(wrapper).__name__} around it, which needs a dense weight; remove it first"
+
+
+def generated(names: tuple[str, ...], layer: Any, refused: str | None = None, own: str = "weight") -> Weight:
     """Describe a generated layer as a `deeptn.models.Weight`."""
     net, dtype = layer.network, jax.tree.leaves(layer.cores)[0].dtype.name
 
@@ -83,15 +88,14 @@ def generated(names: tuple[str, ...], layer: Any, refused: str | None = None) ->
         checked(layer.cores)
         return layer.decode()
 
-    return Weight(names, layer.kind, net.shape, dtype, read, "weight", layer.bias is not None, net, refused)
+    return Weight(names, layer.kind, net.shape, dtype, read, own, layer.bias is not None, net, refused)
 
 
-def changed(kinds: Mapping[type, Kind], name: str, layer: Any, change: Generated | None) -> Any:
+def changed(kind: Any, name: str, layer: Any, change: Generated | None) -> Any:
     """Return the layer that replaces another: generated, or dense if `change` is None."""
     with naming(name):
         if change is None:
             checked((layer.cores, layer.bias))
             return layer.to_dense()
         check_params(change.network.spec, change.params)
-        kind: Any = kind_of(kinds, layer)
         return kind.make(layer, change.network, change.arrays("jax"))

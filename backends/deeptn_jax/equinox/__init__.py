@@ -2,7 +2,7 @@
 
 from ..models import compress, fold, load_model, save_model
 from ..view import VIEWS
-from .layers import TNConv1d, TNConv2d, TNConv3d, TNEmbedding, TNLinear, register_layer
+from .layers import TNConv1d, TNConv2d, TNConv3d, TNEmbedding, TNLinear, TNWeight, register_layer
 from .view import EquinoxModel
 
 VIEWS.append((lambda model: True, EquinoxModel))
@@ -13,6 +13,7 @@ __all__ = [
     "TNConv3d",
     "TNEmbedding",
     "TNLinear",
+    "TNWeight",
     "compress",
     "fold",
     "load_model",

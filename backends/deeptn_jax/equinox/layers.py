@@ -10,16 +10,19 @@ from typing import Any, ClassVar, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import wadler_lindig
 
 from deeptn.arrays import check_alike
 from deeptn.base import positive_int
+from deeptn.errors import SpecError
 from deeptn.models import Kind, Mode, Target, as_network, check_mode
 from deeptn.network import Network, multiply
 from deeptn.spec import Layout
 
 from ..functional import init
 from ..layers import Layer, kinds_of, look_up
+from ..view import is_array
 
 
 class TNLayer(Layer, eqx.Module):
@@ -57,6 +60,11 @@ class TNLayer(Layer, eqx.Module):
     @property
     def weight(self) -> jax.Array:
         """The decoded weight, in the shape of the dense layer's weight."""
+        if not all(map(is_array, self.cores.values())):
+            raise SpecError(
+                f"the weight of a {type(self).__name__} is generated from its cores, which are no arrays here; where a "
+                "weight is replaced (equinox.tree_at, equinox.nn.WeightNorm), use layer.cores or layer.to_dense()"
+            )
         return self.decode()
 
     def __pdoc__(self, **kwargs: Any) -> Any:  # one line when Equinox prints a model
@@ -76,8 +84,9 @@ class TNLayer(Layer, eqx.Module):
 
 
 def _frame(like: Callable[..., Any], key: Any, *arguments: Any, **options: Any) -> Any:
-    """Return a dense layer that has only shapes. Its arguments are not traced, because NumPy's integers would be."""
-    return eqx.filter_eval_shape(lambda key: like(*arguments, key=key, **options), key)
+    """Return a dense layer that has only shapes. NumPy's integers become Python's, because they would be traced."""
+    plain = jax.tree.map(lambda a: int(a) if isinstance(a, np.integer) else a, (arguments, options))
+    return eqx.filter_eval_shape(lambda key: like(*plain[0], key=key, **plain[1]), key)
 
 
 def _uniform(key: Any, like: Any, bound: float) -> jax.Array:
@@ -263,6 +272,61 @@ class TNRegistered(TNLayer):
         self.cores, self.network, self.form, self.dense = dict(cores), network, form, _bare(dense)
         self.mode, self.batch_hint = "materialize", 1
 
+
+class TNWeight(TNLayer):
+    """A generated weight in the place of an array, such as ``weight_ih`` of `equinox.nn.GRUCell`.
+
+    It is decoded wherever the module uses it: in products, and in every function of `jax.numpy`.
+
+    Examples
+    --------
+    >>> import jax, deeptn as dtn
+    >>> net = dtn.network(dtn.TTMatrix(rank=2), (36, 8))
+    >>> cell = eqx.nn.GRUCell(8, 12, key=jax.random.key(0))
+    >>> cell = eqx.tree_at(lambda cell: cell.weight_ih, cell, TNWeight(net, net.init(like="jax")))
+    >>> cell(jnp.ones(8), jnp.zeros(12)).shape
+    (12,)
+    """
+
+    form = "weight"
+
+    def __init__(self, network: Network, cores: Mapping[str, jax.Array]):
+        self.cores, self.network, self.dense = dict(cores), network, None
+        self.mode, self.batch_hint = "materialize", 1
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the decoded weight."""
+        return self.network.shape
+
+    @property
+    def dtype(self) -> Any:
+        """Dtype of the cores, and of the decoded weight."""
+        return next(iter(self.cores.values())).dtype
+
+    def to_dense(self) -> jax.Array:
+        """Return the decoded weight."""
+        return self.weight
+
+    def __jax_array__(self) -> jax.Array:
+        return self.weight
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in dir(jax.Array):
+            raise AttributeError(f"'TNWeight' object has no attribute {name!r}")
+        return getattr(self.weight, name)
+
+    def __matmul__(self, other: Any) -> jax.Array:
+        return self.weight @ other
+
+    def __rmatmul__(self, other: Any) -> jax.Array:
+        return other @ self.weight
+
+
+#: Modules in which single arrays can be generated, and the names of these arrays.
+CELLS: dict[type, tuple[str, ...]] = dict.fromkeys((eqx.nn.GRUCell, eqx.nn.LSTMCell), ("weight_ih", "weight_hh"))
+#: The kind of such an array.
+SINGLE = Kind(TNWeight.form, lambda dense, network, cores: TNWeight(network, cores))
 
 KINDS: dict[type, Kind] = kinds_of(TNLinear, TNConv1d, TNConv2d, TNConv3d, TNEmbedding)
 

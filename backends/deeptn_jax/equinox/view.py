@@ -16,8 +16,23 @@ from deeptn.errors import PlanError
 from deeptn.models import Entry, Generated, Kind, Weight, kind_of, path_of, refuse
 
 from ..fit import fit
-from ..view import KEY, TURNED, array_like, changed, checked, generated, is_array, is_key, outputs_of, seed_of
-from .layers import KINDS, TNLayer
+from ..view import (
+    KEY,
+    TURNED,
+    array_like,
+    changed,
+    checked,
+    generated,
+    is_array,
+    is_key,
+    normalized,
+    outputs_of,
+    seed_of,
+)
+from .layers import CELLS, KINDS, SINGLE, TNLayer, TNWeight
+
+#: Modules that replace the weight of the layer inside them by a normalized one.
+WRAPPERS = (eqx.nn.WeightNorm, eqx.nn.SpectralNorm)
 
 
 class EquinoxModel:
@@ -36,26 +51,39 @@ class EquinoxModel:
         self.model = model
 
     def _layers(self) -> dict[str, tuple[Any, Kind | None]]:
-        """Return generated layers (kind None) and those that can be, except where `equinox.nn.Shared` left a hole."""
-        found = {name: (part, kind_of(KINDS, part)) for name, part in _parts(self.model, (TNLayer, *KINDS)).items()}
-        made = {name: place for name, place in found.items() if isinstance(place[0], TNLayer)}
-        return {
-            name: place for name, place in found.items() if name in made or (place[1] and is_array(place[0].weight))
-        }
+        """Return what is generated (kind None) or can be, except where `equinox.nn.Shared` left a hole."""
+        found: dict[str, tuple[Any, Kind | None]] = {}
+        for name, part in _parts(self.model, (TNLayer, *KINDS, *CELLS)).items():
+            kind = kind_of(KINDS, part)
+            if isinstance(part, TNLayer):
+                found[name] = part, None
+            elif kind is not None and is_array(part.weight):
+                found[name] = part, kind
+            for own in kind_of(CELLS, part) or ():
+                array = getattr(part, own)
+                if isinstance(array, TNWeight) or is_array(array):
+                    found[path_of(name, own)] = array, None if isinstance(array, TNWeight) else SINGLE
+        return found
 
     def weights(self) -> list[Weight]:
-        return [self._weight(name, layer, kind) for name, (layer, kind) in self._layers().items()]
+        around = {path: part for path, part in _parts(self.model, WRAPPERS).items() if isinstance(part, WRAPPERS)}
+        found = []
+        for name, (layer, kind) in self._layers().items():
+            wrapper = next((part for path, part in around.items() if name.startswith(path_of(path, "layer"))), None)
+            found.append(self._weight(name, layer, kind, None if wrapper is None else normalized(wrapper)))
+        return found
 
-    def _weight(self, name: str, layer: Any, kind: Kind | None) -> Weight:
+    def _weight(self, name: str, layer: Any, kind: Kind | None, refused: str | None) -> Weight:
         if kind is None:
-            return generated((name,), layer)
-        shape, refused = tuple(layer.weight.shape), None
-        if kind.base is not None:
-            refused = kind.differs(layer, "__call__")
+            return generated((name,), layer, refused, "" if isinstance(layer, TNWeight) else "weight")
+        weight, own = (layer, "") if kind is SINGLE else (layer.weight, "weight")
+        shape = tuple(weight.shape)
+        if kind.base is not None or kind is SINGLE:
+            refused = refused or kind.differs(layer, "__call__")
             if len(shape) != 2 + getattr(layer, "num_spatial_dims", 0):
                 refused = f"has a stack of weights of shape {shape} (filter_vmap); compress single layers"
-        read, bias = partial(checked, layer.weight), getattr(layer, "bias", None) is not None
-        return Weight((name,), kind.name(shape), shape, layer.weight.dtype.name, read, "weight", bias, None, refused)
+        read, bias = partial(checked, weight), getattr(layer, "bias", None) is not None
+        return Weight((name,), kind.name(shape), shape, weight.dtype.name, read, own, bias, None, refused)
 
     def _slots(self) -> dict[str, tuple[str, Any]]:
         """Map names of entries to paths and arrays; names omit the ``dense`` part of generated layers."""
@@ -81,7 +109,7 @@ class EquinoxModel:
 
     def replace(self, changes: Mapping[str, Generated | None]) -> None:
         places = self._layers()
-        swaps = {name: changed(KINDS, name, places[name][0], change) for name, change in changes.items()}
+        swaps = {name: changed(places[name][1], name, places[name][0], change) for name, change in changes.items()}
         self.model = _swapped(self.model, swaps, (TNLayer, *KINDS))
 
     def outputs(self, inputs: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:

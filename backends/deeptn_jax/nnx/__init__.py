@@ -5,9 +5,19 @@ from flax import nnx
 from ..models import compress, fold, load_model, save_model
 from ..view import VIEWS
 from .graph import parts
-from .layers import TNConv, TNEmbed, TNLinear, register_layer
+from .layers import TNConv, TNEmbed, TNLinear, TNLinearGeneral, register_layer
 from .view import NNXModel
 
 VIEWS.insert(0, (lambda model: bool(parts(model, nnx.Module, once=True)), NNXModel.of_copy))
 
-__all__ = ["TNConv", "TNEmbed", "TNLinear", "compress", "fold", "load_model", "register_layer", "save_model"]
+__all__ = [
+    "TNConv",
+    "TNEmbed",
+    "TNLinear",
+    "TNLinearGeneral",
+    "compress",
+    "fold",
+    "load_model",
+    "register_layer",
+    "save_model",
+]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,19 +24,47 @@ from ..functional import init
 from ..layers import Layer, kinds_of, look_up, wide
 
 
-def torch_axes(own: str, ndim: int) -> tuple[int, ...]:
-    """Return the positions of PyTorch's axes in a variable of this name: a kernel is ``(*kernel_size, in, out)``."""
-    return (ndim - 1, ndim - 2, *range(ndim - 2)) if own == "kernel" and ndim > 1 else tuple(range(ndim))
+class Form(NamedTuple):
+    """How a variable is turned into PyTorch's array: merge axes, then permute them.
 
+    Attributes
+    ----------
+    shape : tuple of int
+        Shape of the variable: a kernel is ``(*kernel_size, in, out)``, in `flax.nnx.LinearGeneral` ``(*in, *out)``.
+    merged : tuple of int
+        The same with one axis for all inputs and one for all outputs.
+    order : tuple of int
+        Positions in `merged` of PyTorch's axes, ``(out, in, *kernel_size)``.
+    """
 
-def to_weight(own: str, array: Any) -> Any:
-    """Transpose an array from a variable's order of axes to PyTorch's, ``(out, in, *kernel_size)``."""
-    return array.transpose(torch_axes(own, array.ndim))
+    shape: Shape
+    merged: Shape
+    order: tuple[int, ...]
 
+    @classmethod
+    def of(cls, own: str, shape: Sequence[int], module: Any = None) -> Form:
+        """Return the form of a variable, given its name, its shape and its module."""
+        shape = merged = tuple(shape)
+        if isinstance(module, (nnx.LinearGeneral, TNLinearGeneral)):
+            split = len(shape) - len(module.out_features) if own == "kernel" else 0
+            sides = (shape[:split], shape[split:]) if own == "kernel" else (shape,)
+            merged = tuple(math.prod(side) for side in sides)
+        ndim = len(merged)
+        kernel = own == "kernel" and ndim > 1
+        return cls(shape, merged, (ndim - 1, ndim - 2, *range(ndim - 2)) if kernel else tuple(range(ndim)))
 
-def from_weight(own: str, array: Any) -> Any:
-    """Transpose an array from PyTorch's order of axes to that of a variable."""
-    return array.transpose(tuple(np.argsort(torch_axes(own, array.ndim))))
+    @property
+    def weight(self) -> Shape:
+        """Shape of PyTorch's array."""
+        return tuple(self.merged[axis] for axis in self.order)
+
+    def to_weight(self, array: Any) -> Any:
+        """Return the value of a variable as PyTorch's array."""
+        return array.reshape(self.merged).transpose(self.order)
+
+    def from_weight(self, array: Any) -> Any:
+        """Return PyTorch's array as the value of a variable."""
+        return array.transpose(tuple(np.argsort(self.order))).reshape(self.shape)
 
 
 class TNLayer(Layer, nnx.Module):
@@ -45,6 +74,8 @@ class TNLayer(Layer, nnx.Module):
     """
 
     attribute = "kernel"
+    #: Whether the dense layer reshapes what its initializer draws, so that no placeholder can be drawn instead.
+    reshaped: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -61,10 +92,9 @@ class TNLayer(Layer, nnx.Module):
         drawn: list[dict[str, jax.Array]] = []
 
         def draw(key: Any, shape: Shape, dtype: Any, *more: Any) -> jax.Array:
-            shape = tuple(shape[axis] for axis in torch_axes(self.attribute, len(shape)))
-            self.network = as_network(topology, shape, layout)
+            self.network = as_network(topology, Form.of(self.attribute, shape).weight, layout)
             drawn.append(init(self.network, key, dtype, std=std))
-            return jnp.zeros((), dtype)
+            return jnp.zeros(shape if self.reshaped else (), dtype)
 
         initializer = f"{self.attribute}_init"
         for name in (initializer, f"{self.attribute}_metadata"):
@@ -89,7 +119,26 @@ class TNLayer(Layer, nnx.Module):
     @property
     def kernel(self) -> jax.Array:
         """The decoded weight, in the shape of the dense layer's weight."""
-        return from_weight(self.attribute, self.decode())
+        return self._form.from_weight(self.decode())
+
+    @property
+    def _form(self) -> Form:
+        shape = tuple(
+            self.network.shape[axis] for axis in np.argsort(Form.of(self.attribute, self.network.shape).order)
+        )
+        return Form.of(self.attribute, shape)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an option or the bias of the dense layer where it takes effect."""
+        own = vars(self)
+        if name == self.attribute:
+            raise SpecError(
+                f"the {name} is generated from its cores; set layer.cores[…], or call layer.to_dense() first"
+            )
+        if "dense" in own and name not in own and name in vars(own["dense"]):
+            setattr(self.dense, name, value)
+        else:
+            super().__setattr__(name, value)
 
     def __nnx_repr__(self) -> Generator[Any, None, None]:  # one line when NNX prints a model
         yield reprlib.Object(type(self), same_line=True)
@@ -105,7 +154,8 @@ class TNLayer(Layer, nnx.Module):
 
     @classmethod
     def _weight_of(cls, dense: Any) -> jax.Array:
-        return to_weight(cls.attribute, getattr(dense, cls.attribute)[...])
+        kernel = getattr(dense, cls.attribute)[...]
+        return Form.of(cls.attribute, kernel.shape, dense).to_weight(kernel)
 
     @classmethod
     def _of(cls, dense: Any, net: Network, cores: Mapping[str, jax.Array]) -> Any:
@@ -153,12 +203,12 @@ class TNLinear(TNLayer):
     ):
         super().__init__((in_features, out_features), topology, rngs=rngs, layout=layout, mode=mode, **options)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
         x = jnp.asarray(x) if isinstance(x, (list, tuple)) else x
         batch = x.size // max(x.shape[-1], 1)
         whole = not batch or x.shape[-1] != self.dense.in_features or self._multiplies_its_own_way()
-        if whole or not self._applies(batch):
-            return super().__call__(x)
+        if options or whole or not self._applies(batch):
+            return super().__call__(x, **options)
         bias = None if self.bias is None else self.bias[...]
         check_alike((f"parameter {name!r}" for name in self.arrays), list(self.arrays.values()))
         first = next(iter(self.arrays.values()))
@@ -251,12 +301,12 @@ class TNEmbed(TNLayer):
         """The decoded table."""
         return self.kernel
 
-    def __call__(self, inputs: jax.Array) -> jax.Array:
+    def __call__(self, inputs: jax.Array, **options: Any) -> jax.Array:
         whole = inputs.size == 0 or not jnp.issubdtype(inputs.dtype, jnp.integer)
         # NNX has other rules for a table of one row, and for what an integer table returns out of range.
         whole = whole or self.network.shape[0] == 1 or not jnp.issubdtype(self.dense.dtype, jnp.inexact)
-        if whole or not self._applies(inputs.size, "gather"):
-            return super().__call__(inputs)
+        if options or whole or not self._applies(inputs.size, "gather"):
+            return super().__call__(inputs, **options)
         inputs = wide(inputs)
         rows = look_up(self.network, self.arrays, inputs)
         size = self.network.shape[0]
@@ -269,6 +319,50 @@ class TNEmbed(TNLayer):
         return self.to_dense().attend(query)
 
 
+class TNLinearGeneral(TNLayer):
+    """A linear layer over several axes with a generated kernel; replaces `flax.nnx.LinearGeneral`.
+
+    It is also what `flax.nnx.MultiHeadAttention` consists of.
+
+    Parameters
+    ----------
+    in_features, out_features, axis, **options
+        As for `flax.nnx.LinearGeneral`, but without ``batch_axis``.
+    topology, layout, rngs
+        As for `TNLinear`. The network generates a matrix, ``(prod(out_features), prod(in_features))``.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp, deeptn as dtn
+    >>> from flax import nnx
+    >>> layer = TNLinearGeneral(64, (4, 16), dtn.TTMatrix(rank=4), rngs=nnx.Rngs(0))
+    >>> layer(jnp.ones((5, 64))).shape, layer.kernel.shape, layer.network.shape
+    ((5, 4, 16), (64, 4, 16), (64, 64))
+    """
+
+    like, form, arguments = nnx.LinearGeneral, "linear", ("in_features", "out_features", "axis")
+    reshaped = True
+
+    def __init__(
+        self,
+        in_features: int | Sequence[int],
+        out_features: int | Sequence[int],
+        topology: Target = "BrickWall",
+        *,
+        rngs: nnx.Rngs,
+        layout: Layout | None = None,
+        **options: Any,
+    ):
+        if options.get("batch_axis"):
+            raise SpecError("batch_axis makes a stack of kernels, but a network generates one; leave it out")
+        arguments = in_features, out_features
+        super().__init__(arguments, topology, rngs=rngs, layout=layout, mode="materialize", **options)
+
+    @property
+    def _form(self) -> Form:
+        return Form.of("kernel", (*self.dense.in_features, *self.dense.out_features), self)
+
+
 class TNRegistered(TNLayer):
     """A layer of a registered class with a generated weight; call it like the original layer."""
 
@@ -277,7 +371,7 @@ class TNRegistered(TNLayer):
         self._hold(nnx.clone(dense), cores)
 
 
-KINDS: dict[type, Kind] = kinds_of(TNLinear, TNConv, TNEmbed)
+KINDS: dict[type, Kind] = kinds_of(TNLinear, TNConv, TNEmbed, TNLinearGeneral)
 
 
 def register_layer(cls: type[nnx.Module], kind: str = "linear", attribute: str = "kernel") -> None:

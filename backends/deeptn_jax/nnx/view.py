@@ -14,10 +14,12 @@ from flax.nnx.training.metrics import MetricState
 from deeptn.models import Entry, Generated, Kind, Weight, kind_of, path_of, refuse, tied
 
 from ..fit import fit
-from ..view import TURNED, array_like, changed, checked, generated, is_array, is_key, outputs_of, seed_of
+from ..view import TURNED, array_like, changed, checked, generated, is_array, is_key, normalized, outputs_of, seed_of
 from .graph import parts
-from .layers import KINDS, TNLayer, from_weight, to_weight, torch_axes
+from .layers import KINDS, Form, TNLayer, TNLinearGeneral
 
+#: Modules that normalize the kernels of the layers inside them, in place.
+WRAPPERS = (nnx.WeightNorm, nnx.SpectralNorm)
 #: Variables that do not belong to a trained model.
 PASSING = (nnx.RngState, nnx.Cache, nnx.Intermediate, nnx.OptState, MetricState)
 #: PyTorch's names for NNX variables.
@@ -68,10 +70,20 @@ class NNXModel:
             users.setdefault(id(value), []).append(path)
         above = parts(self.model, nnx.Pytree, once=True).values()
         held = {id(self.model)} | {id(child) for parent in above for child in vars(parent).values()}
-        return [self._weight(layer, names, users, held) for layer, names in places]
+        around = {
+            id(layer): normalized(wrapper)
+            for wrapper in parts(self.model, WRAPPERS, once=True).values()
+            for layer in parts(wrapper, (TNLayer, *KINDS), once=True).values()
+        }
+        found = []
+        for layer, names in places:
+            loose = None if id(layer) in held else "is in a plain container; use nnx.List or nnx.Dict"
+            found.append(self._weight(layer, names, users, loose or around.get(id(layer))))
+        return found
 
-    def _weight(self, layer: Any, names: tuple[str, ...], users: Mapping[int, list[str]], held: set[int]) -> Weight:
-        refused = None if id(layer) in held else "is in a plain container; use nnx.List or nnx.Dict"
+    def _weight(
+        self, layer: Any, names: tuple[str, ...], users: Mapping[int, list[str]], refused: str | None
+    ) -> Weight:
         kind: Kind | None = kind_of(KINDS, layer)
         if kind is None:
             return generated(names, layer, refused)
@@ -81,21 +93,25 @@ class NNXModel:
             more = next((key for key in own if key not in (kind.attribute, "bias")), None)
             refused = kind.differs(layer, "__call__") or refused
             refused = refused or (more and f"has {more!r} besides weight and bias, which would be lost")
+            if len(_raw(variable).shape) != _ndim(layer):
+                why = f"has a stack of weights of shape {_raw(variable).shape} (nnx.vmap, batch_axis)"
+                refused = refused or f"{why}; compress single layers"
         for what in (kind.attribute, "bias"):
             places = {path_of(name, what) for name in names}
             for path in users.get(id(own.get(what)), ()):
                 refused = refused if path in places else tied(what, path)
-        shape = _shape(kind.attribute, _raw(variable))
-        read, bias = partial(_read, kind.attribute, variable), getattr(layer, "bias", None) is not None
+        form = Form.of(kind.attribute, _raw(variable).shape, layer)
+        shape, read, bias = form.weight, partial(_read, form, variable), getattr(layer, "bias", None) is not None
         dtype, stored = _raw(variable).dtype.name, NAMES.get(kind.attribute, kind.attribute)
         return Weight(names, kind.name(shape), shape, dtype, read, stored, bias, None, refused)
 
-    def _slots(self) -> dict[str, tuple[str, Any, str | None]]:
-        """Map names of entries to names in NNX, variables, and why files cannot store them (None if they can)."""
+    def _slots(self) -> dict[str, tuple[Form, Any, str | None]]:
+        """Map names of entries to forms, variables, and why files cannot store them (None if they can)."""
+        general = parts(self.model, (nnx.LinearGeneral, TNLinearGeneral))
         turned = tuple(f"{name}." for name in parts(self.model, nnx.ConvTranspose, once=True))
         held = [item for item in parts(self.model, nnx.Variable).items() if not isinstance(item[1], PASSING)]
         held.sort(key=lambda item: not isinstance(item[1], (nnx.Param, nnx.BatchStat)))  # they get PyTorch's names
-        found: dict[str, tuple[str, Any, str | None]] = {}
+        found: dict[str, tuple[Form, Any, str | None]] = {}
         for path, value in held:
             raw = value.get_raw_value()
             if raw is None:
@@ -110,15 +126,15 @@ class NNXModel:
                 refused = f"is a {type(value).__name__} of type {type(raw).__name__}; files store arrays and numbers"
             elif path.startswith(turned):
                 refused = TURNED
-            found[place] = own, value, refused
+            form = Form.of(own, (0,) if refused else _raw(value).shape, general.get(module))
+            found[place] = form, value, refused
         return found
 
     def entries(self) -> dict[str, Entry]:
         found, slots = {}, self._slots()
-        for name, (own, value, refused) in slots.items():
-            raw = _raw(value)
-            read = partial(refuse, name, refused) if refused else partial(_read, own, value)
-            shape, dtype = ((0,), None) if refused else (_shape(own, raw), raw.dtype.name)
+        for name, (form, value, refused) in slots.items():
+            read = partial(refuse, name, refused) if refused else partial(_read, form, value)
+            shape, dtype = ((0,), None) if refused else (form.weight, _raw(value).dtype.name)
             found[name] = Entry(shape, dtype, id(value), read, isinstance(value, nnx.Param), refused)
         held = {id(value) for _, value, _ in slots.values()}
         for path, value in parts(self.model, nnx.Variable, once=True).items():
@@ -128,7 +144,11 @@ class NNXModel:
 
     def replace(self, changes: Mapping[str, Generated | None]) -> None:
         layers = {name: layer for name, (layer, _) in self._places().items()}
-        swaps = {id(layers[name]): changed(KINDS, name, layers[name], change) for name, change in changes.items()}
+        swaps = {
+            id(layer): changed(kind_of(KINDS, layer), name, layer, changes[name])
+            for name, layer in layers.items()
+            if name in changes
+        }
         for parent in parts(self.model, nnx.Pytree, once=True).values():
             for name, child in list(vars(parent).items()):
                 if id(child) in swaps:
@@ -144,9 +164,9 @@ class NNXModel:
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         slots = self._slots()
         for name, array in arrays.items():
-            own, value, _ = slots[name]
+            form, value, _ = slots[name]
             raw = value.get_raw_value()
-            made = from_weight(own, array_like(array, _raw(value)))
+            made = form.from_weight(array_like(array, _raw(value)))
             number = isinstance(raw, NUMBERS) and not isinstance(raw, np.generic)
             value.set_raw_value(type(raw)(made.item()) if number else made)  # bypasses any hooks
 
@@ -157,10 +177,12 @@ def _raw(value: Any) -> Any:
     return np.asarray(raw) if isinstance(raw, NUMBERS) else raw
 
 
-def _shape(own: str, raw: Any) -> tuple[int, ...]:
-    """Return a shape in PyTorch's order of axes."""
-    return tuple(raw.shape[axis] for axis in torch_axes(own, len(raw.shape)))
+def _ndim(layer: Any) -> int:
+    """Return how many axes the kernel of a single dense layer has."""
+    if isinstance(layer, nnx.LinearGeneral):
+        return len(layer.in_features) + len(layer.out_features)
+    return 2 + len(getattr(layer, "kernel_size", ()))
 
 
-def _read(own: str, value: Any) -> Any:
-    return to_weight(own, checked(_raw(value)))
+def _read(form: Form, value: Any) -> Any:
+    return form.to_weight(checked(_raw(value)))
