@@ -120,7 +120,7 @@ CASES = {
     "jax dtype": (
         lambda: deeptn_jax.init(NET, __import__("jax").random.key(0), dtype="int32"),
         SpecError,
-        "real floating-point numbers",
+        "expected one of float64",
     ),
     "jax params": (lambda: deeptn_jax.materialize(NET, OTHER.init(like="jax")), SpecError, "params of another network"),
     "jax scheme": (

@@ -274,7 +274,7 @@ class TNRegistered(TNLayer):
 
 
 class TNWeight(TNLayer):
-    """A generated weight in the place of an array, such as ``weight_ih`` of `equinox.nn.GRUCell`.
+    """A generated weight that stands for an array, such as ``weight_ih`` of `equinox.nn.GRUCell`.
 
     It is decoded wherever the module uses it: in products, and in every function of `jax.numpy`.
 
