@@ -48,6 +48,8 @@ def test_equinox_cells(cell, tmp_path):
     assert close(eqx.filter_jit(small)(x), model(x))
     slopes = eqx.filter_grad(lambda model: model(x).sum())(small)
     assert all(bool(jnp.any(core != 0)) for core in slopes.cell.weight_hh.cores.values())
+    once = eqx.filter_jit(eqx.filter_grad(lambda model: tne.fold(model)(x).sum()))(small)  # decodes before the scan
+    assert all(map(close, jax.tree.leaves(once), jax.tree.leaves(slopes)))
     tne.save_model(small, tmp_path / "m")
     assert close(tne.load_model(model, tmp_path / "m")(x), small(x))
     assert list(dtn.load_model(tmp_path / "m").layers) == ["cell.weight_ih", "cell.weight_hh"]
