@@ -111,7 +111,7 @@ class NNXGPT(nnx.Module):
         return self.head(x)
 
 
-def step_of(model: Any) -> tuple[Callable[..., Any], Any]:
+def step_of(model: Any) -> tuple[Any, Any]:
     """Return a training step, not yet compiled, and its first arguments: parameters and averages of Adam."""
     if isinstance(model, nnx.Module):
         graph, params, rest = nnx.split(model, nnx.Param, ...)

@@ -86,7 +86,8 @@ def test_nnx_general_and_attention(tmp_path):
     assert close(nnx.jit(lambda model, x: model(x))(small, x), model(x))
     assert small.attention.query.kernel.shape == (32, 4, 4)
     tnx.save_model(small, tmp_path / "m")
-    assert dtn.load_model(tmp_path / "m").layers["general"].bias.shape == (6,)
+    bias: Any = dtn.load_model(tmp_path / "m").layers["general"].bias
+    assert bias.shape == (6,)
     assert close(tnx.load_model(Attention(nnx.Rngs(1)), tmp_path / "m")(x), small(x))
     plain = tnx.fold(small)
     assert type(plain.attention.out) is nnx.LinearGeneral
@@ -106,7 +107,7 @@ def test_torch_reads_a_general_layer(tmp_path):
     tnx.save_model(small, tmp_path / "m")
     theirs = dtt.load_model(torch.nn.ModuleDict({"q": torch.nn.Linear(8, 6)}), tmp_path / "m")
     x = np.random.default_rng(0).normal(size=(5, 8)).astype("float32")
-    assert close(theirs["q"](torch.as_tensor(x)).detach().numpy(), small["q"](x).reshape(5, 6))
+    assert close(theirs["q"](torch.as_tensor(x)).detach().numpy(), small["q"](jnp.asarray(x)).reshape(5, 6))
 
 
 WRAPPED: dict[str, Any] = {
@@ -143,7 +144,7 @@ def test_a_generated_layer_inside_a_wrapper_says_why_it_fails():
     with pytest.raises(dtn.SpecError, match=r"use layer\.cores or layer\.to_dense"):
         eqx.nn.WeightNorm(tne.TNLinear(10, 12, key=KEY))(jnp.ones(10))
     with pytest.raises(dtn.SpecError, match=r"call layer\.to_dense"):
-        tnx.TNLinear(10, 12, rngs=nnx.Rngs(0)).kernel = nnx.Param(jnp.ones((10, 12)))
+        setattr(tnx.TNLinear(10, 12, rngs=nnx.Rngs(0)), "kernel", nnx.Param(jnp.ones((10, 12))))  # noqa: B010
 
 
 class Twice(nnx.Linear):
@@ -166,7 +167,8 @@ class Scaled(nnx.Linear):
 
 def test_subclasses_of_nnx_linear(tmp_path):
     x = jax.random.normal(KEY, (3, 10))
-    model = nnx.Sequential(Twice(10, 12, rngs=nnx.Rngs(0)), Scaled(12, 8, rngs=nnx.Rngs(0)))
+    small: Any
+    model: Any = nnx.Sequential(Twice(10, 12, rngs=nnx.Rngs(0)), Scaled(12, 8, rngs=nnx.Rngs(0)))
     with pytest.raises(dtn.PlanError, match=r"own __call__, which would be lost; write register_layer\(Scaled\)"):
         tnx.compress(model, {"*": FULL})
     small, _ = tnx.compress(model, {"layers.0": FULL})
@@ -204,10 +206,11 @@ def test_stacks_are_refused():
         tne.compress({"a": many}, {"a.weight_ih": "LowRank"})
 
 
+CONVOLUTION: Any = tne.TNConv1d
 SIZES: dict[str, Any] = {
     "equinox linear": lambda n, m: tne.TNLinear(n, m, key=KEY)(jnp.ones(10)),
     "equinox embedding": lambda n, m: tne.TNEmbedding(n, m, key=KEY)(jnp.array(3)),
-    "equinox convolution": lambda n, m: tne.TNConv1d(n, m, 3, key=KEY)(jnp.ones((10, 5))),
+    "equinox convolution": lambda n, m: CONVOLUTION(n, m, 3, key=KEY)(jnp.ones((10, 5))),
     "nnx linear": lambda n, m: tnx.TNLinear(n, m, rngs=nnx.Rngs(0))(jnp.ones(10)),
     "nnx general": lambda n, m: tnx.TNLinearGeneral(n, (m, 2), rngs=nnx.Rngs(0))(jnp.ones(10)),
     "nnx embedding": lambda n, m: tnx.TNEmbed(n, m, rngs=nnx.Rngs(0))(jnp.array(3)),
