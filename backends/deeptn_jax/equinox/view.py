@@ -66,9 +66,9 @@ class EquinoxModel:
         return found
 
     def weights(self) -> list[Weight]:
+        layers, found = self._layers(), []
         around = {path: part for path, part in _parts(self.model, WRAPPERS).items() if isinstance(part, WRAPPERS)}
-        found = []
-        for name, (layer, kind) in self._layers().items():
+        for name, (layer, kind) in layers.items():
             wrapper = next((part for path, part in around.items() if name.startswith(path_of(path, "layer"))), None)
             found.append(self._weight(name, layer, kind, None if wrapper is None else normalized(wrapper)))
         return found
