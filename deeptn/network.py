@@ -17,7 +17,7 @@ from .engine.machine import machine
 from .errors import LayoutError, SpecError, near_match
 from .init import draws, initialize
 from .params import check_activations, check_runs
-from .spec import Layout, NetworkSpec
+from .spec import Layout, NetworkSpec, rows_of
 from .topologies import Topology, describe
 from .topologies import topology as as_topology
 
@@ -173,7 +173,7 @@ class Network:
             return decode(self, [params[name] for name in self.spec.param_shapes], recompute)
         if not isinstance(rows, slice) or rows.step not in (None, 1):
             raise SpecError(f"rows = {rows!r}; expected a slice with step 1, for example slice(0, 128)")
-        start, stop, _ = rows.indices(self.shape[0])
+        start, stop, _ = rows.indices(rows_of(self.shape))
         if not self.is_linear or start >= stop:
             return self.materialize(params)[start:stop]
         return slicing.decode_rows(self.spec, self.layout, params, start, stop)
@@ -213,7 +213,7 @@ class Network:
         ((2, 2, 512), True)
         """
         check_runs(self.spec, params)
-        rows = slicing.row_numbers(rows, next(iter(params.values())), self.shape[0])
+        rows = slicing.row_numbers(rows, next(iter(params.values())), rows_of(self.shape))
         shape = tuple(rows.shape)
         if not self.is_linear or math.prod(shape) == 0:
             return self.materialize(params)[rows]
@@ -258,7 +258,7 @@ class Network:
             return slicing.decode_blocks(self.spec, self.layout, params, limit)
         if (peak := self.cost().peak * slicing.item_size(params)) > limit:
             raise SpecError(f"max_bytes = {limit}, but the state of a network with activations needs {peak} bytes")
-        return iter([(slice(0, self.shape[0]), self.materialize(params))])
+        return iter([(slice(0, rows_of(self.shape)), self.materialize(params))])
 
     def apply(self, params: ParamsLike, x: Array) -> Array:
         """Multiply by the weight: ``x @ W.T``, with W viewed as ``(shape[0], prod(shape[1:]))``.
@@ -292,7 +292,7 @@ class Network:
         >>> y.shape, bool(np.allclose(y, x @ net.materialize(params).T))
         ((3, 7, 120), True)
         """
-        rows, columns = self.shape[0], math.prod(self.shape[1:])
+        rows, columns = rows_of(self.shape), math.prod(self.shape[1:])
         shape: Shape = tuple(getattr(x, "shape", ()))
         if not shape or shape[-1] != columns:
             raise LayoutError(f"x has shape {shape}, expected (..., {columns}) for a weight of shape {self.shape}")

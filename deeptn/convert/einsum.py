@@ -13,7 +13,7 @@ from ..network import Network
 from ..params import check_params
 from ..spec import Layout
 from ..topologies import Graph
-from .tensors import import_tensors, stage_tensors
+from .tensors import Part, import_tensors, stage_tensors
 
 
 def from_einsum(
@@ -26,10 +26,12 @@ def from_einsum(
     Parameters
     ----------
     equation : str
-        As for `numpy.einsum`, with ``->`` and without an ellipsis, for example ``"abx,bcy->acxy"``. No operand may
-        repeat an index; an index in more than two operands is a hyper-index.
+        As for `numpy.einsum`, without an ellipsis, for example ``"abx,bcy->acxy"``. An operand may repeat an index (its
+        diagonal), an index in more than two operands is a hyper-index, and one that a single operand has is summed over
+        unless it is open. Without ``->``, those that appear once are open, in alphabetical order. Any characters can be
+        indices, as in cotengra and opt_einsum. ``"ab,ba->"`` generates a scalar, of shape ().
     *arrays : array
-        One array per operand, from any library. They become nodes ``T0, T1, …``.
+        One array per operand, all from one library. They become nodes ``T0, T1, …``.
     shape, layout
         As for `deeptn.from_quimb`.
 
@@ -37,11 +39,12 @@ def from_einsum(
     -------
     net : Network
     params : dict of str to array
+        The arrays; integers, and arrays of different dtypes, are converted as in `from_quimb`.
 
     Raises
     ------
     SpecError
-        If the equation and the arrays do not match.
+        If the equation and the arrays do not match, or the equation has an ellipsis or repeats an index in its output.
 
     Examples
     --------
@@ -50,16 +53,24 @@ def from_einsum(
     >>> net, params = dtn.from_einsum("ax,xb->ab", U, V)
     >>> net.shape, bool((net.materialize(params) == U @ V).all())
     ((4, 6), True)
+
+    A trace, and a sum over one axis of an array:
+
+    >>> net, params = dtn.from_einsum("xxa,ab->a", np.ones((3, 3, 4)), np.ones((4, 5)))
+    >>> net.materialize(params).tolist()
+    [15.0, 15.0, 15.0, 15.0]
     """
     graph = Graph.from_einsum(equation)
     (nodes,), (output,) = graph.nodes, graph.output
     if len(nodes) != len(arrays):
         raise SpecError(f"the equation {equation!r:.80} has {len(nodes)} operands, got {len(arrays)} arrays")
+    tensors = []
     for number, ((_, indices), array) in enumerate(zip(nodes, arrays)):
-        if len(indices) != len(do("shape", array)):
-            raise SpecError(f"operand {number} is {''.join(indices)!r}, but its array has shape {do('shape', array)}")
-    tensors = [(indices, array) for (_, indices), array in zip(nodes, arrays)]
-    return import_tensors([(tensors, [], 0)], output, shape, layout)
+        shape_here = do("shape", array)
+        if len(indices) != len(shape_here):
+            raise SpecError(f"operand {number} is {''.join(indices)!r}, but its array has shape {shape_here}")
+        tensors.append((f"tensor {number}", indices, array))
+    return import_tensors([Part(tensors)], output, shape, layout)
 
 
 def to_einsum(net: Network, params: ParamsLike) -> list[tuple[str, list[Array]]]:

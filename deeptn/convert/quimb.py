@@ -15,7 +15,7 @@ from ..errors import SpecError
 from ..network import Network
 from ..params import check_params
 from ..spec import Layout
-from .tensors import import_tensors, stage_tensors
+from .tensors import Part, import_tensors, stage_tensors
 
 if TYPE_CHECKING:
     import quimb.tensor as qtn
@@ -102,10 +102,15 @@ def from_quimb(
         Hyper-indices are kept. Tensors become nodes ``T0, T1, …`` in the order of ``tn.tensors``. In a sequence, as
         `to_quimb` returns it, the tensor tagged ``"STATE"`` is the result of the previous network; a network
         without one starts a new term. Terms are summed, except those that a tensor tagged ``"FACTOR"`` represents.
+        A tensor may repeat an index (its diagonal). An index that one tensor alone has is summed over unless it is
+        open.
     output : sequence of str, optional
-        The open indices, in the order of the legs; ``tn.outer_inds()`` by default.
+        The open indices, in the order of the legs. By default ``tn.outer_inds()``; those of a state, such as the
+        ``psi`` of a circuit, in the order of its sites: k0, k1, k2, … For the matrix of an operator, write
+        ``[*tn.upper_inds, *tn.lower_inds]``. Without `output`, hyper-indices are open only if they belong to sites.
     shape : sequence of int, optional
-        Shape of the weight: consecutive legs form an axis. By default one axis per open index.
+        Shape of the weight: consecutive legs form an axis. By default one axis per open index; without any, the network
+        generates a scalar, of shape ().
     layout : Layout, optional
         Use instead of `shape` if the legs are arranged differently; its legs are the open indices, one by one.
     activation, normalize : str, optional
@@ -115,38 +120,76 @@ def from_quimb(
     -------
     net : Network
     params : dict of str to array
-        The tensors' own arrays.
+        The tensors' own arrays. Integers and booleans are converted to floating point; arrays of different dtypes are
+        promoted to one.
 
     Raises
     ------
     SpecError
-        If an open index is missing from `output`, or belongs to no tensor.
+        If an open index belongs to no tensor or is repeated, or the tensors have arrays of different libraries or of a
+        dtype that parameters cannot have.
     LayoutError
         If the legs do not make up the shape.
 
     Examples
     --------
-    >>> import quimb.tensor as qtn, deeptn as dtn
+    >>> import numpy as np, quimb.tensor as qtn, deeptn as dtn
     >>> mps = qtn.MPS_rand_state(6, bond_dim=4, seed=1)
     >>> net, params = dtn.from_quimb(mps, shape=(8, 8))
     >>> net.materialize(params).shape, net.num_params
     ((8, 8), 144)
+
+    A network without open indices:
+
+    >>> net, params = dtn.from_quimb(mps.H & mps)
+    >>> net.shape, bool(np.isclose(net.materialize(params), mps.H @ mps))
+    ((), True)
     """
-    networks: list[Any] = list(tn) if isinstance(tn, (list, tuple)) else [tn]
-    stages = []
+    networks = [_as_network(one) for one in (tn if isinstance(tn, (list, tuple)) else [tn])]
+    if not networks:
+        raise SpecError("tn is an empty sequence; expected a quimb TensorNetwork for each stage")
+    parts: list[Part] = []
     for number, network in enumerate(networks):
-        if not hasattr(network, "tensors") or not hasattr(network, "outer_inds"):
-            raise SpecError(f"tn must be a quimb TensorNetwork or a list of them, got {type(network).__name__}")
-        names = ["STATE" if "STATE" in t.tags else "FACTOR" if "FACTOR" in t.tags else "" for t in network.tensors]
-        names = names if number else [""] * len(names)
-        tensors = [(tuple(t.inds), t.data) for name, t in zip(names, network.tensors) if not name]
-        states = [tuple(t.inds) for name, t in zip(names, network.tensors) if name == "STATE"]
-        stages.append((tensors, states, names.count("FACTOR")))
-    last = tuple(networks[-1].outer_inds() if output is None else output)
-    net, params = import_tensors(stages, last, shape, layout, activation, normalize)
+        where = f" of network {number}" if len(networks) > 1 else ""
+        part = Part([], [], sum("FACTOR" in t.tags and "STATE" not in t.tags for t in network.tensors) if number else 0)
+        for place, tensor in enumerate(network.tensors):
+            if number and "STATE" in tensor.tags:
+                part.states.append(tuple(tensor.inds))
+            elif not number or "FACTOR" not in tensor.tags:
+                tags = f" ({', '.join(map(repr, tensor.tags))})" if tensor.tags else ""
+                part.tensors.append((f"tensor {place}{where}{tags}", tuple(tensor.inds), tensor.data))
+        parts.append(part)
+    if output is None:
+        last = _open_indices(networks[-1])
+    else:
+        last = (output,) if isinstance(output, str) and output in networks[-1].ind_map else tuple(output)
+    for ix in last:
+        if last.count(ix) > 1:
+            raise SpecError(f"output repeats the index {ix!r}; name every open index once")
+    net, params = import_tensors(parts, last, shape, layout, activation, normalize)
     names = iter(list(params))
-    for network, (tensors, _, _) in zip(networks, stages):
-        own = list(itertools.islice(names, len(tensors)))
+    for network, part in zip(networks, parts):
+        own = list(itertools.islice(names, len(part.tensors)))
         exponent = getattr(network, "exponent", 0.0)
         params |= dict(zip(own, _spread([params[name] for name in own], exponent)))
     return net, params
+
+
+def _as_network(tn: Any) -> Any:
+    """Return a quimb network; a single tensor becomes one."""
+    if hasattr(tn, "as_network"):
+        tn = tn.as_network()
+    if not hasattr(tn, "tensors") or not hasattr(tn, "outer_inds"):
+        hint = "; write circuit.psi" if hasattr(tn, "psi") else ""
+        raise SpecError(f"tn must be a quimb TensorNetwork or a list of them, got {type(tn).__name__}{hint}")
+    return tn
+
+
+def _open_indices(network: Any) -> tuple[str, ...]:
+    """Return the open indices of a network: those of a state site by site, then all others in quimb's order.
+
+    The indices of sites are open even if several tensors share them, as after a simplification.
+    """
+    named = [[*getattr(network, field, ())] for field in ("site_inds", "upper_inds", "lower_inds")]
+    sites, operator = ([ix for ix in found if ix in network.ind_map] for found in (named[0], named[1] + named[2]))
+    return tuple(dict.fromkeys((*sites, *network.outer_inds(), *operator)))

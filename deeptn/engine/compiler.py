@@ -242,7 +242,7 @@ class _Compiler:
             number = self.add(Permute, self.volume(plan.output), operand=result.register, axes=axes, perm=perm)
             result = _Tensor(number, plan.output)
         if plan.ordered and not flat:  # a copy: the result must never be a view of a parameter
-            axes = self.shape(plan.output)
+            axes = self.shape(plan.output) or (1,)  # NumPy turns products of arrays without axes into numbers
             number = self.add(Permute, self.volume(plan.output), operand=result.register, axes=axes, perm=None)
             result = _Tensor(number, plan.output)
         return result

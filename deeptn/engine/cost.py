@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from ..base import Shape
+from ..spec import rows_of
 
 Mode = Literal["materialize", "apply"]
 
@@ -50,12 +51,12 @@ class Cost:
 
     def with_product(self, shape: Shape, batch: int) -> Cost:
         """Return this cost (of decoding a weight of this shape) plus that of one dense product with `batch` rows."""
-        size, columns = math.prod(shape), math.prod(shape[1:])
+        size, rows, columns = math.prod(shape), rows_of(shape), math.prod(shape[1:])
         return Cost(
             self.params,
             self.flops + 2 * batch * size,
-            self.write + batch * shape[0],
-            max(self.peak, self.params + size + batch * (columns + shape[0])),
+            self.write + batch * rows,
+            max(self.peak, self.params + size + batch * (columns + rows)),
             self.steps + 1,
         )
 

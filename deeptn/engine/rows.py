@@ -15,7 +15,7 @@ from autoray import do
 from ..arrays import CPU, Tuning, check_alike, constant, dtype_of, library_of
 from ..base import Array, ParamsLike
 from ..errors import SpecError
-from ..spec import Layout, Leg, NetworkSpec, Node
+from ..spec import Layout, Leg, NetworkSpec, Node, rows_of
 from .compiler import compile_network
 from .program import Program
 from .runner import run
@@ -25,7 +25,8 @@ Block: TypeAlias = tuple[tuple[int, int], ...]
 
 
 def row_legs(layout: Layout) -> tuple[Leg, ...]:
-    """Return the legs of axis 0, most significant first."""
+    """Return the legs of axis 0, most significant first; `LayoutError` for a scalar, which has no axes."""
+    rows_of(layout.shape)
     return tuple(leg for leg in layout.axis_legs if leg.axis == 0)
 
 

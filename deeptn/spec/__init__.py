@@ -1,7 +1,8 @@
 """Specifications of networks, without arrays: legs and layouts, nodes, stages, activations."""
 
 from .activations import register_activation
-from .layout import Layout, Leg, balanced_factors, pad_axes, prime_factors
+from .einsum import identity, separate
+from .layout import Layout, Leg, balanced_factors, pad_axes, prime_factors, rows_of
 from .network_spec import NetworkSpec, stack
 from .nodes import Node, Stage, check_between
 
@@ -13,8 +14,11 @@ __all__ = [
     "Stage",
     "balanced_factors",
     "check_between",
+    "identity",
     "pad_axes",
     "prime_factors",
     "register_activation",
+    "rows_of",
+    "separate",
     "stack",
 ]

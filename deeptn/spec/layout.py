@@ -106,7 +106,7 @@ class Layout:
     Parameters
     ----------
     shape : tuple of int
-        Shape of the weight, any number of axes.
+        Shape of the weight, any number of axes. A scalar, of shape ``()``, needs ``factors=()``.
     factors : tuple of tuple of int, optional
         Sizes of the legs of each axis, most significant first. Their product is the axis size, or larger (then the
         axis is padded, and the padding is cut off after decoding). By default, the prime factors.
@@ -134,9 +134,8 @@ class Layout:
 
     def __post_init__(self):
         shape = positive_ints(self.shape, "shape", LayoutError)
-        if not shape:
-            raise LayoutError("shape is empty; a weight has at least one axis, for example (120, 400)")
         if self.factors is None:
+            _need_axes(shape)
             factors = tuple(prime_factors(n) for n in shape)
         elif isinstance(self.factors, (tuple, list)):
             factors = tuple(positive_ints(f, f"factors[{k}]", LayoutError) for k, f in enumerate(self.factors))
@@ -171,7 +170,7 @@ class Layout:
         """
         if positive_int(d, "d", LayoutError) < 2:
             raise LayoutError(f"d = {d!r}; the legs of a padded layout must have size 2 or more")
-        shape = positive_ints(shape, "shape", LayoutError)
+        shape = _need_axes(positive_ints(shape, "shape", LayoutError))
         return cls(shape, tuple(_digits(n, d) for n in shape), order)
 
     @classmethod
@@ -206,7 +205,7 @@ class Layout:
         >>> Layout.balanced((127, 400)).factors, Layout.balanced((127, 400), pad=True).factors
         (((127,), (10, 8, 5)), ((13, 10), (10, 8, 5)))
         """
-        shape = positive_ints(shape, "shape", LayoutError)
+        shape = _need_axes(positive_ints(shape, "shape", LayoutError))
         if positive_int(near, "near", LayoutError) < 2:
             raise LayoutError(f"near = {near!r}; the target size of a leg must be at least 2")
         counts = [max(1, round(math.log(n, near))) for n in shape]
@@ -222,7 +221,7 @@ class Layout:
 
     @classmethod
     def single(cls, shape: Sequence[int]) -> Layout:
-        """Use one leg per axis, so that the tensor is the weight itself."""
+        """Use one leg per axis, so that the tensor is the weight itself; a scalar, of shape (), has no legs."""
         shape = positive_ints(shape, "shape", LayoutError)
         return cls(shape, tuple((n,) for n in shape))
 
@@ -236,6 +235,8 @@ class Layout:
         ((4, 5), (6,))
         """
         shape, rest = positive_ints(shape, "shape", LayoutError), positive_ints(sizes, "sizes", LayoutError)
+        if not shape and not rest:
+            return cls.single(shape)
         factors: list[tuple[int, ...]] = []
         for n in shape[:-1]:
             # The fewest legs that make up the axis; an axis of size 1 takes a leg of size 1 if that comes next.
@@ -244,7 +245,7 @@ class Layout:
                 break
             factors.append(rest[:end])
             rest = rest[end:]
-        if len(factors) < len(shape) - 1 or math.prod(rest) != shape[-1]:
+        if len(factors) < len(shape) - 1 or not shape or math.prod(rest) != shape[-1]:
             raise LayoutError(
                 f"legs of sizes {tuple(sizes)} do not make up the shape {shape}, axis by axis; pass layout= instead"
             )
@@ -344,6 +345,31 @@ class Layout:
             return cls(data["shape"], data["factors"], data["order"])
         except LayoutError as error:
             raise FormatError(f"bad layout: {error}") from error
+
+
+def _need_axes(shape: Shape) -> Shape:
+    """Raise `LayoutError` for a scalar where a weight is meant."""
+    if not shape:
+        raise LayoutError("shape is empty; a weight has at least one axis, for example (120, 400)")
+    return shape
+
+
+def rows_of(shape: Shape) -> int:
+    """Return the size of axis 0.
+
+    Raises
+    ------
+    LayoutError
+        For a scalar, which has no axes.
+
+    Examples
+    --------
+    >>> rows_of((6, 5))
+    6
+    """
+    if not shape:
+        raise LayoutError("the network generates a scalar, of shape (), which has no rows; use materialize(params)")
+    return shape[0]
 
 
 def pad_axes(array: Array, shape: Sequence[int]) -> Array:

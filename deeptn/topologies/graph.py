@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 
 from ..base import positive_int
 from ..errors import LayoutError, SpecError
-from ..spec import Layout, Leg, NetworkSpec, Node, Stage, check_between
+from ..spec import Layout, Leg, NetworkSpec, Node, Stage, check_between, separate
 from .base import Choices, Topology
 from .registry import register_topology
 
@@ -40,10 +40,14 @@ class Graph(Topology):
         The activation between any two stages, or one for each gap.
     normalize : {"rms", None}
         As in `BrickWall`.
+    einsum : bool
+        Whether a node may repeat an index (its diagonal), and an index that one node alone has is summed over, as in
+        `numpy.einsum`. By default, both are errors, because they are usually mistakes.
 
     Notes
     -----
-    The number of parameters is the sum, over all nodes, of the product of their index sizes.
+    Diagonals and sums become constant nodes: identities and vectors of ones. The number of parameters is the sum, over
+    all other nodes, of the product of their index sizes.
 
     Examples
     --------
@@ -70,6 +74,7 @@ class Graph(Topology):
     rank: int = 2
     activation: Any = "relu"
     normalize: str | None = "rms"
+    einsum: bool = False
     size_field: ClassVar[str] = "rank"
     choices: ClassVar[Choices] = None
 
@@ -107,21 +112,43 @@ class Graph(Topology):
         Parameters
         ----------
         equation : str
-            Operands separated by commas, then ``->`` and the open indices.
+            As for `numpy.einsum`, without an ellipsis: operands separated by commas, then ``->`` and the open indices
+            (by default those that appear once, in alphabetical order). Any characters can be indices.
         rank, sizes
             As in `Graph`.
+
+        Raises
+        ------
+        SpecError
+            For an ellipsis, or if the output repeats an index or names one that no operand has.
 
         Examples
         --------
         >>> import deeptn as dtn
         >>> dtn.network(dtn.Graph.from_einsum("axy,xb,yc->abc", rank=3), (4, 5, 6)).num_params
         69
+
+        A trace over x, and a sum over y:
+
+        >>> dtn.network(dtn.Graph.from_einsum("xxa,by->ab", rank=3), (4, 5)).num_params
+        51
         """
-        if not isinstance(equation, str) or equation.count("->") != 1 or "." in equation:
+        if not isinstance(equation, str) or equation.count("->") > 1 or "." in equation:
             raise SpecError(f"equation = {equation!r:.80}; write for example 'abx,bcy->acxy', without an ellipsis")
-        operands, output = "".join(equation.split()).split("->")
-        names = operands.split(",")
-        return cls(nodes=dict(zip(_node_names(len(names)), names)), output=output, rank=rank, sizes=sizes or {})
+        left, arrow, output = equation.replace(" ", "").partition("->")
+        count = Counter(left.replace(",", ""))
+        if not arrow:
+            output = "".join(sorted(ix for ix, times in count.items() if times == 1))
+        for ix in output:
+            if output.count(ix) > 1:
+                raise SpecError(f"equation = {equation!r:.80}: the output repeats the index {ix!r}; name it once")
+            if not count[ix]:
+                raise SpecError(f"equation = {equation!r:.80}: the output has the index {ix!r}, but no operand has it")
+        names = left.split(",")
+        loose = any(times == 1 and ix not in output for ix, times in count.items())
+        loose = loose or any(len(set(name)) < len(name) for name in names)
+        nodes = dict(zip(_node_names(len(names)), names))
+        return cls(nodes=nodes, output=output, rank=rank, sizes=sizes or {}, einsum=loose)
 
     @classmethod
     def from_adjacency(cls, matrix: Any) -> Graph:
@@ -213,14 +240,22 @@ class Graph(Topology):
             return tuple(str(names.get(ix, ix)) for ix in indices)
 
         stages: list[Stage] = []
+        sizes = {ix: given.get(ix, self.rank) for ix in sorted(bonds)} | {leg.name: leg.size for leg in legs}
         before: tuple[str, ...] = ()
         for number, (nodes, indices) in enumerate(zip(self.nodes, self.output)):
             last = number == len(self.nodes) - 1
-            made = tuple(Node(name, renamed(held), _inputs(renamed(held), before)) for name, held in nodes)
+            operands: list[tuple[str, tuple[str, ...]]] = [(name, renamed(held)) for name, held in nodes]
+            constants: list[Node] = []
+            if self.einsum:
+                separated, constants = separate(operands, before, renamed(indices), sizes, number)
+                operands = [(name, held) for (name, _), held in zip(operands, separated)]
+            made = (*(Node(name, held, _inputs(held, before)) for name, held in operands), *constants)
             before = renamed(indices)
             activation, normalize = (None, None) if last else (self._between[number], self.normalize)
             stages.append(Stage(made, before, activation, normalize))
-        return NetworkSpec(legs, tuple(stages), tuple((ix, given.get(ix, self.rank)) for ix in bonds))
+        for leg in legs:
+            del sizes[leg.name]
+        return NetworkSpec(legs, tuple(stages), tuple(sizes.items()))
 
 
 def _is_deep(nodes: Any) -> bool:

@@ -169,7 +169,9 @@ CASES = {
         "output repeats the index 'a'",
     ),
     "einsum ellipsis": (lambda: dtn.Graph.from_einsum("a...x,xb->ab"), SpecError, "without an ellipsis"),
-    "einsum implicit": (lambda: dtn.Graph.from_einsum("ax,xb"), SpecError, "write for example 'abx,bcy->acxy'"),
+    "einsum arrows": (lambda: dtn.Graph.from_einsum("ax->x->"), SpecError, "write for example 'abx,bcy->acxy'"),
+    "einsum output twice": (lambda: dtn.Graph.from_einsum("ax->aa"), SpecError, "the output repeats the index 'a'"),
+    "einsum output": (lambda: dtn.Graph.from_einsum("ax->ab"), SpecError, "has the index 'b', but no operand has it"),
     "einsum operands": (lambda: dtn.from_einsum("ax,xb->ab", np.ones((2, 3))), SpecError, "2 operands, got 1 arrays"),
     "einsum axes": (
         lambda: dtn.from_einsum("ax,xb->ab", np.ones((2, 3)), np.ones(3)),
