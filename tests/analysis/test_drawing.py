@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 import deeptn as dtn
 
@@ -64,9 +65,59 @@ def test_no_two_nodes_are_drawn_on_top_of_each_other():
         assert gaps.min() > 0.5, net
 
 
-def test_draw_into_given_axes():
-    from matplotlib.figure import Figure
+def quimb_graphs() -> dict[str, dtn.Network]:
+    """Return large graphs without directions: with and without legs, hyper-indices, parts and symmetries."""
+    qtn: Any = pytest.importorskip("quimb.tensor")
+    hyper = {f"hyper {seed}": qtn.HTN_rand(60, 3, n_out=4, n_hyper_in=8, seed=seed) for seed in range(3)}
+    networks = hyper | {
+        "regular": qtn.TN_rand_reg(60, 3, 2, phys_dim=2, seed=1),
+        "closed": qtn.TN_rand_reg(60, 3, 2, seed=1),
+        "clauses": qtn.HTN_random_ksat(3, 12, alpha=3.0, seed=0),
+        "PEPS": qtn.PEPS.rand(6, 6, 2, seed=1),
+        "tree": qtn.TN_rand_tree(60, 3, phys_dim=2, seed=2),
+        "parts": qtn.TensorNetwork([qtn.TN_rand_reg(12, 3, 2, seed=k) for k in range(5)]),
+        "star": qtn.TensorNetwork([qtn.Tensor(np.ones((2, 2)), ("hub", f"k{k}")) for k in range(60)]),
+    }
+    return {name: dtn.from_quimb(tn)[0] for name, tn in networks.items()}
 
+
+def test_large_graphs_are_readable():
+    for name, net in quimb_graphs().items():
+        figure = dtn.draw(net)
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        ax: Any = figure.axes[0]
+        spots = [c for c in ax.collections if c.get_zorder() >= 2]  # nodes, and the dots of hyper-indices
+        points = np.concatenate([ax.transData.transform(c.get_offsets()) for c in spots])
+        radii = np.array([np.sqrt(c.get_sizes()[0]) / 2 * figure.dpi / 72 for c in spots])
+        gaps = np.linalg.norm(points[:, None] - points[None], axis=-1) - radii[:, None] - radii[None]
+        assert (gaps + 99 * np.eye(len(points)) > 0).all(), name
+        boxes = [text.get_window_extent(canvas.get_renderer()) for text in (*ax.texts, ax._left_title)]
+        lines = np.concatenate([ax.transData.transform(line.get_xydata()) for line in ax.lines])
+        frame = figure.bbox.padded(1)
+        assert all(frame.containsx(x) and frame.containsy(y) for box in boxes for x, y in (box.min, box.max)), name
+        assert all(frame.contains(*point) for point in lines), name
+        assert len(nodes_drawn(figure)) == len(net.spec.nodes)
+
+
+@pytest.mark.parametrize("shape", [(2,) * 16, (1, 2) * 12, (10**6, 3), ()])
+def test_the_title_fits(shape):
+    words = ",".join(f"{chr(97 + k)}z" for k in range(len(shape))) or "z"
+    net = dtn.network(dtn.Graph.from_einsum(f"{words}->{''.join(chr(97 + k) for k in range(len(shape)))}"), shape)
+    given: Any = Figure(figsize=(4, 6)).add_subplot()
+    for figure in (dtn.draw(net), dtn.draw(net, given)):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        ax: Any = figure.axes[0]
+        box = ax._left_title.get_window_extent(canvas.get_renderer())
+        assert figure.bbox.padded(1).containsx(box.x0)
+        assert figure.bbox.padded(1).containsx(box.x1)
+        assert figure.bbox.padded(1).containsy(box.y1)
+        words = " ".join(ax._left_title.get_text().split())
+        assert f"{' × '.join(map(str, shape)) or 'scalar'} from {net.num_params:,} parameters" in words
+
+
+def test_draw_into_given_axes():
     figure = Figure()
     ax = figure.add_subplot()
     assert dtn.draw(NETWORKS["train"], ax=ax) is figure
