@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
@@ -58,14 +58,14 @@ class Part:
         The indices of the previous stage's result, once for every time that it enters.
     factors : int
         Number of terms that the stage multiplies.
-    copies : mapping of str to int
+    copies : dict of str to int
         Sizes of the indices that copy tensors stand for, whether a tensor has them or not.
     """
 
     tensors: _Tensors
     states: list[tuple[str, ...]] = field(default_factory=list)
     factors: int = 0
-    copies: Mapping[str, int] = field(default_factory=dict)
+    copies: dict[str, int] = field(default_factory=dict)
 
 
 def import_tensors(

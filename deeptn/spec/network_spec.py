@@ -304,5 +304,6 @@ def _validate_indices(stage: Stage, states: Sequence[tuple[int, tuple[str, ...]]
     for ix, times in count.items():
         if times == 1 and ix not in output:
             raise SpecError(
-                f"{where}: the index {ix!r} of {holders[ix]} dangles; join it to another node or add it to output"
+                f"{where}: the index {ix!r} of {holders[ix]} dangles; join it to another node or add it to output "
+                "(or, in a Graph, sum over it with einsum=True)"
             )

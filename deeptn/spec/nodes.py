@@ -55,7 +55,9 @@ class Node:
             object.__setattr__(self, field, tuple(value))
         repeated = [ix for ix, count in Counter(self.indices).items() if count > 1]
         if repeated:
-            raise SpecError(f"node {self.name!r} repeats the index {repeated[0]!r}; take the diagonal beforehand")
+            raise SpecError(
+                f"node {self.name!r} repeats the index {repeated[0]!r}; take its diagonal (Graph: einsum=True)"
+            )
         alien = [ix for ix in self.inputs if ix not in self.indices]
         if alien:
             raise SpecError(f"node {self.name!r}: the input {alien[0]!r} is not one of its indices {self.indices}")

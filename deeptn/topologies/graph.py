@@ -133,9 +133,10 @@ class Graph(Topology):
         >>> dtn.network(dtn.Graph.from_einsum("xxa,by->ab", rank=3), (4, 5)).num_params
         51
         """
-        if not isinstance(equation, str) or equation.count("->") > 1 or "." in equation:
+        if not isinstance(equation, str) or set(equation.replace("->", "", 1)) & set(".->"):
             raise SpecError(f"equation = {equation!r:.80}; write for example 'abx,bcy->acxy', without an ellipsis")
-        left, arrow, output = equation.replace(" ", "").partition("->")
+        # Of whitespace, only ASCII: cotengra's symbols include other characters that Python would split at.
+        left, arrow, output = equation.translate(dict.fromkeys(b" \t\r\n")).partition("->")
         count = Counter(left.replace(",", ""))
         if not arrow:
             output = "".join(sorted(ix for ix, times in count.items() if times == 1))

@@ -161,7 +161,7 @@ EQUATIONS = (
 def fixed_equation(equation: str) -> tuple[str, list[np.ndarray]]:
     rng = np.random.default_rng(len(equation))
     sizes = {ix: 2 + ord(ix) % 3 for ix in equation}
-    words = equation.replace(" ", "").partition("->")[0].split(",")
+    words = "".join(equation.split()).partition("->")[0].split(",")
     return equation, [np.asarray(rng.standard_normal([sizes[ix] for ix in word])) for word in words]
 
 
@@ -177,7 +177,7 @@ def test_einsum(name):
     equation, arrays = EINSUM[name]()
     plain = np.einsum if equation.isascii() and not equation.count("1") else cotengra.einsum
     options: dict[str, Any] = {} if plain is cotengra.einsum else {"optimize": "greedy" if len(arrays) > 2 else False}
-    expected = plain(equation, *arrays, **options)
+    expected = plain("".join(equation.split()), *arrays, **options)
     net, params = dtn.from_einsum(equation, *arrays)
     assert all(params[f"T{k}"] is array for k, array in enumerate(arrays))
     assert near(net.materialize(params), expected)
@@ -186,6 +186,14 @@ def test_einsum(name):
     ((again, operands),) = dtn.to_einsum(net, params)
     net, params = dtn.from_einsum(again, *operands)
     assert near(net.materialize(params), expected)
+
+
+def test_any_character_can_be_an_index():
+    space = chr(0x2003)  # one of cotengra's symbols, for which str.isspace is true
+    assert space in {cotengra.get_symbol(k) for k in range(10_000)}
+    assert dtn.Graph.from_einsum(f"a{space},{space}b->ba") == dtn.Graph(
+        nodes={"A": f"a{space}", "B": f"{space}b"}, output="ba"
+    )
 
 
 def nodes_at_random(seed: int) -> tuple[list[Any], list[Any]]:
