@@ -211,7 +211,7 @@ def nodes_at_random(seed: int) -> tuple[list[Any], list[Any]]:
     dangling = min(len(ends), int(rng.integers(0, 5)))
     dangling += (len(ends) - dangling) % 2
     for one, other in zip(ends[dangling::2], ends[dangling + 1 :: 2]):
-        one[0][one[1]] ^ other[0][other[1]]
+        tensornetwork.connect(one[0][one[1]], other[0][other[1]])
     return nodes, [node[axis] for node, axis in ends[:dangling]]
 
 
@@ -246,7 +246,7 @@ def test_the_legs_of_a_state_are_in_the_order_of_its_sites():
 
 def test_a_copy_node_with_two_open_legs_is_a_diagonal():
     node, copy = tensornetwork.Node(np.array([2, 3, 5])), tensornetwork.CopyNode(3, 3)
-    node[0] ^ copy[1]
+    tensornetwork.connect(node[0], copy[1])
     net, params = dtn.from_tensornetwork([node, copy], [copy[2], copy[0]])
     assert net.num_params == 3
     assert near(net.materialize(params), np.diag([2.0, 3.0, 5.0]))
@@ -348,7 +348,7 @@ def tensors(*arrays: Any, indices: Any = ("ab", "bc"), tags: Any = ("A", "B")) -
 
 def nodes() -> tuple[Any, Any]:
     one, other = tensornetwork.Node(ONES, name="one"), tensornetwork.Node(ONES.T, name="other")
-    one[1] ^ other[0]
+    tensornetwork.connect(one[1], other[0])
     return one, other
 
 
