@@ -3,9 +3,21 @@
 from deeptn.engine import register_runner
 
 from .arrays import HOST, TORCH
-from .operators import contract, register
-from .runner import autocasts, gradients, is_traced, is_transformed, run
+from .operators import contract, contract_in_steps, register
+from .runner import autocasts, gradients, is_followed, is_traced, is_transformed, run
 
 register_runner("torch", run)
 
-__all__ = ["HOST", "TORCH", "autocasts", "contract", "gradients", "is_traced", "is_transformed", "register", "run"]
+__all__ = [
+    "HOST",
+    "TORCH",
+    "autocasts",
+    "contract",
+    "contract_in_steps",
+    "gradients",
+    "is_followed",
+    "is_traced",
+    "is_transformed",
+    "register",
+    "run",
+]

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from deeptn.engine import Program
+from deeptn.engine import Program, run_plain
 
 from .runner import gradients, run
 
@@ -47,6 +47,12 @@ def _(grad: Tensor, inputs: Sequence[Tensor], number: int, needed: Sequence[bool
     return [
         torch.empty_like(x, memory_format=torch.contiguous_format) for x, is_needed in zip(inputs, needed) if is_needed
     ]
+
+
+@torch.compiler.allow_in_graph
+def contract_in_steps(inputs: Sequence[Tensor], number: int) -> Tensor:
+    """Run a registered program as plain steps, which exports, `torch.func` and `torch.jit.trace` can follow."""
+    return run_plain(_PROGRAMS[number], inputs)
 
 
 def _setup(ctx: Any, inputs: Any, output: Tensor) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from deeptn.arrays import library_of
 from deeptn.engine import Pool, Program, Run, execute, run_plain, start
@@ -26,6 +28,8 @@ from .reverse import Reverse, autograd_on, registers_of
 _functorch_stack = torch._C._functorch.peek_interpreter_stack  # type: ignore[attr-defined]
 _tracing_state = torch._C._get_tracing_state
 _dispatch_modes = torch._C._len_torch_dispatch_stack
+_depth = torch._C._functorch.get_dynamic_layer_stack_depth  # type: ignore[attr-defined]
+_saving_hooks = torch._C._autograd._top_saved_tensors_default_hooks  # type: ignore[attr-defined]
 _forward_ad = torch.autograd.forward_ad
 
 
@@ -61,6 +65,11 @@ def is_traced() -> bool:
         or _forward_ad._current_level >= 0
         or _dispatch_modes() > 0
     )
+
+
+def is_followed() -> bool:
+    """Return whether a compiler or tracer has to see the steps: it cannot use an operator of deeptn."""
+    return torch.compiler.is_exporting() or _depth() > 0 or torch.jit.is_tracing()
 
 
 def gradients(program: Program, inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor) -> list[Tensor]:
@@ -107,6 +116,7 @@ def _forward(program: Program, leaves: Sequence[Tensor]) -> tuple[Tensor, Run]:
     if program.recompute:
         kept.pool = Pool(lib)
         result = execute(program, program.steps, kept, program.kept)
+        kept.registers[: program.first_step] = [None] * program.first_step
         kept.registers[program.result] = None
         kept.pool = None
     else:
@@ -119,25 +129,54 @@ def _forward(program: Program, leaves: Sequence[Tensor]) -> tuple[Tensor, Run]:
 class _Contraction(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, program: Program, *leaves: Tensor) -> Tensor:
-        result, ctx.kept = _forward(program, leaves)
-        ctx.program = program
-        ctx.save_for_backward(*leaves)
+        result, kept = _forward(program, leaves)
+        ctx.program, ctx.kept, ctx.arrays = program, kept, None
+        arrays: list[Tensor] = []
+        if _saving_hooks(False) is not None:
+            arrays, ctx.arrays = _arrays_of(kept)
+        ctx.save_for_backward(*leaves, *arrays)
         # A tensor that is not a view, so that it may be modified in place.
         return result.new_empty(0).set_(result)  # type: ignore[arg-type]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        program, leaves, needed = ctx.program, ctx.saved_tensors, ctx.needs_input_grad[1:]
+        program, saved, needed = ctx.program, ctx.saved_tensors, ctx.needs_input_grad[1:]
+        leaves, arrays = saved[: len(needed)], saved[len(needed) :]
         again = torch.is_grad_enabled()  # create_graph=True: the gradient will be differentiated
         with full_precision(grad), np.errstate(all="ignore"):
             if not again and not _is_batched(grad):
-                return None, *Reverse(program, leaves, ctx.kept, needed, not _keeps_graph()).run(grad)
+                kept = ctx.kept if ctx.arrays is None else _with_arrays(ctx.kept, ctx.arrays, arrays)
+                last = ctx.arrays is None and not _keeps_graph()  # tensors from a hook are not ours to overwrite
+                return None, *Reverse(program, leaves, kept, needed, last).run(grad)
             with torch.enable_grad():
                 plain = Run(registers_of(program, leaves), library_of(grad))
                 result = execute(program, program.steps, plain)
             wanted = [tensor for tensor, is_needed in zip(leaves, needed) if is_needed]
             found = iter(torch.autograd.grad(result, wanted, grad, create_graph=again))
             return None, *(next(found) if is_needed else None for is_needed in needed)
+
+
+def _arrays_of(kept: Run) -> tuple[list[Tensor], Any]:
+    """Take the arrays out of what a backward pass needs; also return where they belong, for `_with_arrays`.
+
+    Where hooks on saved tensors are active, autograd has to save these arrays: activation checkpointing then frees
+    them, and other hooks move them to another device. Without hooks, it would only take time to save each of them.
+    """
+    values, form = tree_flatten((kept.tape, kept.registers))
+    kept.tape, kept.operands, kept.registers = None, None, []
+    is_array = [isinstance(value, (Tensor, np.ndarray)) for value in values]
+    arrays = [kept.lib.leave(value) for value, found in zip(values, is_array) if found]
+    return arrays, (form, [None if found else value for value, found in zip(values, is_array)], is_array)
+
+
+def _with_arrays(kept: Run, places: Any, arrays: Sequence[Tensor]) -> Run:
+    """Put saved arrays back where they belong."""
+    form, others, is_array = places
+    entered = iter(cast("TensorOperations", kept.lib).enter(arrays))
+    values = [next(entered) if found else value for value, found in zip(others, is_array)]
+    tape, registers = tree_unflatten(values, form)
+    # A hook may return a tensor with other strides.
+    return replace(kept, tape=tape, registers=[None if x is None else x.contiguous() for x in registers])
 
 
 def _is_batched(grad: Tensor) -> bool:
