@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils import parametrize
 
 from deeptn.arrays import relative_error
@@ -21,13 +22,14 @@ from deeptn.errors import SpecError, near_match
 from deeptn.fitting import How, grow
 from deeptn.init import NodeMatrix
 from deeptn.models import Target, as_network, check_mode, is_faster
-from deeptn.network import Network, decode
+from deeptn.network import Network
 from deeptn.spec import Layout, Node
 from deeptn.topologies import describe
 
-from ..engine import contract, is_transformed, register
+from ..engine import contract, contract_in_steps, is_followed, is_transformed, register
 from ..fit import draw_seed, find_params
-from .cache import CachedWeight, Cores, trainable
+from .cache import CachedWeight, trainable
+from .cores import Cores, load, stored
 from .generated import GeneratedWeight
 
 
@@ -61,6 +63,8 @@ class TNLayer(CachedWeight):
     kind: ClassVar[str]
     #: How a linear network is used without decoding its weight.
     way: ClassVar[Literal["apply", "gather"]] = "apply"
+    #: The root mean square of a new weight; None for Kaiming's.
+    std: float | None = None
 
     bias: nn.Parameter | None
     batch_hint: int | None = None
@@ -86,16 +90,11 @@ class TNLayer(CachedWeight):
 
     def _hold(self, net: Network, tensors: Mapping[str, Tensor]) -> None:
         """Set the network and its cores."""
-        clash = [name for name in net.spec.param_shapes if hasattr(Cores, name)]
-        if clash:
-            raise SpecError(f"torch.nn.ParameterDict cannot store a parameter named {clash[0]!r}; rename the node")
         self.network = net
         # Interned, as setattr does with the keys of the cores: the same strings compare faster.
         self._names = tuple(sys.intern(str(name)) for name in net.spec.param_shapes)
         self._forget()
-        self.cores = Cores()
-        for name in self._names:  # one by one, because a dictionary would be sorted by name
-            self.cores[name] = nn.Parameter(tensors[name])
+        self.cores = Cores(net, tensors, self.std)
 
     def constrain(self, nodes: Iterable[str] | None = None) -> None:
         """Keep nodes isometric during training, up to a positive factor; see `deeptn.isometrize`.
@@ -211,21 +210,21 @@ class TNLayer(CachedWeight):
                 raise SpecError(f"stage {number!r} does not exist; number of stages: {len(found)}")
             params |= {node.param for node in found[number].nodes if node.param is not None}
         for name in params:
-            self._stored(name).requires_grad_(requires_grad)
+            stored(self.cores, name).requires_grad_(requires_grad)
         return self
 
     def reset_parameters(self, scheme: str = "orthogonal", std: float | None = None) -> None:
         """Draw new cores, with a seed from torch's generator, and a new bias as in `torch.nn.Linear`.
 
-        `scheme` and `std` (by default Kaiming's) are passed to `deeptn.Network.init`.
+        `scheme` and `std` (by default Kaiming's) are passed to `deeptn.Network.init`. What is on the meta device is
+        left alone.
         """
-        first = next(iter(self.cores.values()))
-        if first.is_meta:
-            return
-        self.load_cores(self.network.init(draw_seed(), like=first, scheme=scheme, std=std))
-        if self.bias is not None:
+        self.unfreeze()
+        self.cores.reset_parameters(scheme, std)
+        bias = self.bias
+        if bias is not None and not bias.is_meta:
             bound = 1 / math.sqrt(math.prod(self.network.shape[1:]))
-            nn.init.uniform_(self.bias, -bound, bound)
+            nn.init.uniform_(bias, -bound, bound)
 
     def load_cores(self, params: dict[str, Tensor]) -> None:
         """Copy tensors into the cores with the same names; `SpecError` for an unknown name or a wrong shape."""
@@ -237,20 +236,14 @@ class TNLayer(CachedWeight):
                 came = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
                 raise SpecError(f"core {name!r}: expected a tensor of shape {shape}, got {came}")
         self.unfreeze()
-        with torch.no_grad():
-            for name, tensor in params.items():
-                self._stored(name).copy_(tensor)
-
-    def _stored(self, name: str) -> Tensor:
-        """Return the tensor that is trained: the core itself or, if it is constrained, the tensor before the map."""
-        if not parametrize.is_parametrized(self.cores, name):
-            return self.cores[name]
-        constrained: Any = self.cores.parametrizations
-        return constrained[name].original
+        load(self.cores, params)
 
     @property
     def weight(self) -> Tensor:
         """The decoded weight, in the shape of the dense layer's weight."""
+        core = self.cores[self._names[0]]
+        if isinstance(core, Proxy):  # torch.fx; its graph reads the weight when it runs
+            return core.tracer.create_proxy("get_attr", core.tracer.path_of_module(self), (), {}).weight
         weight = self._weight()
         if is_transformed([weight]):
             return weight
@@ -265,8 +258,7 @@ class TNLayer(CachedWeight):
         """Return the weight, kept or decoded; it must not be modified or handed out."""
         if torch.compiler.is_compiling():
             cores = [self.cores[name] for name in self._names]
-            exporting = torch.compiler.is_exporting()
-            return decode(self.network, cores) if exporting else contract_traced(cores, self._decode)
+            return contract_traced(cores, self._decode)
         kept = self._kept_weight()
         return self._decoded(self._cores()) if kept is None else kept
 
@@ -317,6 +309,9 @@ class TNLayer(CachedWeight):
         super().__setstate__(state)
         self._forget()
         self._register()
+
+    def __prepare_scriptable__(self) -> Any:
+        raise SpecError("torch.jit.script cannot read generated layers; use torch.jit.trace, torch.export, or fold_")
 
     @classmethod
     def from_dense(cls, dense: Any, topology: Target, fit: How = "auto", layout: Layout | None = None) -> Any:
@@ -386,14 +381,21 @@ class Isometry(nn.Module):
         return core
 
 
+def as_leaf(layer: TNLayer, *args: Any) -> Any:
+    """Let `torch.fx` record one call of the layer, as it does for torch's own layers."""
+    tracer = args[0].tracer
+    return tracer.create_proxy("call_module", tracer.path_of_module(layer), args, {})
+
+
 def contract_traced(arrays: list[Tensor], number: int) -> Tensor:
-    """Run a registered program as one operator; half precision is contracted in float32."""
+    """Run a registered program for a compiler or tracer; half precision is contracted in float32."""
     dtype = arrays[0].dtype
     if any(array.dtype != dtype for array in arrays):
         raise SpecError(f"cores have the dtypes {sorted({str(array.dtype) for array in arrays})}; convert them to one")
+    run: Any = contract_in_steps if is_followed() else contract
     if dtype not in (torch.float16, torch.bfloat16):
-        return contract(arrays, number)
-    return contract([array.float() for array in arrays], number).to(dtype)
+        return run(arrays, number)
+    return run([array.float() for array in arrays], number).to(dtype)
 
 
 def layers_of(model: nn.Module) -> Iterator[TNLayer]:

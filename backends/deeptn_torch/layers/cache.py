@@ -16,6 +16,7 @@ from deeptn.network import Network, decode
 from deeptn.params import check_params
 
 from ..engine import is_traced, is_transformed
+from .cores import Cores
 
 #: Cores with more bytes are compared one by one, without a copy.
 SMALL = 2**14
@@ -25,17 +26,6 @@ FEW = 8
 
 #: A linear network whose weight has more bytes, and is not kept, is used without decoding the weight as a whole.
 HUGE = 2**26
-
-
-class Cores(nn.ParameterDict):
-    """The cores of a layer, by name. Records whether FSDP2 shards them, because their memory is then not their own."""
-
-    sharded = False
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if hasattr(value, "full_tensor"):
-            self.__dict__["sharded"] = True
-        super().__setattr__(name, value)
 
 
 @final
@@ -157,7 +147,8 @@ class CachedWeight(nn.Module):
     def _may_keep(self, cores: tuple[Tensor, ...]) -> bool:
         if (torch.is_grad_enabled() and trainable(cores)) or (self.mode == "apply" and self.network.is_linear):
             return False
-        return not getattr(self.cores, "sharded", False) and Snapshot.is_possible(cores) and not is_transformed(cores)
+        # Tracers first: torch.jit.trace would record the questions about sizes.
+        return not is_transformed(cores) and not getattr(self.cores, "sharded", False) and Snapshot.is_possible(cores)
 
     def _kept_weight(self) -> Tensor | None:
         """Return the kept weight if it still belongs to the cores and no gradient may flow into them, else None."""
@@ -226,6 +217,11 @@ class CachedWeight(nn.Module):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         self._kept = None
         super()._load_from_state_dict(*args, **kwargs)
+
+    def _replicate_for_data_parallel(self) -> Any:
+        replica: Any = super()._replicate_for_data_parallel()  # type: ignore[misc]
+        replica._forget()  # a frozen weight is on another device
+        return replica
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": None, "_checked": ()}

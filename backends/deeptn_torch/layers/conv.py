@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules.conv import _ConvTransposeNd
 
 from deeptn.models import Target
 from deeptn.spec import Layout
 
-from .base import TNLayer
+from .base import TNLayer, as_leaf
 
 
 class TNConv(TNLayer):
@@ -45,6 +46,8 @@ class TNConv(TNLayer):
         self._make(tuple(frame.weight.shape), topology, layout, device, dtype, outputs=outputs)
 
     def forward(self, x: Tensor) -> Tensor:
+        if isinstance(x, Proxy):
+            return as_leaf(self, x)
         return self.dense._conv_forward(self, x, self._weight(), self.bias)
 
     from_conv = classmethod(TNLayer.from_dense.__func__)
@@ -108,6 +111,8 @@ class TNConvTranspose(TNConv):
     _output_padding = _ConvTransposeNd._output_padding
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        if isinstance(x, Proxy):
+            return as_leaf(self, x, output_size)
         return self.dense.forward(self, x, output_size)
 
 

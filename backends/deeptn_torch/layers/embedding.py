@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from deeptn.base import positive_int
 from deeptn.engine import gather_rows
@@ -15,7 +16,7 @@ from deeptn.models import Mode, Target
 from deeptn.network import Network
 from deeptn.spec import Layout
 
-from .base import TNLayer
+from .base import TNLayer, as_leaf
 
 
 class TNEmbedding(TNLayer):
@@ -42,7 +43,7 @@ class TNEmbedding(TNLayer):
     (torch.Size([2, 2, 512]), True)
     """
 
-    dense, kind, way = nn.Embedding, "embedding", "gather"
+    dense, kind, way, std = nn.Embedding, "embedding", "gather", 1.0
     arguments = ("num_embeddings", "embedding_dim", "padding_idx")
 
     def __init__(
@@ -60,15 +61,15 @@ class TNEmbedding(TNLayer):
         super().__init__()
         self.num_embeddings = positive_int(num_embeddings, "num_embeddings")
         self.embedding_dim = positive_int(embedding_dim, "embedding_dim")
-        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
-            raise SpecError(f"padding_idx = {padding_idx} is outside a table of {num_embeddings} rows")
-        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
-        self._make((num_embeddings, embedding_dim), topology, layout, device, dtype, mode)
-
-    def reset_parameters(self, scheme: str = "orthogonal", std: float | None = 1.0) -> None:
-        super().reset_parameters(scheme, std)
+        rows = self.num_embeddings
+        if padding_idx is not None and not -rows <= padding_idx < rows:
+            raise SpecError(f"padding_idx = {padding_idx} is outside a table of {rows} rows")
+        self.padding_idx = None if padding_idx is None else int(padding_idx) % rows
+        self._make((rows, self.embedding_dim), topology, layout, device, dtype, mode)
 
     def forward(self, indices: Tensor) -> Tensor:
+        if isinstance(indices, Proxy):
+            return as_leaf(self, indices)
         if indices.dtype not in (torch.int64, torch.int32):  # as torch.nn.Embedding
             raise SpecError(f"indices must be integers (int64 or int32), got {indices.dtype}")
         if torch.compiler.is_compiling():
@@ -76,6 +77,8 @@ class TNEmbedding(TNLayer):
         weight = self._kept_weight()
         if weight is not None:
             return self._masked(indices, F.embedding(indices, weight))
+        if torch.jit.is_tracing():
+            return self._masked(indices, F.embedding(indices, self._weight()))
         weight, cores = self._weight_or_cores(indices.numel())
         if weight is not None:
             return self._masked(indices, F.embedding(indices, weight))

@@ -7,15 +7,16 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from deeptn.base import positive_int
-from deeptn.errors import LayoutError
+from deeptn.errors import LayoutError, SpecError
 from deeptn.models import Mode, Target
 from deeptn.network import multiply
 from deeptn.spec import Layout
 
 from ..engine import autocasts
-from .base import TNLayer, contract_traced
+from .base import TNLayer, as_leaf, contract_traced
 from .cache import HUGE
 
 
@@ -58,28 +59,37 @@ class TNLinear(TNLayer):
         batch_hint: int | None = None,
     ):
         super().__init__()
-        self.in_features, self.out_features = in_features, out_features
+        self.in_features = positive_int(in_features, "in_features")
+        self.out_features = positive_int(out_features, "out_features")
         if batch_hint is not None or mode == "apply":
             self.batch_hint = positive_int(128 if batch_hint is None else batch_hint, "batch_hint")
-        self._make((out_features, in_features), topology, layout, device, dtype, mode, out_features if bias else 0)
+        shape = self.out_features, self.in_features
+        self._make(shape, topology, layout, device, dtype, mode, self.out_features if bias else 0)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
             return self._traced(x)
-        bias = self._parameters["bias"]
+        if isinstance(x, Proxy):
+            return as_leaf(self, x)
+        try:
+            bias = self._parameters["bias"]
+        except KeyError:  # parametrized, pruned, or replaced by another tensor
+            bias = self.bias
         weight = self._kept_weight()
         if weight is not None:
             return F.linear(x, weight, bias)
+        if torch.jit.is_tracing():
+            return self._traced(x)
         weight, cores = self._weight_or_cores(-(-x.numel() // self.in_features))
         if weight is not None:
             return F.linear(x, weight, bias)
-        if x.shape[-1] != self.in_features:
+        if x.shape[-1:] != (self.in_features,):
             raise LayoutError(f"x has shape {tuple(x.shape)}, expected (..., {self.in_features})")
         if self._streams(cores, x.numel() // self.in_features):
             blocks = self.network.iter_blocks(dict(zip(self._names, cores)), max_bytes=max(self.max_kept, HUGE))
             parts = [F.linear(x, block, None if bias is None else bias[rows]) for rows, block in blocks]
             return torch.cat(parts, dim=-1)
-        return self._finished(x, multiply(self.network, cores, x.to(cores[0].dtype)))
+        return self._finished(x, multiply(self.network, cores, _cast(x, cores[0].dtype)))
 
     def _streams(self, cores: tuple[Tensor, ...], rows: int) -> bool:
         """Return whether to decode the weight in blocks of rows, one after another."""
@@ -88,19 +98,31 @@ class TNLinear(TNLayer):
         return rows == 0 or self.mode == "materialize" or (self.mode == "auto" and not self._is_faster(rows))
 
     def _traced(self, x: Tensor) -> Tensor:
-        if self._apply_number is None or x.numel() == 0:
+        if self._apply_number is None or (not torch.jit.is_tracing() and x.numel() == 0):
             return F.linear(x, self._weight(), self.bias)
         arrays: list[Tensor] = [self.cores[name] for name in self._names]
-        if torch.compiler.is_exporting():
-            return self._finished(x, multiply(self.network, arrays, x.to(arrays[0].dtype), self.batch_hint))
-        y = contract_traced([*arrays, x.reshape(-1, self.in_features).to(arrays[0].dtype)], self._apply_number)
+        y = contract_traced([*arrays, _cast(x, arrays[0].dtype).reshape(-1, self.in_features)], self._apply_number)
         return self._finished(x, y.reshape(*x.shape[:-1], self.out_features))
 
     def _finished(self, x: Tensor, y: Tensor) -> Tensor:
         """Cast a product as autocast would, and add the bias."""
-        if autocasts(x):
+        if autocasts(x) and y.dtype in CASTABLE:
             y = y.to(torch.get_autocast_dtype(x.device.type))
-        return y if self.bias is None else y + self.bias.to(y.dtype)
+        bias = self.bias
+        return y if bias is None else y + bias.to(y.dtype)
 
     from_linear = classmethod(TNLayer.from_dense.__func__)
     to_linear = TNLayer.to_dense
+
+
+#: The dtypes that autocast converts.
+CASTABLE = (torch.float32, torch.float16, torch.bfloat16)
+
+
+def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return an input in the dtype of the cores, to which only autocast converts it."""
+    if x.dtype == dtype:
+        return x
+    if autocasts(x) and x.dtype in CASTABLE and dtype in CASTABLE:
+        return x.to(dtype)
+    raise SpecError(f"x has dtype {x.dtype}, but the cores have {dtype}; convert one of them: x.to({dtype})")

@@ -1,0 +1,89 @@
+"""The cores of a layer as a module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from deeptn.errors import SpecError
+from deeptn.network import Network
+
+from ..fit import draw_seed
+
+
+class Cores(nn.ParameterDict):
+    """The cores of a layer, by name; with few names of its own, because those of the cores are attributes too.
+
+    Parameters
+    ----------
+    network : deeptn.Network
+        The network to which the cores belong.
+    tensors : mapping of str to Tensor
+    std : float, optional
+        The root mean square of the weight when new cores are drawn, by default Kaiming's.
+
+    Attributes
+    ----------
+    sharded : bool
+        Whether FSDP2 shards the cores, because their memory is then not their own.
+    """
+
+    sharded = False
+
+    def __init__(self, network: Network, tensors: Mapping[str, Tensor], std: float | None = None):
+        super().__init__()
+        self._network, self._std = network, std
+        clash = [name for name in network.spec.param_shapes if hasattr(self, name)]
+        if clash:
+            raise SpecError(f"torch.nn.ParameterDict cannot store a parameter named {clash[0]!r}; rename the node")
+        for name in network.spec.param_shapes:  # one by one, because a dictionary would be sorted by name
+            self[name] = nn.Parameter(tensors[name])
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(value, "full_tensor"):
+            self.__dict__["sharded"] = True
+        super().__setattr__(name, value)
+
+    def reset_parameters(self, scheme: str = "orthogonal", std: float | None = None) -> None:
+        """Draw new cores with a seed from torch's generator; see `deeptn.Network.init`.
+
+        FSDP calls this for every module that has parameters of its own, once they have memory.
+        """
+        first = local(next(iter(self.values())))
+        if not first.is_meta:
+            std = self._std if std is None else std
+            load(self, self._network.init(draw_seed(), like=first, scheme=scheme, std=std))
+
+
+def load(cores: Cores, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into the cores with the same names."""
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            core = stored(cores, name)
+            core.copy_(sharded_as(tensor, core))
+
+
+def stored(cores: Cores, name: str) -> Tensor:
+    """Return the tensor that is trained: the core itself or, if it is constrained, the tensor before the map."""
+    if not parametrize.is_parametrized(cores, name):
+        return cores[name]
+    constrained: Any = cores.parametrizations
+    return constrained[name].original
+
+
+def local(tensor: Any) -> Tensor:
+    """Return the part of a sharded tensor that this process has; other tensors are returned as they are."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+
+
+def sharded_as(tensor: Tensor, like: Any) -> Tensor:
+    """Shard a tensor as another one is, with the values of the first process; unless that one is not sharded."""
+    if not hasattr(like, "full_tensor") or hasattr(tensor, "full_tensor"):
+        return tensor
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(tensor, like.device_mesh, like.placements)
