@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,6 +19,10 @@ from deeptn.spec import Layout
 from ..fit import find_params
 from .base import TNLayer
 from .cache import trainable
+
+
+#: The weights that the running call of a recurrent module has decoded.
+_SHARED: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("deeptn_decoded", default=None)
 
 
 class TNWeight(TNLayer):
@@ -56,7 +61,13 @@ class TNWeight(TNLayer):
         self._make(tuple(shape), topology, layout, device, dtype)
 
     def forward(self, original: Tensor | None = None) -> Tensor:
-        return self.weight.permute([self.axes.index(axis) for axis in range(len(self.axes))])
+        shared = None if torch.compiler.is_compiling() else _SHARED.get()
+        if shared is not None and self in shared:
+            return shared[self]
+        weight = self.weight.permute([self.axes.index(axis) for axis in range(len(self.axes))])
+        if shared is not None:
+            shared[self] = weight
+        return weight
 
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Fit the cores to an assigned weight. `torch.nn.utils.parametrize` stores nothing of the weight itself."""
@@ -83,9 +94,9 @@ def parametrize_(
 
     Notes
     -----
-    The cores of the returned `TNWeight` become parameters of the module, ``"parametrizations.NAME.0.cores.…"``. Within
-    ``torch.nn.utils.parametrize.cached()``, the weight is decoded only once. `fold_` turns it back into a parameter.
-    PyTorch cannot pickle parametrized modules; use `deeptn_torch.save_model` or the ``state_dict``.
+    The cores of the returned `TNWeight` become parameters of the module, ``"parametrizations.NAME.0.cores.…"``.
+    Recurrent modules decode a weight once per call; others do so within ``torch.nn.utils.parametrize.cached()``.
+    `fold_` turns it back into a parameter. PyTorch cannot pickle parametrized modules; use `deeptn_torch.save_model` or the ``state_dict``.
 
     Examples
     --------
@@ -113,10 +124,20 @@ def register(module: nn.Module, name: str, weight: TNWeight) -> None:
     parametrize.register_parametrization(module, name, weight, unsafe=True)  # the stored tensor has another shape
     parametrizations: Any = module.parametrizations
     parametrizations[name].original.requires_grad_(False)
+    parametrizations[name].__class__ = Generating
+    if isinstance(module, tuple(_RECURRENT)):  # new weights get the scale of dense ones: uniform up to hidden_size^-½
+        weight.std = weight.cores._std = (3 * module.hidden_size) ** -0.5  # type: ignore[operator]
     own: Any = type(module)
     for base, methods in _RECURRENT.items():
         for method in methods if isinstance(module, base) else ():
             setattr(own, method.__name__, method)
+
+
+class Generating(parametrize.ParametrizationList):
+    """The parametrizations of a generated weight."""
+
+    def reset_parameters(self) -> None:
+        """Do nothing: the tensor that PyTorch stores of the weight itself is empty, and the cores reset themselves."""
 
 
 def _own_class(module: nn.Module) -> None:
@@ -142,10 +163,12 @@ def _forget(module: Any) -> None:
 
 def forward(module: Any, *args: Any, **kwargs: Any) -> Any:
     """Run a recurrent module, which reads each weight several times, with each weight decoded only once."""
+    # Not within parametrize.cached(), which all threads share: one would read the old weights of another.
+    token = _SHARED.set({})
     try:
-        with parametrize.cached():
-            return _next(module, forward)(module, *args, **kwargs)
+        return _next(module, forward)(module, *args, **kwargs)
     finally:
+        _SHARED.reset(token)
         _forget(module)
 
 
@@ -160,7 +183,7 @@ def reset_parameters(module: Any, *args: Any, **kwargs: Any) -> None:
     """Reset a recurrent module, then redraw its cores, so that generated weights have the same scale as dense ones."""
     _next(module, reset_parameters)(module, *args, **kwargs)
     for name in generated_inside(module):
-        module.parametrizations[name][0].reset_parameters(std=(3 * module.hidden_size) ** -0.5)
+        module.parametrizations[name][0].reset_parameters()
 
 
 #: The methods that recurrent modules with a generated weight override.
