@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from deeptn.models import Kind
 
-from .layers import CONVOLUTIONS, TNEmbedding, TNLinear, TNWeight
+from .layers import CONVOLUTIONS, TNEmbedding, TNLayer, TNLinear, TNWeight
 
-#: Kinds by layer class. A layer whose kind has no `make` stays in place; its weight is generated inside it.
-KINDS: dict[type, Kind] = {
+#: Kinds by layer class or its full name. A layer whose kind has no `make` stays; its weight is generated inside it.
+KINDS: dict[type | str, Kind] = {
     made.dense: Kind(made.kind, made.like, made.dense) for made in (TNLinear, TNEmbedding, *CONVOLUTIONS)
 }
+KINDS[nn.EmbeddingBag] = Kind("embedding")
+KINDS["transformers.pytorch_utils.Conv1D"] = Kind("linear", axes=(1, 0))
 #: The kind of a single weight in a module that has several.
 SINGLE = Kind(TNWeight.kind)
 
@@ -43,6 +47,23 @@ def replaceable(module: nn.Module, kind: Kind) -> str | None:
     parts = [key for key in (*module._parameters, *module._buffers, *module._modules) if key not in ("weight", "bias")]
     more = f"has {parts[0]!r} besides weight and bias, which would be lost; register its class" if parts else None
     return kind.differs(module, "forward") or more or hooks(module)
+
+
+def lost_when_dense(module: nn.Module, key: str) -> str | None:
+    """Return why a generated weight cannot become dense, by itself or with its layer; None if it can."""
+    if isinstance(module, TNWeight):
+        return "is a TNWeight in your own module, where no dense weight can replace it"
+    if isinstance(module, TNLayer):
+        parts = [part for part in (*module._parameters, *module._buffers, *module._modules) if part not in _OWN]
+        return f"has {parts[0]!r} besides cores and bias, which would be lost; remove it first" if parts else None
+    if key not in vars(type(module)):  # where PyTorch looks it up
+        return "is in a module whose class was changed later (fully_shard does that); fold it before"
+    parametrizations: Any = module.parametrizations
+    _, *others = parametrizations[key]
+    return f"has a {type(others[0]).__name__} on top, which would be lost; remove it first" if others else None
+
+
+_OWN = ("cores", "bias")
 
 
 def hooks(module: nn.Module) -> str | None:

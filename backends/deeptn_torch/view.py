@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -13,52 +13,19 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from deeptn.arrays import dtype_of, from_raw
-from deeptn.models import Entry, Generated, Kind, Weight, expect_model, kind_of, naming, path_of, refuse, tied
+from deeptn.models import Entry, Generated, Weight, expect_model, naming, path_of, refuse, tied
 
 from .fit import draw_seed, fit
-from .kinds import KINDS, SINGLE, hooks, replaceable
-from .layers import TNLayer, TNWeight
-from .layers.weight import generated_inside, register, unregister, weights_of
+from .kinds import SINGLE, hooks, lost_when_dense, replaceable
+from .layers import TNWeight
+from .layers.weight import needs_rows, register, unregister
 from .outputs import outputs_of
+from .places import Place, lone_place, places_of
 
 META = "is on the meta device and has no data; call model.to_empty(device='cpu') first"
 LAZY = "is lazy and has no data yet; call the model once first"
 SHARDED = "is sharded; gather it first with torch.distributed.checkpoint.state_dict"
 CONSTRAINED = "is constrained, but files store no constraints; load into an unconstrained model, then call constrain()"
-
-
-class Place(NamedTuple):
-    """Where a weight is: its module, the names of the module, its own name there, and the kind of the layer."""
-
-    module: Any
-    owners: tuple[str, ...]
-    key: str
-    kind: Kind
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(path_of(owner, self.key) for owner in self.owners) if self.kind is SINGLE else self.owners
-
-    @property
-    def made(self) -> Any:
-        """The generated layer, or None if the weight is dense."""
-        if isinstance(self.module, TNLayer):
-            return self.module
-        return self.module.parametrizations[self.key][0] if self.key in generated_inside(self.module) else None
-
-    def filled(self, weight: np.ndarray) -> tuple[str, np.ndarray]:
-        """Return the name of the dense parameter in the model, and a weight in its order of axes."""
-        axes = range(weight.ndim) if self.kind.axes is None else np.argsort(self.kind.axes)
-        return path_of(self.owners[0], self.key), weight.transpose(axes)
-
-    def generate(self, change: Generated) -> TNLayer:
-        """Create a generated layer for this place with given cores."""
-        old = self.module._parameters[self.key]
-        params = change.arrays("torch")
-        if self.kind.make is not None:
-            return self.kind.make(self.module, change.network, params)
-        made = TNWeight(change.network.shape, change.network, "meta", old.dtype, axes=self.kind.axes)
-        return made.filled(self.module, old, params)
 
 
 class TorchModel:
@@ -79,44 +46,34 @@ class TorchModel:
     def seed(self, given: int | torch.Generator | None) -> int:
         return given if isinstance(given, int) else draw_seed(given)
 
-    def _places(self) -> dict[str, Place]:
-        owners: dict[Any, list[str]] = {}
-        for name, module in self.model.named_modules(remove_duplicate=False):
-            if ".parametrizations." not in f".{name}":
-                owners.setdefault(module, []).append(name)
-        found: list[Place] = []
-        for module, names in owners.items():
-            keys = dict.fromkeys((*weights_of(module), *generated_inside(module)), SINGLE)
-            kind = Kind(module.kind) if isinstance(module, TNLayer) else kind_of(KINDS, module)
-            weight: Any = module._parameters.get("weight")
-            if kind is not None and not is_lazy(weight):
-                keys["weight"] = kind
-            found += [Place(module, tuple(names), key, kind) for key, kind in keys.items()]
-        return {place.names[0]: place for place in found}
-
     def weights(self) -> list[Weight]:
+        return self._described(places_of(self.model).values())
+
+    def lone_weight(self, name: str) -> Weight | None:
+        """Return a parameter that `weights` does not list, but that a network can generate; None if there is none."""
+        place = lone_place(self.model, name)
+        return None if place is None else self._described([place])[0]
+
+    def _described(self, places: Iterable[Place]) -> list[Weight]:
         users: dict[Any, list[tuple[nn.Module, str, str]]] = {}
         for name, module in self.model.named_modules():
             for key, tensor in module._parameters.items():
                 users.setdefault(tensor, []).append((module, key, path_of(name, key)))
-        return [self._weight(place, users) for place in self._places().values()]
+        return [self._weight(place, users) for place in places]
 
     def _weight(self, place: Place, users: Mapping[Any, Iterable[tuple[nn.Module, str, str]]]) -> Weight:
         module, _, key, kind = place
         names, layer = place.names, place.made
-        own, bias = ("", False) if kind is SINGLE else (key, getattr(module, "bias", None) is not None)
+        has_bias = any(held.get("bias") is not None for held in (module._parameters, module._buffers))
+        own, bias = ("", False) if kind is SINGLE else (key, has_bias)
         if layer is not None:
-            refused = hooks(layer)
-            if module is layer and isinstance(layer, TNWeight):
-                refused = "is a TNWeight in your own module, where no dense weight can replace it"
-            elif module is not layer and key not in vars(type(module)):  # where PyTorch looks it up
-                refused = "is in a module whose class was changed later (fully_shard does that); fold it before"
+            refused = hooks(layer) or lost_when_dense(module, key)
             dtype, net = _dtype(next(iter(layer.cores.values()))), layer.network
             read = lambda: layer.weight.detach()  # noqa: E731
             return Weight(names, kind.name(net.shape), net.shape, dtype, read, own, bias, net, refused)
         weight = getattr(module, key).detach()
         weight = weight if kind.axes is None else weight.permute(kind.axes)
-        refused = META if weight.is_meta else replaceable(module, kind) if kind.base else None
+        refused = META if weight.is_meta else replaceable(module, kind) if kind.base else needs_rows(module)
         if parametrize.is_parametrized(module, None if kind.base else key):
             refused = "has a parametrization, which would be lost; remove it first"
         for what in ("weight", "bias") if kind.base else (key,):
@@ -130,15 +87,15 @@ class TorchModel:
         """Map names of entries to names in the ``state_dict``, tensors, and whether the tensors are constrained."""
         gone: list[str] = []
         cores: dict[str, tuple[str, Any, bool]] = {}
-        for place in self._places().values():
+        for place in places_of(self.model).values():
             if (layer := place.made) is None:
                 continue
             used = {core: layer.cores[core] for core in layer.network.spec.param_shapes}
             constrained = parametrize.is_parametrized(layer.cores)
             for owner, name in zip(place.owners, place.names):
                 inside = "" if layer is place.module else path_of("parametrizations", place.key)
-                gone.append(path_of(owner, inside or "cores") + ".")
                 where = path_of(owner, inside, "0" if inside else "", "cores")
+                gone += [where + ".", *[path_of(owner, inside, "original")] * bool(inside)]
                 cores |= {path_of(name, "cores", c): (path_of(where, c), t, constrained) for c, t in used.items()}
         state = self.model.state_dict(keep_vars=True)
         return {k: (k, value, False) for k, value in state.items() if not k.startswith(tuple(gone))} | cores
@@ -161,7 +118,8 @@ class TorchModel:
         return found
 
     def replace(self, changes: Mapping[str, Generated | None]) -> None:
-        places = self._places()
+        known = places_of(self.model)
+        places = {name: cast("Place", known.get(name) or lone_place(self.model, name)) for name in changes}
         made, swaps, restored = {}, {}, []
         for name, change in changes.items():
             place = places[name]
@@ -184,7 +142,7 @@ class TorchModel:
                     setattr(parent, name, swaps[child])
 
     def outputs(self, inputs: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
-        places = self._places()
+        places = places_of(self.model)
         return outputs_of(self.model, inputs, dict(places[name].filled(array) for name, array in weights.items()))
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:

@@ -86,7 +86,10 @@ class StoredModel(NamedTuple):
         return state
 
     def renamed(self, names: Mapping[str, str]) -> StoredModel:
-        """Return the model with its modules renamed, for a model that is built differently: ``{"0": "layers.0"}``."""
+        """Return the model with its modules renamed, for a model that is built differently: ``{"0": "layers.0"}``.
+
+        An empty name removes a prefix, ``{"_orig_mod": ""}``, or adds one, ``{"": "module"}``.
+        """
         return StoredModel(
             {renamed(name, names): layer for name, layer in self.layers.items()},
             {renamed(name, names): tensor for name, tensor in self.tensors.items()},
@@ -98,14 +101,14 @@ def renamed(name: str, names: Mapping[str, str]) -> str:
 
     Examples
     --------
-    >>> renamed("0.weight", {"0": "layers.0"})
-    'layers.0.weight'
+    >>> renamed("0.weight", {"0": "layers.0"}), renamed("_orig_mod.fc.weight", {"_orig_mod": ""})
+    ('layers.0.weight', 'fc.weight')
     """
     parts = name.split(".")
-    for length in range(len(parts), 0, -1):
+    for length in range(len(parts), -1, -1):
         start = ".".join(parts[:length])
         if start in names:
-            return ".".join([names[start], *parts[length:]])
+            return path_of(names[start], *parts[length:])
     return name
 
 

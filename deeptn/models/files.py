@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -58,7 +58,8 @@ def load_model(view: ModelView, path: PathLike, names: Mapping[str, str] | None 
         A model with the architecture before compression, or with the same generated layers. It keeps its dtypes.
     path : path
     names : mapping of str to str, optional
-        Maps names of modules in the file to their names in the model, if they differ: ``{"layers.0": "0"}``.
+        Maps names of modules in the file to their names in the model, if they differ: ``{"layers.0": "0"}``. An empty
+        name removes a prefix or adds one: ``{"_orig_mod": ""}`` for a file of a model from `torch.compile`.
 
     Returns
     -------
@@ -155,7 +156,7 @@ def from_stored(view: ModelView, source: StoredModel) -> None:
     for name, entry in entries.items():
         if entry.refused:
             raise FormatError(f"the file does not fit the model, whose {name!r} {entry.refused}")
-    found = _layers(source, weights)
+    found = _layers(source, weights, getattr(view, "lone_weight", lambda name: None))
     arrays = found.arrays | _rest(source, entries, set().union(*(weight.owned for weight in found.taken)))
     for name, array in arrays.items():
         shape, dtype = entries[name].shape, entries[name].dtype
@@ -176,12 +177,12 @@ class _Layers(NamedTuple):
     arrays: dict[str, np.ndarray]
 
 
-def _layers(source: StoredModel, weights: Sequence[Weight]) -> _Layers:
+def _layers(source: StoredModel, weights: Sequence[Weight], lone: Callable[[str], Weight | None]) -> _Layers:
     found = _Layers([], {}, {})
     places = {name: weight for weight in weights for name in weight.names}
     first: dict[str, str] = {}
     for name, layer in source.layers.items():
-        weight = _place(name, layer, places.get(name))
+        weight = _place(name, layer, places.get(name) or lone(name))
         if first.setdefault(weight.name, name) != name:  # a module with two names
             _check_same(source.layers, first[weight.name], name)
             continue

@@ -50,12 +50,18 @@ class Kind(NamedTuple):
         return f"is a {name} with its own {method}, which would be lost; write register_layer({name}) to keep it"
 
 
-def kind_of(kinds: Mapping[type, T], layer: object) -> T | None:
+def kind_of(kinds: Mapping[Any, T], layer: object) -> T | None:
     """Look up the class of a layer, or its closest base class, in a table.
+
+    A string stands for a class of a library that may not be installed: ``"package.module.Class"``.
 
     Examples
     --------
-    >>> kind_of({int: "number", bool: "truth"}, True), kind_of({int: "number"}, "x")
-    ('truth', None)
+    >>> kind_of({int: "number", bool: "truth"}, True), kind_of({"builtins.int": "number"}, 5), kind_of({}, "x")
+    ('truth', 'number', None)
     """
-    return next((kinds[base] for base in type(layer).__mro__ if base in kinds), None)
+    for base in type(layer).__mro__:
+        for key in (base, f"{base.__module__}.{base.__qualname__}"):
+            if key in kinds:
+                return kinds[key]
+    return None

@@ -2,12 +2,14 @@
 
 from .base import TNLayer, frozen, layers_of
 from .conv import CONVOLUTIONS, TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
+from .cores import Cores
 from .embedding import TNEmbedding
 from .linear import TNLinear
 from .weight import TNWeight, parametrize_
 
 __all__ = [
     "CONVOLUTIONS",
+    "Cores",
     "TNConv1d",
     "TNConv2d",
     "TNConv3d",

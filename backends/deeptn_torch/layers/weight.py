@@ -20,7 +20,6 @@ from ..fit import find_params
 from .base import TNLayer
 from .cache import trainable
 
-
 #: The weights that the running call of a recurrent module has decoded.
 _SHARED: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("deeptn_decoded", default=None)
 
@@ -96,7 +95,8 @@ def parametrize_(
     -----
     The cores of the returned `TNWeight` become parameters of the module, ``"parametrizations.NAME.0.cores.…"``.
     Recurrent modules decode a weight once per call; others do so within ``torch.nn.utils.parametrize.cached()``.
-    `fold_` turns it back into a parameter. PyTorch cannot pickle parametrized modules; use `deeptn_torch.save_model` or the ``state_dict``.
+    `fold_` turns it back into a parameter. PyTorch cannot pickle parametrized modules; use `deeptn_torch.save_model` or
+    the ``state_dict``.
 
     Examples
     --------
@@ -112,10 +112,18 @@ def parametrize_(
     if old is None or old.ndim < 2:
         known = [key for key, value in module._parameters.items() if value is not None and value.ndim > 1]
         raise SpecError(f"{type(module).__name__} has no weight {name!r}; {near_match(name, known)}")
+    if reason := needs_rows(module):
+        raise SpecError(f"{name!r} of {type(module).__name__} {reason}")
     weight = TNWeight(tuple(old.shape), topology, "meta", old.dtype, layout=layout)
     weight.filled(module, old, find_params(weight.network, old.detach(), fit))
     register(module, name, weight)
     return weight
+
+
+def needs_rows(module: nn.Module) -> str | None:
+    """Return why no network can generate the table of an embedding; None if one can."""
+    used = [option for option in ("max_norm", "sparse") if getattr(module, option, None)]
+    return f"uses {used[0]}, for which its rows have to be parameters; turn it off" if used else None
 
 
 def register(module: nn.Module, name: str, weight: TNWeight) -> None:
