@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -310,6 +310,11 @@ class TNLayer(CachedWeight):
         self._forget()
         self._register()
 
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        if name == "weight_orig":  # of torch.nn.utils.prune
+            refuse_mask("weight")
+        super().register_parameter(name, param)
+
     def __prepare_scriptable__(self) -> Any:
         raise SpecError("torch.jit.script cannot read generated layers; use torch.jit.trace, torch.export, or fold_")
 
@@ -379,6 +384,11 @@ class Isometry(nn.Module):
 
     def right_inverse(self, core: Tensor) -> Tensor:
         return core
+
+
+def refuse_mask(name: str) -> NoReturn:
+    """Raise `SpecError` for a mask on a generated weight."""
+    raise SpecError(f"{name!r} is generated, so its entries cannot be pruned; prune the cores, or call fold_ first")
 
 
 def as_leaf(layer: TNLayer, *args: Any) -> Any:

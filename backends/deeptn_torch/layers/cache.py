@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from deeptn.errors import SpecError
 from deeptn.network import Network, decode
-from deeptn.params import check_params
+from deeptn.params import check_activations, check_params
 
 from ..engine import is_traced, is_transformed
 from .cores import Cores
@@ -118,6 +118,7 @@ class CachedWeight(nn.Module):
         cores = tuple(held.values()) if tuple(held) == self._names else tuple(self.cores[n] for n in self._names)
         if len(cores) != len(self._checked) or not all(map(_IS, cores, self._checked)):
             check_params(self.network.spec, dict(zip(self._names, cores)))
+            check_activations(self.network.spec, str(cores[0].dtype).removeprefix("torch."))
             self._checked = cores if all(isinstance(core, nn.Parameter) for core in cores) else ()
         return cores
 

@@ -48,6 +48,10 @@ class Cores(nn.ParameterDict):
             self.__dict__["sharded"] = True
         super().__setattr__(name, value)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        # Formats such as channels_last are for images and kernels: cores keep their order of memory.
+        return super()._apply(lambda t: fn(t.reshape(-1)).reshape(t.shape) if _is_ordered(t) else fn(t), recurse)
+
     def reset_parameters(self, scheme: str = "orthogonal", std: float | None = None) -> None:
         """Draw new cores with a seed from torch's generator; see `deeptn.Network.init`.
 
@@ -73,6 +77,10 @@ def stored(cores: Cores, name: str) -> Tensor:
         return cores[name]
     constrained: Any = cores.parametrizations
     return constrained[name].original
+
+
+def _is_ordered(core: Tensor) -> bool:
+    return core.ndim in (4, 5) and core.is_contiguous() and not hasattr(core, "full_tensor")
 
 
 def local(tensor: Any) -> Tensor:

@@ -17,7 +17,7 @@ from deeptn.models import Target
 from deeptn.spec import Layout
 
 from ..fit import find_params
-from .base import TNLayer
+from .base import TNLayer, refuse_mask
 from .cache import trainable
 
 #: The weights that the running call of a recurrent module has decoded.
@@ -95,8 +95,7 @@ def parametrize_(
     -----
     The cores of the returned `TNWeight` become parameters of the module, ``"parametrizations.NAME.0.cores.…"``.
     Recurrent modules decode a weight once per call; others do so within ``torch.nn.utils.parametrize.cached()``.
-    `fold_` turns it back into a parameter. PyTorch cannot pickle parametrized modules; use `deeptn_torch.save_model` or
-    the ``state_dict``.
+    `fold_` turns it back into a parameter.
 
     Examples
     --------
@@ -135,17 +134,62 @@ def register(module: nn.Module, name: str, weight: TNWeight) -> None:
     parametrizations[name].__class__ = Generating
     if isinstance(module, tuple(_RECURRENT)):  # new weights get the scale of dense ones: uniform up to hidden_size^-½
         weight.std = weight.cores._std = (3 * module.hidden_size) ** -0.5  # type: ignore[operator]
+    _override(module)
+
+
+def _override(module: nn.Module) -> None:
+    """Give the class of a module with generated weights the methods that differ."""
     own: Any = type(module)
+    own.__reduce_ex__ = _reduce
+    own.register_parameter = _register_parameter
     for base, methods in _RECURRENT.items():
         for method in methods if isinstance(module, base) else ():
             setattr(own, method.__name__, method)
 
 
 class Generating(parametrize.ParametrizationList):
-    """The parametrizations of a generated weight."""
+    """The parametrizations of a generated weight: its network, and those that were put on top."""
 
     def reset_parameters(self) -> None:
         """Do nothing: the tensor that PyTorch stores of the weight itself is empty, and the cores reset themselves."""
+
+    def append(self, module: Any) -> Any:
+        """Put another parametrization on top; refuse those that only work with tensors of their own."""
+        try:
+            with torch.no_grad():
+                module(self())
+        except (TypeError, RuntimeError) as error:
+            raise SpecError(
+                f"{type(module).__name__} cannot follow the network that generates the weight ({error}); parametrize a "
+                "core, or call fold_ first"
+            ) from error
+        return super().append(module)
+
+
+def _register_parameter(module: Any, name: str, param: Any) -> None:
+    """Register a parameter, but not what `torch.nn.utils.prune` would keep of a generated weight."""
+    if name.removesuffix("_orig") in generated_inside(module):
+        refuse_mask(name.removesuffix("_orig"))
+    _next(module, _register_parameter)(module, name, param)
+
+
+def _reduce(module: Any, protocol: Any) -> Any:
+    """Tell pickle how to make the module again: PyTorch refuses, because it creates the class at run time."""
+    if len(generated_inside(module)) < len(module.parametrizations):
+        return _next(module, _reduce)(module, protocol)
+    base = type(module).__bases__[0]
+    return _rebuilt, (base, dict(base.__getstate__(module)))
+
+
+def _rebuilt(base: type[nn.Module], state: dict[str, Any]) -> nn.Module:
+    """Make a module with generated weights from its state."""
+    module = base.__new__(base)
+    module.__setstate__(state)
+    parametrize._inject_new_class(module)  # type: ignore[attr-defined]
+    for name in state["_modules"]["parametrizations"]:
+        parametrize._inject_property(module, name)  # type: ignore[attr-defined]
+    _override(module)
+    return module
 
 
 def _own_class(module: nn.Module) -> None:
@@ -159,7 +203,7 @@ def _own_class(module: nn.Module) -> None:
 
 def _next(module: Any, ours: Callable[..., Any]) -> Callable[..., Any]:
     """Return the method that a module would have without ours, even if a class created later calls ours."""
-    found = [vars(base).get(ours.__name__) for base in type(module).__mro__]
+    found = [vars(base).get(_NAMES.get(ours, ours.__name__)) for base in type(module).__mro__]
     last = max(number for number, method in enumerate(found) if method is ours)
     return next(method for method in found[last + 1 :] if method is not None)
 
@@ -193,6 +237,8 @@ def reset_parameters(module: Any, *args: Any, **kwargs: Any) -> None:
     for name in generated_inside(module):
         module.parametrizations[name][0].reset_parameters()
 
+
+_NAMES: dict[Any, str] = {_reduce: "__reduce_ex__", _register_parameter: "register_parameter"}
 
 #: The methods that recurrent modules with a generated weight override.
 _RECURRENT: dict[type, tuple[Any, ...]] = {
