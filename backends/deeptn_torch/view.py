@@ -95,7 +95,7 @@ class TorchModel:
             for owner, name in zip(place.owners, place.names):
                 inside = "" if layer is place.module else path_of("parametrizations", place.key)
                 where = path_of(owner, inside, "0" if inside else "", "cores")
-                gone += [where + ".", *[path_of(owner, inside, "original")] * bool(inside)]
+                gone.append(where + ".")
                 cores |= {path_of(name, "cores", c): (path_of(where, c), t, constrained) for c, t in used.items()}
         state = self.model.state_dict(keep_vars=True)
         return {k: (k, value, False) for k, value in state.items() if not k.startswith(tuple(gone))} | cores

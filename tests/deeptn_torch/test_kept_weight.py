@@ -147,7 +147,9 @@ def test_the_weight_is_decoded_once(name, monkeypatch):
 def test_large_cores_nan_and_other_orders_of_memory(monkeypatch):
     layer: Any = TNConv2d(4, 6, 3, dtn.Tucker(rank=4))
     x = INPUTS["convolution"]
-    layer.to(memory_format=torch.channels_last)
+    for core in layer.cores.values():
+        if core.ndim == 4:
+            core.data = core.data.contiguous(memory_format=torch.channels_last)
     assert not all(core.is_contiguous() for core in layer.cores.values())
     large = TNLinear(256, 256, dtn.LowRank(rank=20))
     half = TNLinear(256, 256, dtn.LowRank(rank=40), dtype=torch.bfloat16)
@@ -397,7 +399,7 @@ def test_conjugate_cores():
         layer(x)
         for core in layer.cores.values():
             core.data = core.data.conj()
-        assert torch.allclose(layer(x), fresh(layer, x))
+        assert torch.allclose(layer(x), fresh(layer, x), rtol=1e-4, atol=1e-5)
 
 
 def test_empty_inputs_of_huge_layers(monkeypatch):

@@ -94,7 +94,7 @@ def clones_with_graphs(side):
     loss = clone(x).square().sum()
     params = [p for p in side.model.parameters() if p.requires_grad]
     grads = torch.autograd.grad(loss, params, create_graph=True)
-    second = sum(grad.square().sum() for grad in grads)
+    second = torch.stack([grad.square().sum() for grad in grads]).sum()
     outer = torch.autograd.grad(second, params, allow_unused=True)
     return {"y": clone(x), "finite": all(torch.isfinite(g).all() for g in outer if g is not None)}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, stack_module_state, vjp, vmap
@@ -68,7 +69,7 @@ def forward_mode(side):
 def reverse_mode(side):
     """`vjp` and `jacrev` with respect to the input"""
     x = side.x[:, :1] if side.x.ndim == 3 else side.x[:1]
-    y, pull = vjp(side.model, x)
+    pull = vjp(side.model, x)[1]
     return {"vjp": pull(pattern(y))[0].detach(), "jacrev": jacrev(side.model)(x).detach()}
 
 
@@ -90,9 +91,13 @@ def other_parameters(side):
 
 def stacked(side):
     models = [twins(side.kind, seed)[side.generated].model for seed in range(3)]
-    params, _ = stack_module_state(models)
+    params: Any = stack_module_state(models)[0]
     base = copy.deepcopy(models[0])
-    return (lambda params, x: functional_call(base, params, (x,))), params
+
+    def call(params, x):
+        return functional_call(base, params, (x,))
+
+    return call, params
 
 
 @operation(GROUP, kinds=BATCHED)

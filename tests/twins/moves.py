@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from deeptn_torch import TNConv1d, TNConv2d, TNConv3d
 from torch import nn
 
 from .operations import operation
-from .sides import KINDS
+from .sides import KINDS, WALL, pattern
 
 GROUP = "Moves"
 
@@ -66,26 +69,27 @@ def channels_last_3d(side):
     return side.backward(side.model.to(memory_format=torch.channels_last_3d))
 
 
+def reset(module):
+    """Call the method that draws the module's own parameters again; attention has one of another name."""
+    getattr(module, "_reset_parameters" if isinstance(module, nn.MultiheadAttention) else "reset_parameters")()
+
+
 @operation(GROUP)
 def born_on_meta(side):
-    """born on the meta device; `to_empty` and `reset_parameters` for each module that owns parameters"""
-    with torch.device("meta"):
-        model = side.fresh()
+    """on the meta device; `to_empty` and `reset_parameters` for each module that owns parameters"""
+    model = side.fresh().to("meta")
     for part in model.modules():
         if any(param.is_meta for param in part.parameters(recurse=False)):
             part.to_empty(device="cpu", recurse=False)
-            reset = getattr(part, "reset_parameters", getattr(part, "_reset_parameters", None))
-            assert reset is not None, f"{type(part).__name__} has no reset_parameters"
-            reset()
+            reset(part)
     y = model(side.x)
-    return {"scale": 0.2 < float(y.std()) / float(side.fresh()(side.x).std()) < 5, "finite": bool(y.isfinite().all())}
+    return {"scale": 0.1 < float(y.std()) / float(side.fresh()(side.x).std()) < 10, "finite": bool(y.isfinite().all())}
 
 
 @operation(GROUP)
 def assigned(side):
     """`load_state_dict(assign=True)` into a model on the meta device"""
-    with torch.device("meta"):
-        model = side.fresh()
+    model = side.fresh().to("meta")
     model.load_state_dict(side.model.state_dict(), assign=True)
     return side.backward(model.requires_grad_())
 
@@ -144,3 +148,35 @@ def parameter_replaced(side):
         z = side.model(side.x)
         setattr(holder, name, nn.Parameter(getattr(holder, name).cos()))
         return {"y": y, "z": z, "moved": not torch.allclose(side.model(side.x), y)}
+
+
+def convolved(side, axes, memory_format):
+    """Run a convolution with other numbers of axes forwards and backwards; return the output and its gradients."""
+    dense: Any = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[axes - 1](4, 6, 3, padding=1)
+    made = (TNConv1d, TNConv2d, TNConv3d)[axes - 1].from_conv(dense, WALL, fit=None)
+    layer = made if side.generated else made.to_conv()
+    x = torch.randn(2, 4, *[5] * axes, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    y = layer.to(memory_format=memory_format)(x if axes == 1 else x.contiguous(memory_format=memory_format))
+    y.backward(pattern(y))
+    with torch.no_grad():
+        again = layer.eval()(x)
+    # The layout of the outputs is the same as that of the dense layer, too.
+    return {"y": y.detach(), "again": again, "x.grad": x.grad, "stride": y.stride()}
+
+
+@operation(GROUP, kinds=("Conv2d",))
+def images_1d(side):
+    """convolutions of 3-d inputs"""
+    return convolved(side, 1, torch.preserve_format)
+
+
+@operation(GROUP, kinds=("Conv2d",))
+def images_2d(side):
+    """convolutions of 4-d inputs, `channels_last`"""
+    return convolved(side, 2, torch.channels_last)
+
+
+@operation(GROUP, kinds=("Conv2d",))
+def images_3d(side):
+    """convolutions of 5-d inputs, `channels_last_3d`"""
+    return convolved(side, 3, torch.channels_last_3d)

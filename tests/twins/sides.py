@@ -94,7 +94,7 @@ class Side:
         made = self.layer if isinstance(self.layer, TNLayer) else self.layer.parametrizations[self.main][0]
         return made.cores, next(iter(made.cores))
 
-    def fresh(self) -> nn.Module:
+    def fresh(self) -> Model:
         """Return another module of this kind, with other values."""
         return twins(self.kind, seed=1)[self.generated].model
 
@@ -212,8 +212,9 @@ def held() -> int:
 @contextmanager
 def process_group() -> Iterator[None]:
     """A process group of one process."""
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    distributed: Any = torch.distributed
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
     try:
         yield
     finally:
-        torch.distributed.destroy_process_group()
+        distributed.destroy_process_group()

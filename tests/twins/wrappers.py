@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
@@ -9,6 +11,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
+from .moves import reset
 from .operations import operation
 from .sides import process_group
 
@@ -94,10 +97,9 @@ def fsdp1_original(side):
 @operation(GROUP, slow=True)
 def fsdp1_meta(side):
     """`FullyShardedDataParallel` of a model on the meta device"""
-    with process_group(), torch.device("meta"):
-        model = FullyShardedDataParallel(side.fresh(), device_id=CPU, use_orig_params=True)
-        with torch.device("cpu"):
-            return {"finite": bool(model(side.x).isfinite().all())}
+    with process_group():
+        model = FullyShardedDataParallel(side.fresh().to("meta"), device_id=CPU, use_orig_params=True)
+        return {"finite": bool(model(side.x).isfinite().all())}
 
 
 @operation(GROUP, slow=True)
@@ -118,16 +120,13 @@ def fsdp2_meta(side):
     """`fully_shard`, `to_empty` and `reset_parameters` of a model on the meta device"""
     with process_group():
         mesh = init_device_mesh("cpu", (1,))
-        with torch.device("meta"):
-            model = side.fresh()
+        model = side.fresh().to("meta")
         fully_shard(model.layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
         model.to_empty(device="cpu")
         for part in model.modules():
             if any(True for _ in part.parameters(recurse=False)):
-                reset = getattr(part, "reset_parameters", getattr(part, "_reset_parameters", None))
-                assert reset is not None, f"{type(part).__name__} has no reset_parameters"
-                reset()
+                reset(part)
         return {"finite": bool(model(side.x).isfinite().all())}
 
 
@@ -140,14 +139,16 @@ def checkpoint_wrapped(side):
 @operation(GROUP)
 def compiled_prefix(side):
     """the `state_dict` of a model from `torch.compile`, with its prefix, loaded into another"""
-    other = torch.compile(side.fresh(), backend="eager")
-    other.load_state_dict(torch.compile(side.model, backend="eager").state_dict())
+    other: Any = torch.compile(side.fresh(), backend="eager")
+    model: Any = torch.compile(side.model, backend="eager")
+    other.load_state_dict(model.state_dict())
     return side.backward(other._orig_mod)
 
 
 @operation(GROUP)
 def inside_containers(side):
     """inside `nn.Sequential`, `nn.ModuleList` and `nn.ModuleDict`"""
-    model = nn.Sequential(nn.ModuleDict({"a": nn.ModuleList([side.model])})["a"][0])
+    parts = nn.ModuleDict({"a": nn.ModuleList([side.model])})
+    model: Any = nn.Sequential(*next(parts.children()).children())
     with torch.no_grad():
         return {"y": model(side.x), "count": len(list(model.buffers()))}

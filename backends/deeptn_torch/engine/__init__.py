@@ -4,7 +4,7 @@ from deeptn.engine import register_runner
 
 from .arrays import HOST, TORCH
 from .operators import contract, contract_in_steps, register
-from .runner import autocasts, gradients, is_followed, is_traced, is_transformed, run
+from .runner import autocasts, gradients, is_followed, is_recorded, is_traced, is_transformed, run
 
 register_runner("torch", run)
 
@@ -16,6 +16,7 @@ __all__ = [
     "contract_in_steps",
     "gradients",
     "is_followed",
+    "is_recorded",
     "is_traced",
     "is_transformed",
     "register",

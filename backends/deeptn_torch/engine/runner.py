@@ -29,6 +29,8 @@ _functorch_stack = torch._C._functorch.peek_interpreter_stack  # type: ignore[at
 _tracing_state = torch._C._get_tracing_state
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _depth = torch._C._functorch.get_dynamic_layer_stack_depth  # type: ignore[attr-defined]
+_jit: Any = torch.jit
+is_recorded = _jit.is_tracing  # by torch.jit.trace
 _saving_hooks = torch._C._autograd._top_saved_tensors_default_hooks  # type: ignore[attr-defined]
 _forward_ad = torch.autograd.forward_ad
 
@@ -69,7 +71,7 @@ def is_traced() -> bool:
 
 def is_followed() -> bool:
     """Return whether a compiler or tracer has to see the steps: it cannot use an operator of deeptn."""
-    return torch.compiler.is_exporting() or _depth() > 0 or torch.jit.is_tracing()
+    return torch.compiler.is_exporting() or _depth() > 0 or is_recorded()
 
 
 def gradients(program: Program, inputs: Sequence[Tensor], needed: Sequence[bool], grad: Tensor) -> list[Tensor]:
@@ -165,7 +167,8 @@ def _arrays_of(kept: Run) -> tuple[list[Tensor], Any]:
     values, form = tree_flatten((kept.tape, kept.registers))
     kept.tape, kept.operands, kept.registers = None, None, []
     is_array = [isinstance(value, (Tensor, np.ndarray)) for value in values]
-    arrays = [kept.lib.leave(value) for value, found in zip(values, is_array) if found]
+    lib = cast("TensorOperations", kept.lib)
+    arrays = [lib.leave(value) for value, found in zip(values, is_array) if found]
     return arrays, (form, [None if found else value for value, found in zip(values, is_array)], is_array)
 
 

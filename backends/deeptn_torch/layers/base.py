@@ -243,7 +243,8 @@ class TNLayer(CachedWeight):
         """The decoded weight, in the shape of the dense layer's weight."""
         core = self.cores[self._names[0]]
         if isinstance(core, Proxy):  # torch.fx; its graph reads the weight when it runs
-            return core.tracer.create_proxy("get_attr", core.tracer.path_of_module(self), (), {}).weight
+            tracer: Any = core.tracer
+            return tracer.create_proxy("get_attr", tracer.path_of_module(self), (), {}).weight
         weight = self._weight()
         if is_transformed([weight]):
             return weight

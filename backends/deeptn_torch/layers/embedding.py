@@ -16,6 +16,7 @@ from deeptn.models import Mode, Target
 from deeptn.network import Network
 from deeptn.spec import Layout
 
+from ..engine import is_recorded
 from .base import TNLayer, as_leaf
 
 
@@ -77,7 +78,7 @@ class TNEmbedding(TNLayer):
         weight = self._kept_weight()
         if weight is not None:
             return self._masked(indices, F.embedding(indices, weight))
-        if torch.jit.is_tracing():
+        if is_recorded():
             return self._masked(indices, F.embedding(indices, self._weight()))
         weight, cores = self._weight_or_cores(indices.numel())
         if weight is not None:

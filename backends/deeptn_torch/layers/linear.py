@@ -15,7 +15,7 @@ from deeptn.models import Mode, Target
 from deeptn.network import multiply
 from deeptn.spec import Layout
 
-from ..engine import autocasts
+from ..engine import autocasts, is_recorded
 from .base import TNLayer, as_leaf, contract_traced
 from .cache import HUGE
 
@@ -78,7 +78,7 @@ class TNLinear(TNLayer):
         weight = self._kept_weight()
         if weight is not None:
             return F.linear(x, weight, bias)
-        if torch.jit.is_tracing():
+        if is_recorded():
             return self._traced(x)
         weight, cores = self._weight_or_cores(-(-x.numel() // self.in_features))
         if weight is not None:
@@ -98,7 +98,7 @@ class TNLinear(TNLayer):
         return rows == 0 or self.mode == "materialize" or (self.mode == "auto" and not self._is_faster(rows))
 
     def _traced(self, x: Tensor) -> Tensor:
-        if self._apply_number is None or (not torch.jit.is_tracing() and x.numel() == 0):
+        if self._apply_number is None or (not is_recorded() and x.numel() == 0):
             return F.linear(x, self._weight(), self.bias)
         arrays: list[Tensor] = [self.cores[name] for name in self._names]
         y = contract_traced([*arrays, _cast(x, arrays[0].dtype).reshape(-1, self.in_features)], self._apply_number)

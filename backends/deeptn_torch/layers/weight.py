@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -59,19 +60,27 @@ class TNWeight(TNLayer):
         self.axes = tuple(range(len(shape))) if axes is None else axes
         self._make(tuple(shape), topology, layout, device, dtype)
 
-    def forward(self, original: Tensor | None = None) -> Tensor:
+    def forward(self) -> Tensor:
         shared = None if torch.compiler.is_compiling() else _SHARED.get()
         if shared is not None and self in shared:
             return shared[self]
-        weight = self.weight.permute([self.axes.index(axis) for axis in range(len(self.axes))])
+        weight = self.weight.permute(self._order)
         if shared is not None:
             shared[self] = weight
         return weight
 
+    @property
+    def _order(self) -> list[int]:
+        return [self.axes.index(axis) for axis in range(len(self.axes))]
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of the tensor that a call returns."""
+        return tuple(self.network.shape[axis] for axis in self._order)
+
     def right_inverse(self, weight: Tensor) -> Tensor:
         """Fit the cores to an assigned weight. `torch.nn.utils.parametrize` stores nothing of the weight itself."""
-        sizes = dict(zip(self.axes, self.network.shape))
-        if tuple(weight.shape) != tuple(sizes[axis] for axis in sorted(sizes)):
+        if tuple(weight.shape) != self.shape:
             raise SpecError(f"the weight has shape {tuple(weight.shape)}; the network generates {self.network.shape}")
         if getattr(self, "_ready", False):
             self.fit(weight.permute(self.axes))
@@ -130,10 +139,9 @@ def register(module: nn.Module, name: str, weight: TNWeight) -> None:
     _own_class(module)
     parametrize.register_parametrization(module, name, weight, unsafe=True)  # the stored tensor has another shape
     parametrizations: Any = module.parametrizations
-    parametrizations[name].original.requires_grad_(False)
+    del parametrizations[name]._parameters["original"]
     parametrizations[name].__class__ = Generating
-    if isinstance(module, tuple(_RECURRENT)):  # new weights get the scale of dense ones: uniform up to hidden_size^-½
-        weight.std = weight.cores._std = (3 * module.hidden_size) ** -0.5  # type: ignore[operator]
+    weight.std = weight.cores._std = _std(module, weight.shape)
     _override(module)
 
 
@@ -142,7 +150,7 @@ def _override(module: nn.Module) -> None:
     own: Any = type(module)
     own.__reduce_ex__ = _reduce
     own.register_parameter = _register_parameter
-    for base, methods in _RECURRENT.items():
+    for base, methods in _OVERRIDES.items():
         for method in methods if isinstance(module, base) else ():
             setattr(own, method.__name__, method)
 
@@ -150,8 +158,18 @@ def _override(module: nn.Module) -> None:
 class Generating(parametrize.ParametrizationList):
     """The parametrizations of a generated weight: its network, and those that were put on top."""
 
-    def reset_parameters(self) -> None:
-        """Do nothing: the tensor that PyTorch stores of the weight itself is empty, and the cores reset themselves."""
+    @property
+    def original(self) -> nn.Parameter:  # type: ignore[override]
+        """What PyTorch would store of the weight itself: nothing. `remove_parametrizations` fills it."""
+        core = next(self.parameters())
+        return nn.Parameter(core.detach().new_empty(0), core.requires_grad)
+
+    def forward(self) -> Tensor:
+        first, *others = self
+        weight = first()
+        for parametrization in others:
+            weight = parametrization(weight)
+        return weight
 
     def append(self, module: Any) -> Any:
         """Put another parametrization on top; refuse those that only work with tensors of their own."""
@@ -177,7 +195,7 @@ def _reduce(module: Any, protocol: Any) -> Any:
     """Tell pickle how to make the module again: PyTorch refuses, because it creates the class at run time."""
     if len(generated_inside(module)) < len(module.parametrizations):
         return _next(module, _reduce)(module, protocol)
-    base = type(module).__bases__[0]
+    base: Any = type(module).__bases__[0]
     return _rebuilt, (base, dict(base.__getstate__(module)))
 
 
@@ -216,35 +234,66 @@ def _forget(module: Any) -> None:
 def forward(module: Any, *args: Any, **kwargs: Any) -> Any:
     """Run a recurrent module, which reads each weight several times, with each weight decoded only once."""
     # Not within parametrize.cached(), which all threads share: one would read the old weights of another.
-    token = _SHARED.set({})
-    try:
-        return _next(module, forward)(module, *args, **kwargs)
-    finally:
-        _SHARED.reset(token)
-        _forget(module)
+    with contextlib.nullcontext() if torch.compiler.is_compiling() else _sharing({}):
+        try:
+            return _next(module, forward)(module, *args, **kwargs)
+        finally:
+            _forget(module)
 
 
 def _apply(module: Any, fn: Any, recurse: bool = True) -> Any:
-    """Apply `fn` to a recurrent module, which then reads its weights, and clear its references to them."""
-    _next(module, _apply)(module, fn, recurse)
+    """Apply `fn` to a recurrent module, which then reads its weights for no use."""
+    with _sharing(_placeholders(module)):
+        _next(module, _apply)(module, fn, recurse)
     _forget(module)
     return module
 
 
 def reset_parameters(module: Any, *args: Any, **kwargs: Any) -> None:
-    """Reset a recurrent module, then redraw its cores, so that generated weights have the same scale as dense ones."""
-    _next(module, reset_parameters)(module, *args, **kwargs)
+    """Reset a module, then redraw its cores, so that generated weights have the same scale as dense ones."""
+    method = _reset_parameters if isinstance(module, nn.MultiheadAttention) else reset_parameters
+    with _sharing(_placeholders(module)):
+        _next(module, method)(module, *args, **kwargs)
+    parametrizations: Any = module.parametrizations
     for name in generated_inside(module):
-        module.parametrizations[name][0].reset_parameters()
+        parametrizations[name][0].reset_parameters()
+
+
+def _reset_parameters(module: Any) -> None:
+    reset_parameters(module)
+
+
+@contextlib.contextmanager
+def _sharing(weights: dict[nn.Module, Tensor]) -> Iterator[None]:
+    """Let generated weights in this dictionary be read from there, and others be added."""
+    token = _SHARED.set(weights)
+    try:
+        yield
+    finally:
+        _SHARED.reset(token)
+
+
+def _placeholders(module: Any) -> dict[nn.Module, Tensor]:
+    """Return tensors without memory, which may be overwritten, in place of the weights inside a module."""
+    parts = [module.parametrizations[name][0] for name in generated_inside(module)]
+    return {part: torch.empty(part.shape, device="meta") for part in parts}
 
 
 _NAMES: dict[Any, str] = {_reduce: "__reduce_ex__", _register_parameter: "register_parameter"}
 
-#: The methods that recurrent modules with a generated weight override.
-_RECURRENT: dict[type, tuple[Any, ...]] = {
+#: The methods that modules of PyTorch with a generated weight override.
+_OVERRIDES: dict[type, tuple[Any, ...]] = {
     nn.RNNBase: (forward, _apply, reset_parameters),
     nn.RNNCellBase: (reset_parameters,),
+    nn.MultiheadAttention: (_reset_parameters,),
 }
+
+
+def _std(module: Any, shape: Shape) -> float | None:
+    """Return the standard deviation that new weights of a module have, if it is not Kaiming's."""
+    if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        return (3 * module.hidden_size) ** -0.5
+    return (2 / sum(shape)) ** 0.5 if isinstance(module, nn.MultiheadAttention) else None
 
 
 def unregister(module: nn.Module, name: str) -> None:
