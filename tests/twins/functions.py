@@ -70,7 +70,7 @@ def reverse_mode(side):
     """`vjp` and `jacrev` with respect to the input"""
     x = side.x[:, :1] if side.x.ndim == 3 else side.x[:1]
     pull = vjp(side.model, x)[1]
-    return {"vjp": pull(pattern(y))[0].detach(), "jacrev": jacrev(side.model)(x).detach()}
+    return {"vjp": pull(pattern(side.model(x)).detach())[0].detach(), "jacrev": jacrev(side.model)(x).detach()}
 
 
 @operation(GROUP, kinds=("Linear", "Linear, apply"))

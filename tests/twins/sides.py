@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import gc
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -115,6 +116,13 @@ class Side:
 
 def twins(kind: str, seed: int = 0) -> tuple[Side, Side]:
     """Return the dense module and its twin, with equal weights, and the same inputs."""
+    dense, made = (copy.deepcopy(model) for model in _models(kind, seed))
+    x = inputs(kind, INPUTS[kind][BATCH[kind]])
+    return Side(kind, False, dense, x), Side(kind, True, made, x)
+
+
+@functools.cache
+def _models(kind: str, seed: int) -> tuple[Model, Model]:
     make, topology = DENSE[kind]
     torch.manual_seed(seed)
     model = Model(make())
@@ -128,8 +136,7 @@ def twins(kind: str, seed: int = 0) -> tuple[Side, Side]:
         model.layer = applied
     dense = copy.deepcopy(model)
     fold_(dense)
-    x = inputs(kind, INPUTS[kind][BATCH[kind]])
-    return Side(kind, False, dense, x), Side(kind, True, model, x)
+    return dense, model
 
 
 def inputs(kind: str, size: int) -> Tensor:
@@ -195,17 +202,24 @@ def compare(twin: Side, dense: Any, made: Any, tolerance: float = 2e-4, where: s
         assert made == dense, (where, made, dense)
 
 
-def held() -> int:
-    """Return the bytes of all tensors that something refers to."""
+@contextmanager
+def counting() -> Iterator[Callable[[], int]]:
+    """Give a function that counts the bytes of all tensors made since then to which something still refers."""
+    gc.freeze()  # what is older is neither looked at nor counted
+    try:
+        yield _held
+    finally:
+        gc.unfreeze()
+
+
+def _held() -> int:
     gc.collect()
     storages: dict[int, int] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for found in gc.get_objects():
-            if type(found) in (Tensor, nn.Parameter) and not found.is_meta and found.layout == torch.strided:
-                with contextlib.suppress(NotImplementedError, RuntimeError):  # inside a transformation
-                    storage = found.untyped_storage()
-                    storages[storage.data_ptr()] = storage.nbytes()
+    for found in gc.get_objects():
+        if type(found) in (Tensor, nn.Parameter) and not found.is_meta and found.layout == torch.strided:
+            with contextlib.suppress(NotImplementedError, RuntimeError):  # inside a transformation
+                storage = found.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
     return sum(storages.values())
 
 

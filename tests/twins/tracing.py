@@ -43,7 +43,7 @@ def traced_and_saved(side):
         return {"y": torch.jit.load(Path(folder) / "model.pt")(side.x).detach()}
 
 
-@operation(GROUP, slow=True)
+@operation(GROUP, kinds=("Linear", "Linear, apply", "Conv2d", "Embedding"))
 def scripted(side):
     """`torch.jit.script`"""
     return {"y": torch.jit.script(side.layer)(side.x).detach()}

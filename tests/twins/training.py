@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 
@@ -196,3 +197,17 @@ def evaluated_between_steps(side):
         with torch.no_grad():
             found.append(side.model(side.x).square().mean().item())
     return {"falls": found[0] > found[1] > found[2]}
+
+
+@operation(GROUP, slow=True, tolerance=0.05)
+def quantized_beside(side):
+    """`torchao.quantize_` of a model with such a module in it"""
+    quantization = pytest.importorskip("torchao.quantization")
+    torch.manual_seed(0)
+    model = nn.Sequential(side.model, nn.Linear(side.model(side.x).shape[-1], 8)).eval()
+    before = {name: param.clone() for name, param in side.model.named_parameters()}
+    quantization.quantize_(model, quantization.Int8WeightOnlyConfig())
+    if side.generated:
+        assert all(torch.equal(param, before[name]) for name, param in side.model.named_parameters())
+    with torch.no_grad():
+        return {"y": model(side.x), "quantized": type(model[1].weight).__name__}

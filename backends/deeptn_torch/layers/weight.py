@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -148,6 +149,7 @@ def register(module: nn.Module, name: str, weight: TNWeight) -> None:
 def _override(module: nn.Module) -> None:
     """Give the class of a module with generated weights the methods that differ."""
     own: Any = type(module)
+    own.__deepcopy__ = _deepcopy
     own.__reduce_ex__ = _reduce
     own.register_parameter = _register_parameter
     for base, methods in _OVERRIDES.items():
@@ -191,6 +193,18 @@ def _register_parameter(module: Any, name: str, param: Any) -> None:
     _next(module, _register_parameter)(module, name, param)
 
 
+def _deepcopy(module: Any, memo: Any) -> Any:
+    """Copy a module; the copy gets a class of its own, too."""
+    inherited = _next(module, _deepcopy)
+    if inherited is not None:
+        replica = inherited(module, memo)
+    else:
+        replica = memo[id(module)] = type(module).__new__(type(module))
+        replica.__dict__ = copy.deepcopy(module.__dict__, memo)
+    _own_class(replica)
+    return replica
+
+
 def _reduce(module: Any, protocol: Any) -> Any:
     """Tell pickle how to make the module again: PyTorch refuses, because it creates the class at run time."""
     if len(generated_inside(module)) < len(module.parametrizations):
@@ -211,7 +225,7 @@ def _rebuilt(base: type[nn.Module], state: dict[str, Any]) -> nn.Module:
 
 
 def _own_class(module: nn.Module) -> None:
-    """Give a parametrized module its own class: copies share one, on which PyTorch sets and deletes properties."""
+    """Give a parametrized module its own class, because PyTorch sets and deletes properties on it."""
     if parametrize.is_parametrized(module):
         old = type(module)
         names = {name: value for name, value in vars(old).items() if name not in ("__dict__", "__weakref__")}
@@ -219,11 +233,11 @@ def _own_class(module: nn.Module) -> None:
         module.__class__ = own
 
 
-def _next(module: Any, ours: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the method that a module would have without ours, even if a class created later calls ours."""
+def _next(module: Any, ours: Callable[..., Any]) -> Any:
+    """Return the method that a module would have without ours, if any, even if a class created later calls ours."""
     found = [vars(base).get(_NAMES.get(ours, ours.__name__)) for base in type(module).__mro__]
     last = max(number for number, method in enumerate(found) if method is ours)
-    return next(method for method in found[last + 1 :] if method is not None)
+    return next((method for method in found[last + 1 :] if method is not None), None)
 
 
 def _forget(module: Any) -> None:
@@ -279,7 +293,11 @@ def _placeholders(module: Any) -> dict[nn.Module, Tensor]:
     return {part: torch.empty(part.shape, device="meta") for part in parts}
 
 
-_NAMES: dict[Any, str] = {_reduce: "__reduce_ex__", _register_parameter: "register_parameter"}
+_NAMES: dict[Any, str] = {
+    _deepcopy: "__deepcopy__",
+    _reduce: "__reduce_ex__",
+    _register_parameter: "register_parameter",
+}
 
 #: The methods that modules of PyTorch with a generated weight override.
 _OVERRIDES: dict[type, tuple[Any, ...]] = {
