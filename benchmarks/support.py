@@ -20,6 +20,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from tests.models import matrix  # noqa: E402
 
+import twins  # noqa: E402  # isort: skip
 from tables import about  # noqa: E402  # isort: skip
 
 OUT = HERE / "results" / "support.json"
@@ -79,6 +80,7 @@ def page(data: dict[str, Any]) -> str:
             lines.append(f"| {layer} | " + " | ".join(cells) + " |")
         lines.append("")
     lines += [f"{k}. {note}." for k, note in enumerate(notes, 1)]
+    lines += ["", *twins.section(json.loads(twins.OUT.read_text()))]
     return "\n".join(lines).rstrip() + "\n" + MORE
 
 
@@ -106,8 +108,6 @@ MORE = """
   `TNLinear` on all six networks.
 - Transposed convolutions, `LSTM` and `GRU` weights, and the packed projections of `MultiheadAttention` in eager mode; see
   [PyTorch models](models.md).
-- `deepcopy`, `pickle` (except for parametrized and constrained modules, which PyTorch cannot pickle), `state_dict`,
-  autocast, gradient checkpointing, `torch.func`, forward-mode differentiation, channels-last inputs, the meta device.
 - `DistributedDataParallel` and `fully_shard` (FSDP2) on two processes train to the same parameters as one process.
 - JAX: `scan` over stacked networks, decoded weights sharded over several devices.
 
@@ -122,10 +122,15 @@ def main() -> None:
     parser.add_argument("--page", action="store_true", help="only write the page, from existing results")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    data = json.loads(OUT.read_text()) if options.page else run()
-    OUT.write_text(json.dumps(data, indent=None, separators=(",", ":")).replace('{"case"', '\n{"case"') + "\n")
-    PAGE.write_text(page(data))
-    print(f"wrote {OUT} and {PAGE}")
+    if not options.page:
+        OUT.write_text(json.dumps(run(), separators=(",", ":")).replace('{"case"', '\n{"case"') + "\n")
+    write()
+    print(f"wrote {PAGE}")
+
+
+def write() -> None:
+    """Write the page from the results."""
+    PAGE.write_text(page(json.loads(OUT.read_text())))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Operations that a dense layer allows, carried out on a generated layer and on the dense layer of the same weight.
 
-`test_twins.py` compares the two; `outcome` says in a word or a sentence what a layer does, for tables.
+`test_twins.py` runs them all; `benchmarks/twins.py` writes what they say into a table in the documentation.
 """
 
 from __future__ import annotations
@@ -285,10 +285,30 @@ OPERATIONS: dict[str, Callable[[Case], Any]] = {
 }
 
 
-def outcome(operation: Callable[[Case], Any], case: Case) -> str:
-    """Return "works", or the sentence with which a layer refuses an operation."""
+def check(operation: Callable[[Case], Any], case: Case) -> str:
+    """Return "works" or "both refuse"; raise what only the generated layer raises, or say how the results differ."""
     try:
-        operation(case)
-    except Exception as error:  # libraries raise many types of errors
-        return (str(error).strip().splitlines() or [type(error).__name__])[0]
+        wanted = operation(case.twin)
+    except Exception as refusal:  # libraries raise many types of errors
+        try:
+            operation(case)
+        except Exception:
+            return "both refuse"
+        raise AssertionError(f"only the dense layer refuses this: {refusal}") from refusal
+    found = operation(case)
+    assert jax.tree.structure(found) == jax.tree.structure(wanted)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(wanted)):
+        equal(one, other)
     return "works"
+
+
+def equal(found: Any, wanted: Any) -> None:
+    if not hasattr(wanted, "dtype"):
+        assert found == wanted
+        return
+    assert (found.shape, found.dtype) == (wanted.shape, wanted.dtype)
+    tolerance = 3e-2 if found.dtype.itemsize == 2 else 1e-4
+    kind = "complex128" if np.iscomplexobj(wanted) else "float64"
+    assert np.allclose(
+        np.asarray(found, kind), np.asarray(wanted, kind), rtol=tolerance, atol=tolerance, equal_nan=True
+    )

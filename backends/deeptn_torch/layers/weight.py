@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import weakref
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -199,7 +200,8 @@ def _deepcopy(module: Any, memo: Any) -> Any:
     if inherited is not None:
         replica = inherited(module, memo)
     else:
-        replica = memo[id(module)] = type(module).__new__(type(module))
+        own: Any = type(module)
+        replica = memo[id(module)] = own.__new__(own)
         replica.__dict__ = copy.deepcopy(module.__dict__, memo)
     _own_class(replica)
     return replica
@@ -215,8 +217,12 @@ def _reduce(module: Any, protocol: Any) -> Any:
 
 def _rebuilt(base: type[nn.Module], state: dict[str, Any]) -> nn.Module:
     """Make a module with generated weights from its state."""
-    module = base.__new__(base)
+    module: Any = base.__new__(base)
     module.__setstate__(state)
+    if isinstance(module, nn.RNNBase):  # no reference means that there is no such weight; these have to be read again
+        module._flat_weight_refs = [
+            weakref.ref(nn.Identity()) if ref is None else ref for ref in module._flat_weight_refs
+        ]
     parametrize._inject_new_class(module)  # type: ignore[attr-defined]
     for name in state["_modules"]["parametrizations"]:
         parametrize._inject_property(module, name)  # type: ignore[attr-defined]
