@@ -219,10 +219,8 @@ def _rebuilt(base: type[nn.Module], state: dict[str, Any]) -> nn.Module:
     """Make a module with generated weights from its state."""
     module: Any = base.__new__(base)
     module.__setstate__(state)
-    if isinstance(
-        module, nn.RNNBase
-    ):  # None stands for a weight that does not exist, a dead reference for a changed one
-        dead: Any = weakref.ref(nn.Identity())
+    if isinstance(module, nn.RNNBase):
+        dead: Any = weakref.ref(nn.Identity())  # a changed weight; None would stand for a missing one
         module._flat_weight_refs = [dead if ref is None else ref for ref in module._flat_weight_refs]
     parametrize._inject_new_class(module)  # type: ignore[attr-defined]
     for name in state["_modules"]["parametrizations"]:
