@@ -16,8 +16,8 @@ from ..network import Network
 from .compress import check_free
 from .view import Entry, Generated, ModelView, Weight
 
-#: A counter that only PyTorch has, so it may be missing from a file or a model.
-COUNTER = ".num_batches_tracked"
+#: Counters that only PyTorch has, of normalizations and of `AveragedModel`; they may be missing from a file or a model.
+COUNTERS = ("num_batches_tracked", "n_averaged")
 
 
 def save_model(view: ModelView, path: PathLike) -> None:
@@ -229,11 +229,15 @@ def _rest(source: StoredModel, entries: Mapping[str, Entry], owned: set[str]) ->
     first: dict[Hashable, str] = {}
     for name in both:
         _check_same(source.tensors, first.setdefault(entries[name].tie, name), name)
-    missing = sorted(name for name in mine - theirs if entries[name].tie not in first and not name.endswith(COUNTER))
-    surplus = sorted(name for name in theirs - mine if not name.endswith(COUNTER))
+    missing = sorted(name for name in mine - theirs if entries[name].tie not in first and not _counts(name))
+    surplus = sorted(name for name in theirs - mine if not _counts(name))
     if missing or surplus:
         raise FormatError(f"the tensors of the file do not fit the model: missing {missing[:3]}, surplus {surplus[:3]}")
     return {name: source.tensors[name] for name in both}
+
+
+def _counts(name: str) -> bool:
+    return name.rpartition(".")[2] in COUNTERS
 
 
 def _as(dtype: str | None, array: np.ndarray, what: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from deeptn_torch.layers.weight import generated_inside
 from deeptn_torch.view import TorchModel
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
+from torch.optim.swa_utils import AveragedModel
 
 import deeptn as dtn
 from deeptn import models
@@ -161,6 +162,8 @@ def test_prefixes_of_wrappers(tmp_path):
     x = torch.randn(3, 10)
     read = load_model(nn.Sequential(nn.Linear(10, 12)), path, names={"_orig_mod": ""})
     assert torch.equal(read(x), model(x))
+    save_model(AveragedModel(model), path)
+    assert torch.equal(load_model(nn.Sequential(nn.Linear(10, 12)), path, names={"module": ""})(x), model(x))
     save_model(model, path)
     wrapped: Any = load_model(nn.DataParallel(nn.Sequential(nn.Linear(10, 12))), path, names={"": "module"})
     assert torch.equal(wrapped.module(x), model(x))
