@@ -12,7 +12,7 @@ from deeptn.models import Generated, Kind, kind_of, path_of
 
 from .kinds import KINDS, SINGLE
 from .layers import Cores, TNLayer, TNWeight
-from .layers.weight import generated_inside, weights_of
+from .layers.inside import generated_inside, weights_of
 
 
 class Place(NamedTuple):

@@ -18,7 +18,7 @@ from deeptn.models import Entry, Generated, Weight, expect_model, naming, path_o
 from .fit import draw_seed, fit
 from .kinds import SINGLE, hooks, lost_when_dense, replaceable
 from .layers import TNWeight
-from .layers.weight import needs_rows, register, unregister
+from .layers.inside import needs_rows, register, unregister
 from .outputs import outputs_of
 from .places import Place, lone_place, places_of
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from deeptn_torch import TNLinear, compress, fold_, load_model, parametrize_, save_model
-from deeptn_torch.layers.weight import generated_inside
+from deeptn_torch.layers.inside import generated_inside
 from deeptn_torch.view import TorchModel
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune

@@ -4,8 +4,9 @@ from .base import TNLayer, frozen, layers_of
 from .conv import CONVOLUTIONS, TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
 from .cores import Cores
 from .embedding import TNEmbedding
+from .inside import parametrize_
 from .linear import TNLinear
-from .weight import TNWeight, parametrize_
+from .weight import TNWeight
 
 __all__ = [
     "CONVOLUTIONS",
