@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import copy
 import functools
@@ -223,12 +224,9 @@ def _held() -> int:
     return sum(storages.values())
 
 
-@contextmanager
-def process_group() -> Iterator[None]:
-    """A process group of one process."""
+def process_group() -> None:
+    """Start a process group of one process. It stays: gloo may wait for ever when a group ends while gradients do."""
     distributed: Any = torch.distributed
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
-    try:
-        yield
-    finally:
-        distributed.destroy_process_group()
+    if not distributed.is_initialized():
+        distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+        atexit.register(distributed.destroy_process_group)

@@ -63,71 +63,71 @@ def data_parallel(side):
 @operation(GROUP, slow=True)
 def distributed(side):
     """`DistributedDataParallel`, with one process"""
-    with process_group():
-        return side.backward(DistributedDataParallel(side.model))
+    process_group()
+    return side.backward(DistributedDataParallel(side.model))
 
 
 @operation(GROUP, slow=True)
 def distributed_static(side):
     """`DistributedDataParallel(static_graph=True, gradient_as_bucket_view=True)`, three steps"""
-    with process_group():
-        model = DistributedDataParallel(side.model, static_graph=True, gradient_as_bucket_view=True)
-        return [side.backward(model) for _ in range(3)][-1]
+    process_group()
+    model = DistributedDataParallel(side.model, static_graph=True, gradient_as_bucket_view=True)
+    return [side.backward(model) for _ in range(3)][-1]
 
 
 @operation(GROUP, slow=True)
 def fsdp1(side):
     """`FullyShardedDataParallel` with flat parameters"""
-    with process_group():
-        found = side.backward(FullyShardedDataParallel(side.model, device_id=CPU))
-        return {key: found[key] for key in ("y", "x.grad")}
+    process_group()
+    found = side.backward(FullyShardedDataParallel(side.model, device_id=CPU))
+    return {key: found[key] for key in ("y", "x.grad")}
 
 
 @operation(GROUP, slow=True)
 def fsdp1_original(side):
     """`FullyShardedDataParallel(use_orig_params=True)`: training, then evaluation"""
-    with process_group():
-        model = FullyShardedDataParallel(side.model, device_id=CPU, use_orig_params=True)
-        found = side.backward(model)
-        with torch.no_grad():
-            y = [model.eval()(side.x) for _ in range(2)][-1]
-        return {key: found[key] for key in ("y", "x.grad")} | {"evaluated": y}
+    process_group()
+    model = FullyShardedDataParallel(side.model, device_id=CPU, use_orig_params=True)
+    found = side.backward(model)
+    with torch.no_grad():
+        y = [model.eval()(side.x) for _ in range(2)][-1]
+    return {key: found[key] for key in ("y", "x.grad")} | {"evaluated": y}
 
 
 @operation(GROUP, slow=True)
 def fsdp1_meta(side):
     """`FullyShardedDataParallel` of a model on the meta device"""
-    with process_group():
-        model = FullyShardedDataParallel(side.fresh().to("meta"), device_id=CPU, use_orig_params=True)
-        return {"finite": bool(model(side.x).isfinite().all())}
+    process_group()
+    model = FullyShardedDataParallel(side.fresh().to("meta"), device_id=CPU, use_orig_params=True)
+    return {"finite": bool(model(side.x).isfinite().all())}
 
 
 @operation(GROUP, slow=True)
 def fsdp2(side):
     """`fully_shard` (FSDP2): training, then evaluation"""
-    with process_group():
-        mesh = init_device_mesh("cpu", (1,))
-        fully_shard(side.model.layer, mesh=mesh)
-        model = fully_shard(side.model, mesh=mesh)
-        found = side.backward(model)
-        with torch.no_grad():
-            y = [model.eval()(side.x) for _ in range(2)][-1]
-        return {key: found[key] for key in ("y", "x.grad")} | {"evaluated": y}
+    process_group()
+    mesh = init_device_mesh("cpu", (1,))
+    fully_shard(side.model.layer, mesh=mesh)
+    model = fully_shard(side.model, mesh=mesh)
+    found = side.backward(model)
+    with torch.no_grad():
+        y = [model.eval()(side.x) for _ in range(2)][-1]
+    return {key: found[key] for key in ("y", "x.grad")} | {"evaluated": y}
 
 
 @operation(GROUP, slow=True)
 def fsdp2_meta(side):
     """`fully_shard`, `to_empty` and `reset_parameters` of a model on the meta device"""
-    with process_group():
-        mesh = init_device_mesh("cpu", (1,))
-        model = side.fresh().to("meta")
-        fully_shard(model.layer, mesh=mesh)
-        fully_shard(model, mesh=mesh)
-        model.to_empty(device="cpu")
-        for part in model.modules():
-            if any(True for _ in part.parameters(recurse=False)):
-                reset(part)
-        return {"finite": bool(model(side.x).isfinite().all())}
+    process_group()
+    mesh = init_device_mesh("cpu", (1,))
+    model = side.fresh().to("meta")
+    fully_shard(model.layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    model.to_empty(device="cpu")
+    for part in model.modules():
+        if any(True for _ in part.parameters(recurse=False)):
+            reset(part)
+    return {"finite": bool(model(side.x).isfinite().all())}
 
 
 @operation(GROUP)
