@@ -44,6 +44,8 @@ def register_layer(cls: type[nn.Module], kind: str = "linear", axes: tuple[int, 
 
 def replaceable(module: nn.Module, kind: Kind) -> str | None:
     """Return why a layer cannot be replaced: another computation, further tensors or modules, hooks. Else None."""
+    if "weight" not in module._parameters:
+        return "has a weight that is not a parameter; make it one first"
     parts = [key for key in (*module._parameters, *module._buffers, *module._modules) if key not in ("weight", "bias")]
     more = f"has {parts[0]!r} besides weight and bias, which would be lost; register its class" if parts else None
     return kind.differs(module, "forward") or more or hooks(module)
@@ -68,5 +70,7 @@ _OWN = ("cores", "bias")
 
 def hooks(module: nn.Module) -> str | None:
     """Return why a layer with hooks cannot be replaced; None without hooks."""
+    if "forward" in vars(module):
+        return "has a forward of its own, set on the instance, which would be lost; remove it first"
     found = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
     return "has hooks, which would be lost; remove them first" if any(found) else None

@@ -34,6 +34,12 @@ class Place(NamedTuple):
             return self.module
         return self.module.parametrizations[self.key][0] if self.key in generated_inside(self.module) else None
 
+    @property
+    def on_top(self) -> list[Any]:
+        """The parametrizations on top of a weight that is generated inside its module."""
+        inside = self.made is not None and self.made is not self.module
+        return [*self.module.parametrizations[self.key]][1:] if inside else []
+
     def filled(self, weight: np.ndarray) -> tuple[str, np.ndarray]:
         """Return the name of the dense parameter in the model, and a weight in its order of axes."""
         axes = range(weight.ndim) if self.kind.axes is None else np.argsort(self.kind.axes)

@@ -103,6 +103,12 @@ class TorchModel:
     def entries(self) -> dict[str, Entry]:
         params = {id(param) for param in self.model.parameters()}
         found = {}
+        for place in places_of(self.model).values():
+            for part in place.on_top:
+                name, kind = place.names[0], type(part).__name__
+                if not part.state_dict():  # nothing in the file would tell that it is there
+                    why = f"has a {kind} on top, which files do not store; remove it first"
+                    found[path_of(name, kind)] = Entry((0,), None, kind, partial(refuse, name, why), False, why)
         for name, (_, value, constrained) in self._slots().items():
             if not isinstance(value, Tensor) or is_lazy(value):
                 why = LAZY if isinstance(value, Tensor) else f"is a {type(value).__name__}, not a tensor"

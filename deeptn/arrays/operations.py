@@ -118,13 +118,14 @@ class PlainActivations(Operations, ABC):
     def normalizer(self, x: Array, in_pieces: bool = False) -> tuple[Array, Any, float]:
         # No branches, for tracers. The largest entry divides first, so that no square overflows or vanishes. Its square
         # root does so twice, because the inverse of the entry may not be a normal number. A gradient may take it for a
-        # constant, because a factor of x has no effect on the result.
+        # constant, because a factor of x has no effect on the result. (A Python number divided by a scalar tensor is
+        # float64 under torch.func.jvp of a gradient.)
         peak = self.peak(x)
         one, is_zero = do("zeros_like", peak) + 1, peak == 0
-        factor = cast_like(1.0 / do("sqrt", do("where", is_zero, one, peak)), x)
+        factor = cast_like(one / do("sqrt", do("where", is_zero, one, peak)), x)
         x = x * factor * factor
         mean = self.sum_of_squares(x) / math.prod(x.shape)
-        scale = do("where", is_zero, do("zeros_like", peak), 1.0 / do("sqrt", do("where", is_zero, one, mean)))
+        scale = do("where", is_zero, do("zeros_like", peak), one / do("sqrt", do("where", is_zero, one, mean)))
         return x, scale, 1.0
 
     def activate(self, x: Array, activation: str | None, scale: Array | None, out: Array | None = None) -> Array:

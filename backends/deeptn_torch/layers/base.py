@@ -253,6 +253,7 @@ class TNLayer(CachedWeight):
 
     @weight.setter
     def weight(self, weight: Tensor) -> None:
+        check_assigned(weight)
         self.fit(weight)
 
     def _weight(self) -> Tensor:
@@ -385,6 +386,22 @@ class Isometry(nn.Module):
 
     def right_inverse(self, core: Tensor) -> Tensor:
         return core
+
+
+def check_assigned(weight: Any) -> None:
+    """Raise `SpecError` if fitting a network to what is assigned to its weight would be wrong without a word."""
+    frame = sys._getframe(1)
+    for _ in range(8):  # functional_call swaps tensors, and swaps them back
+        if frame is None:
+            break
+        if frame.f_code.co_name == "swap_tensor":
+            raise SpecError("functional_call cannot replace a weight that is generated; pass the cores: cores.NAME")
+        frame = frame.f_back
+    if isinstance(weight, GeneratedWeight):
+        raise SpecError(
+            "two generated weights cannot be tied by assignment; use one layer in both places, or assign the values: "
+            "weight.detach()"
+        )
 
 
 def refuse_mask(name: str) -> NoReturn:

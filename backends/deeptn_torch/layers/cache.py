@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import math
 import operator
@@ -226,6 +227,12 @@ class CachedWeight(nn.Module):
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_kept": None, "_checked": ()}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        # torch.nn.utils.parametrize would add a method that copies all attributes, without __getstate__.
+        replica = memo[id(self)] = type(self).__new__(type(self))
+        replica.__dict__ = copy.deepcopy(CachedWeight.__getstate__(self), memo)
+        return replica
 
 
 _IS = operator.is_

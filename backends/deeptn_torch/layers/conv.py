@@ -41,14 +41,15 @@ class TNConv(TNLayer):
         for name in self.arguments:
             if name != "bias":
                 setattr(self, name, getattr(frame, name))
+        self.transposed, self.output_padding = frame.transposed, frame.output_padding
         self._reversed_padding_repeated_twice = frame._reversed_padding_repeated_twice
         outputs = 0 if frame.bias is None else frame.out_channels
         self._make(tuple(frame.weight.shape), topology, layout, device, dtype, outputs=outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if isinstance(x, Proxy):
-            return as_leaf(self, x)
-        return self.dense._conv_forward(self, x, self._weight(), self.bias)
+    def forward(self, input: Tensor) -> Tensor:
+        if isinstance(input, Proxy):
+            return as_leaf(self, input)
+        return self.dense._conv_forward(self, input, self._weight(), self.bias)
 
     from_conv = classmethod(TNLayer.from_dense.__func__)
     to_conv = TNLayer.to_dense
@@ -110,10 +111,10 @@ class TNConvTranspose(TNConv):
 
     _output_padding = _ConvTransposeNd._output_padding
 
-    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
-        if isinstance(x, Proxy):
-            return as_leaf(self, x, output_size)
-        return self.dense.forward(self, x, output_size)
+    def forward(self, input: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        if isinstance(input, Proxy):
+            return as_leaf(self, input, output_size)
+        return self.dense.forward(self, input, output_size)
 
 
 class TNConvTranspose1d(TNConvTranspose):

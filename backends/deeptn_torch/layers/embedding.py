@@ -16,7 +16,7 @@ from deeptn.models import Mode, Target
 from deeptn.network import Network
 from deeptn.spec import Layout
 
-from ..engine import is_recorded
+from ..engine import is_recorded, is_traced
 from .base import TNLayer, as_leaf
 
 
@@ -47,6 +47,9 @@ class TNEmbedding(TNLayer):
     dense, kind, way, std = nn.Embedding, "embedding", "gather", 1.0
     arguments = ("num_embeddings", "embedding_dim", "padding_idx")
 
+    # Options of the dense layer that are not supported.
+    max_norm, norm_type, scale_grad_by_freq, sparse = None, 2.0, False, False
+
     def __init__(
         self,
         num_embeddings: int,
@@ -68,7 +71,8 @@ class TNEmbedding(TNLayer):
         self.padding_idx = None if padding_idx is None else int(padding_idx) % rows
         self._make((rows, self.embedding_dim), topology, layout, device, dtype, mode)
 
-    def forward(self, indices: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        indices = input
         if isinstance(indices, Proxy):
             return as_leaf(self, indices)
         if indices.dtype not in (torch.int64, torch.int32):  # as torch.nn.Embedding
@@ -85,7 +89,7 @@ class TNEmbedding(TNLayer):
             return self._masked(indices, F.embedding(indices, weight))
         if indices.numel() == 0:
             return cores[0].new_empty((*indices.shape, self.embedding_dim))
-        low, high = (0, 0) if indices.is_cuda else map(int, indices.aminmax())
+        low, high = (0, 0) if indices.is_cuda or is_traced() else map(int, indices.aminmax())
         if low < 0 or high >= self.num_embeddings:
             raise IndexError(f"indices range from {low} to {high}; the table has rows 0 to {self.num_embeddings - 1}")
         params = dict(zip(self.network.spec.param_shapes, cores))

@@ -17,6 +17,11 @@ _REFUSAL = (
     "them (layer.load_cores, layer.reset_parameters), or take a copy first (layer.weight.detach())"
 )
 
+_LOST = (
+    "{name} would act on this decoded weight only, and the next use of the layer decodes another; call it on a core "
+    "(layer.cores), or on a tensor made from the weight that you use yourself (layer.weight * 1)"
+)
+
 
 @final
 class GeneratedWeight(Tensor):
@@ -36,6 +41,8 @@ class GeneratedWeight(Tensor):
         name = getattr(func, "__name__", "").partition(".")[0]  # of an operator: "add_.Tensor"
         if isinstance(_target(name, args, options), GeneratedWeight):
             raise SpecError(_REFUSAL.format(name="this assignment" if name.startswith("__") else f"{name!r}"))
+        if name in ("register_hook", "register_post_accumulate_grad_hook", "retain_grad"):
+            raise SpecError(_LOST.format(name=name))
         with torch._C.DisableTorchFunctionSubclass():
             found = func(*args, **options)
             if name == "__get__" and func.__self__.__name__ == "_base":  # torch.compile follows it until there is none

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +22,7 @@ from deeptn.spec import Layout
 from ..fit import find_params
 from .base import refuse_mask
 from .cache import trainable
-from .weight import TNWeight, sharing
+from .weight import SHARED, TNWeight, sharing
 
 
 def parametrize_(
@@ -72,6 +73,8 @@ def needs_rows(module: nn.Module) -> str | None:
 
 def register(module: nn.Module, name: str, weight: TNWeight) -> None:
     """Replace a parameter by a generated weight."""
+    keys = list(module._parameters)
+    weight.followers = tuple(keys[keys.index(name) + 1 :])
     _own_class(module)
     parametrize.register_parametrization(module, name, weight, unsafe=True)  # the stored tensor has another shape
     parametrizations: Any = module.parametrizations
@@ -82,21 +85,25 @@ def register(module: nn.Module, name: str, weight: TNWeight) -> None:
 
 
 def unregister(module: nn.Module, name: str) -> None:
-    """Replace a generated weight by its decoded value."""
+    """Replace a generated weight by its decoded value, in its old place among the parameters."""
     parametrizations: Any = module.parametrizations
-    trains = trainable(parametrizations[name][0].cores.values())
-    weight = parametrizations[name][0]().detach().clone(memory_format=torch.contiguous_format)
+    made = parametrizations[name][0]
+    weight = made().detach().clone(memory_format=torch.contiguous_format)
     _own_class(module)
     parametrize.remove_parametrizations(module, name, leave_parametrized=False)
-    setattr(module, name, nn.Parameter(weight, requires_grad=trains))  # recurrent modules override __setattr__
+    module._parameters[name] = nn.Parameter(weight, requires_grad=trainable(made.cores.values()))
+    for other in [key for key in module._parameters if key in made.followers]:
+        module._parameters[other] = module._parameters.pop(other)
+    if isinstance(module, nn.RNNBase):
+        module._init_flat_weights()
 
 
 def generated_inside(module: nn.Module) -> list[str]:
     """Return the names of the generated weights inside a module."""
-    if not parametrize.is_parametrized(module):
+    parametrizations: Any = module._modules.get("parametrizations")  # a wrapper's attribute would be that of its module
+    if not isinstance(parametrizations, nn.ModuleDict):
         return []
-    parametrizations: Any = module.parametrizations
-    return [name for name, parts in parametrizations.items() if isinstance(parts[0], TNWeight)]
+    return [name for name, parts in parametrizations.items() if isinstance(parts, Generating)]
 
 
 def weights_of(module: nn.Module) -> list[str]:
@@ -105,7 +112,11 @@ def weights_of(module: nn.Module) -> list[str]:
     if not recurrent and not isinstance(module, nn.MultiheadAttention):
         return []
     held = [name for name, weight in module._parameters.items() if weight is not None]
-    return [name for name in held if (name.startswith("weight_") if recurrent else name.endswith("_proj_weight"))]
+    return [name for name in held if (_RECURRENT.fullmatch(name) if recurrent else name.endswith("_proj_weight"))]
+
+
+#: The weights of recurrent modules, but not what norms and masks keep of them.
+_RECURRENT = re.compile(r"weight_(ih|hh|hr)(_l\d+(_reverse)?)?")
 
 
 class Generating(parametrize.ParametrizationList):
@@ -114,13 +125,15 @@ class Generating(parametrize.ParametrizationList):
     @property
     def original(self) -> nn.Parameter:  # type: ignore[override]
         """What PyTorch would store of the weight itself: nothing. `remove_parametrizations` fills it."""
-        core = next(self.parameters())
+        made: Any = self[0]
+        core = next(iter(made.cores.values()))
         return nn.Parameter(core.detach().new_empty(0), core.requires_grad)
 
     def forward(self) -> Tensor:
-        first, *others = self
+        parts: list[Any] = [*self]
+        first, *others = parts
         weight = first()
-        for parametrization in others:
+        for parametrization in () if first in (SHARED.get() or ()) else others:
             weight = parametrization(weight)
         return weight
 
@@ -128,7 +141,11 @@ class Generating(parametrize.ParametrizationList):
         """Put another parametrization on top; refuse those that only work with tensors of their own."""
         try:
             with torch.no_grad():
-                module(self())
+                weight = self()
+                module(weight)
+                if hasattr(module, "right_inverse"):
+                    with contextlib.suppress(NotImplementedError):
+                        self._keep(weight, module.right_inverse(weight))
         except (TypeError, RuntimeError) as error:
             raise SpecError(
                 f"{type(module).__name__} cannot follow the network that generates the weight ({error}); parametrize a "
@@ -136,11 +153,19 @@ class Generating(parametrize.ParametrizationList):
             ) from error
         return super().append(module)
 
+    def _keep(self, weight: Tensor, inverse: Any) -> None:
+        """Fit the network so that the parametrization of its weight is the weight of before."""
+        first: Any = self[0]
+        if len(self) == 1 and isinstance(inverse, Tensor) and not torch.equal(inverse, weight):
+            first.fit(inverse.permute(first.axes))
+
 
 def _std(module: Any, shape: Shape) -> float | None:
     """Return the standard deviation that new weights of a module have, if it is not Kaiming's."""
     if isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
         return (3 * module.hidden_size) ** -0.5
+    if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+        return 1.0
     return (2 / sum(shape)) ** 0.5 if isinstance(module, nn.MultiheadAttention) else None
 
 
@@ -149,13 +174,12 @@ def _std(module: Any, shape: Shape) -> float | None:
 
 def _override(module: nn.Module) -> None:
     """Give the class of a module with generated weights the methods that differ."""
-    own: Any = type(module)
-    own.__deepcopy__ = _deepcopy
-    own.__reduce_ex__ = _reduce
-    own.register_parameter = _register_parameter
-    for base, methods in _OVERRIDES.items():
-        for method in methods if isinstance(module, base) else ():
-            setattr(own, method.__name__, method)
+    own, is_recurrent = type(module), isinstance(module, nn.RNNBase)
+    for name, override in _OVERRIDES.items():
+        if name in _ALWAYS or (hasattr(own, name) if name in _RESETS else is_recurrent):
+            setattr(own, name, override)
+    if is_recurrent:
+        _init_flat_weights(module)
 
 
 def _own_class(module: nn.Module) -> None:
@@ -169,7 +193,7 @@ def _own_class(module: nn.Module) -> None:
 
 def _next(module: Any, ours: Callable[..., Any]) -> Any:
     """Return the method that a module would have without ours, if any, even if a class created later calls ours."""
-    found = [vars(base).get(_NAMES.get(ours, ours.__name__)) for base in type(module).__mro__]
+    found = [vars(base).get(_NAMES[ours]) for base in type(module).__mro__]
     last = max(number for number, method in enumerate(found) if method is ours)
     return next((method for method in found[last + 1 :] if method is not None), None)
 
@@ -179,29 +203,32 @@ def _deepcopy(module: Any, memo: Any) -> Any:
     inherited = _next(module, _deepcopy)
     if inherited is not None:
         replica = inherited(module, memo)
-    else:
-        own: Any = type(module)
-        replica = memo[id(module)] = own.__new__(own)
-        replica.__dict__ = copy.deepcopy(module.__dict__, memo)
-    _own_class(replica)
-    return replica
+        _own_class(replica)
+        return replica
+    base = _base(module)
+    replica = memo[id(module)] = base.__new__(base)
+    return _filled(replica, copy.deepcopy(base.__getstate__(module), memo))
 
 
 def _reduce(module: Any, protocol: Any) -> Any:
     """Tell pickle how to make the module again: PyTorch refuses, because it creates the class at run time."""
     if len(generated_inside(module)) < len(module.parametrizations):
         return _next(module, _reduce)(module, protocol)
-    base: Any = type(module).__bases__[0]
-    return _rebuilt, (base, dict(base.__getstate__(module)))
+    return _rebuilt, (_base(module), dict(_base(module).__getstate__(module)))
 
 
-def _rebuilt(base: type[nn.Module], state: dict[str, Any]) -> nn.Module:
+def _base(module: Any) -> Any:
+    """Return the class of a module before it got generated weights."""
+    return next(own for own in type(module).__mro__ if vars(own).get("__deepcopy__") is _deepcopy).__bases__[0]
+
+
+def _rebuilt(base: Any, state: dict[str, Any]) -> nn.Module:
     """Make a module with generated weights from its state."""
-    module: Any = base.__new__(base)
+    return _filled(base.__new__(base), state)
+
+
+def _filled(module: Any, state: dict[str, Any]) -> nn.Module:
     module.__setstate__(state)
-    if isinstance(module, nn.RNNBase):
-        dead: Any = weakref.ref(nn.Identity())  # a changed weight; None would stand for a missing one
-        module._flat_weight_refs = [dead if ref is None else ref for ref in module._flat_weight_refs]
     parametrize._inject_new_class(module)  # type: ignore[attr-defined]
     for name in state["_modules"]["parametrizations"]:
         parametrize._inject_property(module, name)  # type: ignore[attr-defined]
@@ -210,64 +237,73 @@ def _rebuilt(base: type[nn.Module], state: dict[str, Any]) -> nn.Module:
 
 
 def _register_parameter(module: Any, name: str, param: Any) -> None:
-    """Register a parameter, but not what `torch.nn.utils.prune` would keep of a generated weight."""
-    if name.removesuffix("_orig") in generated_inside(module):
+    """Register a parameter: fit a generated weight to it, and refuse what `torch.nn.utils.prune` would keep of one."""
+    inside = generated_inside(module)
+    if name.endswith("_orig") and name.removesuffix("_orig") in inside:
         refuse_mask(name.removesuffix("_orig"))
-    _next(module, _register_parameter)(module, name, param)
+    if name in inside:
+        module.parametrizations[name].right_inverse(param.detach())
+    else:
+        _next(module, _register_parameter)(module, name, param)
 
 
-def forward(module: Any, *args: Any, **kwargs: Any) -> Any:
-    """Run a recurrent module, which reads each weight several times, with each weight decoded only once."""
-    # Not within parametrize.cached(), which all threads share: one would read the old weights of another.
-    with contextlib.nullcontext() if torch.compiler.is_compiling() else sharing({}):
-        try:
-            return _next(module, forward)(module, *args, **kwargs)
-        finally:
-            _forget(module)
+def _flat_weights(module: Any) -> list[Tensor | None]:
+    """Return the weights of a recurrent module, each decoded once."""
+    return [getattr(module, name, None) for name in module._flat_weights_names]
 
 
-def _forget(module: Any) -> None:
-    """Clear a recurrent module's references to decoded weights, because non-leaf tensors cannot be deep-copied."""
-    module._flat_weights = [w if isinstance(w, nn.Parameter) else None for w in module._flat_weights]
+def _init_flat_weights(module: Any) -> None:
+    """Keep no references to decoded weights; because of dead ones, PyTorch reads the weights once none is generated."""
+    count, dead = len(module._flat_weights_names), weakref.ref(nn.Identity())
+    module.__dict__ |= {"_flat_weights": [None] * count, "_flat_weight_refs": [dead] * count}
 
 
-def _apply(module: Any, fn: Any, recurse: bool = True) -> Any:
-    """Apply `fn` to a recurrent module, which then reads its weights for no use."""
-    with sharing(_placeholders(module)):
-        _next(module, _apply)(module, fn, recurse)
-    _forget(module)
-    return module
+def _nothing(module: Any, *args: Any) -> None:
+    """Do nothing, in place of what keeps or compares decoded weights."""
+
+
+def check_input(module: Any, *args: Any) -> None:
+    """Check the input of a recurrent module, for which PyTorch reads the dtype of a weight."""
+    with contextlib.nullcontext() if torch.compiler.is_compiling() else sharing(_placeholders(module)):
+        _next(module, check_input)(module, *args)
 
 
 def reset_parameters(module: Any, *args: Any, **kwargs: Any) -> None:
-    """Reset a module, then redraw its cores, so that generated weights have the same scale as dense ones."""
-    method = _reset_parameters if isinstance(module, nn.MultiheadAttention) else reset_parameters
+    """Reset a module, then redraw its cores."""
+    _reset(module, reset_parameters, *args, **kwargs)
+
+
+def _reset_parameters(module: Any, *args: Any, **kwargs: Any) -> None:
+    _reset(module, _reset_parameters, *args, **kwargs)
+
+
+def _reset(module: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     with sharing(_placeholders(module)):
         _next(module, method)(module, *args, **kwargs)
-    parametrizations: Any = module.parametrizations
     for name in generated_inside(module):
-        parametrizations[name][0].reset_parameters()
-
-
-def _reset_parameters(module: Any) -> None:
-    reset_parameters(module)
+        module.parametrizations[name][0].reset_parameters()
 
 
 def _placeholders(module: Any) -> dict[nn.Module, Tensor]:
     """Return tensors without memory, which may be overwritten, in place of the weights inside a module."""
     parts = [module.parametrizations[name][0] for name in generated_inside(module)]
-    return {part: torch.empty(part.shape, device="meta") for part in parts}
+    dtypes = [next(iter(part.cores.values())).dtype for part in parts]
+    return {part: torch.empty(part.shape, dtype=dtype, device="meta") for part, dtype in zip(parts, dtypes)}
 
 
-_NAMES: dict[Any, str] = {
-    _deepcopy: "__deepcopy__",
-    _reduce: "__reduce_ex__",
-    _register_parameter: "register_parameter",
+#: What the class of a module with generated weights has instead of what its base has, where its base has it.
+_OVERRIDES: dict[str, Any] = {
+    "__deepcopy__": _deepcopy,
+    "__reduce_ex__": _reduce,
+    "register_parameter": _register_parameter,
+    "reset_parameters": reset_parameters,
+    "_reset_parameters": _reset_parameters,
+    "_flat_weights": property(_flat_weights, _nothing),
+    "_update_flat_weights": _nothing,
+    "_init_flat_weights": _init_flat_weights,
+    "flatten_parameters": _nothing,
+    "check_input": check_input,
 }
-
-#: The methods that modules of PyTorch with a generated weight override.
-_OVERRIDES: dict[type, tuple[Any, ...]] = {
-    nn.RNNBase: (forward, _apply, reset_parameters),
-    nn.RNNCellBase: (reset_parameters,),
-    nn.MultiheadAttention: (_reset_parameters,),
-}
+_NAMES = {override: name for name, override in _OVERRIDES.items()}
+#: Overrides for all modules, and those for recurrent ones.
+_ALWAYS, _RESETS = ("__deepcopy__", "__reduce_ex__", "register_parameter"), ("reset_parameters", "_reset_parameters")

@@ -66,7 +66,8 @@ class TNLinear(TNLayer):
         shape = self.out_features, self.in_features
         self._make(shape, topology, layout, device, dtype, mode, self.out_features if bias else 0)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
+        x = input
         if torch.compiler.is_compiling():
             return self._traced(x)
         if isinstance(x, Proxy):
@@ -80,6 +81,8 @@ class TNLinear(TNLayer):
             return F.linear(x, weight, bias)
         if is_recorded():
             return self._traced(x)
+        if x.is_nested or x.layout != torch.strided or type(x) not in (Tensor, nn.Parameter):
+            return F.linear(x, self._weight(), bias)
         weight, cores = self._weight_or_cores(-(-x.numel() // self.in_features))
         if weight is not None:
             return F.linear(x, weight, bias)

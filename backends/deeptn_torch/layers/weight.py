@@ -15,15 +15,15 @@ from deeptn.errors import SpecError
 from deeptn.models import Target
 from deeptn.spec import Layout
 
-from .base import TNLayer
+from .base import TNLayer, check_assigned
 
-#: The weights that the running call of a recurrent module has decoded.
+#: What stands for generated weights while a module reads them only to overwrite them, or for their dtype.
 SHARED: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("deeptn_decoded", default=None)
 
 
 @contextlib.contextmanager
 def sharing(weights: dict[nn.Module, Tensor]) -> Iterator[None]:
-    """Let generated weights in this dictionary be read from there, and others be added."""
+    """Let generated weights in this dictionary be read from there."""
     token = SHARED.set(weights)
     try:
         yield
@@ -52,6 +52,9 @@ class TNWeight(TNLayer):
 
     kind = "weight"
 
+    #: The parameters that follow the weight in the module that it is generated for.
+    followers: tuple[str, ...] = ()
+
     def __init__(
         self,
         shape: Shape,
@@ -70,10 +73,7 @@ class TNWeight(TNLayer):
         shared = None if torch.compiler.is_compiling() else SHARED.get()
         if shared is not None and self in shared:
             return shared[self]
-        weight = self.weight.permute(self._order)
-        if shared is not None:
-            shared[self] = weight
-        return weight
+        return self.weight.permute(self._order)
 
     @property
     def _order(self) -> list[int]:
@@ -89,6 +89,7 @@ class TNWeight(TNLayer):
         if tuple(weight.shape) != self.shape:
             raise SpecError(f"the weight has shape {tuple(weight.shape)}; the network generates {self.network.shape}")
         if getattr(self, "_ready", False):
+            check_assigned(weight)
             self.fit(weight.permute(self.axes))
         self._ready = True
         return weight.new_empty(0)
