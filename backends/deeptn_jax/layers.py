@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import getattr_static
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -75,11 +76,13 @@ class Layer:
         return {"shape": net.shape, "topology": describe(net.topology), "num_params": net.num_params}
 
     def __getattr__(self, name: str) -> Any:
-        """Return what else the dense layer has: its sizes and options. Its methods would miss the weight."""
+        """Return what else the dense layer has: sizes and options. Its methods and properties would miss the weight."""
         if name == "dense" or name.startswith("_") or hasattr(type(self), name):
             return object.__getattribute__(self, name)  # raises the error of a property of ours that has failed
-        if callable(getattr(type(self.dense), name, None)):
-            raise AttributeError(f"{name!r} is a method of the dense layer; write layer.to_dense().{name}(…)")
+        computed = getattr_static(type(self.dense), name, None)
+        if hasattr(computed, "__get__") and name not in vars(self.dense):
+            what, call = ("method", "(…)") if callable(getattr(type(self.dense), name)) else ("property", "")
+            raise AttributeError(f"{name!r} is a {what} of the dense layer; write layer.to_dense().{name}{call}")
         return getattr(self.dense, name)
 
     def to_dense(self) -> Any:

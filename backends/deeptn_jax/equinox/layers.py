@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -273,10 +274,45 @@ class TNRegistered(TNLayer):
         self.mode, self.batch_hint = "materialize", 1
 
 
-class TNWeight(TNLayer):
+class _Operators:
+    """The operators of an array, applied to the decoded weight."""
+
+    weight: Any
+    __array_priority__ = 100  # an array of NumPy leaves its operators to this one, as it does for arrays of JAX
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.weight, dtype)
+
+    def __jax_array__(self) -> jax.Array:
+        return self.weight
+
+    def __len__(self) -> int:
+        return len(self.weight)
+
+    def __iter__(self) -> Iterator[jax.Array]:
+        return iter(self.weight)
+
+
+def _operator(name: str, reflected: bool = False) -> Callable[..., jax.Array]:
+    apply = getattr(operator, name)
+
+    def method(self: Any, *others: Any) -> jax.Array:
+        return apply(*others, self.weight) if reflected else apply(self.weight, *others)
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    setattr(_Operators, f"__{_name}__", _operator(_name))
+    setattr(_Operators, f"__r{_name}__", _operator(_name, reflected=True))
+for _name in ("neg", "pos", "abs", "getitem", "lt", "le", "gt", "ge"):
+    setattr(_Operators, f"__{_name}__", _operator(_name))
+
+
+class TNWeight(_Operators, TNLayer):
     """A generated weight that stands for an array, such as ``weight_ih`` of `equinox.nn.GRUCell`.
 
-    It is decoded wherever the module uses it: in products, and in every function of `jax.numpy`.
+    It is decoded wherever the module uses it: in every operation on it but ``==``, in every function of `jax.numpy`.
 
     Examples
     --------
@@ -304,23 +340,19 @@ class TNWeight(TNLayer):
         """Dtype of the cores, and of the decoded weight."""
         return next(iter(self.cores.values())).dtype
 
+    @property
+    def ndim(self) -> int:
+        """Number of axes of the decoded weight."""
+        return len(self.network.shape)
+
     def to_dense(self) -> jax.Array:
         """Return the decoded weight."""
-        return self.weight
-
-    def __jax_array__(self) -> jax.Array:
         return self.weight
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in dir(jax.Array):
             raise AttributeError(f"'TNWeight' object has no attribute {name!r}")
         return getattr(self.weight, name)
-
-    def __matmul__(self, other: Any) -> jax.Array:
-        return self.weight @ other
-
-    def __rmatmul__(self, other: Any) -> jax.Array:
-        return other @ self.weight
 
 
 #: Modules in which single arrays can be generated, and the names of these arrays.
