@@ -23,6 +23,8 @@ from .topologies import topology as as_topology
 
 #: Extra operations in `Network.apply`, in addition to its steps: reshapes of input and output.
 AROUND = 2
+#: Number of rows to expect where it is not known.
+UNKNOWN = 128
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,8 @@ class Network:
         check_runs(self.spec, params)
         rows = slicing.row_numbers(rows, next(iter(params.values())), rows_of(self.shape))
         shape = tuple(rows.shape)
-        if not self.is_linear or math.prod(shape) == 0:
+        count = math.prod(shape)
+        if not self.is_linear or count == 0 or not isinstance(count, int):  # a size without a value, of jax.export
             return self.materialize(params)[rows]
         found = slicing.gather_rows(self.spec, self.layout, params, do("reshape", rows, (-1,)))
         return do("reshape", found, (*shape, *self.shape[1:]))
@@ -403,6 +406,7 @@ def multiply(net: Network, inputs: Sequence[Array], x: Array, batch: int | None 
     """
     lead = x.shape[:-1]
     batch = math.prod(lead) if batch is None else batch
+    batch = batch if isinstance(batch, int) else UNKNOWN  # a size without a value, of jax.export
     program = net.program("apply", 1 << (batch - 1).bit_length(), tuning=library_of(inputs[0]).tuning)
     return do("reshape", run(program, [*inputs, x]), (*lead, net.shape[0]))
 

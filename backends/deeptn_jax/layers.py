@@ -123,6 +123,8 @@ class Layer:
             return False
         if self.mode == "apply":
             return True
+        if not isinstance(rows, int):  # a size without a value, of jax.export: nothing can be predicted
+            return False
         with jax.ensure_compile_time_eval():
             return is_faster(self.network, way, rows, "jax")
 
@@ -143,4 +145,4 @@ def look_up(net: Network, cores: Cores, indices: jax.Array) -> jax.Array:
     """Return rows without decoding the table; negative indices count from the end, out-of-range ones are clipped."""
     indices = wide(indices)
     rows = jnp.where(indices < 0, indices + net.shape[0], indices)
-    return net.gather(cores, jnp.clip(rows, 0, net.shape[0] - 1))
+    return net.gather({name: jnp.asarray(core) for name, core in cores.items()}, jnp.clip(rows, 0, net.shape[0] - 1))

@@ -19,6 +19,7 @@ from deeptn.base import positive_int
 from deeptn.errors import SpecError
 from deeptn.models import Kind, Mode, Target, as_network, check_mode
 from deeptn.network import Network, multiply
+from deeptn.params import check_params
 from deeptn.spec import Layout
 
 from ..functional import init
@@ -148,10 +149,11 @@ class TNLinear(TNLayer):
         scalar = "scalar" in (self.dense.in_features, self.dense.out_features)
         if scalar or x.shape != (self.dense.in_features,) or not self._applies(self.batch_hint):
             return self.to_dense()(x)  # raises its own error if x does not fit
-        check_alike((f"parameter {name!r}" for name in self.cores), list(self.cores.values()))
-        dtype = jnp.result_type(x, *self.cores.values())
-        cores = [self.cores[name].astype(dtype) for name in self.network.spec.param_shapes]
-        y = multiply(self.network, cores, jnp.asarray(x, dtype), self.batch_hint)
+        check_params(self.network.spec, self.cores)
+        cores = [jnp.asarray(self.cores[name]) for name in self.network.spec.param_shapes]
+        check_alike((f"parameter {name!r}" for name in self.network.spec.param_shapes), cores)
+        dtype = jnp.result_type(x, *cores)
+        y = multiply(self.network, [core.astype(dtype) for core in cores], jnp.asarray(x, dtype), self.batch_hint)
         return y if self.bias is None else y + self.bias
 
 
