@@ -7,6 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from deeptn_jax import equinox as tne
 from deeptn_jax import nnx as tnx
@@ -93,3 +94,25 @@ def test_cores_of_another_shape_are_refused(mode):
     stack = eqx.tree_at(lambda one: one.cores, layer, jax.tree.map(lambda core: core[None], layer.cores))
     with pytest.raises(dtn.SpecError, match="expected an array of shape"):
         stack(jnp.ones(10))
+
+
+def test_the_static_part_of_a_model_can_be_a_static_argument():
+    model = [tne.TNLinear(10, 12, TRAIN, key=KEY), tne.TNWeight(dtn.network(TRAIN, (4, 4)), {"x": jnp.ones(2)})]
+    arrays, static = eqx.partition(model, eqx.is_array)
+    again = eqx.partition(model, eqx.is_array)[1]
+    assert hash(tuple(static)) == hash(tuple(again))
+    assert static == again
+    call = jax.jit(lambda arrays, static, x: eqx.combine(arrays, static)(x), static_argnums=1)
+    assert jnp.allclose(call(arrays[0], static[0], jnp.ones(10)), model[0](jnp.ones(10)), atol=1e-6)
+
+
+@pytest.mark.parametrize("key", [-1, 1.5, "a", nnx.Rngs(0), jax.random.split(KEY, 3)], ids=range(5))
+def test_a_bad_key_is_named(key):
+    with pytest.raises(dtn.SpecError, match=r"key must be one key of jax\.random .* or an integer of at least 0, got"):
+        tne.compress([eqx.nn.Linear(8, 8, key=KEY)], {"*": TRAIN}, fit=None, key=key)
+
+
+def test_a_key_may_be_an_integer_of_numpy():
+    model, key = [eqx.nn.Linear(8, 8, key=KEY)], np.int64(3)
+    one, other = (tne.compress(model, {"*": TRAIN}, fit=None, key=key)[0][0] for key in (key, 3))
+    assert jnp.array_equal(one.weight, other.weight)

@@ -73,6 +73,10 @@ class TNLayer(Layer, eqx.Module):
         facts = ", ".join(f"{name}={value}" for name, value in self.facts.items())
         return wadler_lindig.TextDoc(f"{type(self).__name__}({facts})")
 
+    def __hash__(self) -> int:
+        """Return a hash of a layer without arrays, as `equinox.partition` makes it; the cores are in a dict."""
+        return hash((type(self), self.network, self.mode, self.batch_hint, *jax.tree.leaves((self.cores, self.dense))))
+
     def to_dense(self) -> Any:
         """Return the equivalent dense layer."""
         return eqx.tree_at(lambda d: d.weight, self.dense, self.weight, is_leaf=lambda leaf: leaf is None)
