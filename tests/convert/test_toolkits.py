@@ -354,6 +354,7 @@ def nodes() -> tuple[Any, Any]:
 
 
 ONE, OTHER = nodes()
+STATE: Any = tensornetwork.FiniteMPS.random([2, 2], [2], np.float64)
 ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "ellipsis": (
         lambda: dtn.from_einsum("a...,ab->b", ONES, ONES),
@@ -404,7 +405,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "no edge": (lambda: dtn.from_tensornetwork([ONE, OTHER], [ONE[0], 3]), "list of edges of tensornetwork, got int"),
     "a state": (
-        lambda: dtn.from_tensornetwork(tensornetwork.FiniteMPS.random([2, 2], [2], np.float64, "numpy")),
+        lambda: dtn.from_tensornetwork(STATE),
         r"nodes must be tensornetwork nodes, in a list, got FiniteMPS; write for example \[a, b\]",
     ),
     "masked": (

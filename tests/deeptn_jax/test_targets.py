@@ -235,16 +235,17 @@ def test_a_table_of_one_row_and_a_table_of_integers():
 
 
 def test_only_the_bias_of_a_convolution_is_flat_in_files(tmp_path):
+    conv: Any = eqx.nn.Conv1d
     model = {
         "relative_position_bias": jnp.arange(6.0).reshape(2, 3),
-        "plain": eqx.nn.Conv1d(4, 5, 3, key=KEY),
-        "small": tne.TNConv2d(4, 5, 3, "LowRank", key=KEY),
+        "plain": conv(4, 5, 3, key=KEY),
+        "small": CONVOLUTION(4, 5, 3, "LowRank", key=KEY),
     }
     tne.save_model(model, tmp_path / "m")
-    file = dtn.load_model(tmp_path / "m")
+    file: Any = dtn.load_model(tmp_path / "m")
     assert file.tensors["relative_position_bias"].shape == (2, 3)
     assert file.tensors["plain.bias"].shape == file.layers["small"].bias.shape == (5,)
-    dense = {**jax.tree.map(jnp.zeros_like, model), "small": eqx.nn.Conv2d(4, 5, 3, key=KEY)}
+    dense = {**jax.tree.map(jnp.zeros_like, model), "small": conv(4, 5, 3, key=KEY)}
     found = tne.load_model(dense, tmp_path / "m")
     assert jax.tree.all(jax.tree.map(jnp.array_equal, found, model))
 
@@ -267,7 +268,8 @@ class ShownToo(nnx.Linear):
 
 @pytest.mark.parametrize("library", [tne, tnx])
 def test_properties_of_the_dense_layer_need_its_weight(library):
-    dense = Shown(10, 12, key=KEY) if library is tne else ShownToo(10, 12, rngs=nnx.Rngs(0))
+    made: Any = Shown if library is tne else ShownToo
+    dense = made(10, 12, key=KEY) if library is tne else made(10, 12, rngs=nnx.Rngs(0))
     layer = library.TNLinear.from_dense(dense, FULL)
     with pytest.raises(AttributeError, match=r"'size' is a property .* write layer\.to_dense\(\)\.size$"):
         _ = layer.size
@@ -283,7 +285,8 @@ class Gated(eqx.nn.GRUCell):
 
 
 def test_cells_with_their_own_call_are_refused():
-    cell = Gated(8, 12, key=KEY)
+    make: Any = Gated
+    cell = make(8, 12, key=KEY)
     with pytest.raises(dtn.PlanError, match=r"belongs to a Gated with its own __call__.* put a .*TNWeight"):
         tne.compress([cell], {"*": FULL})
     net = dtn.network(dtn.TTMatrix(rank=2), (36, 8))

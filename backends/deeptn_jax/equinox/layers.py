@@ -283,27 +283,26 @@ class TNRegistered(TNLayer):
 class _Operators:
     """The operators of an array, applied to the decoded weight."""
 
-    weight: Any
     __array_priority__ = 100  # an array of NumPy leaves its operators to this one, as it does for arrays of JAX
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return np.asarray(self.weight, dtype)
-
     def __jax_array__(self) -> jax.Array:
-        return self.weight
+        raise NotImplementedError
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.__jax_array__(), dtype)
 
     def __len__(self) -> int:
-        return len(self.weight)
+        return len(self.__jax_array__())
 
     def __iter__(self) -> Iterator[jax.Array]:
-        return iter(self.weight)
+        return iter(self.__jax_array__())
 
 
 def _operator(name: str, reflected: bool = False) -> Callable[..., jax.Array]:
     apply = getattr(operator, name)
 
     def method(self: Any, *others: Any) -> jax.Array:
-        return apply(*others, self.weight) if reflected else apply(self.weight, *others)
+        return apply(*others, self.__jax_array__()) if reflected else apply(self.__jax_array__(), *others)
 
     return method
 
@@ -345,6 +344,9 @@ class TNWeight(_Operators, TNLayer):
     def dtype(self) -> Any:
         """Dtype of the cores, and of the decoded weight."""
         return next(iter(self.cores.values())).dtype
+
+    def __jax_array__(self) -> jax.Array:
+        return self.weight
 
     @property
     def ndim(self) -> int:

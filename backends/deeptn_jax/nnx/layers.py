@@ -114,11 +114,9 @@ class TNLayer(Layer, nnx.Module):
     @property
     def arrays(self) -> dict[str, jax.Array]:
         """The values of the cores."""
-        raw = {name: variable.get_raw_value() for name, variable in self._variables.items()}
-        return {
-            name: array if isinstance(array, jax.ShapeDtypeStruct) else self._variables[name][...]
-            for name, array in raw.items()
-        }
+        raw: dict[str, Any] = {name: variable.get_raw_value() for name, variable in self._variables.items()}
+        abstract = [name for name, array in raw.items() if isinstance(array, jax.ShapeDtypeStruct)]
+        return raw if abstract else {name: variable[...] for name, variable in self._variables.items()}
 
     @property
     def _variables(self) -> dict[str, nnx.Variable]:
