@@ -215,7 +215,7 @@ class Network:
         check_runs(self.spec, params)
         rows = slicing.row_numbers(rows, next(iter(params.values())), rows_of(self.shape))
         shape = tuple(rows.shape)
-        if not self.is_linear or math.prod(shape) == 0:
+        if not self.is_linear or 0 in shape or not isinstance(math.prod(shape), int):  # jax.export: no value
             return self.materialize(params)[rows]
         found = slicing.gather_rows(self.spec, self.layout, params, do("reshape", rows, (-1,)))
         return do("reshape", found, (*shape, *self.shape[1:]))
@@ -402,7 +402,7 @@ def multiply(net: Network, inputs: Sequence[Array], x: Array, batch: int | None 
     The contraction order is the one for `batch` rows, by default the number of rows in `x`.
     """
     lead = x.shape[:-1]
-    batch = math.prod(lead) if batch is None else batch
+    batch = next(n for n in (batch, math.prod(lead), 128) if isinstance(n, int))  # jax.export: no value
     program = net.program("apply", 1 << (batch - 1).bit_length(), tuning=library_of(inputs[0]).tuning)
     return do("reshape", run(program, [*inputs, x]), (*lead, net.shape[0]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import getattr_static
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -75,11 +76,13 @@ class Layer:
         return {"shape": net.shape, "topology": describe(net.topology), "num_params": net.num_params}
 
     def __getattr__(self, name: str) -> Any:
-        """Return what else the dense layer has: its sizes and options. Its methods would miss the weight."""
+        """Return what else the dense layer has: sizes and options. Its methods and properties would miss the weight."""
         if name == "dense" or name.startswith("_") or hasattr(type(self), name):
             return object.__getattribute__(self, name)  # raises the error of a property of ours that has failed
-        if callable(getattr(type(self.dense), name, None)):
-            raise AttributeError(f"{name!r} is a method of the dense layer; write layer.to_dense().{name}(…)")
+        computed = getattr_static(type(self.dense), name, None)
+        if hasattr(computed, "__get__") and name not in vars(self.dense):
+            what, call = ("method", "(…)") if callable(getattr(type(self.dense), name)) else ("property", "")
+            raise AttributeError(f"{name!r} is a {what} of the dense layer; write layer.to_dense().{name}{call}")
         return getattr(self.dense, name)
 
     def to_dense(self) -> Any:
@@ -120,6 +123,8 @@ class Layer:
             return False
         if self.mode == "apply":
             return True
+        if not isinstance(rows, int):  # a size without a value, of jax.export: nothing can be predicted
+            return False
         with jax.ensure_compile_time_eval():
             return is_faster(self.network, way, rows, "jax")
 
@@ -140,4 +145,4 @@ def look_up(net: Network, cores: Cores, indices: jax.Array) -> jax.Array:
     """Return rows without decoding the table; negative indices count from the end, out-of-range ones are clipped."""
     indices = wide(indices)
     rows = jnp.where(indices < 0, indices + net.shape[0], indices)
-    return net.gather(cores, jnp.clip(rows, 0, net.shape[0] - 1))
+    return net.gather({name: jnp.asarray(core) for name, core in cores.items()}, jnp.clip(rows, 0, net.shape[0] - 1))

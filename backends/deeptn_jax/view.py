@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from deeptn.arrays import from_raw
-from deeptn.errors import PlanError
+from deeptn.errors import PlanError, SpecError
 from deeptn.models import Generated, ModelView, Weight, expect_model, naming
 from deeptn.params import check_params
 
@@ -50,7 +50,16 @@ def seed_of(key: Any) -> int:
     """Make a seed from a key of `jax.random` or an integer; None gives a fresh one."""
     if key is None:
         return int(np.random.default_rng().integers(2**62))
-    return key if isinstance(key, int) else int(jax.random.bits(key, (), "uint32"))
+    if isinstance(key, (int, np.integer)) and key >= 0:
+        return int(key)
+    try:
+        bits = jax.random.bits(key, (), "uint32")
+    except (TypeError, ValueError) as error:
+        came = " ".join(repr(key).split())
+        raise SpecError(
+            f"key must be one key of jax.random (in NNX rngs.params()) or an integer of at least 0, got {came:.80}"
+        ) from error
+    return int(bits)
 
 
 def checked(tree: Any) -> Any:

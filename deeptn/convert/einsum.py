@@ -28,8 +28,9 @@ def from_einsum(
     equation : str
         As for `numpy.einsum`, without an ellipsis, for example ``"abx,bcy->acxy"``. An operand may repeat an index (its
         diagonal), an index in more than two operands is a hyper-index, and one that a single operand has is summed over
-        unless it is open. Without ``->``, those that appear once are open, in alphabetical order. Any characters can be
-        indices, as in cotengra and opt_einsum. ``"ab,ba->"`` generates a scalar, of shape ().
+        unless it is open. A diagonal comes from a product with an identity, so all entries of its array must be finite.
+        Without ``->``, those that appear once are open, in alphabetical order. Any characters can be indices, as in
+        cotengra and opt_einsum. ``"ab,ba->"`` generates a scalar, of shape ().
     *arrays : array
         One array per operand, all from one library. They become nodes ``T0, T1, …``.
     shape, layout

@@ -102,8 +102,8 @@ def from_quimb(
         Hyper-indices are kept. Tensors become nodes ``T0, T1, …`` in the order of ``tn.tensors``. In a sequence, as
         `to_quimb` returns it, the tensor tagged ``"STATE"`` is the result of the previous network; a network
         without one starts a new term. Terms are summed, except those that a tensor tagged ``"FACTOR"`` represents.
-        A tensor may repeat an index (its diagonal). An index that one tensor alone has is summed over unless it is
-        open.
+        A tensor may repeat an index (its diagonal) if all of its entries are finite. An index that one tensor alone has
+        is summed over unless it is open.
     output : sequence of str, optional
         The open indices, in the order of the legs. By default ``tn.outer_inds()``; those of a state, such as the
         ``psi`` of a circuit, in the order of its sites: k0, k1, k2, … For the matrix of an operator, write

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..arrays import library_of
+from ..arrays import dtype_of, library_of, numpy_dtype
 from ..base import Array, Params, ParamsLike, optional
 from ..errors import SpecError
 from ..network import Network
@@ -99,6 +99,10 @@ def from_tensornetwork(
     [3.0, 3.0, 3.0, 3.0]
     """
     tn = optional("tensornetwork", "tensornetwork")
+    if not isinstance(nodes, Iterable):
+        raise SpecError(
+            f"nodes must be tensornetwork nodes, in a list, got {type(nodes).__name__}; write for example [a, b]"
+        )
     groups: Any = list(nodes)
     if not (groups and isinstance(groups[0], tuple)):
         groups = [(groups, output)]
@@ -170,7 +174,14 @@ def _called(place: int, node: Any) -> str:
 def _open_edges(nodes: Sequence[Any], output: Any) -> list[Any]:
     """Return the dangling edges in the order of the legs; `SpecError` if there are several, in no order."""
     if output is not None:
-        return list(output)
+        edges = list(output) if isinstance(output, Iterable) else []
+        wrong = [edge for edge in edges if not hasattr(edge, "is_dangling")]
+        if wrong or not isinstance(output, Iterable):
+            raise SpecError(
+                f"output must be a list of edges of tensornetwork, got {type([*wrong, output][0]).__name__}; write for "
+                "example output=[a[0], b[1]]"
+            )
+        return edges
     dangling = [edge for node in nodes for edge in node.edges if edge.is_dangling()]
     if len(dangling) > 1:
         raise SpecError(
@@ -208,6 +219,7 @@ def _connect(
 ) -> tuple[list[Any], list[Any]]:
     name = library_of(tensors[0][2]).name
     backend = {"torch": "pytorch"}.get(name, name)
+    dtype = numpy_dtype(dtype_of(tensors[0][2]))
     nodes = [tn.Node(array, name=name, axis_names=list(indices), backend=backend) for name, indices, array in tensors]
     ends: dict[str, list[Any]] = {}
     for node, (_, indices, _) in zip(nodes, tensors):
@@ -216,7 +228,8 @@ def _connect(
     open_edges = {}
     for ix, edges in ends.items():
         if len(edges) + (ix in output) > 2:
-            copy = tn.CopyNode(len(edges) + (ix in output), sizes[ix], name=f"copy_{ix}", backend=backend)
+            rank = len(edges) + (ix in output)
+            copy = tn.CopyNode(rank, sizes[ix], name=f"copy_{ix}", backend=backend, dtype=dtype)
             nodes.append(copy)
             for k, edge in enumerate(edges):
                 tn.connect(edge, copy[k])

@@ -141,7 +141,9 @@ def _alike(parts: Sequence[Part]) -> list[Part]:
     """
     if not parts or not all(part.tensors for part in parts):
         raise SpecError("the network has no tensors, so it would have no parameters; add one")
-    parts = [replace(part, tensors=[(what, ixs, _computed(a)) for what, ixs, a in part.tensors]) for part in parts]
+    parts = [
+        replace(part, tensors=[(what, ixs, _computed(a, what)) for what, ixs, a in part.tensors]) for part in parts
+    ]
     tensors = [tensor for part in parts for tensor in part.tensors]
     first, _, sample = tensors[0]
     lib = library_of(sample)
@@ -169,10 +171,15 @@ def _alike(parts: Sequence[Part]) -> list[Part]:
     return [replace(part, tensors=[*map(cast, part.tensors)]) for part in parts]
 
 
-def _computed(array: Any) -> Array:
-    """Turn numbers, lists and autoray's lazy arrays into arrays."""
+def _computed(array: Any, what: str) -> Array:
+    """Turn numbers, lists and autoray's lazy arrays into arrays; raise `SpecError` for masked and sparse ones."""
     if isinstance(array, lazy.LazyArray):
         array = array.compute()
+    if isinstance(array, np.ma.MaskedArray):
+        raise SpecError(f"{what} is a masked array, but every entry counts; write for example array.filled(0)")
+    if hasattr(array, "todense") or str(getattr(array, "layout", "")).startswith("torch.sparse"):
+        dense = next(name for name in ("toarray", "todense", "to_dense") if hasattr(array, name))
+        raise SpecError(f"{what} is a sparse array, a {type(array).__name__}; write array.{dense}()")
     return array if hasattr(array, "shape") and not isinstance(array, np.generic) else np.asarray(array)
 
 

@@ -28,8 +28,9 @@ def separate(
 ) -> tuple[list[tuple[str, ...]], list[Node]]:
     """Write a stage in the way that `NetworkSpec` wants it: no node repeats an index, and no index is alone.
 
-    Where an operand repeats an index, the second one gets a new name, and an identity joins the two: the diagonal. An
-    index that a single operand has and that is not open is joined to a vector of ones: the sum over it.
+    Where an operand repeats an index, the second one gets a new name, and an identity joins the two: the diagonal
+    (of finite entries, because the others are multiplied by zero). An index that a single operand has and that is not
+    open is joined to a vector of ones: the sum over it.
 
     Parameters
     ----------

@@ -54,6 +54,17 @@ def test_tensornetwork_of_torch_arrays(torch):
     assert close(legs_to_weight(net, found), net.materialize(params), 1e-5)
 
 
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_copy_nodes_have_the_dtype_of_the_arrays(library, request):
+    import tensornetwork
+
+    like = "numpy" if library == "numpy" else request.getfixturevalue("torch").ones(1)
+    ((nodes, edges),) = dtn.to_tensornetwork(NETWORKS["cp"], NETWORKS["cp"].init(like=like))
+    assert any(isinstance(node, tensornetwork.CopyNode) for node in nodes)
+    found = tensornetwork.contractors.greedy(nodes, output_edge_order=edges).tensor
+    assert str(found.dtype).removeprefix("torch.") == "float32"
+
+
 @pytest.mark.parametrize("name", [n for n in NETWORKS if n not in ("residual", "product-deep", "sum-nested")])
 def test_stage_by_stage_there_and_back(name):
     net = NETWORKS[name]

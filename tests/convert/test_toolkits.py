@@ -9,6 +9,7 @@ import cotengra
 import numpy as np
 import pytest
 import quimb.tensor
+import scipy.sparse
 import tensornetwork
 from autoray import lazy
 
@@ -353,6 +354,7 @@ def nodes() -> tuple[Any, Any]:
 
 
 ONE, OTHER = nodes()
+STATE: Any = tensornetwork.FiniteMPS.random([2, 2], [2], np.float64)
 ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
     "ellipsis": (
         lambda: dtn.from_einsum("a...,ab->b", ONES, ONES),
@@ -397,6 +399,23 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: dtn.from_tensornetwork([ONE, OTHER], [ONE[0], OTHER[1], ONE[1]]),
         r"output\[2\] is not a dangling edge of one of the nodes",
     ),
+    "one edge": (
+        lambda: dtn.from_tensornetwork([ONE, OTHER], ONE[0]),
+        r"list of edges .*, got Edge; write for example",
+    ),
+    "no edge": (lambda: dtn.from_tensornetwork([ONE, OTHER], [ONE[0], 3]), "list of edges of tensornetwork, got int"),
+    "a state": (
+        lambda: dtn.from_tensornetwork(STATE),
+        r"nodes must be tensornetwork nodes, in a list, got FiniteMPS; write for example \[a, b\]",
+    ),
+    "masked": (
+        lambda: dtn.from_einsum("ab,bc->ac", ONES.T, np.ma.masked_array(ONES, ONES == 1)),
+        r"tensor 1 is a masked array, .* write for example array\.filled\(0\)",
+    ),
+    "sparse": (
+        lambda: dtn.from_einsum("ab->ab", scipy.sparse.csr_array(ONES)),
+        r"tensor 0 is a sparse array, a csr_array; write array\.toarray\(\)",
+    ),
     "copies only": (lambda: dtn.from_tensornetwork([tensornetwork.CopyNode(1, 2)]), "the network has no tensors"),
 }
 
@@ -404,6 +423,17 @@ ERRORS: dict[str, tuple[Callable[[], Any], str]] = {
 @pytest.mark.parametrize(("call", "message"), ERRORS.values(), ids=ERRORS)
 def test_errors_name_what_the_user_wrote(call, message):
     check_error(call, dtn.SpecError, message)
+
+
+def test_sparse_arrays_of_other_libraries(torch, jax):
+    from jax.experimental.sparse import BCOO
+
+    for array, method in (
+        (torch.eye(2).to_sparse(), "to_dense"),
+        (BCOO.fromdense(jax.numpy.eye(2)), "todense"),
+    ):
+        with pytest.raises(dtn.SpecError, match=rf"tensor 0 is a sparse array, .* write array\.{method}\(\)"):
+            dtn.from_einsum("ab->ab", array)
 
 
 def test_one_library(torch):

@@ -232,3 +232,78 @@ def test_a_table_of_one_row_and_a_table_of_integers():
             found, wanted = layer(rows), layer.to_dense()(rows)
             assert found.dtype == wanted.dtype
             assert jnp.array_equal(found, wanted, equal_nan=found.dtype != jnp.int32) or close(found[:2], wanted[:2])
+
+
+def test_only_the_bias_of_a_convolution_is_flat_in_files(tmp_path):
+    conv: Any = eqx.nn.Conv1d
+    model = {
+        "relative_position_bias": jnp.arange(6.0).reshape(2, 3),
+        "plain": conv(4, 5, 3, key=KEY),
+        "small": CONVOLUTION(4, 5, 3, "LowRank", key=KEY),
+    }
+    tne.save_model(model, tmp_path / "m")
+    file: Any = dtn.load_model(tmp_path / "m")
+    assert file.tensors["relative_position_bias"].shape == (2, 3)
+    assert file.tensors["plain.bias"].shape == file.layers["small"].bias.shape == (5,)
+    dense = {**jax.tree.map(jnp.zeros_like, model), "small": conv(4, 5, 3, key=KEY)}
+    found = tne.load_model(dense, tmp_path / "m")
+    assert jax.tree.all(jax.tree.map(jnp.array_equal, found, model))
+
+
+class Shown(eqx.nn.Linear):
+    """Has a property that needs the weight."""
+
+    @property
+    def size(self) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(self))
+
+
+class ShownToo(nnx.Linear):
+    """The same in NNX."""
+
+    @property
+    def size(self) -> int:
+        return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(self)))
+
+
+@pytest.mark.parametrize("library", [tne, tnx])
+def test_properties_of_the_dense_layer_need_its_weight(library):
+    made: Any = Shown if library is tne else ShownToo
+    dense = made(10, 12, key=KEY) if library is tne else made(10, 12, rngs=nnx.Rngs(0))
+    layer = library.TNLinear.from_dense(dense, FULL)
+    with pytest.raises(AttributeError, match=r"'size' is a property .* write layer\.to_dense\(\)\.size$"):
+        _ = layer.size
+    assert layer.to_dense().size == 132
+    assert layer.in_features == 10
+
+
+class Gated(eqx.nn.GRUCell):
+    """Has its own computation."""
+
+    def __call__(self, x: jax.Array, hidden: jax.Array, *, key: Any = None) -> jax.Array:
+        return jnp.tanh(2 * self.weight_ih[:12] @ x + hidden)
+
+
+def test_cells_with_their_own_call_are_refused():
+    make: Any = Gated
+    cell = make(8, 12, key=KEY)
+    with pytest.raises(dtn.PlanError, match=r"belongs to a Gated with its own __call__.* put a .*TNWeight"):
+        tne.compress([cell], {"*": FULL})
+    net = dtn.network(dtn.TTMatrix(rank=2), (36, 8))
+    made = eqx.tree_at(lambda cell: cell.weight_ih, cell, tne.TNWeight(net, net.init(like="jax")))
+    assert close(tne.fold([made])[0](jnp.ones(8), jnp.ones(12)), made(jnp.ones(8), jnp.ones(12)))
+
+
+def test_a_weight_is_used_as_an_array():
+    net = dtn.network(dtn.TTMatrix(rank=2), (36, 8))
+    weight: Any = tne.TNWeight(net, net.init(like="jax"))
+    array, x = weight.to_dense(), np.arange(8.0, dtype="float32")
+    assert np.array_equal(np.asarray(weight), array)
+    assert np.asarray(weight, "float64").dtype == "float64"
+    assert (weight.ndim, len(weight), len(list(weight))) == (2, 36, 36)
+    for use in (
+        lambda w: w**2, lambda w: 2 * w, lambda w: w[0], lambda w: x - w, lambda w: w / 2 + w, lambda w: 1 / w,
+        lambda w: -w, abs, lambda w: w @ x, lambda w: w > 0, lambda w: w.T @ w,
+    ):  # fmt: skip
+        assert isinstance(use(weight), jax.Array)
+        assert jnp.array_equal(use(weight), use(array))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar, Literal
 
@@ -18,6 +19,7 @@ from deeptn.base import positive_int
 from deeptn.errors import SpecError
 from deeptn.models import Kind, Mode, Target, as_network, check_mode
 from deeptn.network import Network, multiply
+from deeptn.params import check_params
 from deeptn.spec import Layout
 
 from ..functional import init
@@ -70,6 +72,10 @@ class TNLayer(Layer, eqx.Module):
     def __pdoc__(self, **kwargs: Any) -> Any:  # one line when Equinox prints a model
         facts = ", ".join(f"{name}={value}" for name, value in self.facts.items())
         return wadler_lindig.TextDoc(f"{type(self).__name__}({facts})")
+
+    def __hash__(self) -> int:
+        """Return a hash of a layer without arrays, as `equinox.partition` makes it; the cores are in a dict."""
+        return hash((type(self), self.network, self.mode, self.batch_hint, *jax.tree.leaves((self.cores, self.dense))))
 
     def to_dense(self) -> Any:
         """Return the equivalent dense layer."""
@@ -147,10 +153,11 @@ class TNLinear(TNLayer):
         scalar = "scalar" in (self.dense.in_features, self.dense.out_features)
         if scalar or x.shape != (self.dense.in_features,) or not self._applies(self.batch_hint):
             return self.to_dense()(x)  # raises its own error if x does not fit
-        check_alike((f"parameter {name!r}" for name in self.cores), list(self.cores.values()))
-        dtype = jnp.result_type(x, *self.cores.values())
-        cores = [self.cores[name].astype(dtype) for name in self.network.spec.param_shapes]
-        y = multiply(self.network, cores, jnp.asarray(x, dtype), self.batch_hint)
+        check_params(self.network.spec, self.cores)
+        cores = [jnp.asarray(self.cores[name]) for name in self.network.spec.param_shapes]
+        check_alike((f"parameter {name!r}" for name in self.network.spec.param_shapes), cores)
+        dtype = jnp.result_type(x, *cores)
+        y = multiply(self.network, [core.astype(dtype) for core in cores], jnp.asarray(x, dtype), self.batch_hint)
         return y if self.bias is None else y + self.bias
 
 
@@ -273,10 +280,44 @@ class TNRegistered(TNLayer):
         self.mode, self.batch_hint = "materialize", 1
 
 
-class TNWeight(TNLayer):
+class _Operators:
+    """The operators of an array, applied to the decoded weight."""
+
+    __array_priority__ = 100  # an array of NumPy leaves its operators to this one, as it does for arrays of JAX
+
+    def __jax_array__(self) -> jax.Array:
+        raise NotImplementedError
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self.__jax_array__(), dtype)
+
+    def __len__(self) -> int:
+        return len(self.__jax_array__())
+
+    def __iter__(self) -> Iterator[jax.Array]:
+        return iter(self.__jax_array__())
+
+
+def _operator(name: str, reflected: bool = False) -> Callable[..., jax.Array]:
+    apply = getattr(operator, name)
+
+    def method(self: Any, *others: Any) -> jax.Array:
+        return apply(*others, self.__jax_array__()) if reflected else apply(self.__jax_array__(), *others)
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul"):
+    setattr(_Operators, f"__{_name}__", _operator(_name))
+    setattr(_Operators, f"__r{_name}__", _operator(_name, reflected=True))
+for _name in ("neg", "pos", "abs", "getitem", "lt", "le", "gt", "ge"):
+    setattr(_Operators, f"__{_name}__", _operator(_name))
+
+
+class TNWeight(_Operators, TNLayer):
     """A generated weight that stands for an array, such as ``weight_ih`` of `equinox.nn.GRUCell`.
 
-    It is decoded wherever the module uses it: in products, and in every function of `jax.numpy`.
+    It is decoded wherever the module uses it: in every operation on it but ``==``, in every function of `jax.numpy`.
 
     Examples
     --------
@@ -304,23 +345,22 @@ class TNWeight(TNLayer):
         """Dtype of the cores, and of the decoded weight."""
         return next(iter(self.cores.values())).dtype
 
-    def to_dense(self) -> jax.Array:
-        """Return the decoded weight."""
+    def __jax_array__(self) -> jax.Array:
         return self.weight
 
-    def __jax_array__(self) -> jax.Array:
+    @property
+    def ndim(self) -> int:
+        """Number of axes of the decoded weight."""
+        return len(self.network.shape)
+
+    def to_dense(self) -> jax.Array:
+        """Return the decoded weight."""
         return self.weight
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_") or name not in dir(jax.Array):
             raise AttributeError(f"'TNWeight' object has no attribute {name!r}")
         return getattr(self.weight, name)
-
-    def __matmul__(self, other: Any) -> jax.Array:
-        return self.weight @ other
-
-    def __rmatmul__(self, other: Any) -> jax.Array:
-        return other @ self.weight
 
 
 #: Modules in which single arrays can be generated, and the names of these arrays.

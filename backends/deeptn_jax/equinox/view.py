@@ -67,10 +67,13 @@ class EquinoxModel:
 
     def weights(self) -> list[Weight]:
         layers, found = self._layers(), []
+        cells = {name: own_call(part) for name, part in _parts(self.model, tuple(CELLS)).items()}
         around = {path: part for path, part in _parts(self.model, WRAPPERS).items() if isinstance(part, WRAPPERS)}
         for name, (layer, kind) in layers.items():
             wrapper = next((part for path, part in around.items() if name.startswith(path_of(path, "layer"))), None)
-            found.append(self._weight(name, layer, kind, None if wrapper is None else normalized(wrapper)))
+            why = None if wrapper is None else normalized(wrapper)
+            why = why or (cells[name.rpartition(".")[0]] if kind is SINGLE else None)
+            found.append(self._weight(name, layer, kind, why))
         return found
 
     def _weight(self, name: str, layer: Any, kind: Kind | None, refused: str | None) -> Weight:
@@ -98,10 +101,13 @@ class EquinoxModel:
     def entries(self) -> dict[str, Entry]:
         transposed = _parts(self.model, (eqx.nn.ConvTranspose,)).items()
         turned = tuple(path_of(name, "") + "." for name, part in transposed if isinstance(part, eqx.nn.ConvTranspose))
+        convolutions = (eqx.nn.Conv, *(cls for cls, kind in KINDS.items() if kind.form.startswith("conv")))
+        around = _parts(self.model, convolutions).items()
+        flat = {path_of(name, "bias") for name, part in around if isinstance(part, convolutions)}  # it has other axes
         found = {}
         for name, (path, leaf) in self._slots().items():
             refused = KEY if is_key(leaf) else TURNED if path.startswith(turned) else None
-            shape = (leaf.size,) if path.endswith("bias") and leaf.ndim > 1 else tuple(leaf.shape)  # a convolution's
+            shape = (leaf.size,) if path in flat else tuple(leaf.shape)
             read = partial(refuse, name, refused) if refused else partial(_read, leaf, shape)
             trained = bool(jnp.issubdtype(leaf.dtype, jnp.inexact))
             found[name] = Entry(shape, leaf.dtype.name, name, read, trained, refused)
@@ -123,6 +129,17 @@ class EquinoxModel:
         slots = {name: place for name, place in self._slots().items() if name in arrays}
         new = {path: array_like(arrays[name].reshape(like.shape), like) for name, (path, like) in slots.items()}
         self.model = _swapped(self.model, new)
+
+
+def own_call(cell: Any) -> str | None:
+    """Say why the arrays of a cell of the user's class cannot be replaced; None if it computes what its base does."""
+    base: Any = next((base for base in type(cell).__mro__ if base in CELLS), None)
+    if base is None or type(cell).__call__ is base.__call__:
+        return None
+    return (
+        f"belongs to a {type(cell).__name__} with its own __call__, which may need a plain array; if it does not, put "
+        "a deeptn_jax.equinox.TNWeight there with equinox.tree_at"
+    )
 
 
 def _read(leaf: Any, shape: Shape) -> Any:

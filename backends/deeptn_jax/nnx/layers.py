@@ -114,12 +114,21 @@ class TNLayer(Layer, nnx.Module):
     @property
     def arrays(self) -> dict[str, jax.Array]:
         """The values of the cores."""
-        return {name: self.cores[name][...] for name in self.network.spec.param_shapes}
+        raw: dict[str, Any] = {name: variable.get_raw_value() for name, variable in self._variables.items()}
+        abstract = [name for name, array in raw.items() if isinstance(array, jax.ShapeDtypeStruct)]
+        return raw if abstract else {name: variable[...] for name, variable in self._variables.items()}
+
+    @property
+    def _variables(self) -> dict[str, nnx.Variable]:
+        """The variables of the cores, found in a way that no name of a core and no tool that wraps methods changes."""
+        held = vars(self.cores)
+        return {name: held[name] for name in self.network.spec.param_shapes}
 
     @property
     def kernel(self) -> jax.Array:
         """The decoded weight, in the shape of the dense layer's weight."""
-        return self._form.from_weight(self.decode())
+        weight, form = self.decode(), self._form.from_weight
+        return jax.eval_shape(form, weight) if isinstance(weight, jax.ShapeDtypeStruct) else form(weight)
 
     @property
     def _form(self) -> Form:
@@ -148,7 +157,7 @@ class TNLayer(Layer, nnx.Module):
     def to_dense(self) -> Any:
         """Return the equivalent dense layer."""
         dense = nnx.clone(self.dense)
-        variable: Any = type(next(iter(self.cores.values())))
+        variable: Any = type(next(iter(self._variables.values())))
         setattr(dense, self.attribute, variable(self.kernel))
         return dense
 
@@ -210,10 +219,11 @@ class TNLinear(TNLayer):
         if options or whole or not self._applies(batch):
             return super().__call__(x, **options)
         bias = None if self.bias is None else self.bias[...]
-        check_alike((f"parameter {name!r}" for name in self.arrays), list(self.arrays.values()))
-        first = next(iter(self.arrays.values()))
+        cores = {name: jnp.asarray(core) for name, core in self.arrays.items()}
+        check_alike((f"parameter {name!r}" for name in cores), list(cores.values()))
+        first = next(iter(cores.values()))
         x, first, bias = self.dense.promote_dtype((x, first, bias), dtype=self.dense.dtype)
-        y = self.network.apply({name: core.astype(first.dtype) for name, core in self.arrays.items()}, x)
+        y = self.network.apply({name: core.astype(first.dtype) for name, core in cores.items()}, x)
         return y if bias is None else y + bias.reshape(*[1] * (y.ndim - 1), -1)  # without rank promotion
 
     def _multiplies_its_own_way(self) -> bool:

@@ -109,6 +109,7 @@ class NNXModel:
         """Map names of entries to forms, variables, and why files cannot store them (None if they can)."""
         general = parts(self.model, (nnx.LinearGeneral, TNLinearGeneral))
         turned = tuple(f"{name}." for name in parts(self.model, nnx.ConvTranspose, once=True))
+        cores = tuple(f"{path_of(name, 'cores')}." for name in parts(self.model, TNLayer))
         held = [item for item in parts(self.model, nnx.Variable).items() if not isinstance(item[1], PASSING)]
         held.sort(key=lambda item: not isinstance(item[1], (nnx.Param, nnx.BatchStat)))  # they get PyTorch's names
         found: dict[str, tuple[Form, Any, str | None]] = {}
@@ -117,7 +118,8 @@ class NNXModel:
             if raw is None:
                 continue
             module, _, own = path.rpartition(".")
-            place, refused = path_of(module, NAMES.get(own, own)), None
+            own = "" if path.startswith(cores) else own  # a core keeps its name and its axes
+            place, refused = path_of(module, NAMES.get(own, own)) if own else path, None
             if place in found and not isinstance(value, (nnx.Param, nnx.BatchStat)):
                 place = path
             if place in found:
