@@ -177,7 +177,7 @@ EINSUM: dict[str, Callable[[], tuple[str, list[np.ndarray]]]] = {
 def test_einsum(name):
     equation, arrays = EINSUM[name]()
     plain = np.einsum if equation.isascii() and not equation.count("1") else cotengra.einsum
-    options = "greedy" if len(arrays) > 2 or plain is cotengra.einsum else False  # "auto" would start processes
+    options: Any = "greedy" if len(arrays) > 2 or plain is cotengra.einsum else False  # "auto" would start processes
     expected = plain("".join(equation.split()), *arrays, optimize=options)
     net, params = dtn.from_einsum(equation, *arrays)
     assert all(params[f"T{k}"] is array for k, array in enumerate(arrays))
