@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -30,7 +30,7 @@ from ..engine import contract, contract_in_steps, is_followed, is_transformed, r
 from ..fit import draw_seed, find_params
 from .cache import CachedWeight, trainable
 from .cores import Cores, load, stored
-from .generated import GeneratedWeight
+from .generated import GeneratedWeight, check_assigned, refuse_mask
 
 
 class TNLayer(CachedWeight):
@@ -386,27 +386,6 @@ class Isometry(nn.Module):
 
     def right_inverse(self, core: Tensor) -> Tensor:
         return core
-
-
-def check_assigned(weight: Any) -> None:
-    """Raise `SpecError` if fitting a network to what is assigned to its weight would be wrong without a word."""
-    frame = sys._getframe(1)
-    for _ in range(8):  # functional_call swaps tensors, and swaps them back
-        if frame is None:
-            break
-        if frame.f_code.co_name == "swap_tensor":
-            raise SpecError("functional_call cannot replace a weight that is generated; pass the cores: cores.NAME")
-        frame = frame.f_back
-    if isinstance(weight, GeneratedWeight):
-        raise SpecError(
-            "two generated weights cannot be tied by assignment; use one layer in both places, or assign the values: "
-            "weight.detach()"
-        )
-
-
-def refuse_mask(name: str) -> NoReturn:
-    """Raise `SpecError` for a mask on a generated weight."""
-    raise SpecError(f"{name!r} is generated, so its entries cannot be pruned; prune the cores, or call fold_ first")
 
 
 def as_leaf(layer: TNLayer, *args: Any) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import operator
+import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, final
+from typing import Any, NoReturn, final
 
 import autoray
 import torch
@@ -104,6 +105,27 @@ def _protected_views(found: Any, whole: Any) -> Any:
     except (NotImplementedError, RuntimeError):  # sparse, or inside a transformation of torch
         return found
     return found.as_subclass(GeneratedWeight) if shares else found
+
+
+def check_assigned(weight: Any) -> None:
+    """Raise `SpecError` if fitting a network to what is assigned to its weight would be wrong without a word."""
+    frame = sys._getframe(1)
+    for _ in range(8):  # functional_call swaps tensors, and swaps them back
+        if frame is None:
+            break
+        if frame.f_code.co_name == "swap_tensor":
+            raise SpecError("functional_call cannot replace a weight that is generated; pass the cores: cores.NAME")
+        frame = frame.f_back
+    if isinstance(weight, GeneratedWeight):
+        raise SpecError(
+            "two generated weights cannot be tied by assignment; use one layer in both places, or assign the values: "
+            "weight.detach()"
+        )
+
+
+def refuse_mask(name: str) -> NoReturn:
+    """Raise `SpecError` for a mask on a generated weight."""
+    raise SpecError(f"{name!r} is generated, so its entries cannot be pruned; prune the cores, or call fold_ first")
 
 
 autoray.register_backend(GeneratedWeight, "torch")

@@ -20,8 +20,8 @@ from deeptn.models import Target
 from deeptn.spec import Layout
 
 from ..fit import find_params
-from .base import refuse_mask
 from .cache import trainable
+from .generated import refuse_mask
 from .weight import SHARED, TNWeight, sharing
 
 

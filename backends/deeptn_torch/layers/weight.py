@@ -15,7 +15,8 @@ from deeptn.errors import SpecError
 from deeptn.models import Target
 from deeptn.spec import Layout
 
-from .base import TNLayer, check_assigned
+from .base import TNLayer
+from .generated import check_assigned
 
 #: What stands for generated weights while a module reads them only to overwrite them, or for their dtype.
 SHARED: ContextVar[dict[nn.Module, Tensor] | None] = ContextVar("deeptn_decoded", default=None)
