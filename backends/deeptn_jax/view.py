@@ -29,7 +29,7 @@ VIEWS: list[tuple[Callable[[Any], bool], Callable[[Any], ModelView]]] = []
 @jax.tree_util.register_static
 @dataclass(frozen=True)
 class Slot:
-    """Takes the place of a layer's cores in a grouped model, and says where they are stacked."""
+    """What a layer in a grouped model has instead of cores: where they are stacked."""
 
     group: int
     item: int

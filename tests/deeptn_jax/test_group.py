@@ -50,7 +50,7 @@ class EquinoxNet(eqx.Module):
         x = jax.vmap(self.embed)(rows)
         for conv in self.convs:
             x = jnp.tanh(conv(x))
-        x = jax.lax.scan(lambda h, one: (self.cell(one, h),) * 2, x[0] * 0, x)[1]
+        x = jax.lax.scan(lambda h, one: (h := self.cell(one, h), h), x[0] * 0, x)[1]
         for layer in self.layers.values():
             x = jnp.tanh(jax.vmap(layer)(x))
         return x
@@ -226,7 +226,7 @@ def test_half_precision(make, library):
 def test_ties_of_cores():
     """Layers that share their cores keep them, and so do layers inside Shared."""
     rngs = nnx.Rngs(0)
-    model = nnx.Sequential(*(tnx.TNLinear(8, 8, WALL, rngs=rngs) for _ in range(4)))
+    model: Any = nnx.Sequential(*(tnx.TNLinear(8, 8, WALL, rngs=rngs) for _ in range(4)))
     model.layers[1].cores = model.layers[0].cores
     grouped = tnx.group(model)
     assert grouped.model.layers[1].cores is grouped.model.layers[0].cores

@@ -80,6 +80,9 @@ class TNLayer(Layer, eqx.Module):
 
     def to_dense(self) -> Any:
         """Return the equivalent dense layer."""
+        if isinstance(self.cores, Slot):
+            self.decode()  # raises an error if the weight is not there
+            return self.dense
         return eqx.tree_at(lambda d: d.weight, self.dense, self.weight, is_leaf=lambda leaf: leaf is None)
 
     @classmethod
