@@ -1,4 +1,4 @@
-"""Measure the first training step of a small GPT in JAX, which is mostly compilation, generated against dense.
+"""Measure training steps of a small GPT in JAX, generated (also grouped) against dense; the first one is compilation.
 
 python benchmarks/jax_compile.py        # a few minutes
 """
@@ -33,6 +33,8 @@ FAMILIES = {
     "brick wall, two layers, linear": dtn.BrickWall(layers=2, activation=None),
     "TT-matrix, rank 8": dtn.TTMatrix(rank=8),
 }
+#: Later steps, of which the median counts.
+STEPS = 20
 ADAM: Any = optax.adam(1e-3)
 
 
@@ -132,7 +134,7 @@ def step_of(model: Any) -> tuple[Any, Any]:
 
 
 def first_step(model: Any) -> dict[str, float]:
-    """Return the seconds of the parts of a first step: tracing and lowering, compiling, running."""
+    """Return the seconds of the parts of a first step: tracing and lowering, compiling, running; and of a later one."""
     step, arguments = step_of(model)
     texts = jnp.zeros((8, LENGTH), int)
     jax.clear_caches()
@@ -143,7 +145,13 @@ def first_step(model: Any) -> dict[str, float]:
     ready = time.perf_counter()
     jax.block_until_ready(compiled(*arguments, texts))
     done = time.perf_counter()
-    return {"trace": traced - start, "compile": ready - traced, "run": done - ready, "total": done - start}
+    parts = {"trace": traced - start, "compile": ready - traced, "run": done - ready, "total": done - start}
+    later = []
+    for _ in range(STEPS):
+        start = time.perf_counter()
+        jax.block_until_ready(compiled(*arguments, texts))
+        later.append(time.perf_counter() - start)
+    return parts | {"step": statistics.median(later)}
 
 
 def main() -> None:
@@ -154,8 +162,8 @@ def main() -> None:
     options = parser.parse_args()
     warnings.simplefilter("ignore")
     rows = []
-    frameworks = {"equinox": (EquinoxGPT, tne.compress), "nnx": (NNXGPT, tnx.compress)}
-    for framework, (make, compress) in frameworks.items():
+    frameworks = {"equinox": (EquinoxGPT, tne.compress, tne.group), "nnx": (NNXGPT, tnx.compress, tnx.group)}
+    for framework, (make, compress, group) in frameworks.items():
         models = {"dense": make(0)}
         seconds = {}
         for name, family in FAMILIES.items():
@@ -163,13 +171,15 @@ def main() -> None:
             start = time.perf_counter()
             models[name], _ = compress(make(0), {"blocks.*": family}, fit=None, key=0)
             seconds[name] = time.perf_counter() - start
+            models[f"{name}, grouped"] = group(models[name])
         found: dict[str, list[dict[str, float]]] = {name: [] for name in models}
         for _ in range(options.rounds):
             for name, model in models.items():
                 found[name].append(first_step(model))
         for name, times in found.items():
             row: dict[str, Any] = {part: statistics.median(one[part] for one in times) for part in times[0]}
-            row["ratio"] = statistics.median(one["total"] / dense["total"] for one, dense in zip(times, found["dense"]))
+            for ratio, part in (("ratio", "total"), ("step_ratio", "step")):
+                row[ratio] = statistics.median(one[part] / dense[part] for one, dense in zip(times, found["dense"]))
             rows.append({"framework": framework, "model": name, "compress": seconds.get(name), **row})
             print(
                 framework,
@@ -182,7 +192,7 @@ def main() -> None:
                 flush=True,
             )
     rounded = [
-        {key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()} for row in rows
+        {key: round(value, 4) if isinstance(value, float) else value for key, value in row.items()} for row in rows
     ]
     data = {"environment": environment(), "seed": 0, "rounds": options.rounds, "rows": rounded}
     options.out.write_text(json.dumps(data, indent=1) + "\n")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 
+from deeptn.errors import SpecError
 from deeptn.fitting import How, find_params
 from deeptn.models import Kind, Target, as_network, is_faster
 from deeptn.network import Network
@@ -16,7 +17,7 @@ from deeptn.spec import Layout
 from deeptn.topologies import describe
 
 from .fit import fit as fit_by_gradient
-from .view import seed_of
+from .view import Slot, seed_of
 
 Cores = Mapping[str, jax.Array]
 
@@ -27,9 +28,10 @@ class Layer:
     Attributes
     ----------
     cores : mapping of str to array
-        The trainable tensors, with the names in ``network.spec.param_shapes``.
+        The trainable tensors, with the names in ``network.spec.param_shapes``. In a grouped model, a `Slot`.
     dense : object
-        The dense layer that this one replaces, with its options and bias; its weight is None.
+        The dense layer that this one replaces, with its options and bias. Its weight is None; a grouped model puts the
+        decoded weight there while it is called.
     network : deeptn.Network
         Generates the weight in PyTorch's order of axes, so that files and topologies are the same in all frameworks.
     mode : str
@@ -55,9 +57,26 @@ class Layer:
 
     def decode(self) -> jax.Array:
         """Return the weight, in PyTorch's order of axes; its shape if the cores are mere shapes."""
+        if isinstance(self.cores, Slot):
+            if (weight := self._held()) is None:
+                raise SpecError(
+                    f"the cores of this {type(self).__name__} are stacked in a grouped model, which decodes them when "
+                    "you call it; call the grouped model itself, or first write model = ungroup(grouped)"
+                )
+            return weight
         arrays = self.arrays
         abstract = any(isinstance(array, jax.ShapeDtypeStruct) for array in arrays.values())
         return jax.eval_shape(self.network.materialize, arrays) if abstract else self.network.materialize(arrays)
+
+    def _held(self) -> Any:
+        """Return the weight that a grouped model has put into the dense layer, in PyTorch's order of axes, or None."""
+        raise NotImplementedError
+
+    @property
+    def decodes(self) -> bool:
+        """Whether a grouped model decodes the weight: in mode ``"auto"``, all but the tables of linear networks."""
+        looks_up = self.form == "embedding" and self.mode == "auto"
+        return not self.network.is_linear or not (looks_up or self.mode == "apply")
 
     @property
     def kind(self) -> str:
@@ -120,6 +139,8 @@ class Layer:
         In mode ``"auto"``: if that is expected to be faster than decoding the weight.
         """
         if self.mode == "materialize" or not self.network.is_linear or len(self.network.shape) == 1:
+            return False
+        if isinstance(self.cores, Slot):
             return False
         if self.mode == "apply":
             return True

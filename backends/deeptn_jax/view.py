@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -23,6 +24,15 @@ TURNED = "belongs to a transposed convolution, whose kernel PyTorch stores in an
 #: For each imported library, a test whether a model belongs to it, and its view; Equinox takes any pytree.
 #: Changes do not modify the model that was passed in.
 VIEWS: list[tuple[Callable[[Any], bool], Callable[[Any], ModelView]]] = []
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class Slot:
+    """What a layer in a grouped model has instead of cores: where they are stacked."""
+
+    group: int
+    item: int
 
 
 def view_of(model: Any) -> ModelView:
@@ -91,6 +101,10 @@ def normalized(wrapper: Any) -> str:
 
 def generated(names: tuple[str, ...], layer: Any, refused: str | None = None, own: str = "weight") -> Weight:
     """Describe a generated layer as a `deeptn.models.Weight`."""
+    if isinstance(layer.cores, Slot):
+        raise PlanError(
+            f"layer {names[0]!r} is in a grouped model and has no cores; first write model = ungroup(grouped)"
+        )
     net, dtype = layer.network, jax.tree.leaves(layer.cores)[0].dtype.name
 
     def read() -> jax.Array:

@@ -2,12 +2,14 @@
 
 from ..models import compress, fold, load_model, save_model
 from ..view import VIEWS
+from .grouped import Grouped, group, ungroup
 from .layers import TNConv1d, TNConv2d, TNConv3d, TNEmbedding, TNLinear, TNWeight, register_layer
 from .view import EquinoxModel
 
 VIEWS.append((lambda model: True, EquinoxModel))
 
 __all__ = [
+    "Grouped",
     "TNConv1d",
     "TNConv2d",
     "TNConv3d",
@@ -16,7 +18,9 @@ __all__ = [
     "TNWeight",
     "compress",
     "fold",
+    "group",
     "load_model",
     "register_layer",
     "save_model",
+    "ungroup",
 ]

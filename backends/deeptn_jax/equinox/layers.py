@@ -24,13 +24,13 @@ from deeptn.spec import Layout
 
 from ..functional import init
 from ..layers import Layer, kinds_of, look_up
-from ..view import is_array
+from ..view import Slot, is_array
 
 
 class TNLayer(Layer, eqx.Module):
     """Base class of the layers; `network`, `mode` and `batch_hint` are static fields."""
 
-    cores: dict[str, jax.Array]
+    cores: dict[str, jax.Array] | Any
     dense: Any
     network: Network = eqx.field(static=True)
     mode: str = eqx.field(static=True)
@@ -62,12 +62,19 @@ class TNLayer(Layer, eqx.Module):
     @property
     def weight(self) -> jax.Array:
         """The decoded weight, in the shape of the dense layer's weight."""
-        if not all(map(is_array, self.cores.values())):
+        if not isinstance(self.cores, Slot) and not all(map(is_array, self.cores.values())):
             raise SpecError(
                 f"the weight of a {type(self).__name__} is generated from its cores, which are no arrays here; where a "
                 "weight is replaced (equinox.tree_at, equinox.nn.WeightNorm), use layer.cores or layer.to_dense()"
             )
         return self.decode()
+
+    def _held(self) -> Any:
+        return self.dense.weight
+
+    def holding(self, weight: jax.Array) -> Any:
+        """Return the layer with its decoded weight in the dense layer, for a grouped model."""
+        return eqx.tree_at(lambda layer: layer.dense.weight, self, weight, is_leaf=lambda leaf: leaf is None)
 
     def __pdoc__(self, **kwargs: Any) -> Any:  # one line when Equinox prints a model
         facts = ", ".join(f"{name}={value}" for name, value in self.facts.items())
@@ -79,6 +86,9 @@ class TNLayer(Layer, eqx.Module):
 
     def to_dense(self) -> Any:
         """Return the equivalent dense layer."""
+        if isinstance(self.cores, Slot):
+            self.decode()  # raises an error if the weight is not there
+            return self.dense
         return eqx.tree_at(lambda d: d.weight, self.dense, self.weight, is_leaf=lambda leaf: leaf is None)
 
     @classmethod
@@ -334,6 +344,12 @@ class TNWeight(_Operators, TNLayer):
     def __init__(self, network: Network, cores: Mapping[str, jax.Array]):
         self.cores, self.network, self.dense = dict(cores), network, None
         self.mode, self.batch_hint = "materialize", 1
+
+    def _held(self) -> Any:
+        return None
+
+    def holding(self, weight: jax.Array) -> Any:
+        return weight  # a plain array, as in the dense module
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -53,7 +53,7 @@ class EquinoxModel:
     def _layers(self) -> dict[str, tuple[Any, Kind | None]]:
         """Return what is generated (kind None) or can be, except where `equinox.nn.Shared` left a hole."""
         found: dict[str, tuple[Any, Kind | None]] = {}
-        for name, part in _parts(self.model, (TNLayer, *KINDS, *CELLS)).items():
+        for name, part in parts(self.model, (TNLayer, *KINDS, *CELLS)).items():
             kind = kind_of(KINDS, part)
             if isinstance(part, TNLayer):
                 found[name] = part, None
@@ -67,8 +67,8 @@ class EquinoxModel:
 
     def weights(self) -> list[Weight]:
         layers, found = self._layers(), []
-        cells = {name: own_call(part) for name, part in _parts(self.model, tuple(CELLS)).items()}
-        around = {path: part for path, part in _parts(self.model, WRAPPERS).items() if isinstance(part, WRAPPERS)}
+        cells = {name: own_call(part) for name, part in parts(self.model, tuple(CELLS)).items()}
+        around = {path: part for path, part in parts(self.model, WRAPPERS).items() if isinstance(part, WRAPPERS)}
         for name, (layer, kind) in layers.items():
             wrapper = next((part for path, part in around.items() if name.startswith(path_of(path, "layer"))), None)
             why = None if wrapper is None else normalized(wrapper)
@@ -92,17 +92,17 @@ class EquinoxModel:
         """Map names of entries to paths and arrays; names omit the ``dense`` part of generated layers."""
         dense = {f"{path_of(name, 'dense')}.": name for name, place in self._layers().items() if place[1] is None}
         found = {}
-        for path, leaf in _parts(self.model).items():
+        for path, leaf in parts(self.model).items():
             start = next((start for start in dense if path.startswith(start)), None)
             if is_array(leaf):
                 found[path if start is None else path_of(dense[start], path.removeprefix(start))] = path, leaf
         return found
 
     def entries(self) -> dict[str, Entry]:
-        transposed = _parts(self.model, (eqx.nn.ConvTranspose,)).items()
+        transposed = parts(self.model, (eqx.nn.ConvTranspose,)).items()
         turned = tuple(path_of(name, "") + "." for name, part in transposed if isinstance(part, eqx.nn.ConvTranspose))
         convolutions = (eqx.nn.Conv, *(cls for cls, kind in KINDS.items() if kind.form.startswith("conv")))
-        around = _parts(self.model, convolutions).items()
+        around = parts(self.model, convolutions).items()
         flat = {path_of(name, "bias") for name, part in around if isinstance(part, convolutions)}  # it has other axes
         found = {}
         for name, (path, leaf) in self._slots().items():
@@ -116,7 +116,7 @@ class EquinoxModel:
     def replace(self, changes: Mapping[str, Generated | None]) -> None:
         places = self._layers()
         swaps = {name: changed(places[name][1], name, places[name][0], change) for name, change in changes.items()}
-        self.model = _swapped(self.model, swaps, (TNLayer, *KINDS))
+        self.model = swapped(self.model, swaps, (TNLayer, *KINDS))
 
     def outputs(self, inputs: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         changed = EquinoxModel(self.model)
@@ -128,7 +128,7 @@ class EquinoxModel:
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         slots = {name: place for name, place in self._slots().items() if name in arrays}
         new = {path: array_like(arrays[name].reshape(like.shape), like) for name, (path, like) in slots.items()}
-        self.model = _swapped(self.model, new)
+        self.model = swapped(self.model, new)
 
 
 def own_call(cell: Any) -> str | None:
@@ -146,7 +146,7 @@ def _read(leaf: Any, shape: Shape) -> Any:
     return checked(leaf).reshape(shape)
 
 
-def _parts(model: Any, kinds: tuple[type, ...] = ()) -> dict[str, Any]:
+def parts(model: Any, kinds: tuple[type, ...] = ()) -> dict[str, Any]:
     """Return leaves by path; modules of the given classes count as leaves."""
     found: dict[str, Any] = {}
     for path, part in jax.tree_util.tree_leaves_with_path(model, is_leaf=lambda part: isinstance(part, kinds)):
@@ -156,7 +156,7 @@ def _parts(model: Any, kinds: tuple[type, ...] = ()) -> dict[str, Any]:
     return found
 
 
-def _swapped(model: Any, swaps: Mapping[str, Any], kinds: tuple[type, ...] = ()) -> Any:
+def swapped(model: Any, swaps: Mapping[str, Any], kinds: tuple[type, ...] = ()) -> Any:
     """Return a model with other parts at some paths; modules of the given classes count as one part."""
     is_leaf = lambda part: isinstance(part, kinds)  # noqa: E731
     return jax.tree_util.tree_map_with_path(lambda path, part: swaps.get(_name(path), part), model, is_leaf=is_leaf)

@@ -5,19 +5,23 @@ from flax import nnx
 from ..models import compress, fold, load_model, save_model
 from ..view import VIEWS
 from .graph import parts
+from .grouped import Grouped, group, ungroup
 from .layers import TNConv, TNEmbed, TNLinear, TNLinearGeneral, register_layer
 from .view import NNXModel
 
 VIEWS.insert(0, (lambda model: bool(parts(model, nnx.Module, once=True)), NNXModel.of_copy))
 
 __all__ = [
+    "Grouped",
     "TNConv",
     "TNEmbed",
     "TNLinear",
     "TNLinearGeneral",
     "compress",
     "fold",
+    "group",
     "load_model",
     "register_layer",
     "save_model",
+    "ungroup",
 ]

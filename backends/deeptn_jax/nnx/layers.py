@@ -22,6 +22,7 @@ from deeptn.spec import Layout
 
 from ..functional import init
 from ..layers import Layer, kinds_of, look_up, wide
+from ..view import Slot
 
 
 class Form(NamedTuple):
@@ -154,8 +155,21 @@ class TNLayer(Layer, nnx.Module):
         for name, value in self.facts.items():
             yield reprlib.Attr(name, value, use_raw_value=name == "topology")
 
+    def _held(self) -> Any:
+        variable = getattr(self.dense, self.attribute)
+        return None if variable is None else self._form.to_weight(variable[...])
+
+    def hold(self, weight: jax.Array | None, variable: Any = nnx.Param) -> None:
+        """Put the decoded weight into the dense layer, or take it out again (None), for a grouped model."""
+        held = None if weight is None else variable(self._form.from_weight(weight))
+        # NNX forbids `setattr` under a transformation that did not create the layer; this lasts only for one call.
+        vars(self.dense)[self.attribute] = held
+
     def to_dense(self) -> Any:
         """Return the equivalent dense layer."""
+        if isinstance(self.cores, Slot):
+            self.decode()  # raises an error if the kernel is not there
+            return self.dense
         dense = nnx.clone(self.dense)
         variable: Any = type(next(iter(self._variables.values())))
         setattr(dense, self.attribute, variable(self.kernel))
