@@ -44,8 +44,6 @@ def register_layer(cls: type[nn.Module], kind: str = "linear", axes: tuple[int, 
 
 def replaceable(module: nn.Module, kind: Kind) -> str | None:
     """Return why a layer cannot be replaced: another computation, further tensors or modules, hooks. Else None."""
-    if "weight" not in module._parameters:
-        return "has a weight that is not a parameter; make it one first"
     parts = [key for key in (*module._parameters, *module._buffers, *module._modules) if key not in ("weight", "bias")]
     more = f"has {parts[0]!r} besides weight and bias, which would be lost; register its class" if parts else None
     return kind.differs(module, "forward") or more or hooks(module)

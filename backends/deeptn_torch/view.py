@@ -74,6 +74,8 @@ class TorchModel:
         weight = getattr(module, key).detach()
         weight = weight if kind.axes is None else weight.permute(kind.axes)
         refused = META if weight.is_meta else replaceable(module, kind) if kind.base else needs_rows(module)
+        if key not in module._parameters:
+            refused = "has a weight that is not a parameter; make it one first"
         if parametrize.is_parametrized(module, None if kind.base else key):
             refused = "has a parametrization, which would be lost; remove it first"
         for what in ("weight", "bias") if kind.base else (key,):

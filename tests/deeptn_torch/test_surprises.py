@@ -188,12 +188,12 @@ def test_masked_and_other_weights_are_not_targets():
     report = compress_(nn.Sequential(lstm), {"*": WALL}, fit=None)
     assert [layer.name for layer in report.layers] == ["0.weight_ih_l0"]
     prune.remove(lstm, "weight_hh_l0")
-    linear = nn.Linear(8, 6)
-    weight = linear.weight.detach()
-    del linear.weight
-    linear.register_buffer("weight", weight)
-    with pytest.raises(dtn.PlanError, match="has a weight that is not a parameter; make it one first"):
-        compress(nn.Sequential(linear), {"*": WALL})
+    for layer in (nn.Linear(8, 6), nn.EmbeddingBag(8, 6)):
+        weight = layer.weight.detach()
+        del layer.weight
+        layer.register_buffer("weight", weight)
+        with pytest.raises(dtn.PlanError, match="has a weight that is not a parameter; make it one first"):
+            compress(nn.Sequential(layer), {"*": WALL})
 
 
 def test_bags_are_reset():

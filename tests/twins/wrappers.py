@@ -60,6 +60,13 @@ def data_parallel(side):
     return side.backward(nn.DataParallel(side.model))
 
 
+def trained_and_evaluated(side, model):
+    found = side.backward(model)
+    with torch.no_grad():
+        y = [model.eval()(side.x) for _ in range(2)][-1]
+    return {key: found[key] for key in ("y", "x.grad")} | {"evaluated": y}
+
+
 @operation(GROUP, slow=True)
 def distributed(side):
     """`DistributedDataParallel`, with one process"""
@@ -88,10 +95,7 @@ def fsdp1_original(side):
     """`FullyShardedDataParallel(use_orig_params=True)`: training, then evaluation"""
     process_group()
     model = FullyShardedDataParallel(side.model, device_id=CPU, use_orig_params=True)
-    found = side.backward(model)
-    with torch.no_grad():
-        y = [model.eval()(side.x) for _ in range(2)][-1]
-    return {key: found[key] for key in ("y", "x.grad")} | {"evaluated": y}
+    return trained_and_evaluated(side, model)
 
 
 @operation(GROUP, slow=True)
@@ -109,10 +113,7 @@ def fsdp2(side):
     mesh = init_device_mesh("cpu", (1,))
     fully_shard(side.model.layer, mesh=mesh)
     model = fully_shard(side.model, mesh=mesh)
-    found = side.backward(model)
-    with torch.no_grad():
-        y = [model.eval()(side.x) for _ in range(2)][-1]
-    return {key: found[key] for key in ("y", "x.grad")} | {"evaluated": y}
+    return trained_and_evaluated(side, model)
 
 
 @operation(GROUP, slow=True)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
+from torch.fx._symbolic_trace import is_fx_symbolic_tracing
 from torch.nn.utils import parametrize
 
 from deeptn.arrays import relative_error
@@ -241,7 +242,7 @@ class TNLayer(CachedWeight):
     @property
     def weight(self) -> Tensor:
         """The decoded weight, in the shape of the dense layer's weight."""
-        core = self.cores[self._names[0]]
+        core = self.cores[self._names[0]] if is_fx_symbolic_tracing() else None  # a constrained one takes time
         if isinstance(core, Proxy):  # torch.fx; its graph reads the weight when it runs
             tracer: Any = core.tracer
             return tracer.create_proxy("get_attr", tracer.path_of_module(self), (), {}).weight

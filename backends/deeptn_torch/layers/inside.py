@@ -211,7 +211,7 @@ def _deepcopy(module: Any, memo: Any) -> Any:
 
 
 def _reduce(module: Any, protocol: Any) -> Any:
-    """Tell pickle how to make the module again: PyTorch refuses, because it creates the class at run time."""
+    """Tell pickle how to rebuild the module: PyTorch refuses, because it creates the class at run time."""
     if len(generated_inside(module)) < len(module.parametrizations):
         return _next(module, _reduce)(module, protocol)
     return _rebuilt, (_base(module), dict(_base(module).__getstate__(module)))
