@@ -258,6 +258,13 @@ def _init_flat_weights(module: Any) -> None:
     module.__dict__ |= {"_flat_weights": [None] * count, "_flat_weight_refs": [dead] * count}
 
 
+def _setattr(module: Any, name: str, value: Any) -> None:
+    """Set an attribute of a recurrent module, which notes its parameters in the list of its weights."""
+    is_weight = name in module.__dict__.get("_flat_weights_names", ())
+    with sharing(_placeholders(module)) if is_weight else contextlib.nullcontext():
+        _next(module, _setattr)(module, name, value)
+
+
 def _nothing(module: Any, *args: Any) -> None:
     """Do nothing, in place of what keeps or compares decoded weights."""
 
@@ -299,6 +306,7 @@ _OVERRIDES: dict[str, Any] = {
     "reset_parameters": reset_parameters,
     "_reset_parameters": _reset_parameters,
     "_flat_weights": property(_flat_weights, _nothing),
+    "__setattr__": _setattr,
     "_update_flat_weights": _nothing,
     "_init_flat_weights": _init_flat_weights,
     "flatten_parameters": _nothing,
