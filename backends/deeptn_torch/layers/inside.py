@@ -22,7 +22,7 @@ from deeptn.spec import Layout
 from ..fit import find_params
 from .cache import trainable
 from .generated import refuse_mask
-from .weight import SHARED, TNWeight, sharing
+from .weight import TNWeight, sharing
 
 
 def parametrize_(
@@ -133,7 +133,7 @@ class Generating(parametrize.ParametrizationList):
         parts: list[Any] = [*self]
         first, *others = parts
         weight = first()
-        for parametrization in () if first in (SHARED.get() or ()) else others:
+        for parametrization in others if first.placeholder() is None else ():
             weight = parametrization(weight)
         return weight
 

@@ -71,10 +71,13 @@ class TNWeight(TNLayer):
         self._make(tuple(shape), topology, layout, device, dtype)
 
     def forward(self) -> Tensor:
+        shared = self.placeholder()
+        return self.weight.permute(self._order) if shared is None else shared
+
+    def placeholder(self) -> Tensor | None:
+        """Return what stands for the weight at the moment, if anything does; see `sharing`."""
         shared = None if torch.compiler.is_compiling() else SHARED.get()
-        if shared is not None and self in shared:
-            return shared[self]
-        return self.weight.permute(self._order)
+        return None if shared is None else shared.get(self)
 
     @property
     def _order(self) -> list[int]:
