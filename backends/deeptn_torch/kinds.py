@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from deeptn.models import Kind
+from deeptn.models import Kind, kind_of
 
 from .layers import CONVOLUTIONS, TNEmbedding, TNLayer, TNLinear, TNWeight
+from .layers.embedding import has_padding, unsupported
 
 #: Kinds by layer class or its full name. A layer whose kind has no `make` stays; its weight is generated inside it.
 KINDS: dict[type | str, Kind] = {
@@ -42,11 +44,24 @@ def register_layer(cls: type[nn.Module], kind: str = "linear", axes: tuple[int, 
     KINDS[cls] = Kind(kind, axes=axes)
 
 
+def kind_for(module: nn.Module) -> Kind | None:
+    """Return the kind of a module whose parameter ``weight`` is or can be generated; None for other modules."""
+    if isinstance(module, TNLayer):
+        return Kind(module.kind)
+    kind, weight = kind_of(KINDS, module), module._parameters.get("weight")
+    if kind is None or (weight is not None and is_lazy(weight)):
+        return None
+    if kind.base is nn.Embedding and isinstance(module, nn.Embedding) and weight is not None and has_padding(module):
+        return Kind(kind.form)  # inside it: nn.Embedding gives such a row no gradient, while TNEmbedding returns zeros
+    return kind
+
+
 def replaceable(module: nn.Module, kind: Kind) -> str | None:
     """Return why a layer cannot be replaced: another computation, further tensors or modules, hooks. Else None."""
     parts = [key for key in (*module._parameters, *module._buffers, *module._modules) if key not in ("weight", "bias")]
     more = f"has {parts[0]!r} besides weight and bias, which would be lost; register its class" if parts else None
-    return kind.differs(module, "forward") or more or hooks(module)
+    options = unsupported(module) if isinstance(module, nn.Embedding) else None
+    return kind.differs(module, "forward") or options or more or hooks(module)
 
 
 def lost_when_dense(module: nn.Module, key: str) -> str | None:

@@ -8,9 +8,9 @@ import numpy as np
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from deeptn.models import Generated, Kind, kind_of, path_of
+from deeptn.models import Generated, Kind, path_of
 
-from .kinds import KINDS, SINGLE
+from .kinds import SINGLE, kind_for
 from .layers import Cores, TNLayer, TNWeight
 from .layers.inside import generated_inside, weights_of
 
@@ -64,9 +64,7 @@ def places_of(model: nn.Module) -> dict[str, Place]:
     found: list[Place] = []
     for module, names in owners.items():
         keys = dict.fromkeys((*weights_of(module), *generated_inside(module)), SINGLE)
-        kind = Kind(module.kind) if isinstance(module, TNLayer) else kind_of(KINDS, module)
-        weight: Any = module._parameters.get("weight")
-        if kind is not None and not is_lazy(weight):
+        if (kind := kind_for(module)) is not None:
             keys["weight"] = kind
         found += [Place(module, tuple(names), key, kind) for key, kind in keys.items()]
     return {place.names[0]: place for place in found}

@@ -85,7 +85,9 @@ class TorchArrays(ArrayLibrary):
         return raw.view(numpy_dtype(name)).reshape(tuple(array.shape))
 
     def constant(self, values: tuple[float, ...], shape: Shape, like: Array) -> Array:
-        return like.new_tensor(values).reshape(shape)
+        made = like.new_tensor(values).reshape(shape)
+        # A trace would keep the dtype of today; so its constants follow the parameters to another one.
+        return made.type_as(like) if self._torch.jit.is_tracing() or self._torch.compiler.is_exporting() else made
 
     def astype(self, array: Array, dtype: str) -> Array:
         return array.to(dtype=getattr(self._torch, dtype))

@@ -20,6 +20,7 @@ from deeptn_torch import (
     save_model,
 )
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, jvp, vmap
 from torch.nn.utils import parametrize, prune
 
@@ -210,3 +211,57 @@ def test_files_of_compiled_recurrent_modules(tmp_path):
     read = load_model(nn.LSTM(8, 6), tmp_path / "model.safetensors", names={"_orig_mod": ""})
     x = torch.randn(5, 3, 8)
     assert torch.equal(read(x)[0], lstm(x)[0])
+
+
+def test_rows_of_padding_that_are_not_zero(tmp_path):
+    index, values = torch.tensor([[3, 4], [0, 3]]), torch.randn(20, 8)
+    table = nn.Embedding.from_pretrained(values, freeze=False, padding_idx=3)
+    with pytest.raises(dtn.SpecError, match=r"has a row 3 \(padding_idx\) that is not zero, where TNEmbedding returns"):
+        TNEmbedding.from_embedding(table, dtn.LowRank(rank=8))
+    model = nn.Sequential(table)
+    small, _ = compress(model, {"*": dtn.LowRank(rank=8)})
+    assert torch.allclose(small(index), model(index), atol=1e-5)
+    small(torch.tensor([3])).sum().backward()
+    assert not any(param.grad.any() for param in small.parameters() if param.grad is not None)  # as in the dense one
+    save_model(small, tmp_path / "table.safetensors")
+    assert torch.equal(load_model(model, tmp_path / "table.safetensors")(index), small(index))
+    fold_(small)
+    assert type(small[0]) is nn.Embedding
+    assert torch.allclose(small(index), model(index), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:.*is deprecated in favor of:FutureWarning")
+def test_parameters_are_not_replaced_by_weights():
+    layer = TNLinear(24, 16, WALL)
+    for change in (nn.utils.weight_norm, nn.utils.spectral_norm):
+        with pytest.raises(dtn.SpecError, match="the weight is generated, so it is not among the parameters"):
+            change(layer)
+    with pytest.raises(dtn.SpecError, match="fit the cores with layer"):
+        layer._parameters["weight"] = nn.Parameter(torch.zeros(16, 24))
+    assert list(layer._parameters) == ["bias"]
+    with pytest.raises(KeyError, match="offset"):
+        layer._parameters["offset"]
+
+
+def test_layers_made_of_fake_tensors():
+    x, index = torch.ones(2, 4, 8, 8), torch.tensor([1, 2])
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        for made, value, shape in (
+            (TNLinear(8, 16, WALL), x, (2, 4, 8, 16)),
+            (TNConv2d(4, 6, 3, WALL), x, (2, 6, 6, 6)),
+            (TNEmbedding(20, 12, WALL, padding_idx=0), index, (2, 12)),
+        ):
+            y = made(value)
+            y.sum().backward()
+            assert y.shape == shape
+            assert all(core.grad.shape == core.shape for core in made.cores.values())
+
+
+def test_double_gradients_through_a_compiled_module():
+    model, x = TNLinear(24, 16, WALL), torch.randn(3, 24)
+    found = []
+    for call in (model, torch.compile(model, backend="eager")):
+        slopes = torch.autograd.grad(call(x).square().sum(), list(model.parameters()), create_graph=True)
+        penalty = torch.stack([slope.square().sum() for slope in slopes]).sum()
+        found.append(torch.autograd.grad(penalty, list(model.cores.values())))
+    assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in zip(*found))

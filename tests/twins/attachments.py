@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from .operations import operation
+from .operations import PLAIN, operation
 from .sides import KINDS
 
 GROUP = "Parametrizations and hooks"
@@ -74,6 +74,20 @@ for name, norm in {
     run.__name__, run.__doc__ = name, f"`parametrizations.{name}` of the weight"
     # The weights of the twins are equal up to rounding, which normalisations of small singular values enlarge.
     operation(GROUP, tolerance=2e-3)(run)
+
+
+@operation(GROUP, kinds=PLAIN)
+def legacy_weight_norm(side):
+    """`torch.nn.utils.weight_norm`, which is deprecated"""
+    nn.utils.weight_norm(side.layer)
+    return {"y": side.model(side.x).detach()}
+
+
+@operation(GROUP, kinds=PLAIN)
+def legacy_spectral_norm(side):
+    """`torch.nn.utils.spectral_norm`, which is deprecated"""
+    nn.utils.spectral_norm(side.layer)
+    return {"y": side.model.eval()(side.x).detach()}
 
 
 class Doubled(nn.Module):

@@ -31,6 +31,8 @@ class Operation:
 
 OPERATIONS: dict[str, Operation] = {}
 NORMS = ("weight_norm", "orthogonal", "spectral_norm")
+#: Modules that become layers with a generated weight, and do not have it inside.
+PLAIN = ("Linear", "Linear, apply", "Conv2d", "Embedding")
 
 
 def operation(group: str, **options: Any) -> Callable[[Run], Run]:
@@ -51,6 +53,7 @@ NO_PARAMETER = "does not have a parameter, a buffer, or a parametrized element w
 REFUSALS: list[tuple[str, str, str]] = [
     ("pruned_weight", "*", "is generated, so its entries cannot be pruned; prune the cores, or call fold_ first"),
     *((norm, kind, NO_PARAMETER) for norm in NORMS for kind in ("Linear*", "Conv2d", "Embedding")),
+    *((f"legacy_{norm}", "*", "fit the cores with layer.weight = …, parametrize a core") for norm in NORMS[::2]),
     *((norm, kind, ON_TOP) for norm in NORMS[:2] for kind in ("LSTM", "GRU", "MultiheadAttention")),
     *(("complex_module", kind, "which has no meaning for complex64") for kind in ("Linear", "Conv2d", "LSTM")),
     *(
@@ -68,6 +71,7 @@ BOTH_REFUSE: list[tuple[str, str]] = [
     *((name, "MultiheadAttention") for name in ("clones_with_graphs", "gradient_penalty", "fsdp1_meta")),
     *((name, kind) for name in ("forward_mode", "compiled_forward_mode") for kind in ("LSTM", "MultiheadAttention")),
     *(("compiled_gradient", kind) for kind in ("LSTM", "GRU")),
+    *((f"{name}_then_double", kind) for name in ("traced", "exported") for kind in ("LSTM", "GRU")),
     ("numpy_sizes", "LSTM"),
     ("tensor_sizes", "LSTM"),
     ("tensor_sizes", "Conv2d"),

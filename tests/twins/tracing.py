@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .operations import operation
@@ -14,6 +16,10 @@ from .sides import BATCH, KINDS
 
 GROUP = "Tracers and compilers"
 NOT_RECURRENT = tuple(kind for kind in KINDS if kind not in ("LSTM", "GRU"))
+
+
+def as_double(x):
+    return x.double() if x.is_floating_point() else x
 
 
 def follows(side, traced):
@@ -32,6 +38,28 @@ def follows(side, traced):
 def traced(side):
     """`torch.jit.trace`, with its checks; other batches, changed parameters"""
     return follows(side, torch.jit.trace(side.model, side.x))
+
+
+@operation(GROUP)
+def traced_then_double(side):
+    """`torch.jit.trace`, then `double()`"""
+    traced: Any = torch.jit.trace(side.model, side.x)
+    return {"y": traced.double()(as_double(side.x)).detach()}
+
+
+@operation(GROUP, slow=True)
+def exported_then_double(side):
+    """`torch.export`, then `module().double()`"""
+    return {"y": torch.export.export(side.model, (side.x,)).module().double()(as_double(side.x)).detach()}
+
+
+@operation(GROUP)
+def fake_tensors(side):
+    """with parameters and inputs inside `FakeTensorMode`: shapes"""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        y = side.model(side.x)
+        y.sum().backward()
+    return {"shape": tuple(y.shape), "dtype": y.dtype}
 
 
 @operation(GROUP)

@@ -63,7 +63,12 @@ def _setup(ctx: Any, inputs: Any, output: Tensor) -> None:
 def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor | None], None]:
     inputs = ctx.saved_tensors
     needed = [x.requires_grad for x in inputs]
-    found = iter(contract_backward(grad, list(inputs), ctx.number, needed))
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True: to be differentiated again
+        result = run(_PROGRAMS[ctx.number], inputs)
+        wanted = [x for x in inputs if x.requires_grad]
+        found = iter(torch.autograd.grad(result, wanted, grad, create_graph=True, materialize_grads=True))
+    else:
+        found = iter(contract_backward(grad, list(inputs), ctx.number, needed))
     return [next(found) if is_needed else None for is_needed in needed], None
 
 

@@ -31,7 +31,7 @@ from ..engine import contract, contract_in_steps, is_followed, is_transformed, r
 from ..fit import draw_seed, find_params
 from .cache import CachedWeight, trainable
 from .cores import Cores, load, stored
-from .generated import GeneratedWeight, check_assigned, refuse_mask
+from .generated import GeneratedWeight, Parameters, check_assigned, refuse_mask
 
 
 class TNLayer(CachedWeight):
@@ -69,6 +69,10 @@ class TNLayer(CachedWeight):
 
     bias: nn.Parameter | None
     batch_hint: int | None = None
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.__dict__["_parameters"] = Parameters()
 
     def _make(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import is_fake
 from torch.nn.utils import parametrize
 
 from deeptn.errors import SpecError
@@ -58,7 +59,7 @@ class Cores(nn.ParameterDict):
         FSDP calls this for every module that has parameters of its own, once they have memory.
         """
         first = local(next(iter(self.values())))
-        if not first.is_meta:
+        if not (first.is_meta or is_fake(first)):
             std = self._std if std is None else std
             load(self, self._network.init(draw_seed(), like=first, scheme=scheme, std=std))
 

@@ -29,7 +29,8 @@ class TNEmbedding(TNLayer):
     Parameters
     ----------
     num_embeddings, embedding_dim, padding_idx
-        As for `torch.nn.Embedding`; the index `padding_idx` returns zeros and has no gradient.
+        As for `torch.nn.Embedding`; the index `padding_idx` always returns zeros and has no gradient. For a row that is
+        constant, but not zero, generate the weight inside the dense embedding: ``parametrize_(layer, "weight", …)``.
     topology, device, dtype, layout
         As for `TNLayer`; the table has the shape ``(num_embeddings, embedding_dim)``.
     mode : {"auto", "materialize", "apply"}
@@ -103,8 +104,15 @@ class TNEmbedding(TNLayer):
 
     @classmethod
     def like(cls, dense: nn.Embedding, net: Network, params: dict[str, Tensor]) -> TNEmbedding:
-        if dense.max_norm is not None or dense.scale_grad_by_freq or dense.sparse:
-            raise SpecError(f"{dense} uses max_norm, scale_grad_by_freq or sparse, which TNEmbedding does not support")
+        reason = unsupported(dense)
+        if reason is None and has_padding(dense):
+            row = dense.padding_idx
+            reason = (
+                f"has a row {row} (padding_idx) that is not zero, where TNEmbedding returns zeros; generate the weight "
+                "inside it, parametrize_(layer, 'weight', …), or set the row to zero"
+            )
+        if reason is not None:
+            raise SpecError(f"{dense} {reason}")
         return super().like(dense, net, params)
 
     def to_dense(self) -> nn.Embedding:
@@ -116,3 +124,16 @@ class TNEmbedding(TNLayer):
 
     from_embedding = classmethod(TNLayer.from_dense.__func__)
     to_embedding = to_dense
+
+
+def unsupported(dense: nn.Embedding) -> str | None:
+    """Return why a `TNEmbedding` cannot replace an embedding, whatever its rows; None if it can."""
+    if dense.max_norm is not None or dense.scale_grad_by_freq or dense.sparse:
+        return "uses max_norm, scale_grad_by_freq or sparse, which TNEmbedding does not support; turn it off"
+    return None
+
+
+def has_padding(dense: nn.Embedding) -> bool:
+    """Return whether an embedding has a row of padding that is not zero."""
+    weight, row = dense.weight, dense.padding_idx
+    return row is not None and not weight.is_meta and bool(weight[row].detach().any())

@@ -123,6 +123,30 @@ def check_assigned(weight: Any) -> None:
         )
 
 
+class Parameters(dict[str, Any]):
+    """The parameters of a generated layer; to look for its weight here, as `nn.utils.weight_norm` does, is an error."""
+
+    def __missing__(self, name: str) -> NoReturn:
+        self._check(name)
+        raise KeyError(name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._check(name)
+        super().__setitem__(name, value)
+
+    def __delitem__(self, name: str) -> None:
+        self._check(name)
+        super().__delitem__(name)
+
+    @staticmethod
+    def _check(name: str) -> None:
+        if name == "weight":
+            raise SpecError(
+                "the weight is generated, so it is not among the parameters of its layer; fit the cores with "
+                "layer.weight = …, parametrize a core, or call fold_ first"
+            )
+
+
 def refuse_mask(name: str) -> NoReturn:
     """Raise `SpecError` for a mask on a generated weight."""
     raise SpecError(f"{name!r} is generated, so its entries cannot be pruned; prune the cores, or call fold_ first")

@@ -112,7 +112,9 @@ class TNLinear(TNLayer):
         if autocasts(x) and y.dtype in CASTABLE:
             y = y.to(torch.get_autocast_dtype(x.device.type))
         bias = self.bias
-        return y if bias is None else y + bias.to(y.dtype)
+        if bias is None:
+            return y
+        return y + (bias if bias.dtype == y.dtype else bias.to(y.dtype))  # an export would keep the dtype of today
 
     from_linear = classmethod(TNLayer.from_dense.__func__)
     to_linear = TNLayer.to_dense
