@@ -36,10 +36,10 @@ LAYERS = ("equinox linear", "equinox embedding", "nnx linear", "nnx embedding")
 def decodes(layer: Any, x: jax.Array, monkeypatch: pytest.MonkeyPatch) -> bool:
     """Return whether a call decodes the weight."""
     calls = []
-    to_dense = type(layer).to_dense
-    monkeypatch.setattr(type(layer), "to_dense", lambda self: calls.append(1) or to_dense(self))
+    decode = type(layer).decode
+    monkeypatch.setattr(type(layer), "decode", lambda self: calls.append(1) or decode(self))
     layer(x)
-    monkeypatch.setattr(type(layer), "to_dense", to_dense)
+    monkeypatch.setattr(type(layer), "decode", decode)
     return bool(calls)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from deeptn_jax import equinox as tne
 from deeptn_jax import nnx as tnx
+from deeptn_jax.nnx.layers import KINDS
 from flax import nnx
 from jax import export
 
@@ -116,3 +117,45 @@ def test_a_key_may_be_an_integer_of_numpy():
     model, key = [eqx.nn.Linear(8, 8, key=KEY)], np.int64(3)
     one, other = (tne.compress(model, {"*": TRAIN}, fit=None, key=key)[0][0] for key in (key, 3))
     assert jnp.array_equal(one.weight, other.weight)
+
+
+class Stateful(nnx.Linear):
+    """A layer that changes a statistic, a stream of random numbers, an attribute and what it sows."""
+
+    def __init__(self, *sizes: int, rngs: nnx.Rngs):
+        super().__init__(*sizes, rngs=rngs)
+        self.mean, self.calls = nnx.BatchStat(jnp.zeros(sizes[-1])), 0
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        y = super().__call__(x)
+        self.mean[...] = 0.5 * self.mean[...] + 0.5 * y.mean(0)
+        self.calls += 1
+        self.sow(nnx.Intermediate, "sown", y.sum())
+        return self.drop(y)
+
+
+@pytest.fixture
+def _stateful():
+    tnx.register_layer(Stateful)
+    yield
+    del KINDS[Stateful]
+
+
+@pytest.mark.usefixtures("_stateful")
+@pytest.mark.filterwarnings("ignore:Using .Module.sow:DeprecationWarning")
+@pytest.mark.parametrize("wrap", [lambda f: f, nnx.jit, nnx.remat], ids=["eager", "jit", "remat"])
+def test_registered_layers_keep_what_they_change(wrap):
+    dense = nnx.Sequential(Stateful(12, 8, rngs=nnx.Rngs(0)))
+    made, _ = tnx.compress(dense, {"*": dtn.LowRank(rank=8)})
+    x, call = jnp.ones((4, 12)), wrap(lambda model, x: model(x))
+    for _ in range(3):
+        assert np.allclose(call(made, x), call(dense, x), atol=1e-5)  # the same entries are dropped
+    first: Any = dense.layers[0]
+    one, other = first, made.layers[0].dense
+    assert np.allclose(other.mean[...], one.mean[...], atol=1e-5)
+    assert other.calls == one.calls
+    sown, again = (jax.tree.leaves(nnx.pop(model, nnx.Intermediate)) for model in (dense, made))
+    assert np.allclose(sown, again, atol=1e-4)
+    assert len(sown) == len(again) > 0
+    assert other.kernel is None

@@ -171,9 +171,25 @@ class TNLayer(Layer, nnx.Module):
             self.decode()  # raises an error if the kernel is not there
             return self.dense
         dense = nnx.clone(self.dense)
-        variable: Any = type(next(iter(self._variables.values())))
-        setattr(dense, self.attribute, variable(self.kernel))
+        setattr(dense, self.attribute, self._decoded())
         return dense
+
+    def _decoded(self) -> Any:
+        variable: Any = type(next(iter(self._variables.values())))
+        return variable(self.kernel)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        if isinstance(self.cores, Slot):
+            return self.to_dense()(*args, **options)
+        # An object with the same variables, so that what the layer changes in a call (counters, random streams,
+        # statistics, attributes) is kept; not the layer itself, because another thread may call it too.
+        held = vars(self.dense)
+        dense: Any = object.__new__(type(self.dense))
+        vars(dense).update(held | {self.attribute: self._decoded()})
+        try:
+            return dense(*args, **options)
+        finally:
+            held.update({name: value for name, value in vars(dense).items() if name != self.attribute})
 
     @classmethod
     def _weight_of(cls, dense: Any) -> jax.Array:
