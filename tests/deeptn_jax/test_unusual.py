@@ -127,8 +127,8 @@ class Stateful(nnx.Linear):
         self.mean, self.calls = nnx.BatchStat(jnp.zeros(sizes[-1])), 0
         self.drop = nnx.Dropout(0.5, rngs=rngs)
 
-    def __call__(self, x: jax.Array) -> jax.Array:
-        y = super().__call__(x)
+    def __call__(self, inputs: jax.Array, **options: Any) -> jax.Array:
+        y = super().__call__(inputs, **options)
         self.mean[...] = 0.5 * self.mean[...] + 0.5 * y.mean(0)
         self.calls += 1
         self.sow(nnx.Intermediate, "sown", y.sum())
@@ -152,7 +152,8 @@ def test_registered_layers_keep_what_they_change(wrap):
     for _ in range(3):
         assert np.allclose(call(made, x), call(dense, x), atol=1e-5)  # the same entries are dropped
     first: Any = dense.layers[0]
-    one, other = first, made.layers[0].dense
+    second: Any = made.layers[0]
+    one, other = first, second.dense
     assert np.allclose(other.mean[...], one.mean[...], atol=1e-5)
     assert other.calls == one.calls
     sown, again = (jax.tree.leaves(nnx.pop(model, nnx.Intermediate)) for model in (dense, made))
