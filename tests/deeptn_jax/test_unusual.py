@@ -127,8 +127,8 @@ class Stateful(nnx.Linear):
         self.mean, self.calls = nnx.BatchStat(jnp.zeros(sizes[-1])), 0
         self.drop = nnx.Dropout(0.5, rngs=rngs)
 
-    def __call__(self, inputs: jax.Array, **options: Any) -> jax.Array:
-        y = super().__call__(inputs, **options)
+    def __call__(self, inputs: jax.Array, *more: Any, **options: Any) -> jax.Array:
+        y = super().__call__(inputs, *more, **options)
         self.mean[...] = 0.5 * self.mean[...] + 0.5 * y.mean(0)
         self.calls += 1
         self.sow(nnx.Intermediate, "sown", y.sum())
