@@ -160,3 +160,13 @@ def test_registered_layers_keep_what_they_change(wrap):
     assert np.allclose(sown, again, atol=1e-4)
     assert len(sown) == len(again) > 0
     assert other.kernel is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_arguments_have_the_names_of_the_dense_layers(mode):
+    for layer, value in (
+        (tnx.TNLinear(12, 8, TRAIN, rngs=nnx.Rngs(0), mode=mode), jnp.ones((2, 12))),
+        (tnx.TNEmbed(12, 8, TRAIN, rngs=nnx.Rngs(0), mode=mode), jnp.array([1, 3])),
+    ):
+        assert np.allclose(layer(inputs=value), layer.to_dense()(inputs=value), atol=1e-6)
+        assert np.allclose(layer(value, None), layer(value), atol=1e-6)

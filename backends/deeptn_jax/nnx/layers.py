@@ -242,12 +242,12 @@ class TNLinear(TNLayer):
     ):
         super().__init__((in_features, out_features), topology, rngs=rngs, layout=layout, mode=mode, **options)
 
-    def __call__(self, x: jax.Array, **options: Any) -> jax.Array:
-        x = jnp.asarray(x) if isinstance(x, (list, tuple)) else x
+    def __call__(self, inputs: jax.Array, *more: Any, **options: Any) -> jax.Array:
+        x = jnp.asarray(inputs) if isinstance(inputs, (list, tuple)) else inputs
         batch = x.size // max(x.shape[-1], 1)
         whole = not batch or x.shape[-1] != self.dense.in_features or self._multiplies_its_own_way()
-        if options or whole or not self._applies(batch):
-            return super().__call__(x, **options)
+        if more or options or whole or not self._applies(batch):
+            return super().__call__(x, *more, **options)
         bias = None if self.bias is None else self.bias[...]
         cores = {name: jnp.asarray(core) for name, core in self.arrays.items()}
         check_alike((f"parameter {name!r}" for name in cores), list(cores.values()))
@@ -341,12 +341,12 @@ class TNEmbed(TNLayer):
         """The decoded table."""
         return self.kernel
 
-    def __call__(self, inputs: jax.Array, **options: Any) -> jax.Array:
+    def __call__(self, inputs: jax.Array, *more: Any, **options: Any) -> jax.Array:
         whole = inputs.size == 0 or not jnp.issubdtype(inputs.dtype, jnp.integer)
         # NNX has other rules for a table of one row, and for what an integer table returns out of range.
         whole = whole or self.network.shape[0] == 1 or not jnp.issubdtype(self.dense.dtype, jnp.inexact)
-        if options or whole or not self._applies(inputs.size, "gather"):
-            return super().__call__(inputs, **options)
+        if more or options or whole or not self._applies(inputs.size, "gather"):
+            return super().__call__(inputs, *more, **options)
         inputs = wide(inputs)
         rows = look_up(self.network, self.arrays, inputs)
         size = self.network.shape[0]
