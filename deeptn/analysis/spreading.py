@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import shortest_path
 
 #: At most so many iterations of the stress majorization, and of moving vertices apart; fewer for very large graphs.
 ROUNDS, EFFORT = 200, 4e7
@@ -39,6 +37,9 @@ def spread(count: int, edges: Sequence[tuple[int, int]], apart: float) -> np.nda
     >>> places.shape, bool(np.linalg.norm(places[0] - places[2]) > 1.9)
     ((3, 2), True)
     """
+    from scipy.sparse import coo_array  # slow to import, and only drawings need it
+    from scipy.sparse.csgraph import shortest_path
+
     if count == 1:
         return np.zeros((1, 2))
     rounds = min(ROUNDS, int(EFFORT / count**2))
