@@ -35,9 +35,10 @@ def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, h
     >>> fit(net, W, how=dtn.fitting.Fit(method="lbfgs", steps=60)).error < 1e-3
     True
     """
-    return fit_by_gradient(
-        net, weight.detach() if isinstance(weight, Tensor) else weight, params, how, "torch", _minimise
-    )
+    with torch.inference_mode(False):
+        if isinstance(weight, Tensor):
+            weight = weight.clone() if weight.is_inference() else weight.detach()
+        return fit_by_gradient(net, weight, params, how, "torch", _minimise)
 
 
 def _minimise(
@@ -83,4 +84,5 @@ def find_params(net: Network, weight: Tensor, how: How) -> dict[str, Tensor]:
 
 def draw_seed(generator: torch.Generator | None = None) -> int:
     """Draw a seed from a generator, by default torch's global one."""
-    return int(torch.randint(2**62, (), generator=generator).item())
+    device = "cpu" if generator is None else generator.device  # whatever the default device is
+    return int(torch.randint(2**62, (), generator=generator, device=device).item())

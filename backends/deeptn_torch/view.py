@@ -18,6 +18,7 @@ from deeptn.models import Entry, Generated, Weight, expect_model, naming, path_o
 from .fit import draw_seed, fit
 from .kinds import SINGLE, hooks, lost_when_dense, replaceable
 from .layers import TNWeight
+from .layers.base import layers_of
 from .layers.inside import needs_rows, register, unregister
 from .outputs import outputs_of
 from .places import Place, lone_place, places_of
@@ -148,6 +149,9 @@ class TorchModel:
             for name, child in list(parent._modules.items()):
                 if child in swaps:
                     setattr(parent, name, swaps[child])
+        for encoder in self.model.modules():
+            if isinstance(encoder, nn.TransformerEncoder) and any(layers_of(encoder)):
+                encoder.use_nested_tensor = False  # only the fast path takes nested tensors; it looks at one layer
 
     def outputs(self, inputs: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         places = places_of(self.model)

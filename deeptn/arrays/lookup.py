@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 
-from autoray import infer_backend
+from autoray import infer_backend, register_backend
 
 from ..base import Array
 from ..errors import SpecError
@@ -21,6 +21,8 @@ _CLASSES: dict[str, Callable[[Tuning], ArrayLibrary]] = {
     "torch": TorchArrays,
     "jax": JaxArrays,
 }
+
+_TENSOR = "torch", "Tensor"
 
 #: Names that ``like=`` accepts.
 LIBRARIES = tuple(_CLASSES)
@@ -61,7 +63,7 @@ def library_of(array: Array) -> ArrayLibrary:
     >>> found.name, found.tuning.device
     ('numpy', 'cpu')
     """
-    name = infer_backend(array)
+    name = _backend(array)
     found = library(name)
     return found if found.on_cpu(array) else library(name, GPU)
 
@@ -75,7 +77,15 @@ def dtype_of(array: Array) -> str:
     >>> dtype_of(np.ones(3))
     'float64'
     """
-    return library(infer_backend(array)).dtype(array)
+    return library(_backend(array)).dtype(array)
+
+
+def _backend(array: Array) -> str:
+    """Return autoray's name for the library of an array, also of a user's subclass of torch.Tensor."""
+    name = infer_backend(array)
+    if name not in _CLASSES and any((base.__module__, base.__name__) == _TENSOR for base in type(array).__mro__):
+        register_backend(type(array), name := "torch")
+    return name
 
 
 def check_alike(names: Iterable[str], arrays: Sequence[Array], devices: bool = False) -> None:
@@ -94,7 +104,7 @@ def check_alike(names: Iterable[str], arrays: Sequence[Array], devices: bool = F
     """
     kinds = {type(array): array for array in arrays}
     one_dtype = len({array.dtype for array in arrays}) == 1
-    if not devices and one_dtype and (len(kinds) == 1 or len({*map(infer_backend, kinds.values())}) == 1):
+    if not devices and one_dtype and (len(kinds) == 1 or len({*map(_backend, kinds.values())}) == 1):
         return
     names, first = [*names], _place(arrays[0])
     for name, array in zip(names, arrays):

@@ -49,7 +49,9 @@ class TorchArrays(ArrayLibrary):
 
     def sum_of_squares(self, x: Array) -> Array:
         # Exported models contain these operations, and onnxruntime loses digits in one long sum.
-        return (x * x.conj()).sum(-1).sum().real if x.ndim else squared_norm(x.reshape(-1))
+        if not x.ndim:
+            return squared_norm(x.reshape(-1))
+        return (x * x.conj()).sum(-1).sum().real if x.is_complex() else (x * x).sum(-1).sum()
 
     def peak(self, x: Array) -> Array:
         x = x.detach()
@@ -86,6 +88,10 @@ class TorchArrays(ArrayLibrary):
 
     def constant(self, values: tuple[float, ...], shape: Shape, like: Array) -> Array:
         made = like.new_tensor(values).reshape(shape)
+        if hasattr(like, "full_tensor"):  # a DTensor, which combines with DTensors only
+            from torch.distributed.tensor import DTensor, Replicate
+
+            return DTensor.from_local(made, like.device_mesh, [Replicate()] * like.device_mesh.ndim)
         # A trace would keep the dtype of today; so its constants follow the parameters to another one.
         return made.type_as(like) if self._torch.jit.is_tracing() or self._torch.compiler.is_exporting() else made
 

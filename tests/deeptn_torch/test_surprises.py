@@ -258,6 +258,7 @@ def test_layers_made_of_fake_tensors():
 
 
 def test_double_gradients_through_a_compiled_module():
+    torch._dynamo.reset()
     model, x = TNLinear(24, 16, WALL), torch.randn(3, 24)
     found = []
     for call in (model, torch.compile(model, backend="eager")):

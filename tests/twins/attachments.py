@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from .operations import PLAIN, operation
-from .sides import KINDS
+from .sides import KINDS, pattern
 
 GROUP = "Parametrizations and hooks"
 WITH_BIAS = tuple(kind for kind in KINDS if kind != "Embedding")
@@ -53,6 +53,22 @@ def pruned_weight(side):
     """`prune` of the weight"""
     prune.l1_unstructured(side.layer, side.main, 0.5)
     return {"y": side.model(side.x).detach()}
+
+
+@operation(GROUP)
+def pruned_holder(side):
+    """`prune` of the weight, or of a core of its network: two steps of an optimizer, then `prune.remove`"""
+    holder, name = side.holder
+    prune.l1_unstructured(holder, name, 0.5)
+    optimizer = torch.optim.SGD(side.model.parameters(), 0.1)
+    for _ in range(2):
+        optimizer.zero_grad()
+        y = side.model(side.x)
+        (y * pattern(y)).sum().backward()
+        optimizer.step()
+    prune.remove(holder, name)
+    weight = getattr(holder, name)
+    return {"share": round(float((weight == 0).double().mean()), 1), "finite": bool(weight.isfinite().all())}
 
 
 def attached(norm):

@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .operations import operation
+from .sides import KINDS
 
 GROUP = "Copies"
 
@@ -44,6 +45,21 @@ def copies_are_independent(side):
         for param in side.model.parameters():
             param.add_(1.0)
     return {"same": torch.equal(twin(side.x), y), "moved": not torch.allclose(side.model(side.x), y)}
+
+
+@operation(
+    GROUP, slow=True, kinds=[kind for kind in KINDS if kind not in ("LSTM", "GRU")]
+)  # PyTorch's refer to the old
+def copies_of_compiled(side):
+    """a deep copy after `module.compile(backend="eager")`"""
+    torch._dynamo.reset()
+    side.layer.compile(backend="eager")
+    side.model(side.x)
+    twin = copy.deepcopy(side.model)
+    with torch.no_grad():
+        for param in side.model.parameters():
+            param.add_(1.0)
+    return side.backward(twin)
 
 
 @operation(GROUP)

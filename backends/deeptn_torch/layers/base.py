@@ -30,7 +30,7 @@ from deeptn.topologies import describe
 from ..engine import contract, contract_in_steps, is_followed, is_transformed, register
 from ..fit import draw_seed, find_params
 from .cache import CachedWeight, trainable
-from .cores import Cores, load, stored
+from .cores import Cores, check_cores, load, stored
 from .generated import GeneratedWeight, Parameters, check_assigned, refuse_mask
 
 
@@ -272,8 +272,10 @@ class TNLayer(CachedWeight):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":  # nn.Module would register a parameter of this name
             object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
+            return
+        if name == "cores":
+            check_cores(value)
+        super().__setattr__(name, value)
 
     def fit(self, weight: Tensor, fit: How = "auto") -> None:
         """Fit the cores to a weight; ``layer.weight = …`` does the same.

@@ -11,6 +11,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from deeptn.errors import SpecError
 from deeptn.network import Network, decode
@@ -226,12 +227,15 @@ class CachedWeight(nn.Module):
         return replica
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_kept": None, "_checked": ()}
+        state: Any = super().__getstate__()
+        return state | {"_kept": None, "_checked": ()}
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        # torch.nn.utils.parametrize would add a method that copies all attributes, without __getstate__.
-        replica = memo[id(self)] = type(self).__new__(type(self))
-        replica.__dict__ = copy.deepcopy(CachedWeight.__getstate__(self), memo)
+        # torch.nn.utils.parametrize would add a method that copies all attributes, and refuses __getstate__.
+        own: Any = type(self)
+        base = own.__bases__[0] if parametrize.is_parametrized(self) else own
+        replica = memo[id(self)] = own.__new__(own)
+        replica.__setstate__(copy.deepcopy(base.__getstate__(self), memo))
         return replica
 
 

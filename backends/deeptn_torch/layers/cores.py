@@ -47,7 +47,16 @@ class Cores(nn.ParameterDict):
     def __setattr__(self, name: str, value: Any) -> None:
         if hasattr(value, "full_tensor"):
             self.__dict__["sharded"] = True
+        if name == "__class__" and any(base.__name__ == "FSDPModule" for base in value.__mro__):
+            raise SpecError("FSDP cannot shard the cores of a layer without the layer; write fully_shard(layer)")
         super().__setattr__(name, value)
+
+    def __getitem__(self, key: str) -> Any:
+        # Nobody calls this module, so hooks that compute a core, as those of torch.nn.utils.prune, run here.
+        for hook in self._forward_pre_hooks.values():
+            if key in (getattr(hook, "_tensor_name", None), getattr(hook, "name", None)):
+                hook(self, ())
+        return super().__getitem__(key)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         # Formats such as channels_last are for images and kernels: cores keep their order of memory.
@@ -73,11 +82,23 @@ def load(cores: Cores, tensors: Mapping[str, Tensor]) -> None:
 
 
 def stored(cores: Cores, name: str) -> Tensor:
-    """Return the tensor that is trained: the core itself or, if it is constrained, the tensor before the map."""
-    if not parametrize.is_parametrized(cores, name):
-        return cores[name]
-    constrained: Any = cores.parametrizations
-    return constrained[name].original
+    """Return the tensor that is trained: the core itself or, if it is constrained or pruned, the tensor before that."""
+    if parametrize.is_parametrized(cores, name):
+        constrained: Any = cores.parametrizations
+        return constrained[name].original
+    if f"{name}_g" in cores._parameters or f"{name}_u" in cores._buffers:
+        raise SpecError(f"the core {name!r} has a norm of torch.nn.utils; use one of torch.nn.utils.parametrizations")
+    pruned = cores._parameters.get(f"{name}_orig")
+    return cores[name] if pruned is None else pruned
+
+
+def check_cores(value: Any) -> None:
+    """Raise `SpecError` if the cores of a layer would become another kind of module."""
+    if not isinstance(value, Cores):
+        raise SpecError(
+            f"the cores of a layer cannot become a {type(value).__name__}; write layer.load_cores(…), or for FSDP an "
+            "auto_wrap_policy that wraps whole layers"
+        )
 
 
 def _is_ordered(core: Tensor) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import gc
 import operator
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, final
 
 import autoray
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from deeptn.errors import SpecError
 
@@ -44,11 +47,16 @@ class GeneratedWeight(Tensor):
             raise SpecError(_REFUSAL.format(name="this assignment" if name.startswith("__") else f"{name!r}"))
         if name in ("register_hook", "register_post_accumulate_grad_hook", "retain_grad"):
             raise SpecError(_LOST.format(name=name))
+        if not all(issubclass(one, (GeneratedWeight, nn.Parameter)) or one is Tensor for one in types):
+            args, options = tree_map_only(GeneratedWeight, cls._plain, (args, options))  # another class decides
+            return func(*args, **options)
         with torch._C.DisableTorchFunctionSubclass():
             found = func(*args, **options)
             if name == "__get__" and func.__self__.__name__ == "_base":  # torch.compile follows it until there is none
                 return found
             whole: Any = next((one for one in (*args, *options.values()) if isinstance(one, GeneratedWeight)), None)
+            if isinstance(found, np.ndarray):  # what would be written into it would be lost
+                found.flags.writeable = False
             if name != "detach":
                 return _protected_views(found, whole)
             whole.__class__ = Tensor  # nn.Parameter(layer.weight) needs a tensor of the same class as its detach()
@@ -121,6 +129,21 @@ def check_assigned(weight: Any) -> None:
             "two generated weights cannot be tied by assignment; use one layer in both places, or assign the values: "
             "weight.detach()"
         )
+    if isinstance(weight, nn.Parameter) and _is_held(weight):
+        raise SpecError(
+            "this parameter belongs to a module, and a generated weight cannot be tied to it; use one layer in both "
+            "places, or assign the values: weight.detach()"
+        )
+
+
+def _is_held(param: nn.Parameter) -> bool:
+    """Return whether a parameter is in a module: among the parameters in a module's attributes."""
+    holders = [held for held in gc.get_referrers(param) if isinstance(held, dict)]
+    return any(
+        isinstance(owner, dict) and owner.get("_parameters") is held
+        for held in holders
+        for owner in gc.get_referrers(held)
+    )
 
 
 class Parameters(dict[str, Any]):

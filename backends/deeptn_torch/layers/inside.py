@@ -6,7 +6,7 @@ import contextlib
 import copy
 import re
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -21,7 +21,7 @@ from deeptn.spec import Layout
 
 from ..fit import find_params
 from .cache import trainable
-from .generated import refuse_mask
+from .generated import check_assigned, refuse_mask
 from .weight import TNWeight, sharing
 
 
@@ -88,10 +88,8 @@ def unregister(module: nn.Module, name: str) -> None:
     """Replace a generated weight by its decoded value, in its old place among the parameters."""
     parametrizations: Any = module.parametrizations
     made = parametrizations[name][0]
-    weight = made().detach().clone(memory_format=torch.contiguous_format)
     _own_class(module)
     parametrize.remove_parametrizations(module, name, leave_parametrized=False)
-    module._parameters[name] = nn.Parameter(weight, requires_grad=trainable(made.cores.values()))
     for other in [key for key in module._parameters if key in made.followers]:
         module._parameters[other] = module._parameters.pop(other)
     if isinstance(module, nn.RNNBase):
@@ -127,7 +125,9 @@ class Generating(parametrize.ParametrizationList):
         """What PyTorch would store of the weight itself: nothing. `remove_parametrizations` fills it."""
         made: Any = self[0]
         core = next(iter(made.cores.values()))
-        return nn.Parameter(core.detach().new_empty(0), core.requires_grad)
+        original: Any = nn.Parameter(core.detach().new_empty(0), core.requires_grad)
+        original.network = made
+        return original
 
     def forward(self) -> Tensor:
         parts: list[Any] = [*self]
@@ -238,10 +238,14 @@ def _filled(module: Any, state: dict[str, Any]) -> nn.Module:
 
 def _register_parameter(module: Any, name: str, param: Any) -> None:
     """Register a parameter: fit a generated weight to it, and refuse what `torch.nn.utils.prune` would keep of one."""
-    inside = generated_inside(module)
+    inside, made = generated_inside(module), getattr(param, "network", None)
+    if isinstance(made, TNWeight) and not param.numel():  # remove_parametrizations leaves W, without what is on top
+        weight = made().detach().clone(memory_format=torch.contiguous_format)
+        param = nn.Parameter(weight, requires_grad=trainable(made.cores.values()))
     if name.endswith("_orig") and name.removesuffix("_orig") in inside:
         refuse_mask(name.removesuffix("_orig"))
     if name in inside:
+        check_assigned(param)
         module.parametrizations[name].right_inverse(param.detach())
     else:
         _next(module, _register_parameter)(module, name, param)
@@ -261,7 +265,7 @@ def _init_flat_weights(module: Any) -> None:
 def _setattr(module: Any, name: str, value: Any) -> None:
     """Set an attribute of a recurrent module, which notes its parameters in the list of its weights."""
     is_weight = name in module.__dict__.get("_flat_weights_names", ())
-    with sharing(_placeholders(module)) if is_weight else contextlib.nullcontext():
+    with _standing_in(module) if is_weight else contextlib.nullcontext():
         _next(module, _setattr)(module, name, value)
 
 
@@ -271,7 +275,7 @@ def _nothing(module: Any, *args: Any) -> None:
 
 def check_input(module: Any, *args: Any) -> None:
     """Check the input of a recurrent module, for which PyTorch reads the dtype of a weight."""
-    with contextlib.nullcontext() if torch.compiler.is_compiling() else sharing(_placeholders(module)):
+    with contextlib.nullcontext() if torch.compiler.is_compiling() else _standing_in(module):
         _next(module, check_input)(module, *args)
 
 
@@ -285,17 +289,32 @@ def _reset_parameters(module: Any, *args: Any, **kwargs: Any) -> None:
 
 
 def _reset(module: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    with sharing(_placeholders(module)):
+    _forget_cached(module)
+    with _standing_in(module):
         _next(module, method)(module, *args, **kwargs)
     for name in generated_inside(module):
         module.parametrizations[name][0].reset_parameters()
 
 
-def _placeholders(module: Any) -> dict[nn.Module, Tensor]:
-    """Return tensors without memory, which may be overwritten, in place of the weights inside a module."""
+@contextlib.contextmanager
+def _standing_in(module: Any) -> Iterator[None]:
+    """Let tensors without memory, which may be overwritten, stand for the weights inside a module."""
     parts = [module.parametrizations[name][0] for name in generated_inside(module)]
     dtypes = [next(iter(part.cores.values())).dtype for part in parts]
-    return {part: torch.empty(part.shape, dtype=dtype, device="meta") for part, dtype in zip(parts, dtypes)}
+    with sharing({part: torch.empty(part.shape, dtype=one, device="meta") for part, one in zip(parts, dtypes)}):
+        try:
+            yield
+        finally:
+            _forget_cached(module, only_meta=True)
+
+
+def _forget_cached(module: Any, only_meta: bool = False) -> None:
+    """Remove weights from the cache of `torch.nn.utils.parametrize.cached`, or only what stood for them."""
+    cache: Any = parametrize._cache  # type: ignore[attr-defined]
+    for name in generated_inside(module) if cache else ():
+        found = cache.get((id(module), name))
+        if found is not None and (found.is_meta or not only_meta):
+            del cache[id(module), name]
 
 
 #: What the class of a module with generated weights has instead of what its base has, where its base has it.
