@@ -87,7 +87,9 @@ def test_fits(family, dtype):
             found = deeptn_jax.fit(net, weight, how=Fit(method=method, steps=steps))
             assert found.params.keys() == net.spec.param_shapes.keys()
             assert len(found.history) == steps + 1
-            assert found.error <= found.history[0] + 1e-3
+            assert found.error <= found.history[0] + (
+                1e-2 if dtype == "bfloat16" else 1e-3
+            )  # cores are rounded at the end
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
