@@ -10,7 +10,7 @@ from torch.nn.parameter import is_lazy
 from deeptn.models import Kind, kind_of
 
 from .layers import CONVOLUTIONS, TNEmbedding, TNLayer, TNLinear, TNWeight
-from .layers.embedding import has_padding, unsupported
+from .layers.embedding import PADDED, has_padding, unsupported
 
 #: Kinds by layer class or its full name. A layer whose kind has no `make` stays; its weight is generated inside it.
 KINDS: dict[type | str, Kind] = {
@@ -47,7 +47,7 @@ def register_layer(cls: type[nn.Module], kind: str = "linear", axes: tuple[int, 
 def kind_for(module: nn.Module) -> Kind | None:
     """Return the kind of a module whose parameter ``weight`` is or can be generated; None for other modules."""
     if isinstance(module, TNLayer):
-        return Kind(module.kind)
+        return Kind(PADDED if isinstance(module, TNEmbedding) and module.padding_idx is not None else module.kind)
     kind, weight = kind_of(KINDS, module), module._parameters.get("weight")
     if kind is None or (weight is not None and is_lazy(weight)):
         return None

@@ -12,6 +12,7 @@ from deeptn.models import Generated, Kind, path_of
 
 from .kinds import SINGLE, kind_for
 from .layers import Cores, TNLayer, TNWeight
+from .layers.embedding import PADDED
 from .layers.inside import generated_inside, weights_of
 
 
@@ -49,7 +50,9 @@ class Place(NamedTuple):
         """Create a generated layer for this place with given cores."""
         old = self.module._parameters[self.key]
         params = change.arrays("torch")
-        if self.kind.make is not None:
+        # A file says whether the row of padding is that of its network or zero.
+        as_generated = change.kind not in (None, PADDED) and getattr(self.module, "padding_idx", None) is not None
+        if self.kind.make is not None and not as_generated:
             return self.kind.make(self.module, change.network, params)
         made = TNWeight(change.network.shape, change.network, "meta", old.dtype, axes=self.kind.axes)
         return made.filled(self.module, old, params)

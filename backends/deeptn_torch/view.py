@@ -18,7 +18,7 @@ from deeptn.models import Entry, Generated, Weight, expect_model, naming, path_o
 from .fit import draw_seed, fit
 from .kinds import SINGLE, hooks, lost_when_dense, replaceable
 from .layers import TNWeight
-from .layers.base import layers_of
+from .layers.cores import are_computed
 from .layers.inside import needs_rows, register, unregister
 from .outputs import outputs_of
 from .places import Place, lone_place, places_of
@@ -26,7 +26,9 @@ from .places import Place, lone_place, places_of
 META = "is on the meta device and has no data; call model.to_empty(device='cpu') first"
 LAZY = "is lazy and has no data yet; call the model once first"
 SHARDED = "is sharded; gather it first with torch.distributed.checkpoint.state_dict"
-CONSTRAINED = "is constrained, but files store no constraints; load into an unconstrained model, then call constrain()"
+CONSTRAINED = (
+    "is constrained or pruned, of which files store nothing; load into a model without, then constrain or prune it"
+)
 
 
 class TorchModel:
@@ -94,7 +96,7 @@ class TorchModel:
             if (layer := place.made) is None:
                 continue
             used = {core: layer.cores[core] for core in layer.network.spec.param_shapes}
-            constrained = parametrize.is_parametrized(layer.cores)
+            constrained = are_computed(layer.cores)
             for owner, name in zip(place.owners, place.names):
                 inside = "" if layer is place.module else path_of("parametrizations", place.key)
                 where = path_of(owner, inside, "0" if inside else "", "cores")
@@ -149,9 +151,6 @@ class TorchModel:
             for name, child in list(parent._modules.items()):
                 if child in swaps:
                     setattr(parent, name, swaps[child])
-        for encoder in self.model.modules():
-            if isinstance(encoder, nn.TransformerEncoder) and any(layers_of(encoder)):
-                encoder.use_nested_tensor = False  # only the fast path takes nested tensors; it looks at one layer
 
     def outputs(self, inputs: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         places = places_of(self.model)

@@ -92,7 +92,7 @@ class TorchArrays(ArrayLibrary):
             from torch.distributed.tensor import DTensor, Replicate
 
             return DTensor.from_local(made, like.device_mesh, [Replicate()] * like.device_mesh.ndim)
-        # A trace would keep the dtype of today; so its constants follow the parameters to another one.
+        # A trace or export would fix the dtype: its constants follow the parameters to another one.
         return made.type_as(like) if self._torch.jit.is_tracing() or self._torch.compiler.is_exporting() else made
 
     def astype(self, array: Array, dtype: str) -> Array:

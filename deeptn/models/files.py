@@ -190,7 +190,7 @@ def _layers(source: StoredModel, weights: Sequence[Weight], lone: Callable[[str]
         if weight.network is None:
             check_free(weight)
             cores = {core: _as(weight.dtype, a, f"{name}.cores.{core}") for core, a in layer.params.items()}
-            found.changes[weight.name] = Generated(layer.network, cores)
+            found.changes[weight.name] = Generated(layer.network, cores, layer.kind)
         else:
             found.arrays.update({weight.cores[core]: array for core, array in layer.params.items()})
         if layer.bias is not None:
@@ -219,7 +219,7 @@ def _place(name: str, layer: StoredLayer, weight: Weight | None) -> Weight:
 
 def _same_kind(one: str, other: str) -> bool:
     """Return whether two kinds have the same weight: a file without model code does not know embeddings for sure."""
-    return one == other or {one, other} == {"linear", "embedding"}
+    return one == other or {one, other} <= {"linear", "embedding", "embedding_padded"}
 
 
 def _rest(source: StoredModel, entries: Mapping[str, Entry], owned: set[str]) -> dict[str, np.ndarray]:

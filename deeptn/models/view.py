@@ -124,6 +124,8 @@ class Entry(NamedTuple):
 class Generated(NamedTuple):
     """What a weight becomes: a network and its cores, as arrays of NumPy or of the view's library.
 
+    `kind` is that of the layer in the file from which they come, if they come from a file.
+
     Examples
     --------
     >>> import deeptn as dtn
@@ -134,6 +136,7 @@ class Generated(NamedTuple):
 
     network: Network
     params: ParamsLike
+    kind: str | None = None
 
     def arrays(self, library: str) -> Params:
         """Return the cores as arrays of the view's library, converting those of NumPy."""

@@ -81,15 +81,13 @@ def test_complex_networks_are_drawn_and_used(activation):
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fits(family, dtype):
     net = dtn.network(family, (12, 10))
-    weight = jax.random.normal(KEY, (12, 10)).astype(dtype)
+    weight, rounding = jax.random.normal(KEY, (12, 10)).astype(dtype), 1e-2 if dtype == "bfloat16" else 1e-3
     with strict():
         for method, steps in (("adam", 2), ("lbfgs", 2), ("adam", 0)):
             found = deeptn_jax.fit(net, weight, how=Fit(method=method, steps=steps))
             assert found.params.keys() == net.spec.param_shapes.keys()
             assert len(found.history) == steps + 1
-            assert found.error <= found.history[0] + (
-                1e-2 if dtype == "bfloat16" else 1e-3
-            )  # cores are rounded at the end
+            assert found.error <= found.history[0] + rounding
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -125,12 +125,15 @@ class Stateful(nnx.Linear):
     def __init__(self, *sizes: int, rngs: nnx.Rngs):
         super().__init__(*sizes, rngs=rngs)
         self.mean, self.calls = nnx.BatchStat(jnp.zeros(sizes[-1])), 0
+        self.first = True
         self.drop = nnx.Dropout(0.5, rngs=rngs)
 
     def __call__(self, inputs: jax.Array, *more: Any, **options: Any) -> jax.Array:
         y = super().__call__(inputs, *more, **options)
         self.mean[...] = 0.5 * self.mean[...] + 0.5 * y.mean(0)
         self.calls += 1
+        if hasattr(self, "first"):
+            del self.first
         self.sow(nnx.Intermediate, "sown", y.sum())
         return self.drop(y)
 
@@ -156,6 +159,7 @@ def test_registered_layers_keep_what_they_change(wrap):
     one, other = first, second.dense
     assert np.allclose(other.mean[...], one.mean[...], atol=1e-5)
     assert other.calls == one.calls
+    assert hasattr(other, "first") == hasattr(one, "first")
     sown, again = (jax.tree.leaves(nnx.pop(model, nnx.Intermediate)) for model in (dense, made))
     assert np.allclose(sown, again, atol=1e-4)
     assert len(sown) == len(again) > 0

@@ -19,6 +19,7 @@ from deeptn_torch import (
     parametrize_,
     save_model,
 )
+from deeptn_torch.view import TorchModel
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.func import functional_call, grad, jvp, vmap
@@ -224,7 +225,8 @@ def test_rows_of_padding_that_are_not_zero(tmp_path):
     small(torch.tensor([3])).sum().backward()
     assert not any(param.grad.any() for param in small.parameters() if param.grad is not None)  # as in the dense one
     save_model(small, tmp_path / "table.safetensors")
-    assert torch.equal(load_model(model, tmp_path / "table.safetensors")(index), small(index))
+    for other in (model, nn.Sequential(nn.Embedding(20, 8, padding_idx=3)), small):  # the new one's row is zero
+        assert torch.equal(load_model(other, tmp_path / "table.safetensors")(index), small(index))
     fold_(small)
     assert type(small[0]) is nn.Embedding
     assert torch.allclose(small(index), model(index), atol=1e-5)
@@ -257,6 +259,34 @@ def test_layers_made_of_fake_tensors():
             assert all(core.grad.shape == core.shape for core in made.cores.values())
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo's own
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("mode", ["materialize", "apply"])
+def test_create_graph_changes_no_gradient(mode, compiled):
+    torch._dynamo.reset()
+    layer, tied = TNLinear(12, 12, dtn.LowRank(rank=3), mode=mode).double(), TNLinear(24, 12, WALL).double()
+    tied.cores["L1_g1"] = tied.cores["L1_g0"]
+    first, second = (torch.compile(one, backend="eager") if compiled else one for one in (tied, layer))
+    found, params = [], list(dict.fromkeys((*tied.parameters(), *layer.parameters())))
+    x = torch.randn(4, 24).double()
+    for again in (False, True):
+        y = second(torch.tanh(second(first(x))))  # the inputs of the second call depend on its cores
+        found.append(torch.autograd.grad(y.square().sum(), params, create_graph=again))
+    assert all(torch.allclose(one, other) for one, other in zip(*found))
+
+
+@pytest.mark.parametrize("mode", ["materialize", "apply"])
+def test_the_hessian_of_a_layer_that_is_used_twice(mode):
+    layer, x = TNLinear(12, 12, dtn.LowRank(rank=3), mode=mode).double(), torch.randn(4, 12).double()
+
+    def loss(core):
+        y = functional_call(layer, {"cores.U": core}, (x,))
+        return functional_call(layer, {"cores.U": core}, (torch.tanh(y),)).square().sum()
+
+    core = layer.cores["U"].detach()
+    assert torch.allclose(torch.autograd.functional.hessian(loss, core), torch.func.hessian(loss)(core))
+
+
 def test_double_gradients_through_a_compiled_module():
     torch._dynamo.reset()
     model, x = TNLinear(24, 16, WALL), torch.randn(3, 24)
@@ -266,3 +296,15 @@ def test_double_gradients_through_a_compiled_module():
         penalty = torch.stack([slope.square().sum() for slope in slopes]).sum()
         found.append(torch.autograd.grad(penalty, list(model.cores.values())))
     assert all(torch.allclose(one, other, rtol=1e-4, atol=1e-5) for one, other in zip(*found))
+
+
+def test_rows_of_padding_that_are_zero(tmp_path):
+    index, made = torch.tensor([[3, 4], [0, 3]]), nn.Sequential(TNEmbedding(20, 8, WALL, padding_idx=3))
+    save_model(made, tmp_path / "table.safetensors")
+    dense = nn.Sequential(nn.Embedding.from_pretrained(torch.zeros(20, 8), padding_idx=3))
+    found = load_model(dense, tmp_path / "table.safetensors")
+    assert type(found[0]) is TNEmbedding
+    assert torch.equal(found(index), made(index))
+    assert not found(index)[0, 0].any()
+    with FakeTensorMode():
+        assert TorchModel(nn.Sequential(nn.Embedding(20, 8, padding_idx=3))).weights()[0].kind == "embedding"

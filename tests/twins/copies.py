@@ -49,7 +49,7 @@ def copies_are_independent(side):
 
 @operation(
     GROUP, slow=True, kinds=[kind for kind in KINDS if kind not in ("LSTM", "GRU")]
-)  # PyTorch's refer to the old
+)  # PyTorch copies these wrongly
 def copies_of_compiled(side):
     """a deep copy after `module.compile(backend="eager")`"""
     torch._dynamo.reset()

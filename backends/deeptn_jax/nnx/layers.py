@@ -183,13 +183,17 @@ class TNLayer(Layer, nnx.Module):
             return self.to_dense()(*args, **options)
         # An object with the same variables, so that what the layer changes in a call (counters, random streams,
         # statistics, attributes) is kept; not the layer itself, because another thread may call it too.
-        held = vars(self.dense)
         dense: Any = object.__new__(type(self.dense))
-        vars(dense).update(held | {self.attribute: self._decoded()})
+        vars(dense).update(vars(self.dense) | {self.attribute: self._decoded()})
+        before = dict(vars(dense))
         try:
             return dense(*args, **options)
         finally:
-            held.update({name: value for name, value in vars(dense).items() if name != self.attribute})
+            held, after = vars(self.dense), vars(dense)
+            after[self.attribute] = before[self.attribute]
+            held.update({name: value for name, value in after.items() if value is not before.get(name)})
+            for name in before.keys() - after.keys():
+                held.pop(name, None)
 
     @classmethod
     def _weight_of(cls, dense: Any) -> jax.Array:

@@ -64,8 +64,9 @@ def _backward(ctx: Any, grad: Tensor) -> tuple[list[Tensor | None], None]:
     inputs = ctx.saved_tensors
     needed = [x.requires_grad for x in inputs]
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():  # create_graph=True: to be differentiated again
-        result = run(_PROGRAMS[ctx.number], inputs)
-        wanted = [x for x in inputs if x.requires_grad]
+        views = [x.view_as(x) for x in inputs]  # one input may depend on another, or be the same
+        wanted = [view for view in views if view.requires_grad]
+        result = run(_PROGRAMS[ctx.number], views)
         found = iter(torch.autograd.grad(result, wanted, grad, create_graph=True, materialize_grads=True))
     else:
         found = iter(contract_backward(grad, list(inputs), ctx.number, needed))

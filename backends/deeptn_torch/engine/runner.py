@@ -151,9 +151,10 @@ class _Contraction(torch.autograd.Function):
                 last = ctx.arrays is None and not _keeps_graph()  # tensors from a hook are not ours to overwrite
                 return None, *Reverse(program, leaves, kept, needed, last).run(grad)
             with torch.enable_grad():
-                plain = Run(registers_of(program, leaves), library_of(grad))
+                views = [leaf.view_as(leaf) for leaf in leaves]  # one leaf may depend on another, or be the same
+                plain = Run(registers_of(program, views), library_of(grad))
                 result = execute(program, program.steps, plain)
-            wanted = [tensor for tensor, is_needed in zip(leaves, needed) if is_needed]
+            wanted = [tensor for tensor, is_needed in zip(views, needed) if is_needed]
             found = iter(torch.autograd.grad(result, wanted, grad, create_graph=again))
             return None, *(next(found) if is_needed else None for is_needed in needed)
 

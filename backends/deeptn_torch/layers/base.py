@@ -30,7 +30,7 @@ from deeptn.topologies import describe
 from ..engine import contract, contract_in_steps, is_followed, is_transformed, register
 from ..fit import draw_seed, find_params
 from .cache import CachedWeight, trainable
-from .cores import Cores, check_cores, load, stored
+from .cores import Cores, check_cores, load, refuse_computed, refuse_pruned, stored
 from .generated import GeneratedWeight, Parameters, check_assigned, refuse_mask
 
 
@@ -119,6 +119,7 @@ class TNLayer(CachedWeight):
         >>> bool(torch.allclose(A @ A.T, (A @ A.T)[0, 0] * torch.eye(4), atol=1e-6))
         True
         """
+        refuse_pruned(self.cores)
         maps = {
             node.param: Isometry(node, tuple(self.cores[node.param].shape))
             for node in isometric_nodes(self.network, nodes)
@@ -142,8 +143,7 @@ class TNLayer(CachedWeight):
         parameters, so pass them to the optimizer again. Frozen cores stay frozen; added cores are frozen if all cores
         were. Raises `SpecError` if cores are constrained.
         """
-        if parametrize.is_parametrized(self.cores):
-            raise SpecError("cores are constrained, but entries added by growth are not; remove the constraint first")
+        refuse_computed(self.cores)
         net, params, error = grow(self.network, dict(self.cores.items()), size, noise, draw_seed())
         if net is not self.network:
             flows = {name: core.requires_grad for name, core in self.cores.items()}

@@ -162,11 +162,11 @@ class CachedWeight(nn.Module):
         if network is not self.network or is_traced():
             return None
         held: dict[str, Any] = self._modules["cores"]._parameters  # type: ignore[union-attr]
-        if snapshot is None:  # frozen
-            now = held.values() if tuple(held) == self._names else self._cores()
-            unchanged = not held or all(map(_IS, now, cores))
+        now: Iterable[Tensor] = held.values()
+        if snapshot is None:  # frozen; cores may be computed from other tensors
+            unchanged = len(held) == len(cores) and all(map(_IS, now, cores))
+            now = now if tuple(held) == self._names else self.cores.parameters()
         else:
-            now = held.values()
             unchanged = snapshot.holds(held)
         return None if not unchanged or (torch.is_grad_enabled() and trainable(now)) else weight
 
@@ -190,7 +190,8 @@ class CachedWeight(nn.Module):
             raise SpecError("freeze() inside a transformation or tracer of torch would keep its tensors; freeze before")
         with torch.inference_mode(False), torch.no_grad():
             weight = decode(self.network, [core.detach() for core in cores])
-            self._kept = weight.clone(memory_format=torch.contiguous_format), None, cores, self.network
+            held: Any = tuple(self._modules["cores"]._parameters.values())  # type: ignore[union-attr]
+            self._kept = weight.clone(memory_format=torch.contiguous_format), None, held, self.network
         return self
 
     def unfreeze(self) -> Any:

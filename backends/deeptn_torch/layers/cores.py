@@ -92,6 +92,25 @@ def stored(cores: Cores, name: str) -> Tensor:
     return cores[name] if pruned is None else pruned
 
 
+def are_computed(cores: Cores) -> bool:
+    """Return whether cores are computed from other tensors: constrained or pruned."""
+    return parametrize.is_parametrized(cores) or bool(cores._forward_pre_hooks)
+
+
+def refuse_computed(cores: Cores) -> None:
+    """Raise `SpecError` if cores that should grow are constrained or pruned."""
+    if are_computed(cores):
+        raise SpecError(
+            "cores are constrained or pruned, but what growth adds is not; remove the constraint or the mask first"
+        )
+
+
+def refuse_pruned(cores: Cores) -> None:
+    """Raise `SpecError` if cores are pruned."""
+    if cores._forward_pre_hooks:
+        raise SpecError("cores are pruned, and a mask does not keep them isometric; call prune.remove first")
+
+
 def check_cores(value: Any) -> None:
     """Raise `SpecError` if the cores of a layer would become another kind of module."""
     if not isinstance(value, Cores):

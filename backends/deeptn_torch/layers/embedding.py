@@ -19,6 +19,9 @@ from deeptn.spec import Layout
 from ..engine import is_recorded, is_traced
 from .base import TNLayer, as_leaf
 
+#: Name in files of the kind of an embedding whose row of padding is zero, whatever the network generates there.
+PADDED = "embedding_padded"
+
 
 class TNEmbedding(TNLayer):
     """An embedding whose table a deep tensor network generates; a drop-in replacement for `torch.nn.Embedding`.
@@ -136,4 +139,6 @@ def unsupported(dense: nn.Embedding) -> str | None:
 def has_padding(dense: nn.Embedding) -> bool:
     """Return whether an embedding has a row of padding that is not zero."""
     weight, row = dense.weight, dense.padding_idx
-    return row is not None and not weight.is_meta and bool(weight[row].detach().any())
+    # Nothing is known of the values of sharded, fake and meta tensors without a computation.
+    known = row is not None and type(weight) is nn.Parameter and not weight.is_meta
+    return known and bool(weight[row].detach().any())

@@ -48,14 +48,15 @@ class GeneratedWeight(Tensor):
         if name in ("register_hook", "register_post_accumulate_grad_hook", "retain_grad"):
             raise SpecError(_LOST.format(name=name))
         if not all(issubclass(one, (GeneratedWeight, nn.Parameter)) or one is Tensor for one in types):
-            args, options = tree_map_only(GeneratedWeight, cls._plain, (args, options))  # another class decides
-            return func(*args, **options)
+            with torch._C.DisableTorchFunctionSubclass():
+                args, options = tree_map_only(GeneratedWeight, lambda w: w.as_subclass(Tensor), (args, options))
+            return func(*args, **options)  # the other class decides
         with torch._C.DisableTorchFunctionSubclass():
             found = func(*args, **options)
             if name == "__get__" and func.__self__.__name__ == "_base":  # torch.compile follows it until there is none
                 return found
             whole: Any = next((one for one in (*args, *options.values()) if isinstance(one, GeneratedWeight)), None)
-            if isinstance(found, np.ndarray):  # what would be written into it would be lost
+            if isinstance(found, np.ndarray) and found.ctypes.data == whole.data_ptr():  # writes would be lost
                 found.flags.writeable = False
             if name != "detach":
                 return _protected_views(found, whole)
@@ -139,11 +140,10 @@ def check_assigned(weight: Any) -> None:
 def _is_held(param: nn.Parameter) -> bool:
     """Return whether a parameter is in a module: among the parameters in a module's attributes."""
     holders = [held for held in gc.get_referrers(param) if isinstance(held, dict)]
-    return any(
-        isinstance(owner, dict) and owner.get("_parameters") is held
-        for held in holders
-        for owner in gc.get_referrers(held)
-    )
+    owners = ((held, owner) for held in holders for owner in gc.get_referrers(held))
+    # From Python 3.13 on, an object refers to the values of its attributes itself.
+    found = ((held, vars(owner) if isinstance(owner, nn.Module) else owner) for held, owner in owners)
+    return any(isinstance(attributes, dict) and attributes.get("_parameters") is held for held, attributes in found)
 
 
 class Parameters(dict[str, Any]):

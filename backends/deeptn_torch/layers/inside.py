@@ -7,6 +7,7 @@ import copy
 import re
 import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -86,12 +87,8 @@ def register(module: nn.Module, name: str, weight: TNWeight) -> None:
 
 def unregister(module: nn.Module, name: str) -> None:
     """Replace a generated weight by its decoded value, in its old place among the parameters."""
-    parametrizations: Any = module.parametrizations
-    made = parametrizations[name][0]
     _own_class(module)
     parametrize.remove_parametrizations(module, name, leave_parametrized=False)
-    for other in [key for key in module._parameters if key in made.followers]:
-        module._parameters[other] = module._parameters.pop(other)
     if isinstance(module, nn.RNNBase):
         module._init_flat_weights()
 
@@ -176,7 +173,12 @@ def _override(module: nn.Module) -> None:
     """Give the class of a module with generated weights the methods that differ."""
     own, is_recurrent = type(module), isinstance(module, nn.RNNBase)
     for name, override in _OVERRIDES.items():
-        if name in _ALWAYS or (hasattr(own, name) if name in _RESETS else is_recurrent):
+        attends = name == "forward" and isinstance(module, nn.MultiheadAttention)
+        if (
+            name in _ALWAYS
+            or attends
+            or (hasattr(own, name) if name in _RESETS else is_recurrent and name != "forward")
+        ):
             setattr(own, name, override)
     if is_recurrent:
         _init_flat_weights(module)
@@ -238,17 +240,21 @@ def _filled(module: Any, state: dict[str, Any]) -> nn.Module:
 
 def _register_parameter(module: Any, name: str, param: Any) -> None:
     """Register a parameter: fit a generated weight to it, and refuse what `torch.nn.utils.prune` would keep of one."""
-    inside, made = generated_inside(module), getattr(param, "network", None)
-    if isinstance(made, TNWeight) and not param.numel():  # remove_parametrizations leaves W, without what is on top
+    inside = generated_inside(module)
+    made = getattr(param, "__dict__", {}).pop("network", None)
+    if made is not None and param.shape == (0,):  # remove_parametrizations leaves W, without what is on top
         weight = made().detach().clone(memory_format=torch.contiguous_format)
         param = nn.Parameter(weight, requires_grad=trainable(made.cores.values()))
     if name.endswith("_orig") and name.removesuffix("_orig") in inside:
         refuse_mask(name.removesuffix("_orig"))
     if name in inside:
         check_assigned(param)
-        module.parametrizations[name].right_inverse(param.detach())
+        module.parametrizations[name].right_inverse(param.detach())  # type: ignore[union-attr]
     else:
         _next(module, _register_parameter)(module, name, param)
+    if made is not None:
+        for other in [key for key in module._parameters if key in made.followers]:
+            module._parameters[other] = module._parameters.pop(other)
 
 
 def _flat_weights(module: Any) -> list[Tensor | None]:
@@ -277,6 +283,16 @@ def check_input(module: Any, *args: Any) -> None:
     """Check the input of a recurrent module, for which PyTorch reads the dtype of a weight."""
     with contextlib.nullcontext() if torch.compiler.is_compiling() else _standing_in(module):
         _next(module, check_input)(module, *args)
+
+
+def forward(module: Any, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+    """Attend; nested tensors, which PyTorch's fast path takes, one sample at a time."""
+    attend = partial(_next(module, forward), module)
+    if not query.is_nested or kwargs.get("need_weights", True):
+        return attend(query, *args, **kwargs)
+    samples = zip(query.unbind(), *(other.unbind() for other in args))
+    found = [attend(*sample, **kwargs)[0] for sample in samples]
+    return torch.nested.as_nested_tensor(found), None
 
 
 def reset_parameters(module: Any, *args: Any, **kwargs: Any) -> None:
@@ -330,6 +346,7 @@ _OVERRIDES: dict[str, Any] = {
     "_init_flat_weights": _init_flat_weights,
     "flatten_parameters": _nothing,
     "check_input": check_input,
+    "forward": forward,
 }
 _NAMES = {override: name for name, override in _OVERRIDES.items()}
 #: Overrides for all modules, and those for recurrent ones.

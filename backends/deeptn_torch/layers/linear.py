@@ -114,7 +114,7 @@ class TNLinear(TNLayer):
         bias = self.bias
         if bias is None:
             return y
-        return y + (bias if bias.dtype == y.dtype else bias.to(y.dtype))  # an export would keep the dtype of today
+        return y + (bias if bias.dtype == y.dtype else bias.to(y.dtype))  # an export would fix the dtype
 
     from_linear = classmethod(TNLayer.from_dense.__func__)
     to_linear = TNLayer.to_dense
