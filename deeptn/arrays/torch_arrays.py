@@ -89,9 +89,8 @@ class TorchArrays(ArrayLibrary):
     def constant(self, values: tuple[float, ...], shape: Shape, like: Array) -> Array:
         made = like.new_tensor(values).reshape(shape)
         if hasattr(like, "full_tensor"):  # a DTensor, which combines with DTensors only
-            from torch.distributed.tensor import DTensor, Replicate
-
-            return DTensor.from_local(made, like.device_mesh, [Replicate()] * like.device_mesh.ndim)
+            dtensors = optional("torch.distributed.tensor", "torch")
+            return dtensors.DTensor.from_local(made, like.device_mesh, [dtensors.Replicate()] * like.device_mesh.ndim)
         # A trace or export would fix the dtype: its constants follow the parameters to another one.
         return made.type_as(like) if self._torch.jit.is_tracing() or self._torch.compiler.is_exporting() else made
 
