@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 
 from deeptn.base import Params, optional
-from deeptn.fitting import Fit, FitResult, fit_by_gradient
+from deeptn.fitting import Covariance, Fit, FitResult, fit_by_gradient
 from deeptn.network import Network
 
 
-def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = None) -> FitResult:
-    """Find parameters whose generated weight is close to a given one in the Frobenius norm.
+def fit(
+    net: Network, weight: jax.Array, params: Any = None, how: Fit | None = None, covariance: Covariance | None = None
+) -> FitResult:
+    """Find parameters whose generated weight is close to a given one.
 
     Parameters
     ----------
@@ -25,6 +27,8 @@ def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = N
     params : dict of str to jax.Array, optional
         Starting point, random by default. The result never has a larger error than the starting point.
     how : deeptn.fitting.Fit, optional
+    covariance : deeptn.fitting.Covariance, optional
+        Second moments of the layer's inputs: the error is then that of its outputs, instead of the Frobenius norm.
 
     Examples
     --------
@@ -34,7 +38,7 @@ def fit(net: Network, weight: jax.Array, params: Any = None, how: Fit | None = N
     >>> fit(net, W, how=dtn.fitting.Fit(method="lbfgs", steps=60)).error < 1e-3
     True
     """
-    return fit_by_gradient(net, weight, params, how, "jax", _minimise)
+    return fit_by_gradient(net, weight, params, how, "jax", _minimise, covariance)
 
 
 def optax_dtypes() -> AbstractContextManager[Any]:

@@ -10,13 +10,19 @@ import torch
 from torch import Tensor
 
 from deeptn.base import Params
-from deeptn.fitting import Fit, FitResult, How, fit_by_gradient
+from deeptn.fitting import Covariance, Fit, FitResult, How, fit_by_gradient
 from deeptn.fitting import gradient as fitting
 from deeptn.network import Network
 
 
-def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, how: Fit | None = None) -> FitResult:
-    """Find parameters whose generated weight is close to a given one in the Frobenius norm.
+def fit(
+    net: Network,
+    weight: Tensor,
+    params: dict[str, Tensor] | None = None,
+    how: Fit | None = None,
+    covariance: Covariance | None = None,
+) -> FitResult:
+    """Find parameters whose generated weight is close to a given one.
 
     Parameters
     ----------
@@ -26,6 +32,8 @@ def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, h
     params : dict of str to Tensor, optional
         Starting point, random by default. The result never has a larger error than the starting point.
     how : deeptn.fitting.Fit, optional
+    covariance : deeptn.fitting.Covariance, optional
+        Second moments of the layer's inputs: the error is then that of its outputs, instead of the Frobenius norm.
 
     Examples
     --------
@@ -38,7 +46,7 @@ def fit(net: Network, weight: Tensor, params: dict[str, Tensor] | None = None, h
     with torch.inference_mode(False):
         if isinstance(weight, Tensor):
             weight = weight.clone() if weight.is_inference() else weight.detach()
-        return fit_by_gradient(net, weight, params, how, "torch", _minimise)
+        return fit_by_gradient(net, weight, params, how, "torch", _minimise, covariance)
 
 
 def _minimise(

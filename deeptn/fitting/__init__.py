@@ -2,10 +2,12 @@
 
 from .alternating import can_alternate
 from .closed_forms import Decomposition, decompose
+from .covariance import Covariance
 from .gradient import Fit, FitResult, How, Minimise, find_params, fit_by_gradient
 from .growth import Growth, deepen, grow, widen, with_scale
 
 __all__ = [
+    "Covariance",
     "Decomposition",
     "Fit",
     "FitResult",

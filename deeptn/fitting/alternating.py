@@ -16,6 +16,7 @@ from ..engine import Program, compile_network, run
 from ..errors import SpecError
 from ..network import Network
 from ..spec import Leg, NetworkSpec, Node, Stage
+from .covariance import LegMetric
 from .growth import shrunk
 
 #: A core whose bonds multiply to more than this is not updated: its equations would be too large.
@@ -42,7 +43,7 @@ FIRST = 10
 #: A fit from scratch ends when a sweep lowers the error by less than this fraction of it.
 FINE = 1e-5
 
-TARGET, CONJ, TWIN = "__target", "__conj", "__twin"
+TARGET, METRIC, CONJ, TWIN = "__target", "__metric", "__conj", "__twin"
 
 
 def is_multilinear(net: Network) -> bool:
@@ -78,7 +79,12 @@ def _bonds(spec: NetworkSpec, core: Node) -> int:
 
 
 def alternate(
-    net: Network, weight: np.ndarray, params: Params, sweeps: int = 100, tolerance: float = 1e-4
+    net: Network,
+    weight: np.ndarray,
+    params: Params,
+    sweeps: int = 100,
+    tolerance: float = 1e-4,
+    metric: LegMetric | None = None,
 ) -> tuple[Params, list[float]]:
     """Improve the parameters of a multilinear network by alternating least squares.
 
@@ -98,13 +104,15 @@ def alternate(
         Maximum number of sweeps over all cores.
     tolerance : float
         Stop when a sweep lowers the error by less than this fraction of it.
+    metric : LegMetric, optional
+        Covariance C of the inputs; every node needs legs of its own (`deeptn.fitting.covariance.needs_single_nodes`).
 
     Returns
     -------
     params : dict of str to array
         In double precision; the best found, never worse than the start.
     errors : list of float
-        ``‖W - W'‖ / ‖W‖`` at the start and after every sweep.
+        ``‖W - W'‖ / ‖W‖`` at the start and after every sweep; with a metric, ``‖(W - W') C^½‖ / ‖W C^½‖``.
 
     Notes
     -----
@@ -112,7 +120,7 @@ def alternate(
     Comput. 34, A683 (2012) (tensor trains); Rajih, Comon & Harshman, SIAM J. Matrix Anal. Appl. 30, 1128 (2008) (longer
     steps).
     """
-    fitter = _Fitter(net, weight)
+    fitter = _Fitter(net, weight, metric)
     found = {name: np.asarray(array, fitter.dtype) for name, array in params.items()}
     parts = fitter.parts(found)
     errors = [fitter.error(parts)]
@@ -147,7 +155,9 @@ def _sweep_flops(spec: NetworkSpec) -> float:
     return sum(update.flops for updates in _updates(spec) for update in updates)
 
 
-def from_scratch(net: Network, weight: np.ndarray, sweeps: int, seed: int = 0) -> tuple[Params, list[float]]:
+def from_scratch(
+    net: Network, weight: np.ndarray, sweeps: int, seed: int = 0, metric: LegMetric | None = None
+) -> tuple[Params, list[float]]:
     """Fit a multilinear network without a given start: the best of several.
 
     These are the network of half the size, fitted in the same way and enlarged, and random cores. All get a few sweeps
@@ -162,7 +172,7 @@ def from_scratch(net: Network, weight: np.ndarray, sweeps: int, seed: int = 0) -
     ]
     smaller = shrunk(net, lambda size: size // 2)
     if smaller is not None:
-        found, _ = from_scratch(smaller, weight, sweeps, seed)
+        found, _ = from_scratch(smaller, weight, sweeps, seed, metric)
         assert net.topology is not None
         assert smaller.topology is not None
         generator = np.random.default_rng(0)
@@ -171,7 +181,7 @@ def from_scratch(net: Network, weight: np.ndarray, sweeps: int, seed: int = 0) -
     done, more = 0, FIRST
     while True:
         more = min(more, sweeps - done)
-        runs = [(*alternate(net, weight, start, more, FINE), before) for start, before in starts]
+        runs = [(*alternate(net, weight, start, more, FINE, metric), before) for start, before in starts]
         tried = sorted(((params, before[:-1] + errors) for params, errors, before in runs), key=lambda one: min(one[1]))
         done, more = done + more, 2 * more
         if done >= sweeps:
@@ -194,10 +204,11 @@ def balanced(net: Network, params: Params) -> Params:
 class _Fitter:
     """The programs and the target of one fit."""
 
-    def __init__(self, net: Network, weight: np.ndarray):
+    def __init__(self, net: Network, weight: np.ndarray, metric: LegMetric | None = None):
         self.dtype = np.result_type(weight, np.float64)
         self.goal = net.layout.to_legs(np.asarray(weight, self.dtype))
-        self.norm = norm_of(weight)
+        self.metric = metric
+        self.norm = norm_of(weight) if metric is None else metric.norm(self.goal)
         self.padding = None
         if net.layout.is_padded:
             self.padding = ~net.layout.to_legs(np.ones(weight.shape, bool))
@@ -212,16 +223,18 @@ class _Fitter:
         rest = self.goal - sum(parts)
         if self.padding is not None:
             rest[self.padding] = 0.0
-        return float(np.linalg.norm(rest)) / self.norm
+        return (float(np.linalg.norm(rest)) if self.metric is None else self.metric.norm(rest)) / self.norm
 
     def sweep(self, params: Params, parts: Sequence[np.ndarray]) -> tuple[Params, list[np.ndarray]]:
         """Update every core once; return the parameters and the tensors that sum to W."""
         params, parts = dict(params), list(parts)
         goal = self.goal if self.padding is None else np.where(self.padding, sum(parts), self.goal)
-        for number, updates in enumerate(_updates(self.spec)):
+        metric = self.metric
+        for number, updates in enumerate(_updates(self.spec, metric is not None)):
             rest = goal - sum(part for k, part in enumerate(parts) if k != number) if len(parts) > 1 else goal
+            extra = {} if metric is None else {TARGET + METRIC: metric.times(rest), METRIC: metric.tensor}
             for update in updates:
-                params[update.param] = update(params, rest)
+                params[update.param] = update(params, {TARGET: rest} | extra)
             decode = self.decodes[number]
             parts[number] = run(decode, [params[name] for name in decode.inputs])
         return params, parts
@@ -232,7 +245,8 @@ class _Update:
     """The least-squares problem of one core: ``gram @ core = right`` for every value of its batch indices.
 
     Indices of the core are batched if they are legs that other cores have too; legs that no other core has are columns
-    of the right-hand side; all others are the unknowns that one equation couples.
+    of the right-hand side; all others are the unknowns that one equation couples. A covariance couples the legs of
+    inputs as well; but it makes no difference to a core that has all of them.
     """
 
     param: str
@@ -249,10 +263,10 @@ class _Update:
         costs = [program.cost for program in (self.right, self.gram) if program is not None]
         return sum(cost.flops + 2 * HASTY.step * cost.steps for cost in costs) + grams
 
-    def __call__(self, params: Params, goal: np.ndarray) -> np.ndarray:
+    def __call__(self, params: Params, goals: Params) -> np.ndarray:
         def arrays(program: Program) -> list[np.ndarray]:
             return [
-                goal if name == TARGET
+                goals[name] if name in goals
                 else params[name.removesuffix(CONJ)].conj() if name.endswith(CONJ)
                 else params[name]
                 for name in program.inputs
@@ -285,9 +299,11 @@ def _decodes(spec: NetworkSpec) -> list[Program]:
 
 
 @lru_cache(maxsize=32)
-def _updates(spec: NetworkSpec) -> list[list[_Update]]:
-    """Return the updates of the cores of each of these tensors."""
-    found = [[_update(spec, nodes, node) for node in nodes if node.param is not None] for nodes in _stages(spec)]
+def _updates(spec: NetworkSpec, weighted: bool = False) -> list[list[_Update]]:
+    """Return the updates of the cores of each of these tensors, with a covariance or without."""
+    inputs = tuple(leg.name for leg in spec.legs if leg.axis and weighted)
+    stages = _stages(spec)
+    found = [[_update(spec, nodes, node, inputs) for node in nodes if node.param is not None] for nodes in stages]
     return [[update for update in updates if update is not None] for updates in found]
 
 
@@ -306,27 +322,29 @@ def _program(spec: NetworkSpec, nodes: Sequence[Node], output: tuple[str, ...]) 
     )
 
 
-def _update(spec: NetworkSpec, nodes: Sequence[Node], core: Node) -> _Update | None:
-    """Return the update of one core; None if its equations are too large."""
+def _update(spec: NetworkSpec, nodes: Sequence[Node], core: Node, inputs: tuple[str, ...]) -> _Update | None:
+    """Return the update of one core; None if its equations are too large. `inputs` are legs with a covariance."""
     assert core.param is not None
     sizes = spec.index_sizes
     legs = {leg.name for leg in spec.legs}
     others = [node for node in nodes if node is not core]
     held = {ix for node in others for ix in node.indices}
     batch = [ix for ix in core.indices if ix in legs and ix in held]
-    bonds = [ix for ix in core.indices if ix not in legs]
-    own = [ix for ix in core.indices if ix in legs and ix not in held]
+    inputs = () if set(inputs) <= set(core.indices) else inputs
+    bonds = [ix for ix in core.indices if ix not in legs or ix in inputs]
+    own = [ix for ix in core.indices if ix in legs and ix not in held and ix not in inputs]
     sides = [math.prod(sizes[ix] for ix in part) for part in (batch, bonds, own)]
     if sides[1] > MOST:
         return None
     order = [*batch, *bonds, *own]
     conjugated = [_renamed(node, {}, CONJ) for node in others]
-    target = Node(TARGET, tuple(leg.name for leg in spec.legs))
+    target = Node(TARGET + METRIC if inputs else TARGET, tuple(leg.name for leg in spec.legs))
     right = _program(spec, [*conjugated, target], core.indices)
     gram = None
     if others:
-        twins = {ix: ix + TWIN for ix in held - legs}
+        twins = {ix: ix + TWIN for ix in (held - legs) | set(inputs)}
         copies = [_renamed(node, twins) for node in others]
-        gram = _program(spec, [*conjugated, *copies], (*batch, *bonds, *(twins[ix] for ix in bonds)))
+        metric = [Node(METRIC, (*inputs, *(twins[ix] for ix in inputs)))] if inputs else []
+        gram = _program(spec, [*conjugated, *copies, *metric], (*batch, *bonds, *(twins[ix] for ix in bonds)))
     places = tuple(core.indices.index(ix) for ix in order)
     return _Update(core.param, places, tuple(sizes[ix] for ix in order), (sides[0], sides[1], sides[2]), right, gram)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..arrays import convert_params, norm_of, relative_error, to_numpy
+from ..arrays import convert_params, norm_of, to_numpy
 from ..base import Array, Params, positive_int
 from ..budget import at_budget
 from ..errors import LayoutError, SpecError
@@ -18,6 +18,7 @@ from ..topologies import Topology, describe
 from ..topologies import topology as as_topology
 from .alternating import alternate, balanced, can_alternate, default_sweeps, from_scratch, is_multilinear
 from .bonds import within_budget
+from .covariance import Covariance, LegMetric, error_of, needs_single_nodes
 
 #: ALS stops improving a closed form when a sweep lowers the error by less than this fraction of it.
 POLISH = 1e-4
@@ -34,7 +35,7 @@ class Decomposition(NamedTuple):
     net : Network
     params : dict of str to array
     error : float
-        ``‖W - W'‖ / ‖W‖`` (Frobenius), where W' is the generated weight.
+        ``‖W - W'‖ / ‖W‖`` (Frobenius), where W' is the generated weight; with a covariance, `Covariance.error`.
 
     Examples
     --------
@@ -55,6 +56,7 @@ def decompose(
     *,
     budget: int | None = None,
     sweeps: int | None = None,
+    covariance: Covariance | None = None,
 ) -> Decomposition:
     """Find the parameters of a linear network for a weight: by a closed form, and by alternating least squares (ALS).
 
@@ -80,6 +82,8 @@ def decompose(
     sweeps : int, optional
         Maximum number of ALS sweeps, by default 100, or fewer for a large weight. They end earlier if the error no
         longer falls. With 0, there are only closed forms.
+    covariance : Covariance, optional
+        Second moments C of the layer's inputs: what becomes small is then ``‖(W - W') C^½‖``, the error of its outputs.
 
     Returns
     -------
@@ -97,7 +101,9 @@ def decompose(
     -----
     SVD is optimal in the Frobenius norm (Eckart-Young); TT-SVD is within √(number of bonds) of the optimum (Oseledets,
     SIAM J. Sci. Comput. 33, 2295 (2011)). HOOI starts from the HOSVD and finds a local optimum (De Lathauwer, De Moor &
-    Vandewalle, SIAM J. Matrix Anal. Appl. 21, 1324 (2000)). Trees are decomposed from the legs up to the root
+    Vandewalle, SIAM J. Matrix Anal. Appl. 21, 1324 (2000)). With a covariance, closed forms start from the weight whose
+    input legs are whitened one by one; with a single input leg (low rank), that is the optimum (Wang et al., SVD-LLM,
+    arXiv:2403.07378). Trees are decomposed from the legs up to the root
     (Grasedyck, SIAM J. Matrix Anal. Appl. 31, 2029 (2010)). ALS never increases the error, and ends at a local optimum.
 
     Examples
@@ -130,37 +136,61 @@ def decompose(
     else:
         trial = TRIAL if sweeps is None else min(TRIAL, sweeps)
         budget = positive_int(budget, "budget")
-        net = within_budget(family, goal, layout, budget, lambda net: _trial(net, goal, trial))
-    params = _decomposed(net, goal, sweeps)
+        net = within_budget(family, goal, layout, budget, lambda net: _trial(net, goal, trial, covariance))
+    params = _decomposed(net, goal, sweeps, covariance)
     if unit != 1:
         params = scaled(net, params, unit) if unit else zeroed(net, params)
     # Convert to the weight's dtype first, so that the error is that of the returned arrays.
     params = convert_params(params, weight)
-    return Decomposition(net, params, relative_error(net.materialize(params), weight))
+    return Decomposition(net, params, error_of(net.materialize(params), weight, covariance))
 
 
-def _closed(net: Network, goal: np.ndarray) -> tuple[float, Params | None]:
-    """Return the error and the parameters of the closed form; infinity and None if there is none."""
-    params = _closed_form(net, goal)
-    return (math.inf, None) if params is None else (relative_error(net.materialize(params), goal), params)
-
-
-def _closed_form(net: Network, goal: np.ndarray) -> Params | None:
+def _closed_form(net: Network, goal: np.ndarray, covariance: Covariance | None = None) -> Params | None:
+    """Return the parameters of the closed form; None if there is none."""
     assert net.topology is not None
-    return net.topology.closed_form(net.spec, net.layout.to_legs(goal))
+    tensor = net.layout.to_legs(goal)
+    plain = net.topology.closed_form(net.spec, tensor)
+    if plain is None or covariance is None or not is_multilinear(net):
+        return plain
+    roots = LegMetric(net.layout, covariance.matrix).roots()
+    for axis, leg in enumerate(net.layout.legs):
+        if leg.name in roots:
+            tensor = _along(tensor, axis, roots[leg.name])
+    found = net.topology.closed_form(net.spec, tensor)
+    assert found is not None
+    names = [leg.name for leg in net.layout.legs]
+    for number in net.spec.summands:
+        stage = net.spec.stages[number]
+        for inner, name in zip(stage.output, names):
+            (node,) = (node for node in stage.nodes if inner in node.indices)
+            if name in roots and node.param is not None:
+                inverse = np.linalg.inv(roots[name])
+                found[node.param] = _along(found[node.param], node.indices.index(inner), inverse)
+    return min((plain, found), key=lambda params: error_of(net.materialize(params), goal, covariance))
 
 
-def _trial(net: Network, goal: np.ndarray, sweeps: int) -> float:
+def _along(tensor: np.ndarray, axis: int, matrix: np.ndarray) -> np.ndarray:
+    """Multiply one axis of a tensor by a symmetric matrix."""
+    return np.moveaxis(np.moveaxis(tensor, axis, -1) @ matrix, -1, axis)
+
+
+def _trial(net: Network, goal: np.ndarray, sweeps: int, covariance: Covariance | None) -> float:
     """Return the error of the closed form or of a short fit; infinity if there is neither."""
-    error, params = _closed(net, goal)
-    if params is None and sweeps and can_alternate(net):
-        error = min(from_scratch(net, goal, sweeps)[1])
-    return error
+    params = _closed_form(net, goal, covariance)
+    if params is not None:
+        return error_of(net.materialize(params), goal, covariance)
+    if sweeps and can_alternate(net):
+        metric = None if covariance is None else LegMetric(net.layout, covariance.matrix)
+        return min(from_scratch(net, goal, sweeps, metric=metric)[1])
+    return math.inf
 
 
-def _decomposed(net: Network, goal: np.ndarray, sweeps: int | None) -> Params:
+def _decomposed(net: Network, goal: np.ndarray, sweeps: int | None, covariance: Covariance | None) -> Params:
     """Return parameters from the closed form, improved by ALS, or by ALS alone."""
-    params = _closed_form(net, goal)
+    if covariance is not None:
+        needs_single_nodes(net.spec)
+    params = _closed_form(net, goal, covariance)
+    metric = None if covariance is None else LegMetric(net.layout, covariance.matrix)
     if not is_multilinear(net):
         if params is None:
             raise SpecError(
@@ -175,9 +205,9 @@ def _decomposed(net: Network, goal: np.ndarray, sweeps: int | None) -> Params:
     if sweeps is None:
         sweeps = default_sweeps(net, scratch=params is None)
     if params is not None and sweeps:
-        params, _ = alternate(net, goal, params, sweeps, POLISH)
+        params, _ = alternate(net, goal, params, sweeps, POLISH, metric)
     elif params is None and sweeps:
-        params, _ = from_scratch(net, goal, sweeps)
+        params, _ = from_scratch(net, goal, sweeps, metric=metric)
     elif params is None:
         raise SpecError(f"{describe(net.topology)} has no closed-form decomposition; write sweeps=100 to fit it by ALS")
     return balanced(net, params)

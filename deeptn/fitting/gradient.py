@@ -10,13 +10,14 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import numpy as np
 from autoray import do
 
-from ..arrays import convert_params, dtype_of, library_of, norm_of, relative_error, to_numpy
+from ..arrays import convert_params, dtype_of, library_of, norm_of, to_numpy
 from ..base import Array, Params
 from ..errors import SpecError, near_match
 from ..network import Network
 from ..topologies import describe
 from .alternating import FINE, alternate, balanced, can_alternate, default_sweeps, from_scratch, is_multilinear
 from .closed_forms import decompose, scaled, unit_of, zeroed
+from .covariance import Covariance, LegMetric, error_of, needs_single_nodes
 from .growth import grown_into, shrunk
 
 
@@ -103,7 +104,7 @@ class FitResult(NamedTuple):
     params : dict of str to array
         Parameters with the smallest error seen; without gradients.
     error : float
-        ``‖W - W'‖ / ‖W‖`` (Frobenius).
+        ``‖W - W'‖ / ‖W‖`` (Frobenius); with a covariance, `Covariance.error`.
     history : list of float
         The error at every step; for ALS, at the start and after every sweep.
 
@@ -137,9 +138,17 @@ Minimise: TypeAlias = Callable[[Callable[[Params], Array], Params, Array, Fit], 
 
 
 def fit_by_gradient(
-    net: Network, weight: Array, params: Params | None, how: Fit | None, library: str, minimise: Minimise
+    net: Network,
+    weight: Array,
+    params: Params | None,
+    how: Fit | None,
+    library: str,
+    minimise: Minimise,
+    covariance: Covariance | None = None,
 ) -> FitResult:
-    """Fit parameters to a weight in the Frobenius norm; each library has its own `minimise`, which runs the steps.
+    """Fit parameters to a weight; each library has its own `minimise`, which runs the steps.
+
+    The error is that of the weight in the Frobenius norm or, with a covariance, that of the layer's outputs.
 
     Scale the result as a whole so that the error is as small as it can be, and so never above 1, the error of W' = 0.
 
@@ -149,26 +158,31 @@ def fit_by_gradient(
     operations per fit: up to size `LINKS` for all smaller sizes, above it for half the size.
     """
     how = Fit() if how is None else how
-    wanted, how = how, how.resolved(net)
+    wanted, how = how, _resolved(how, net, covariance)
     _check_goal(net, weight, library)
     dense = to_numpy(weight)
     unit = unit_of(dense, safe=1e10)  # squares are computed in float32
     if unit == 0.0:
         params = zeroed(net, net.init(how.seed, like=weight) if params is None else params)
-        return FitResult(params, relative_error(net.materialize(params), weight), [0.0])
+        return FitResult(params, error_of(net.materialize(params), weight, covariance), [0.0])
     if unit != 1.0:
         start = params and scaled(net, params, 1 / unit)
-        found = fit_by_gradient(net, weight / unit, start, wanted, library, minimise)
+        found = fit_by_gradient(net, weight / unit, start, wanted, library, minimise, covariance)
         params = scaled(net, found.params, unit)
-        return FitResult(params, relative_error(net.materialize(params), weight), found.history)
+        return FitResult(params, error_of(net.materialize(params), weight, covariance), found.history)
     if how.method == "als" and how.steps:
-        return _fit_by_als(net, weight, params, how)
+        return _fit_by_als(net, weight, params, how, covariance)
     goal = weight if dtype_of(weight) == "float64" else do("astype", weight, "float32")
     norm = norm_of(dense)
-    scale = 1.0 / norm**2
+    root = None if covariance is None else _root(covariance, net)
+    across = None if root is None else convert_params({"root": root}, goal)["root"]
+    scale = 1.0 / (norm if root is None else norm_of(dense.reshape(len(dense), -1) @ root) or norm) ** 2
 
     def loss_of(params: Params) -> Array:
-        return do("sum", (net.materialize(params) - goal) ** 2) * scale
+        gap = net.materialize(params) - goal
+        if across is not None:
+            gap = do("reshape", gap, (net.shape[0], -1)) @ across
+        return do("sum", gap**2) * scale
 
     alone = params is not None or wanted.method != "auto" or not how.steps
     if params is None:  # random, with the root mean square of the weight
@@ -177,14 +191,33 @@ def fit_by_gradient(
     if not any(loss < math.inf for loss in losses):
         raise SpecError("the fit diverged at its first step (error not finite); lower Fit.lr or change the start")
     if not alone and (smaller := _smaller(net, how)) is not None:
-        start = fit_by_gradient(smaller, goal, None, wanted, library, minimise).params
+        start = fit_by_gradient(smaller, goal, None, wanted, library, minimise, covariance).params
         start = grown_into(smaller, start, net).params
-        if relative_error(net.materialize(start), goal) < math.sqrt(min(losses)):
+        if error_of(net.materialize(start), goal, covariance) < math.sqrt(min(losses)):
             found, losses = minimise(loss_of, start, goal, how)
     if how.steps:
-        found = _best_scaled(net, found, dense)
+        found = _best_scaled(net, found, dense, root)
     found = {name: do("astype", array, dtype_of(weight)) for name, array in found.items()}
-    return FitResult(found, relative_error(net.materialize(found), weight), [math.sqrt(loss) for loss in losses])
+    error = error_of(net.materialize(found), weight, covariance)
+    return FitResult(found, error, [math.sqrt(loss) for loss in losses])
+
+
+def _resolved(how: Fit, net: Network, covariance: Covariance | None) -> Fit:
+    """Return the same with a definite method, which can use the covariance."""
+    resolved = how.resolved(net)
+    if covariance is not None and resolved.method == "als":
+        try:
+            needs_single_nodes(net.spec)
+        except SpecError:
+            if how.method != "auto":
+                raise
+            return replace(how, method="lbfgs").resolved(net)
+    return resolved
+
+
+def _root(covariance: Covariance, net: Network) -> np.ndarray:
+    LegMetric(net.layout, covariance.matrix)  # raises an error if it is for another weight
+    return covariance.root()
 
 
 def _smaller(net: Network, how: Fit) -> Network | None:
@@ -201,20 +234,25 @@ def _smaller(net: Network, how: Fit) -> Network | None:
     return smaller
 
 
-def _fit_by_als(net: Network, weight: Array, params: Params | None, how: Fit) -> FitResult:
+def _fit_by_als(
+    net: Network, weight: Array, params: Params | None, how: Fit, covariance: Covariance | None
+) -> FitResult:
     dense, sweeps = to_numpy(weight), how.steps or 0
+    metric = None if covariance is None else LegMetric(net.layout, covariance.matrix)
     if params is None:
-        found, errors = from_scratch(net, dense, sweeps, how.seed)
+        found, errors = from_scratch(net, dense, sweeps, how.seed, metric)
     else:
         start = {name: to_numpy(array) for name, array in params.items()}
-        found, errors = alternate(net, dense, start, sweeps, FINE)
+        found, errors = alternate(net, dense, start, sweeps, FINE, metric)
     found = convert_params(balanced(net, found), weight)
-    return FitResult(found, relative_error(net.materialize(found), weight), errors)
+    return FitResult(found, error_of(net.materialize(found), weight, covariance), errors)
 
 
-def _best_scaled(net: Network, params: Params, weight: np.ndarray) -> Params:
+def _best_scaled(net: Network, params: Params, weight: np.ndarray, root: np.ndarray | None) -> Params:
     """Multiply W' by the factor with the smallest error; return the parameters unchanged if they cannot scale W'."""
     made = to_numpy(net.materialize(params)).astype(np.float64)
+    if root is not None:
+        made, weight = (array.reshape(len(array), -1) @ root for array in (made, weight))
     size = np.vdot(made, made)
     factor = float(np.vdot(made, weight) / size) if 0 < size < math.inf else 1.0
     try:
