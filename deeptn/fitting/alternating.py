@@ -60,8 +60,10 @@ def is_multilinear(net: Network) -> bool:
     return net.is_linear and len(uses) == len(set(uses))
 
 
-def can_alternate(net: Network) -> bool:
+def can_alternate(net: Network, weighted: bool = False) -> bool:
     """Return whether `alternate` updates every core: W is linear in each, and none has too many bonds.
+
+    With a covariance (`weighted`), the inputs of a core count as bonds.
 
     Examples
     --------
@@ -69,7 +71,10 @@ def can_alternate(net: Network) -> bool:
     >>> [can_alternate(dtn.network(dtn.PEPS(rank=rank), (32, 32))) for rank in (2, 8)]
     [True, False]
     """
-    return is_multilinear(net) and all(_bonds(net.spec, node) <= MOST for node in net.spec.nodes if node.param)
+    cores = [node for node in net.spec.nodes if node.param]
+    if not is_multilinear(net) or any(_bonds(net.spec, node) > MOST for node in cores):
+        return False
+    return not weighted or sum(map(len, _updates(net.spec, True))) == len(cores)
 
 
 def _bonds(spec: NetworkSpec, core: Node) -> int:
@@ -105,7 +110,7 @@ def alternate(
     tolerance : float
         Stop when a sweep lowers the error by less than this fraction of it.
     metric : LegMetric, optional
-        Covariance C of the inputs; every node needs legs of its own (`deeptn.fitting.covariance.needs_single_nodes`).
+        Covariance C of the inputs; see `deeptn.fitting.covariance.metric_of`.
 
     Returns
     -------
@@ -145,14 +150,14 @@ def alternate(
     return best[1], errors
 
 
-def default_sweeps(net: Network, scratch: bool) -> int:
+def default_sweeps(net: Network, scratch: bool, weighted: bool = False) -> int:
     """Return the maximum number of sweeps: 100, or less if they would take long."""
-    limit = (SCRATCH_FLOPS if scratch else POLISH_FLOPS) / max(1.0, _sweep_flops(net.spec))
+    limit = (SCRATCH_FLOPS if scratch else POLISH_FLOPS) / max(1.0, _sweep_flops(net.spec, weighted))
     return min(100, max(LEAST if scratch else 0, int(limit)))
 
 
-def _sweep_flops(spec: NetworkSpec) -> float:
-    return sum(update.flops for updates in _updates(spec) for update in updates)
+def _sweep_flops(spec: NetworkSpec, weighted: bool = False) -> float:
+    return sum(update.flops for updates in _updates(spec, weighted) for update in updates)
 
 
 def from_scratch(
@@ -166,7 +171,7 @@ def from_scratch(
     """
     rms = norm_of(weight) / math.sqrt(weight.size)
     dtype = str(np.result_type(weight, np.float64))
-    count = max(1, min(STARTS, int(EFFORT / max(1.0, _sweep_flops(net.spec)))))
+    count = max(1, min(STARTS, int(EFFORT / max(1.0, _sweep_flops(net.spec, metric is not None)))))
     starts: list[tuple[Params, list[float]]] = [
         (net.init(seed + number, dtype=dtype, std=rms), []) for number in range(count)
     ]

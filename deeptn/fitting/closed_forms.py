@@ -18,7 +18,7 @@ from ..topologies import Topology, describe
 from ..topologies import topology as as_topology
 from .alternating import alternate, balanced, can_alternate, default_sweeps, from_scratch, is_multilinear
 from .bonds import within_budget
-from .covariance import Covariance, LegMetric, error_of, needs_single_nodes
+from .covariance import Covariance, LegMetric, error_of, metric_of
 
 #: ALS stops improving a closed form when a sweep lowers the error by less than this fraction of it.
 POLISH = 1e-4
@@ -145,14 +145,14 @@ def decompose(
     return Decomposition(net, params, error_of(net.materialize(params), weight, covariance))
 
 
-def _closed_form(net: Network, goal: np.ndarray, covariance: Covariance | None = None) -> Params | None:
+def _closed_form(net: Network, goal: np.ndarray, metric: LegMetric | None) -> Params | None:
     """Return the parameters of the closed form; None if there is none."""
     assert net.topology is not None
-    tensor = net.layout.to_legs(goal)
+    tensor = legs = net.layout.to_legs(goal)
     plain = net.topology.closed_form(net.spec, tensor)
-    if plain is None or covariance is None or not is_multilinear(net):
+    if plain is None or metric is None or not is_multilinear(net):
         return plain
-    roots = LegMetric(net.layout, covariance.matrix).roots()
+    roots = metric.roots()
     for axis, leg in enumerate(net.layout.legs):
         if leg.name in roots:
             tensor = _along(tensor, axis, roots[leg.name])
@@ -166,7 +166,7 @@ def _closed_form(net: Network, goal: np.ndarray, covariance: Covariance | None =
             if name in roots and node.param is not None:
                 inverse = np.linalg.inv(roots[name])
                 found[node.param] = _along(found[node.param], node.indices.index(inner), inverse)
-    return min((plain, found), key=lambda params: error_of(net.materialize(params), goal, covariance))
+    return min((plain, found), key=lambda params: metric.norm(legs - net.layout.to_legs(net.materialize(params))))
 
 
 def _along(tensor: np.ndarray, axis: int, matrix: np.ndarray) -> np.ndarray:
@@ -176,21 +176,19 @@ def _along(tensor: np.ndarray, axis: int, matrix: np.ndarray) -> np.ndarray:
 
 def _trial(net: Network, goal: np.ndarray, sweeps: int, covariance: Covariance | None) -> float:
     """Return the error of the closed form or of a short fit; infinity if there is neither."""
-    params = _closed_form(net, goal, covariance)
+    metric = metric_of(net, covariance)
+    params = _closed_form(net, goal, metric)
     if params is not None:
         return error_of(net.materialize(params), goal, covariance)
-    if sweeps and can_alternate(net):
-        metric = None if covariance is None else LegMetric(net.layout, covariance.matrix)
+    if sweeps and can_alternate(net, metric is not None):
         return min(from_scratch(net, goal, sweeps, metric=metric)[1])
     return math.inf
 
 
 def _decomposed(net: Network, goal: np.ndarray, sweeps: int | None, covariance: Covariance | None) -> Params:
     """Return parameters from the closed form, improved by ALS, or by ALS alone."""
-    if covariance is not None:
-        needs_single_nodes(net.spec)
-    params = _closed_form(net, goal, covariance)
-    metric = None if covariance is None else LegMetric(net.layout, covariance.matrix)
+    metric = metric_of(net, covariance)
+    params = _closed_form(net, goal, metric)
     if not is_multilinear(net):
         if params is None:
             raise SpecError(
@@ -198,12 +196,12 @@ def _decomposed(net: Network, goal: np.ndarray, sweeps: int | None, covariance: 
                 "deeptn_torch.fit(net, weight)"
             )
         return params
-    if params is None and not can_alternate(net):
+    if params is None and not can_alternate(net, metric is not None):
         raise SpecError(
             f"{describe(net.topology)} has cores too large for ALS; fit it by gradient: deeptn_torch.fit(net, weight)"
         )
     if sweeps is None:
-        sweeps = default_sweeps(net, scratch=params is None)
+        sweeps = default_sweeps(net, params is None, metric is not None)
     if params is not None and sweeps:
         params, _ = alternate(net, goal, params, sweeps, POLISH, metric)
     elif params is None and sweeps:

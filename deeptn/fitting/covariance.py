@@ -9,7 +9,8 @@ import numpy as np
 from ..arrays import relative_error, to_numpy
 from ..base import Array, positive_int
 from ..errors import SpecError
-from ..spec import Layout, NetworkSpec
+from ..network import Network
+from ..spec import Layout
 
 #: Smallest eigenvalue of what whitens a leg, relative to the largest: legs can be transformed back without loss.
 FLOOR = 1e-6
@@ -146,11 +147,19 @@ class LegMetric:
         return found
 
 
-def needs_single_nodes(spec: NetworkSpec) -> None:
-    """Raise `SpecError` if a leg belongs to several nodes, because a covariance then couples too much."""
-    for number in spec.summands:
-        stage = spec.stages[number]
+def metric_of(net: Network, covariance: Covariance | None) -> LegMetric | None:
+    """Return the covariance between the legs of a network, for closed forms and alternating least squares.
+
+    Raises `SpecError` if it is for another weight, or a leg belongs to several nodes, which it would couple.
+    """
+    if covariance is None:
+        return None
+    for stage in (net.spec.stages[number] for number in net.spec.summands):
         for leg in stage.output:
             holders = [node.name for node in stage.nodes if leg in node.indices]
             if len(holders) != 1:
-                raise SpecError(f"a fit with a covariance needs one node for each leg; {holders[:3]} share one")
+                raise SpecError(
+                    f"closed forms and ALS with a covariance need one node for each leg, but {holders[:3]} share one; "
+                    "fit by gradient: deeptn_torch.fit(net, weight, how=Fit(method='lbfgs'), covariance=covariance)"
+                )
+    return LegMetric(net.layout, covariance.matrix)

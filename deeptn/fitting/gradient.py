@@ -17,7 +17,7 @@ from ..network import Network
 from ..topologies import describe
 from .alternating import FINE, alternate, balanced, can_alternate, default_sweeps, from_scratch, is_multilinear
 from .closed_forms import decompose, scaled, unit_of, zeroed
-from .covariance import Covariance, LegMetric, error_of, needs_single_nodes
+from .covariance import Covariance, LegMetric, error_of, metric_of
 from .growth import grown_into, shrunk
 
 
@@ -205,13 +205,13 @@ def fit_by_gradient(
 def _resolved(how: Fit, net: Network, covariance: Covariance | None) -> Fit:
     """Return the same with a definite method, which can use the covariance."""
     resolved = how.resolved(net)
-    if covariance is not None and resolved.method == "als":
+    if covariance is not None and (how.method, resolved.method) == ("auto", "als"):
         try:
-            needs_single_nodes(net.spec)
+            metric_of(net, covariance)
+            possible = can_alternate(net, weighted=True)
         except SpecError:
-            if how.method != "auto":
-                raise
-            return replace(how, method="lbfgs").resolved(net)
+            possible = False
+        return resolved if possible else replace(how, method="lbfgs").resolved(net)
     return resolved
 
 
@@ -238,7 +238,7 @@ def _fit_by_als(
     net: Network, weight: Array, params: Params | None, how: Fit, covariance: Covariance | None
 ) -> FitResult:
     dense, sweeps = to_numpy(weight), how.steps or 0
-    metric = None if covariance is None else LegMetric(net.layout, covariance.matrix)
+    metric = metric_of(net, covariance)
     if params is None:
         found, errors = from_scratch(net, dense, sweeps, how.seed, metric)
     else:

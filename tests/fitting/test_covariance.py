@@ -13,7 +13,7 @@ import torch
 
 import deeptn as dtn
 from deeptn.fitting import Covariance, Fit
-from deeptn.fitting.alternating import alternate
+from deeptn.fitting.alternating import alternate, can_alternate
 from deeptn.fitting.covariance import LegMetric
 
 FAMILIES = (
@@ -133,8 +133,19 @@ def test_bad_input():
     covariance.add(np.eye(4))
     with pytest.raises(dtn.SpecError, match=r"the covariance is for 4 inputs, but the weight has shape \(24, 36\)"):
         dtn.decompose(layer()[0], "LowRank", covariance=covariance)
-    with pytest.raises(dtn.SpecError, match="a fit with a covariance needs one node for each leg"):
+    with pytest.raises(dtn.SpecError, match="need one node for each leg"):
         dtn.decompose(layer()[0], "Butterfly", covariance=layer()[1])
+    with pytest.raises(dtn.SpecError, match="need one node for each leg"):
+        dtn.decompose(layer()[0], "Butterfly", budget=400, covariance=layer()[1])
+
+
+def test_inputs_of_a_core_count_as_bonds():
+    net = dtn.network(dtn.CP(rank=500), (64, 64), dtn.Layout.balanced((64, 64)))
+    assert can_alternate(net)
+    assert not can_alternate(net, weighted=True)
+    weight, covariance = layer((64, 64))
+    with pytest.raises(dtn.SpecError, match="cores too large for ALS; fit it by gradient"):
+        dtn.decompose(weight, dtn.CP(rank=500), net.layout, covariance=covariance)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +181,7 @@ def test_als_is_used_where_every_leg_has_one_node():
             for method in ("auto", same)
         )
         assert found.error == pytest.approx(other.error, rel=1e-9)
-    with pytest.raises(dtn.SpecError, match="needs one node for each leg"):
+    with pytest.raises(dtn.SpecError, match="need one node for each leg"):
         deeptn_torch.fit(net, torch.from_numpy(weight), how=Fit(method="als"), covariance=covariance)
 
 

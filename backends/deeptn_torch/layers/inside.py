@@ -123,7 +123,7 @@ class Generating(parametrize.ParametrizationList):
         made: Any = self[0]
         core = next(iter(made.cores.values()))
         original: Any = nn.Parameter(core.detach().new_empty(0), core.requires_grad)
-        original.network = made
+        original._deeptn_weight = made
         return original
 
     def forward(self) -> Tensor:
@@ -173,12 +173,11 @@ def _override(module: nn.Module) -> None:
     """Give the class of a module with generated weights the methods that differ."""
     own, is_recurrent = type(module), isinstance(module, nn.RNNBase)
     for name, override in _OVERRIDES.items():
-        attends = name == "forward" and isinstance(module, nn.MultiheadAttention)
-        if (
-            name in _ALWAYS
-            or attends
-            or (hasattr(own, name) if name in _RESETS else is_recurrent and name != "forward")
-        ):
+        if name == "forward":
+            needed = isinstance(module, nn.MultiheadAttention)
+        else:
+            needed = name in _ALWAYS or (hasattr(own, name) if name in _RESETS else is_recurrent)
+        if needed:
             setattr(own, name, override)
     if is_recurrent:
         _init_flat_weights(module)
@@ -241,7 +240,7 @@ def _filled(module: Any, state: dict[str, Any]) -> nn.Module:
 def _register_parameter(module: Any, name: str, param: Any) -> None:
     """Register a parameter: fit a generated weight to it, and refuse what `torch.nn.utils.prune` would keep of one."""
     inside = generated_inside(module)
-    made = getattr(param, "__dict__", {}).pop("network", None)
+    made = getattr(param, "__dict__", {}).pop("_deeptn_weight", None)
     if made is not None and param.shape == (0,):  # remove_parametrizations leaves W, without what is on top
         weight = made().detach().clone(memory_format=torch.contiguous_format)
         param = nn.Parameter(weight, requires_grad=trainable(made.cores.values()))
@@ -285,13 +284,12 @@ def check_input(module: Any, *args: Any) -> None:
         _next(module, check_input)(module, *args)
 
 
-def forward(module: Any, query: Tensor, *args: Any, **kwargs: Any) -> Any:
+def forward(module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
     """Attend; nested tensors, which PyTorch's fast path takes, one sample at a time."""
     attend = partial(_next(module, forward), module)
-    if not query.is_nested or kwargs.get("need_weights", True):
-        return attend(query, *args, **kwargs)
-    samples = zip(query.unbind(), *(other.unbind() for other in args))
-    found = [attend(*sample, **kwargs)[0] for sample in samples]
+    if not query.is_nested or args or kwargs.get("need_weights", True):
+        return attend(query, key, value, *args, **kwargs)
+    found = [attend(*sample, **kwargs)[0] for sample in zip(query.unbind(), key.unbind(), value.unbind())]
     return torch.nested.as_nested_tensor(found), None
 
 
