@@ -236,13 +236,16 @@ def test_rows_of_padding_that_are_not_zero(tmp_path):
 def test_parameters_are_not_replaced_by_weights():
     layer = TNLinear(24, 16, WALL)
     for change in (nn.utils.weight_norm, nn.utils.spectral_norm):
-        with pytest.raises(dtn.SpecError, match="the weight is generated, so it is not among the parameters"):
+        with pytest.raises(dtn.SpecError, match="'weight' is generated, so it is not among the parameters"):
             change(layer)
-    with pytest.raises(dtn.SpecError, match="fit the cores with layer"):
+    with pytest.raises(dtn.SpecError, match="parametrize a core, generate the weight inside a dense module"):
         layer._parameters["weight"] = nn.Parameter(torch.zeros(16, 24))
     assert list(layer._parameters) == ["bias"]
+    assert "weight" not in layer._parameters
     with pytest.raises(KeyError, match="offset"):
         layer._parameters["offset"]
+    with pytest.raises(ValueError, match="does not have a parameter"):
+        parametrize.register_parametrization(layer, "weigth", nn.Identity())
 
 
 def test_layers_made_of_fake_tensors():

@@ -15,6 +15,7 @@ import torch
 from deeptn_torch import TNConvTranspose2d, TNEmbedding, TNLinear, compress, compress_, fold_, load_model, save_model
 from deeptn_torch import parametrize_ as generate_
 from torch import nn
+from torch.ao.quantization import quantize_fx
 from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 from torch.distributed.fsdp.wrap import always_wrap_policy
 from torch.distributed.tensor import Replicate, distribute_module, distribute_tensor
@@ -230,22 +231,86 @@ def test_writes_through_numpy_are_refused():
     assert np.array_equal(array, layer.weight.detach().numpy())
     with pytest.raises(ValueError, match="read-only"):
         array[:] = 0
+    with pytest.raises(dtn.SpecError, match="what others write there would be lost; share a copy instead"):
+        torch.from_dlpack(layer.weight)
+    assert torch.equal(torch.from_dlpack(layer.weight.detach()), layer.weight)
 
 
 @pytest.mark.filterwarnings("ignore:.*nested tensors:UserWarning")
-@pytest.mark.parametrize("part", ["self_attn.in_proj_weight", "linear1", "*"])
-def test_encoders_of_which_a_part_is_generated(part):
+@pytest.mark.parametrize("part", ["self_attn.in_proj_weight", "self_attn.out_proj", "linear1", "*"])
+@pytest.mark.parametrize("layers", ["1", "*"])
+def test_encoders_of_which_a_part_is_generated(part, layers):
     torch.manual_seed(0)
     encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 4, 32, batch_first=True), 2)
-    compress_(encoder, {f"layers.1.{part}": WALL}, fit=None)
+    compress_(encoder, {f"layers.{layers}.{part}": WALL}, fit=None)
     x, padding = torch.randn(5, 6, 16), torch.zeros(5, 6, dtype=torch.bool)
     padding[1, 4:] = True
     dense = copy.deepcopy(encoder.eval())
     fold_(dense)
     with torch.no_grad():  # PyTorch's fast path, with nested tensors
         expected = dense(x, src_key_padding_mask=padding)
-        assert torch.allclose(encoder(x, src_key_padding_mask=padding), expected, atol=1e-5)
-        assert not expected[1, 4:].any()
+        found = encoder(x, src_key_padding_mask=padding)
+    assert torch.allclose(found, expected, atol=1e-5)
+    assert not found[1, 4:].any()
+
+
+def test_only_pytorch_reads_a_weight_without_protection():
+    encoder = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True)
+    compress_(encoder, {"*": WALL}, fit=None)
+    seen = []
+
+    def write(module: Any, args: Any) -> None:
+        with pytest.raises(dtn.SpecError, match="would change a decoded copy of the weight"):
+            module.weight.zero_()
+        seen.append(module)
+
+    for part in (encoder.linear1, encoder.linear2):
+        part.register_forward_pre_hook(write)
+    with torch.no_grad():
+        encoder.eval()(torch.randn(5, 6, 16))
+    assert seen == [encoder.linear1, encoder.linear2]
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+@pytest.mark.parametrize("inside", [False, True])
+def test_quantization(inside):
+    ao: Any = torch.ao.quantization
+    model: Any = nn.Sequential(nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 16))
+    if inside:
+        generate_(model[1], "weight", WALL, fit=None)
+    else:
+        compress_(model, {"1": WALL}, fit=None)
+    model.eval()
+    x = torch.randn(5, 16)
+    expected = model(x)
+    if inside:
+        with pytest.raises(dtn.SpecError, match=r"'quantize_dynamic' cannot quantize .*; leave it out"):
+            ao.quantize_dynamic(model, {nn.Linear})
+    else:
+        assert torch.allclose(ao.quantize_dynamic(model, {nn.Linear})(x), expected, atol=0.05)
+    prepared = quantize_fx.prepare_fx(copy.deepcopy(model), ao.get_default_qconfig_mapping("x86"), (x,))
+    prepared(x)
+    assert torch.allclose(quantize_fx.convert_fx(prepared)(x), expected, atol=0.1)
+    model.qconfig = ao.get_default_qconfig("x86")
+    with pytest.raises(dtn.SpecError, match="'prepare' cannot quantize a module whose weight is generated"):
+        ao.prepare(model)
+    model[1].qconfig = None
+    ao.prepare(model)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_batch_norm_is_not_fused_into_a_network(inside):
+    model: Any = nn.Sequential(nn.Conv2d(4, 8, 3), nn.BatchNorm2d(8)).eval()
+    if inside:
+        generate_(model[0], "weight", WALL, fit=None)
+    else:
+        compress_(model, {"0": WALL}, fit=None)
+    with pytest.raises(dtn.SpecError, match="a batch norm cannot be fused into a weight that is generated; call fold_"):
+        nn.utils.fuse_conv_bn_eval(*model)
+    x = torch.randn(2, 4, 6, 6)
+    expected = model(x)
+    fold_(model)
+    assert torch.allclose(nn.utils.fuse_conv_bn_eval(*model)(x), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("mode", ["meta", "inference"])

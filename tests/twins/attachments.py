@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
-from .operations import PLAIN, operation
+from .operations import operation
 from .sides import KINDS, pattern
 
 GROUP = "Parametrizations and hooks"
@@ -92,17 +92,17 @@ for name, norm in {
     operation(GROUP, tolerance=2e-3)(run)
 
 
-@operation(GROUP, kinds=PLAIN)
+@operation(GROUP)
 def legacy_weight_norm(side):
     """`torch.nn.utils.weight_norm`, which is deprecated"""
-    nn.utils.weight_norm(side.layer)
+    nn.utils.weight_norm(side.layer, side.main)
     return {"y": side.model(side.x).detach()}
 
 
-@operation(GROUP, kinds=PLAIN)
+@operation(GROUP)
 def legacy_spectral_norm(side):
     """`torch.nn.utils.spectral_norm`, which is deprecated"""
-    nn.utils.spectral_norm(side.layer)
+    nn.utils.spectral_norm(side.layer, side.main)
     return {"y": side.model.eval()(side.x).detach()}
 
 

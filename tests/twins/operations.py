@@ -47,13 +47,13 @@ def operation(group: str, **options: Any) -> Callable[[Run], Run]:
 
 
 ON_TOP = "cannot follow the network that generates the weight"
-NO_PARAMETER = "does not have a parameter, a buffer, or a parametrized element with name 'weight'"
+NO_PARAMETER = "is generated, so it is not among the parameters of its module; parametrize a core, generate the weight"
 
 #: What the dense module does and its twin refuses: an operation, a pattern of kinds, and what the sentence contains.
 REFUSALS: list[tuple[str, str, str]] = [
     ("pruned_weight", "*", "is generated, so its entries cannot be pruned; prune the cores, or call fold_ first"),
     *((norm, kind, NO_PARAMETER) for norm in NORMS for kind in ("Linear*", "Conv2d", "Embedding")),
-    *((f"legacy_{norm}", "*", "fit the cores with layer.weight = …, parametrize a core") for norm in NORMS[::2]),
+    *((f"legacy_{norm}", "*", NO_PARAMETER) for norm in NORMS[::2]),
     *((norm, kind, ON_TOP) for norm in NORMS[:2] for kind in ("LSTM", "GRU", "MultiheadAttention")),
     *(("complex_module", kind, "which has no meaning for complex64") for kind in ("Linear", "Conv2d", "LSTM")),
     *(

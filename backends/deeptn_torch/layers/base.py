@@ -31,7 +31,7 @@ from ..engine import contract, contract_in_steps, is_followed, is_transformed, r
 from ..fit import draw_seed, find_params
 from .cache import CachedWeight, trainable
 from .cores import Cores, check_cores, load, refuse_computed, refuse_pruned, stored
-from .generated import GeneratedWeight, Parameters, check_assigned, refuse_mask
+from .generated import GeneratedWeight, OwnParameters, check_assigned, check_attribute, is_only_read, refuse_mask
 
 
 class TNLayer(CachedWeight):
@@ -72,7 +72,7 @@ class TNLayer(CachedWeight):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        self.__dict__["_parameters"] = Parameters()
+        self.__dict__["_parameters"] = OwnParameters()
 
     def _make(
         self,
@@ -251,7 +251,7 @@ class TNLayer(CachedWeight):
             tracer: Any = core.tracer
             return tracer.create_proxy("get_attr", tracer.path_of_module(self), (), {}).weight
         weight = self._weight()
-        if is_transformed([weight]):
+        if is_transformed([weight]) or is_only_read():
             return weight
         own = weight.clone() if weight.grad_fn is None else weight.contiguous()  # a kept weight is not handed out
         return own.as_subclass(GeneratedWeight)
@@ -275,6 +275,7 @@ class TNLayer(CachedWeight):
             return
         if name == "cores":
             check_cores(value)
+        check_attribute(name, value)
         super().__setattr__(name, value)
 
     def fit(self, weight: Tensor, fit: How = "auto") -> None:

@@ -6,12 +6,14 @@ import gc
 import operator
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, final
 
 import autoray
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils._pytree import tree_map_only
 
 from deeptn.errors import SpecError
@@ -25,6 +27,25 @@ _LOST = (
     "{name} would act on this decoded weight only, and the next use of the layer decodes another; call it on a core "
     "(layer.cores), or on a tensor made from the weight that you use yourself (layer.weight * 1)"
 )
+
+_SHARED = "DLPack shares memory, and what others write there would be lost; share a copy instead: layer.weight.detach()"
+
+#: Methods of PyTorch that only read weights. Those with a fast path take it only for plain tensors.
+_READERS = {cls.forward.__code__ for cls in (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)}
+
+#: The files of what is called between a reader and a weight.
+_BETWEEN = {
+    *(code.co_filename for code in (nn.Module._call_impl.__code__, parametrize.is_parametrized.__code__)),
+    *(str(Path(__file__).with_name(name)) for name in ("base.py", "inside.py", "weight.py")),
+}
+
+
+def is_only_read() -> bool:
+    """Return whether a method that only reads weights is about to get one."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code.co_filename in _BETWEEN:
+        frame = frame.f_back
+    return frame is not None and frame.f_code in _READERS
 
 
 @final
@@ -43,6 +64,8 @@ class GeneratedWeight(Tensor):
             with torch._C.DisableTorchFunctionSubclass():
                 return func(*args, **options)
         name = getattr(func, "__name__", "").partition(".")[0]  # of an operator: "add_.Tensor"
+        if name == "__dlpack__":
+            raise SpecError(_SHARED)
         if isinstance(_target(name, args, options), GeneratedWeight):
             raise SpecError(_REFUSAL.format(name="this assignment" if name.startswith("__") else f"{name!r}"))
         if name in ("register_hook", "register_post_accumulate_grad_hook", "retain_grad"):
@@ -116,14 +139,26 @@ def _protected_views(found: Any, whole: Any) -> Any:
     return found.as_subclass(GeneratedWeight) if shares else found
 
 
+#: Functions of PyTorch that assign a weight, but not as users do.
+_ASSIGN = {
+    # It swaps the tensors back.
+    "swap_tensor": "functional_call cannot replace a weight that is generated; pass the cores: cores.NAME",
+    # The network would only give an approximation.
+    **dict.fromkeys(
+        ("fuse_conv_bn_eval", "fuse_linear_bn_eval"),
+        "a batch norm cannot be fused into a weight that is generated; call fold_ first",
+    ),
+}
+
+
 def check_assigned(weight: Any) -> None:
     """Raise `SpecError` if fitting a network to what is assigned to its weight would be wrong without a word."""
     frame = sys._getframe(1)
-    for _ in range(8):  # functional_call swaps tensors, and swaps them back
+    for _ in range(8):
         if frame is None:
             break
-        if frame.f_code.co_name == "swap_tensor":
-            raise SpecError("functional_call cannot replace a weight that is generated; pass the cores: cores.NAME")
+        if refusal := _ASSIGN.get(frame.f_code.co_name):
+            raise SpecError(refusal)
         frame = frame.f_back
     if isinstance(weight, GeneratedWeight):
         raise SpecError(
@@ -147,27 +182,69 @@ def _is_held(param: nn.Parameter) -> bool:
 
 
 class Parameters(dict[str, Any]):
-    """The parameters of a generated layer; to look for its weight here, as `nn.utils.weight_norm` does, is an error."""
+    """The parameters of a module with generated weights; to look for one of these here is an error.
+
+    `torch.nn.utils.weight_norm` and `torch.nn.utils.parametrize` look for a weight here.
+    """
+
+    #: The names of the weights.
+    generated: tuple[str, ...] = ()
+
+    @classmethod
+    def without(cls, generated: tuple[str, ...], params: Mapping[str, Any]) -> Parameters:
+        """Return the parameters of a module as this class."""
+        found = cls(params)
+        found.generated = generated
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        found = super().__contains__(name)
+        if not found and name in self.generated and sys._getframe(1).f_code.co_name == "register_parametrization":
+            self._refuse(str(name))
+        return found
 
     def __missing__(self, name: str) -> NoReturn:
-        self._check(name)
-        raise KeyError(name)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self._check(name)
-        super().__setitem__(name, value)
+        self._refuse(name)
 
     def __delitem__(self, name: str) -> None:
-        self._check(name)
+        if not super().__contains__(name):
+            self._refuse(name)
         super().__delitem__(name)
 
-    @staticmethod
-    def _check(name: str) -> None:
-        if name == "weight":
+    def _refuse(self, name: str) -> NoReturn:
+        if name not in self.generated:
+            raise KeyError(name)
+        raise SpecError(
+            f"{name!r} is generated, so it is not among the parameters of its module; parametrize a core, generate the "
+            f"weight inside a dense module (parametrize_) and put a parametrization on top, or call fold_ first"
+        )
+
+
+class OwnParameters(Parameters):
+    """The parameters of a generated layer, which never have its weight among them."""
+
+    generated = ("weight",)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        if name in self.generated:
+            self._refuse(name)
+        super().__setitem__(name, value)
+
+
+#: Functions of `torch.ao.quantization` that replace modules.
+_QUANTIZE = {"prepare", "prepare_qat", "quantize_dynamic"}
+
+
+def check_attribute(name: str, value: Any) -> None:
+    """Raise `SpecError` if quantization in eager mode starts on a generated weight; in graph mode it is left out."""
+    frame = sys._getframe(1) if name == "qconfig" and value is not None else None
+    while frame is not None:
+        if frame.f_code.co_name in _QUANTIZE and frame.f_code.co_filename.endswith("quantize.py"):
             raise SpecError(
-                "the weight is generated, so it is not among the parameters of its layer; fit the cores with "
-                "layer.weight = …, parametrize a core, or call fold_ first"
+                f"{frame.f_code.co_name!r} cannot quantize a module whose weight is generated; leave it out (set its "
+                "qconfig to None, with a DeQuantStub before it), or call fold_ first"
             )
+        frame = frame.f_back
 
 
 def refuse_mask(name: str) -> NoReturn:

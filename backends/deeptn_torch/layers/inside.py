@@ -7,7 +7,6 @@ import copy
 import re
 import weakref
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import torch
@@ -22,7 +21,7 @@ from deeptn.spec import Layout
 
 from ..fit import find_params
 from .cache import trainable
-from .generated import check_assigned, refuse_mask
+from .generated import Parameters, check_assigned, check_attribute, refuse_mask
 from .weight import TNWeight, sharing
 
 
@@ -75,11 +74,13 @@ def needs_rows(module: nn.Module) -> str | None:
 def register(module: nn.Module, name: str, weight: TNWeight) -> None:
     """Replace a parameter by a generated weight."""
     keys = list(module._parameters)
+    others = generated_inside(module)
     weight.followers = tuple(keys[keys.index(name) + 1 :])
     _own_class(module)
     parametrize.register_parametrization(module, name, weight, unsafe=True)  # the stored tensor has another shape
     parametrizations: Any = module.parametrizations
     del parametrizations[name]._parameters["original"]
+    module.__dict__["_parameters"] = Parameters.without((*others, name), module._parameters)
     parametrizations[name].__class__ = Generating
     weight.std = weight.cores._std = _std(module, weight.shape)
     _override(module)
@@ -173,10 +174,7 @@ def _override(module: nn.Module) -> None:
     """Give the class of a module with generated weights the methods that differ."""
     own, is_recurrent = type(module), isinstance(module, nn.RNNBase)
     for name, override in _OVERRIDES.items():
-        if name == "forward":
-            needed = isinstance(module, nn.MultiheadAttention)
-        else:
-            needed = name in _ALWAYS or (hasattr(own, name) if name in _RESETS else is_recurrent)
+        needed = name in _ALWAYS or (hasattr(own, name) if name in _RESETS else is_recurrent)
         if needed:
             setattr(own, name, override)
     if is_recurrent:
@@ -252,6 +250,7 @@ def _register_parameter(module: Any, name: str, param: Any) -> None:
     else:
         _next(module, _register_parameter)(module, name, param)
     if made is not None:
+        module.__dict__["_parameters"] = Parameters.without(tuple(inside), module._parameters)
         for other in [key for key in module._parameters if key in made.followers]:
             module._parameters[other] = module._parameters.pop(other)
 
@@ -268,7 +267,8 @@ def _init_flat_weights(module: Any) -> None:
 
 
 def _setattr(module: Any, name: str, value: Any) -> None:
-    """Set an attribute of a recurrent module, which notes its parameters in the list of its weights."""
+    """Set an attribute; a recurrent module notes its parameters in the list of its weights."""
+    check_attribute(name, value)
     is_weight = name in module.__dict__.get("_flat_weights_names", ())
     with _standing_in(module) if is_weight else contextlib.nullcontext():
         _next(module, _setattr)(module, name, value)
@@ -282,15 +282,6 @@ def check_input(module: Any, *args: Any) -> None:
     """Check the input of a recurrent module, for which PyTorch reads the dtype of a weight."""
     with contextlib.nullcontext() if torch.compiler.is_compiling() else _standing_in(module):
         _next(module, check_input)(module, *args)
-
-
-def forward(module: Any, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Any:
-    """Attend; nested tensors, which PyTorch's fast path takes, one sample at a time."""
-    attend = partial(_next(module, forward), module)
-    if not query.is_nested or args or kwargs.get("need_weights", True):
-        return attend(query, key, value, *args, **kwargs)
-    found = [attend(*sample, **kwargs)[0] for sample in zip(query.unbind(), key.unbind(), value.unbind())]
-    return torch.nested.as_nested_tensor(found), None
 
 
 def reset_parameters(module: Any, *args: Any, **kwargs: Any) -> None:
@@ -344,8 +335,10 @@ _OVERRIDES: dict[str, Any] = {
     "_init_flat_weights": _init_flat_weights,
     "flatten_parameters": _nothing,
     "check_input": check_input,
-    "forward": forward,
 }
 _NAMES = {override: name for name, override in _OVERRIDES.items()}
 #: Overrides for all modules, and those for recurrent ones.
-_ALWAYS, _RESETS = ("__deepcopy__", "__reduce_ex__", "register_parameter"), ("reset_parameters", "_reset_parameters")
+_ALWAYS, _RESETS = (
+    ("__deepcopy__", "__reduce_ex__", "__setattr__", "register_parameter"),
+    ("reset_parameters", "_reset_parameters"),
+)
