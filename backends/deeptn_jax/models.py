@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from deeptn import models
 from deeptn.base import PathLike
 from deeptn.fitting import How
-from deeptn.models import Report, Rules, Workers
+from deeptn.models import Calibration, Report, Rules, Workers
 
 from .view import view_of
 
@@ -22,6 +22,7 @@ def compress(
     fit: How = "auto",
     key: Any = None,
     workers: Workers | int | None = None,
+    calibration: Calibration | None = None,
 ) -> tuple[M, Report]:
     """Return a model in which chosen layers have generated weights, and a report; see `deeptn.models.compress`.
 
@@ -41,7 +42,35 @@ def compress(
     >>> report.params_before, report.params_after
     (48000, 424)
     """
-    return models.compress(view_of(model), targets, ignore, fit, key, workers)
+    return models.compress(view_of(model), targets, ignore, fit, key, workers, calibration)
+
+
+def calibrate(
+    model: Any,
+    data: Any,
+    held_out: Any = None,
+    targets: Iterable[str] = ("*",),
+    ignore: Iterable[str] = (),
+    damping: float = 0.01,
+) -> Calibration:
+    """Run a model on data, and return the second moments of the inputs of its weights, for ``compress(calibration=)``.
+
+    The model runs in inference mode; in Equinox, under `jax.vmap` over the first axis of a batch. If yours is called
+    in another way, pass a function of the model as `data`. For parameters and errors see `deeptn.models.calibrate`.
+
+    Examples
+    --------
+    >>> import equinox as eqx, jax, deeptn as dtn
+    >>> from deeptn_jax.equinox import calibrate, compress
+    >>> model = eqx.nn.MLP(40, 10, 12, 1, key=jax.random.key(0))
+    >>> batches = jax.random.normal(jax.random.key(1), (6, 16, 40)) * jax.numpy.arange(40)
+    >>> calibration = calibrate(model, batches[:4], held_out=batches[4:])
+    >>> small, report = compress(model, {"layers.0": dtn.TTMatrix(rank=4)}, calibration=calibration)
+    >>> report.layers[0].output_error < report.layers[0].error
+    True
+    """
+    view: Any = view_of(model)
+    return models.calibrate(view, data, held_out, targets, ignore, damping)
 
 
 def fold(model: M, targets: Iterable[str] | None = None) -> M:

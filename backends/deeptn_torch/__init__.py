@@ -7,7 +7,7 @@ from .fit import fit
 from .kinds import register_layer
 from .layers import TNEmbedding, TNLinear, TNWeight, frozen, parametrize_
 from .layers.conv import TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
-from .models import compress, compress_, fold_, load_model, save_model
+from .models import calibrate, compress, compress_, fold_, load_model, save_model
 from .train import core_groups, shrink, train
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "TNEmbedding",
     "TNLinear",
     "TNWeight",
+    "calibrate",
     "compress",
     "compress_",
     "core_groups",

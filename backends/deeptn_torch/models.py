@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from deeptn import models
 from deeptn.base import PathLike
 from deeptn.fitting import How
-from deeptn.models import Report, Rules, Workers
+from deeptn.models import Calibration, Report, Rules, Workers
 
 from .view import TorchModel
 
@@ -27,6 +27,7 @@ def compress(
     fit: How = "auto",
     seed: Seed = None,
     workers: Workers | int | None = None,
+    calibration: Calibration | None = None,
 ) -> tuple[M, Report]:
     """Return a copy of a model in which chosen layers have generated weights, and a report.
 
@@ -43,7 +44,7 @@ def compress(
     (48000, 424)
     """
     model = copy.deepcopy(model)
-    return model, compress_(model, targets, ignore, fit, seed, workers)
+    return model, compress_(model, targets, ignore, fit, seed, workers, calibration)
 
 
 def compress_(
@@ -53,6 +54,7 @@ def compress_(
     fit: How = "auto",
     seed: Seed = None,
     workers: Workers | int | None = None,
+    calibration: Calibration | None = None,
 ) -> Report:
     """Compress a model in place; see `compress`. Nothing is replaced unless all layers can be.
 
@@ -64,7 +66,33 @@ def compress_(
     >>> type(model[0]).__name__, report.params_after
     ('TNLinear', 144)
     """
-    return models.compress(TorchModel(model), targets, ignore, fit, seed, workers)[1]
+    return models.compress(TorchModel(model), targets, ignore, fit, seed, workers, calibration)[1]
+
+
+def calibrate(
+    model: nn.Module,
+    data: Any,
+    held_out: Any = None,
+    targets: Iterable[str] = ("*",),
+    ignore: Iterable[str] = (),
+    damping: float = 0.01,
+) -> Calibration:
+    """Run a model on data, and return the second moments of the inputs of its weights, for ``compress(calibration=)``.
+
+    The model runs in evaluation mode, without gradients. Recurrent modules and attention show the inputs of all of
+    their weights but ``weight_hr``. For parameters and errors see `deeptn.models.calibrate`.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> model = nn.Sequential(nn.Linear(40, 12), nn.ReLU(), nn.Linear(12, 10))
+    >>> batches = torch.randn(6, 16, 40) * torch.arange(40)
+    >>> calibration = calibrate(model, batches[:4], held_out=batches[4:])
+    >>> small, report = compress(model, {"0": dtn.TTMatrix(rank=4)}, calibration=calibration)
+    >>> report.layers[0].output_error < report.layers[0].error
+    True
+    """
+    return models.calibrate(TorchModel(model), data, held_out, targets, ignore, damping)
 
 
 def fold_(model: nn.Module, targets: Iterable[str] | None = None) -> list[str]:

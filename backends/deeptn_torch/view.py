@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from deeptn.arrays import dtype_of, from_raw
-from deeptn.models import Entry, Generated, Weight, expect_model, naming, path_of, refuse, tied
+from deeptn.models import Entry, Generated, Receive, Weight, expect_model, naming, path_of, refuse, tied
 
 from .fit import draw_seed, fit
 from .kinds import SINGLE, hooks, lost_when_dense, replaceable
@@ -22,6 +23,7 @@ from .layers.cores import are_computed
 from .layers.inside import needs_rows, register, unregister
 from .outputs import outputs_of
 from .places import Place, lone_place, places_of
+from .watch import watched
 
 META = "is on the meta device and has no data; call model.to_empty(device='cpu') first"
 LAZY = "is lazy and has no data yet; call the model once first"
@@ -155,6 +157,11 @@ class TorchModel:
     def outputs(self, inputs: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         places = places_of(self.model)
         return outputs_of(self.model, inputs, dict(places[name].filled(array) for name, array in weights.items()))
+
+    def watched(
+        self, names: Iterable[str], receive: Receive
+    ) -> AbstractContextManager[tuple[nn.Module, Callable[[Any], object]]]:
+        return watched(self.model, names, receive)
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         slots = self._slots()

@@ -16,7 +16,7 @@ from ..engine import Program, compile_network, run
 from ..errors import SpecError
 from ..network import Network
 from ..spec import Leg, NetworkSpec, Node, Stage
-from .covariance import LegMetric
+from .covariance import Coupling, LegMetric
 from .growth import shrunk
 
 #: A core whose bonds multiply to more than this is not updated: its equations would be too large.
@@ -60,10 +60,10 @@ def is_multilinear(net: Network) -> bool:
     return net.is_linear and len(uses) == len(set(uses))
 
 
-def can_alternate(net: Network, weighted: bool = False) -> bool:
+def can_alternate(net: Network, coupling: Coupling | None = None) -> bool:
     """Return whether `alternate` updates every core: W is linear in each, and none has too many bonds.
 
-    With a covariance (`weighted`), the inputs of a core count as bonds.
+    Legs that a covariance couples count as bonds.
 
     Examples
     --------
@@ -74,7 +74,7 @@ def can_alternate(net: Network, weighted: bool = False) -> bool:
     cores = [node for node in net.spec.nodes if node.param]
     if not is_multilinear(net) or any(_bonds(net.spec, node) > MOST for node in cores):
         return False
-    return not weighted or sum(map(len, _updates(net.spec, True))) == len(cores)
+    return coupling is None or sum(map(len, _updates(net.spec, coupling))) == len(cores)
 
 
 def _bonds(spec: NetworkSpec, core: Node) -> int:
@@ -150,14 +150,14 @@ def alternate(
     return best[1], errors
 
 
-def default_sweeps(net: Network, scratch: bool, weighted: bool = False) -> int:
+def default_sweeps(net: Network, scratch: bool, coupling: Coupling | None = None) -> int:
     """Return the maximum number of sweeps: 100, or less if they would take long."""
-    limit = (SCRATCH_FLOPS if scratch else POLISH_FLOPS) / max(1.0, _sweep_flops(net.spec, weighted))
+    limit = (SCRATCH_FLOPS if scratch else POLISH_FLOPS) / max(1.0, _sweep_flops(net.spec, coupling))
     return min(100, max(LEAST if scratch else 0, int(limit)))
 
 
-def _sweep_flops(spec: NetworkSpec, weighted: bool = False) -> float:
-    return sum(update.flops for updates in _updates(spec, weighted) for update in updates)
+def _sweep_flops(spec: NetworkSpec, coupling: Coupling | None = None) -> float:
+    return sum(update.flops for updates in _updates(spec, coupling) for update in updates)
 
 
 def from_scratch(
@@ -171,7 +171,8 @@ def from_scratch(
     """
     rms = norm_of(weight) / math.sqrt(weight.size)
     dtype = str(np.result_type(weight, np.float64))
-    count = max(1, min(STARTS, int(EFFORT / max(1.0, _sweep_flops(net.spec, metric is not None)))))
+    flops = _sweep_flops(net.spec, metric and metric.coupling)
+    count = max(1, min(STARTS, int(EFFORT / max(1.0, flops))))
     starts: list[tuple[Params, list[float]]] = [
         (net.init(seed + number, dtype=dtype, std=rms), []) for number in range(count)
     ]
@@ -235,7 +236,7 @@ class _Fitter:
         params, parts = dict(params), list(parts)
         goal = self.goal if self.padding is None else np.where(self.padding, sum(parts), self.goal)
         metric = self.metric
-        for number, updates in enumerate(_updates(self.spec, metric is not None)):
+        for number, updates in enumerate(_updates(self.spec, metric and metric.coupling)):
             rest = goal - sum(part for k, part in enumerate(parts) if k != number) if len(parts) > 1 else goal
             extra = {} if metric is None else {TARGET + METRIC: metric.times(rest), METRIC: metric.tensor}
             for update in updates:
@@ -251,7 +252,8 @@ class _Update:
 
     Indices of the core are batched if they are legs that other cores have too; legs that no other core has are columns
     of the right-hand side; all others are the unknowns that one equation couples. A covariance couples the legs of
-    inputs as well; but it makes no difference to a core that has all of them.
+    inputs as well; but it makes no difference to a core that has all of them. One that is diagonal gives every value of
+    such a leg its own weight, so these are batched.
     """
 
     param: str
@@ -304,11 +306,10 @@ def _decodes(spec: NetworkSpec) -> list[Program]:
 
 
 @lru_cache(maxsize=32)
-def _updates(spec: NetworkSpec, weighted: bool = False) -> list[list[_Update]]:
+def _updates(spec: NetworkSpec, coupling: Coupling | None = None) -> list[list[_Update]]:
     """Return the updates of the cores of each of these tensors, with a covariance or without."""
-    inputs = tuple(leg.name for leg in spec.legs if leg.axis and weighted)
-    stages = _stages(spec)
-    found = [[_update(spec, nodes, node, inputs) for node in nodes if node.param is not None] for nodes in stages]
+    stages, coupling = _stages(spec), coupling or Coupling((), diagonal=False)
+    found = [[_update(spec, nodes, node, coupling) for node in nodes if node.param is not None] for nodes in stages]
     return [[update for update in updates if update is not None] for updates in found]
 
 
@@ -327,16 +328,17 @@ def _program(spec: NetworkSpec, nodes: Sequence[Node], output: tuple[str, ...]) 
     )
 
 
-def _update(spec: NetworkSpec, nodes: Sequence[Node], core: Node, inputs: tuple[str, ...]) -> _Update | None:
-    """Return the update of one core; None if its equations are too large. `inputs` are legs with a covariance."""
+def _update(spec: NetworkSpec, nodes: Sequence[Node], core: Node, coupling: Coupling) -> _Update | None:
+    """Return the update of one core; None if its equations are too large."""
     assert core.param is not None
     sizes = spec.index_sizes
     legs = {leg.name for leg in spec.legs}
     others = [node for node in nodes if node is not core]
     held = {ix for node in others for ix in node.indices}
-    batch = [ix for ix in core.indices if ix in legs and ix in held]
-    inputs = () if set(inputs) <= set(core.indices) else inputs
-    bonds = [ix for ix in core.indices if ix not in legs or ix in inputs]
+    inputs = () if set(coupling.legs) <= set(core.indices) else coupling.legs
+    single, coupled = (inputs, ()) if coupling.diagonal else ((), inputs)
+    batch = [ix for ix in core.indices if ix in legs and (ix in held or ix in single)]
+    bonds = [ix for ix in core.indices if ix not in legs or ix in coupled]
     own = [ix for ix in core.indices if ix in legs and ix not in held and ix not in inputs]
     sides = [math.prod(sizes[ix] for ix in part) for part in (batch, bonds, own)]
     if sides[1] > MOST:
@@ -347,9 +349,9 @@ def _update(spec: NetworkSpec, nodes: Sequence[Node], core: Node, inputs: tuple[
     right = _program(spec, [*conjugated, target], core.indices)
     gram = None
     if others:
-        twins = {ix: ix + TWIN for ix in (held - legs) | set(inputs)}
+        twins = {ix: ix + TWIN for ix in (held - legs) | set(coupled)}
         copies = [_renamed(node, twins) for node in others]
-        metric = [Node(METRIC, (*inputs, *(twins[ix] for ix in inputs)))] if inputs else []
+        metric = [Node(METRIC, (*inputs, *(twins[ix] for ix in coupled)))] if inputs else []
         gram = _program(spec, [*conjugated, *copies, *metric], (*batch, *bonds, *(twins[ix] for ix in bonds)))
     places = tuple(core.indices.index(ix) for ix in order)
     return _Update(core.param, places, tuple(sizes[ix] for ix in order), (sides[0], sides[1], sides[2]), right, gram)

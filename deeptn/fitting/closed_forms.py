@@ -164,14 +164,16 @@ def _closed_form(net: Network, goal: np.ndarray, metric: LegMetric | None) -> Pa
         for inner, name in zip(stage.output, names):
             (node,) = (node for node in stage.nodes if inner in node.indices)
             if name in roots and node.param is not None:
-                inverse = np.linalg.inv(roots[name])
+                root = roots[name]
+                inverse = 1 / root if root.ndim == 1 else np.linalg.inv(root)
                 found[node.param] = _along(found[node.param], node.indices.index(inner), inverse)
     return min((plain, found), key=lambda params: metric.norm(legs - net.layout.to_legs(net.materialize(params))))
 
 
 def _along(tensor: np.ndarray, axis: int, matrix: np.ndarray) -> np.ndarray:
-    """Multiply one axis of a tensor by a symmetric matrix."""
-    return np.moveaxis(np.moveaxis(tensor, axis, -1) @ matrix, -1, axis)
+    """Multiply one axis of a tensor by a symmetric matrix, or a diagonal."""
+    moved = np.moveaxis(tensor, axis, -1)
+    return np.moveaxis(moved * matrix if matrix.ndim == 1 else moved @ matrix, -1, axis)
 
 
 def _trial(net: Network, goal: np.ndarray, sweeps: int, covariance: Covariance | None) -> float:
@@ -180,7 +182,7 @@ def _trial(net: Network, goal: np.ndarray, sweeps: int, covariance: Covariance |
     params = _closed_form(net, goal, metric)
     if params is not None:
         return error_of(net.materialize(params), goal, covariance)
-    if sweeps and can_alternate(net, metric is not None):
+    if sweeps and can_alternate(net, metric and metric.coupling):
         return min(from_scratch(net, goal, sweeps, metric=metric)[1])
     return math.inf
 
@@ -196,12 +198,12 @@ def _decomposed(net: Network, goal: np.ndarray, sweeps: int | None, covariance: 
                 "deeptn_torch.fit(net, weight)"
             )
         return params
-    if params is None and not can_alternate(net, metric is not None):
+    if params is None and not can_alternate(net, metric and metric.coupling):
         raise SpecError(
             f"{describe(net.topology)} has cores too large for ALS; fit it by gradient: deeptn_torch.fit(net, weight)"
         )
     if sweeps is None:
-        sweeps = default_sweeps(net, params is None, metric is not None)
+        sweeps = default_sweeps(net, params is None, metric and metric.coupling)
     if params is not None and sweeps:
         params, _ = alternate(net, goal, params, sweeps, POLISH, metric)
     elif params is None and sweeps:

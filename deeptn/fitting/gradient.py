@@ -17,7 +17,7 @@ from ..network import Network
 from ..topologies import describe
 from .alternating import FINE, alternate, balanced, can_alternate, default_sweeps, from_scratch, is_multilinear
 from .closed_forms import decompose, scaled, unit_of, zeroed
-from .covariance import Covariance, LegMetric, error_of, metric_of
+from .covariance import Covariance, error_of, metric_of
 from .growth import grown_into, shrunk
 
 
@@ -63,8 +63,8 @@ class Fit:
         if self.lr is not None and self.method in ("auto", "als"):
             raise SpecError(f"Fit.lr needs a method that has a learning rate: write Fit(method='adam', lr={self.lr})")
 
-    def resolved(self, net: Network) -> Fit:
-        """Return the same with a definite method and number of steps, for one network.
+    def resolved(self, net: Network, covariance: Covariance | None = None) -> Fit:
+        """Return the same with a definite method and number of steps, for one network and covariance.
 
         Examples
         --------
@@ -74,7 +74,7 @@ class Fit:
         """
         method = self.method
         if method == "auto":
-            method = "als" if can_alternate(net) else "lbfgs"
+            method = "als" if _alternates(net, covariance) else "lbfgs"
         if method == "als" and not is_multilinear(net):
             what = describe(net.topology)
             raise SpecError(f"ALS needs a linear network without shared parameters, not {what}; write method='lbfgs'")
@@ -158,7 +158,7 @@ def fit_by_gradient(
     operations per fit: up to size `LINKS` for all smaller sizes, above it for half the size.
     """
     how = Fit() if how is None else how
-    wanted, how = how, _resolved(how, net, covariance)
+    wanted, how = how, how.resolved(net, covariance)
     _check_goal(net, weight, library)
     dense = to_numpy(weight)
     unit = unit_of(dense, safe=1e10)  # squares are computed in float32
@@ -174,14 +174,18 @@ def fit_by_gradient(
         return _fit_by_als(net, weight, params, how, covariance)
     goal = weight if dtype_of(weight) == "float64" else do("astype", weight, "float32")
     norm = norm_of(dense)
-    root = None if covariance is None else _root(covariance, net)
-    across = None if root is None else convert_params({"root": root}, goal)["root"]
-    scale = 1.0 / (norm if root is None else norm_of(dense.reshape(len(dense), -1) @ root) or norm) ** 2
+    root = across = None
+    scale = 1.0 / norm**2
+    if covariance is not None:
+        covariance.check(net.shape)
+        root = covariance.root()
+        across = convert_params({"root": root}, goal)["root"]
+        scale = 1.0 / (norm_of(covariance.times_root(dense.reshape(len(dense), -1), root)) or norm) ** 2
 
     def loss_of(params: Params) -> Array:
         gap = net.materialize(params) - goal
-        if across is not None:
-            gap = do("reshape", gap, (net.shape[0], -1)) @ across
+        if covariance is not None:
+            gap = covariance.times_root(do("reshape", gap, (net.shape[0], -1)), across)
         return do("sum", gap**2) * scale
 
     alone = params is not None or wanted.method != "auto" or not how.steps
@@ -196,28 +200,10 @@ def fit_by_gradient(
         if error_of(net.materialize(start), goal, covariance) < math.sqrt(min(losses)):
             found, losses = minimise(loss_of, start, goal, how)
     if how.steps:
-        found = _best_scaled(net, found, dense, root)
+        found = _best_scaled(net, found, dense, covariance, root)
     found = {name: do("astype", array, dtype_of(weight)) for name, array in found.items()}
     error = error_of(net.materialize(found), weight, covariance)
     return FitResult(found, error, [math.sqrt(loss) for loss in losses])
-
-
-def _resolved(how: Fit, net: Network, covariance: Covariance | None) -> Fit:
-    """Return the same with a definite method, which can use the covariance."""
-    resolved = how.resolved(net)
-    if covariance is not None and (how.method, resolved.method) == ("auto", "als"):
-        try:
-            metric_of(net, covariance)
-            possible = can_alternate(net, weighted=True)
-        except SpecError:
-            possible = False
-        return resolved if possible else replace(how, method="lbfgs").resolved(net)
-    return resolved
-
-
-def _root(covariance: Covariance, net: Network) -> np.ndarray:
-    LegMetric(net.layout, covariance.matrix)  # raises an error if it is for another weight
-    return covariance.root()
 
 
 def _smaller(net: Network, how: Fit) -> Network | None:
@@ -248,11 +234,13 @@ def _fit_by_als(
     return FitResult(found, error_of(net.materialize(found), weight, covariance), errors)
 
 
-def _best_scaled(net: Network, params: Params, weight: np.ndarray, root: np.ndarray | None) -> Params:
+def _best_scaled(
+    net: Network, params: Params, weight: np.ndarray, covariance: Covariance | None, root: np.ndarray | None
+) -> Params:
     """Multiply W' by the factor with the smallest error; return the parameters unchanged if they cannot scale W'."""
     made = to_numpy(net.materialize(params)).astype(np.float64)
-    if root is not None:
-        made, weight = (array.reshape(len(array), -1) @ root for array in (made, weight))
+    if covariance is not None:
+        made, weight = (covariance.times_root(array.reshape(len(array), -1), root) for array in (made, weight))
     size = np.vdot(made, made)
     factor = float(np.vdot(made, weight) / size) if 0 < size < math.inf else 1.0
     try:
@@ -262,7 +250,12 @@ def _best_scaled(net: Network, params: Params, weight: np.ndarray, root: np.ndar
 
 
 def find_params(
-    net: Network, weight: Array, how: How, fit: Callable[..., FitResult], draw_seed: Callable[[], int]
+    net: Network,
+    weight: Array,
+    how: How,
+    fit: Callable[..., FitResult],
+    draw_seed: Callable[[], int],
+    covariance: Covariance | None = None,
 ) -> Params:
     """Carry out the ``fit=`` argument of ``compress`` and ``from_dense``.
 
@@ -273,11 +266,28 @@ def find_params(
         raise SpecError(f"fit = {how!r}; expected 'auto', None or a deeptn.fitting.Fit")
     start = None
     if how is not None and net.topology is not None:
-        suffices = net.topology.closed_form_suffices
-        if how == "auto" and (suffices or can_alternate(net)):
-            return decompose(weight, net.topology, net.layout).params
+        suffices = net.topology.closed_form_suffices and _has_metric(net, covariance)
+        if how == "auto" and (suffices or _alternates(net, covariance)):
+            return decompose(weight, net.topology, net.layout, covariance=covariance).params
         if suffices:
-            start = decompose(weight, net.topology, net.layout, sweeps=0).params
+            start = decompose(weight, net.topology, net.layout, sweeps=0, covariance=covariance).params
     if how is None:
         how = Fit(steps=0, seed=draw_seed())
-    return fit(net, weight, start, Fit() if how == "auto" else how).params
+    return fit(net, weight, start, Fit() if how == "auto" else how, covariance).params
+
+
+def _has_metric(net: Network, covariance: Covariance | None) -> bool:
+    """Return whether closed forms and ALS can use a covariance."""
+    try:
+        metric_of(net, covariance)
+    except SpecError:
+        return False
+    return True
+
+
+def _alternates(net: Network, covariance: Covariance | None) -> bool:
+    """Return whether ALS can fit a network, with a covariance or without."""
+    if not _has_metric(net, covariance) or not can_alternate(net):
+        return False
+    metric = metric_of(net, covariance)
+    return metric is None or can_alternate(net, metric.coupling)

@@ -2,6 +2,7 @@
 
 from ..base import path_of
 from .arguments import expect_model
+from .calibration import Calibration, Receive, WatchedView, arguments_of, calibrate, unfolding
 from .compress import compress, fold
 from .files import from_stored, load_model, save_model, size_of, to_stored
 from .kinds import Kind, kind_of
@@ -15,6 +16,7 @@ from .views import view_of
 from .work import Call, Store, Workers, groups, key_of
 
 __all__ = [
+    "Calibration",
     "Call",
     "Entry",
     "Generated",
@@ -22,16 +24,20 @@ __all__ = [
     "LayerReport",
     "Mode",
     "ModelView",
+    "Receive",
     "Report",
     "Rules",
     "Store",
     "StoredView",
     "Target",
     "Trainer",
+    "WatchedView",
     "Weight",
     "Workers",
+    "arguments_of",
     "as_network",
     "at_rest",
+    "calibrate",
     "can_fit",
     "carry_out",
     "check_loss",
@@ -59,6 +65,7 @@ __all__ = [
     "size_of",
     "tied",
     "to_stored",
+    "unfolding",
     "view_of",
     "widened",
 ]

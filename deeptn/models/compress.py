@@ -17,6 +17,7 @@ from ..fitting import FitResult, How, find_params
 from ..network import Network, network
 from ..spec import Layout
 from ..topologies import describe
+from .calibration import Calibration, warn_about_missing
 from .report import LayerReport, Report, layer_report
 from .rules import Rules, resolve, select
 from .view import Generated, ModelView, Weight, at_rest, count, naming, widened
@@ -30,6 +31,7 @@ def compress(
     fit: How = "auto",
     seed: Any = None,
     workers: Workers | int | None = None,
+    calibration: Calibration | None = None,
 ) -> tuple[Any, Report]:
     """Let networks generate chosen weights of a model. Either all of them are replaced, or none.
 
@@ -52,6 +54,8 @@ def compress(
         Processes or a cluster that find the cores, and a folder that keeps them as soon as they are found: after an
         interruption, a call with the same folder (and the same seed) goes on and ends with the same cores. A number: so
         many processes.
+    calibration : Calibration, optional
+        Inputs of the layers (`calibrate`): fits then count the errors of outputs, and the report states them.
 
     Returns
     -------
@@ -90,30 +94,44 @@ def compress(
     for name in networks:
         check_free(dense[name], f", or add {name!r} to ignore")
         _warn_if_large(name, networks[name])
+    if calibration is not None:
+        warn_about_missing(calibration, networks)
     before, seeds = (count(view), at_rest(view)), _seeds(view, seed)
     found: dict[str, tuple[Params, LayerReport]] = {}
     if workers is None:
         for name, net in track(list(networks.items()), lambda item: f"layer {item[0]}"):
             with naming(name):
                 weight = dense[name].read()
-                found[name] = _found(name, net, weight, fit, view.fit, lambda: next(seeds))
+                found[name] = _found(name, net, weight, fit, view.fit, lambda: next(seeds), _part(calibration, name))
                 release(weight)
     else:
-        found = _found_by_workers(Workers.of(workers), view, dense, networks, fit, seeds)
+        found = _found_by_workers(Workers.of(workers), view, dense, networks, fit, seeds, calibration)
     view.replace({name: Generated(net, found[name][0]) for name, net in networks.items()})
     rows = tuple(found[name][1] for name in networks)
     return view.model, Report(rows, before[0], count(view), before[1], at_rest(view))
 
 
 def _found(
-    name: str, net: Network, weight: Array, fit: How, by_gradient: Callable[..., FitResult], seed: Callable[[], int]
+    name: str,
+    net: Network,
+    weight: Array,
+    fit: How,
+    by_gradient: Callable[..., FitResult],
+    seed: Callable[[], int],
+    calibration: Calibration | None = None,
 ) -> tuple[Params, LayerReport]:
     """Return the cores for a weight, and what they cost."""
     wide = widened(weight)
-    params = find_params(net, wide, fit, by_gradient, seed)
+    covariance = None if calibration is None else calibration.for_fit(name)
+    params = find_params(net, wide, fit, by_gradient, seed, covariance)
     if wide is not weight:
         params = {core: array.astype(weight.dtype) for core, array in params.items()}
-    return params, layer_report(name, net, weight, net.materialize(params))
+    return params, layer_report(name, net, weight, net.materialize(params), calibration)
+
+
+def _part(calibration: Calibration | None, name: str) -> Calibration | None:
+    """Return what a calibration has on one layer: a process gets no more."""
+    return None if calibration is None else calibration.only(name)
 
 
 def _found_by_workers(
@@ -123,6 +141,7 @@ def _found_by_workers(
     networks: Mapping[str, Network],
     fit: How,
     seeds: Iterator[int],
+    calibration: Calibration | None,
 ) -> dict[str, tuple[Params, LayerReport]]:
     """Find the cores of all layers, or read them from the folder."""
     found: dict[str, tuple[Params, LayerReport]] = {}
@@ -133,13 +152,15 @@ def _found_by_workers(
             with naming(name):
                 net, weight, seed = networks[name], dense[name].read(), next(seeds) if fit is None else 0
                 read.append(weight)
-                key = key_of("cores", weight, network_to_dict(net), fit, seed, view.fit.__module__)
+                part = _part(calibration, name)
+                about = () if part is None else part.parts(name)
+                key = key_of("cores", weight, network_to_dict(net), fit, seed, view.fit.__module__, *about)
                 params = workers.store.find_params(key, net)
                 if params is None:
-                    given = name, net, weight, fit, view.fit, partial(int, seed)
+                    given = name, net, weight, fit, view.fit, partial(int, seed), part
                     calls.append(Call(name, (name, key), _found, given))
                 else:
-                    found[name] = params, layer_report(name, net, to_raw(weight), net.materialize(params))
+                    found[name] = params, layer_report(name, net, to_raw(weight), net.materialize(params), part)
         steps = workers.run(calls)
         for (name, key), result in track(steps, lambda step: f"layer {step[0][0]}", len(calls)):
             found[name] = result

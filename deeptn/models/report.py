@@ -11,6 +11,7 @@ from ..arrays import relative_error, to_raw
 from ..base import Array, PathLike, Shape, kilobytes, write_atomically
 from ..network import Network
 from ..topologies import describe
+from .calibration import Calibration
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class LayerReport:
         Cost of decoding the weight once (see `deeptn.engine.Cost`).
     bytes_before, bytes_after : int
         Bytes of the dense weight, and of the cores: memory at rest, and in a file without its header.
+    output_error, held_out_error : float, optional
+        Relative root mean square error of the layer's outputs, without the bias, on the inputs of a `Calibration` and
+        on its held-out inputs; None if these are unknown.
     """
 
     name: str
@@ -46,6 +50,8 @@ class LayerReport:
     peak: int
     bytes_before: int = 0
     bytes_after: int = 0
+    output_error: float | None = None
+    held_out_error: float | None = None
 
     @property
     def bytes_running(self) -> int:
@@ -58,12 +64,15 @@ class LayerReport:
         return self.params_before / self.params_after
 
 
-def layer_report(name: str, net: Network, before: Array, after: Array) -> LayerReport:
+def layer_report(
+    name: str, net: Network, before: Array, after: Array, calibration: Calibration | None = None
+) -> LayerReport:
     """Compare the weight that a network generates for a layer with the weight before."""
     cost, error, itemsize = net.cost(), relative_error(after, before), to_raw(before).dtype.itemsize
     sizes, counts = (net.size, net.num_params), (cost.flops, cost.write, cost.peak)
     stored = net.size * itemsize, net.num_params * itemsize
-    return LayerReport(name, net.shape, describe(net.topology), *sizes, error, *counts, *stored)
+    on_outputs = (None, None) if calibration is None else calibration.errors(name, after, before)
+    return LayerReport(name, net.shape, describe(net.topology), *sizes, error, *counts, *stored, *on_outputs)
 
 
 @dataclass(frozen=True)
@@ -121,7 +130,7 @@ class Report:
     def __str__(self) -> str:
         lines = [
             f"{x.name}: {x.shape} {x.topology}, {x.params_before:,} -> {x.params_after:,} (x{x.ratio:.1f}), "
-            f"error of W {x.error:.3f}"
+            f"error of W {x.error:.3f}" + (f", of outputs {_pair(x)}" if x.output_error is not None else "")
             for x in self.layers
         ]
         return "\n".join([*lines, self.total])
@@ -140,16 +149,29 @@ class Report:
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
 
-        columns = ("layer", "shape", "topology", "before", "after", "ratio", "error", "flops")
+        watched = any(x.output_error is not None for x in self.layers)
+        columns = ["layer", "shape", "topology", "before", "after", "ratio", "error", "flops"]
+        if watched:
+            columns.insert(7, "of outputs")
         table = Table(
             *columns,
             title="Compression",
             box=SIMPLE_HEAD,
-            caption=f"error of W, flops to decode it; {self._model()}",
+            caption=f"error of W, {_ON_OUTPUTS if watched else ''}flops to decode it; {self._model()}",
         )
         for x in self.layers:
             cells = (x.name, "x".join(map(str, x.shape)), x.topology, f"{x.params_before:,}", f"{x.params_after:,}")
-            table.add_row(*cells, f"{x.ratio:.1f}", f"{x.error:.3f}", f"{x.flops:,}")
+            more = [_pair(x)] if watched else []
+            table.add_row(*cells, f"{x.ratio:.1f}", f"{x.error:.3f}", *more, f"{x.flops:,}")
         table.add_section()
-        table.add_row("sum", "", "", f"{self.params_before:,}", f"{self.params_after:,}", f"{self.ratio:.1f}", "", "")
+        table.add_row("sum", "", "", f"{self.params_before:,}", f"{self.params_after:,}", f"{self.ratio:.1f}")
         return table
+
+
+_ON_OUTPUTS = "of outputs on the calibration data (and held out), "
+
+
+def _pair(layer: LayerReport) -> str:
+    """Return the error of the outputs, and that on held-out data."""
+    errors = [f"{error:.3f}" for error in (layer.output_error, layer.held_out_error) if error is not None]
+    return "–" if not errors else errors[0] + (f" ({errors[1]})" if len(errors) > 1 else "")

@@ -13,7 +13,7 @@ from ..arrays import DTYPES, convert_params, dtype_of, from_raw, library_of, to_
 from ..base import Array, Params, ParamsLike
 from ..errors import MissingBackendError, PlanError
 from ..files import LONE, StoredLayer, StoredModel, place_of
-from ..fitting import Fit, FitResult, fit_by_gradient
+from ..fitting import Covariance, Fit, FitResult, fit_by_gradient
 from ..network import Network, network
 from ..params import check_params
 from .view import Entry, Generated, Weight
@@ -47,12 +47,14 @@ def guess_kind(name: str, ndim: int) -> str:
     return "embedding" if any(word in name.rpartition(".")[2].lower() for word in TABLES) else "linear"
 
 
-def fit_arrays(net: Network, weight: Array, params: Any = None, how: Fit | None = None) -> FitResult:
+def fit_arrays(
+    net: Network, weight: Array, params: Any = None, how: Fit | None = None, covariance: Covariance | None = None
+) -> FitResult:
     """Fit a network to a weight without a front-end: in NumPy, or with the gradients of an installed library.
 
     Parameters
     ----------
-    net, weight, params, how
+    net, weight, params, how, covariance
         As for `deeptn_torch.fit`; arrays of any library.
 
     Returns
@@ -71,15 +73,15 @@ def fit_arrays(net: Network, weight: Array, params: Any = None, how: Fit | None 
     >>> fit_arrays(dtn.network(dtn.CP(rank=1), (4, 6)), np.ones((4, 6))).error < 1e-6
     True
     """
-    wanted = (Fit() if how is None else how).resolved(net)
+    wanted = (Fit() if how is None else how).resolved(net, covariance)
     if wanted.method == "als" or not wanted.steps:
-        return fit_by_gradient(net, weight, params, how, library_of(weight).name, _stay)
+        return fit_by_gradient(net, weight, params, how, library_of(weight).name, _stay, covariance)
     library, fit = _gradient_fit()
 
     def moved(arrays: ParamsLike, to: str) -> Params:
         return {name: from_raw(to_raw(array), to) for name, array in arrays.items()}
 
-    found = fit(net, from_raw(to_raw(weight), library), params and moved(params, library), how)
+    found = fit(net, from_raw(to_raw(weight), library), params and moved(params, library), how, covariance)
     return found._replace(params=moved(found.params, library_of(weight).name))
 
 

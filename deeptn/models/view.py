@@ -16,7 +16,7 @@ import numpy as np
 from ..arrays import from_raw, numpy_dtype
 from ..base import Array, Params, ParamsLike, Shape, path_of
 from ..errors import DeepTNError, PlanError
-from ..fitting import Fit, FitResult
+from ..fitting import Covariance, Fit, FitResult
 from ..network import Network
 
 
@@ -179,7 +179,14 @@ class ModelView(Protocol):
         """Fill entries with arrays that have their shapes and dtypes."""
         ...
 
-    def fit(self, net: Network, weight: Array, params: Any = None, how: Fit | None = None) -> FitResult:
+    def fit(
+        self,
+        net: Network,
+        weight: Array,
+        params: Any = None,
+        how: Fit | None = None,
+        covariance: Covariance | None = None,
+    ) -> FitResult:
         """Fit a network to a weight by gradient, as `deeptn_torch.fit` does."""
         ...
 

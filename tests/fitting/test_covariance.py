@@ -33,23 +33,50 @@ FAMILIES = (
 )
 
 
-def layer(shape: tuple[int, ...] = (24, 36), count: int = 500) -> tuple[np.ndarray, Covariance]:
+#: Sides of the weight that inputs multiply, and whether the covariance is diagonal.
+SIDES = pytest.mark.parametrize(("axis", "diagonal"), [(1, False), (1, True), (0, False), (0, True)])
+
+
+def layer(
+    shape: tuple[int, ...] = (24, 36), count: int = 500, axis: Any = 1, diagonal: bool = False
+) -> tuple[np.ndarray, Covariance]:
     """Return a weight, and the covariance of inputs most of whose variance is in few directions."""
     rng = np.random.default_rng(0)
-    size = int(np.prod(shape[1:]))
+    size = int(np.prod(shape[1:])) if axis else shape[0]
     mixing = rng.normal(size=(size, size)) * np.exp(-np.arange(size) / 6)[:, None]
-    covariance = Covariance(size)
-    covariance.add(rng.normal(size=(count, size)) @ mixing)
+    covariance = Covariance(size, axis=axis, diagonal=diagonal)
+    covariance.add(rng.normal(size=(count, size)) @ (mixing[:, ::-1] * np.exp(np.arange(size) / 9)))
     return rng.normal(size=shape), covariance
 
 
-def test_low_rank_is_the_optimum():
-    weight, covariance = layer()
-    values = np.linalg.svd(weight @ np.linalg.cholesky(covariance.matrix), compute_uv=False)
+@SIDES
+def test_low_rank_is_the_optimum(axis, diagonal):
+    weight, covariance = layer(axis=axis, diagonal=diagonal)
+    half = np.linalg.cholesky(covariance.matrix)
+    values = np.linalg.svd(weight @ half if axis else half.T @ weight, compute_uv=False)
     best = np.sqrt((values[4:] ** 2).sum() / (values**2).sum())
     for sweeps in (0, None):
         found = dtn.decompose(weight, dtn.LowRank(rank=4), covariance=covariance, sweeps=sweeps)
         assert found.error == pytest.approx(best, rel=1e-6)
+
+
+@SIDES
+@pytest.mark.parametrize("family", FAMILIES[:4], ids=lambda family: type(family).__name__)
+def test_every_side_has_the_smaller_error(family, axis, diagonal):
+    weight, covariance = layer(axis=axis, diagonal=diagonal)
+    half = np.linalg.cholesky(covariance.matrix)
+    plain = dtn.decompose(weight, family)
+    found = dtn.decompose(weight, family, covariance=covariance)
+    errors = []
+    for net, params, _ in (plain, found):
+        gap = net.materialize(params) - weight
+        sizes = [np.linalg.norm(one @ half if axis else half.T @ one) for one in (gap, weight)]
+        errors.append(sizes[0] / sizes[1])
+    assert errors[1] == pytest.approx(found.error, rel=1e-9)
+    assert errors[1] < 0.95 * errors[0]
+    how = Fit(method="lbfgs", steps=60)
+    by_gradient = deeptn_torch.fit(found.net, torch.from_numpy(weight), None, how, covariance)
+    assert by_gradient.error < errors[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
@@ -63,11 +90,13 @@ def test_outputs_are_closer_than_without(family):
     assert gap == pytest.approx(found.error, rel=0.5)
 
 
+@SIDES
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
-def test_an_update_is_a_minimum(family):
-    weight, covariance = layer((16, 32))  # without padding, whose entries follow only once per sweep
+def test_an_update_is_a_minimum(family, axis, diagonal):
+    # Without padding, whose entries follow only once per sweep.
+    weight, covariance = layer((16, 32), axis=axis, diagonal=diagonal)
     net = dtn.network(family, weight.shape)
-    metric = LegMetric(net.layout, covariance.matrix)
+    metric = LegMetric(net.layout, covariance)
     found, errors = alternate(net, weight, net.init(0), 1, 0.0, metric)
     assert errors[-1] == pytest.approx(covariance.error(net.materialize(found), weight), rel=1e-9)
     last = [node.param for node in net.spec.stages[net.spec.summands[-1]].nodes if node.param is not None][-1]
@@ -106,6 +135,34 @@ def test_a_budget_and_other_libraries():
     assert moved.error == pytest.approx(found.error, abs=1e-3)
 
 
+def test_counts_of_rows():
+    covariance, index = Covariance(5, axis=0, diagonal=True), np.array([[0, 4], [4, -1]])
+    covariance.add_indices(index)
+    covariance.add_indices(torch.tensor([2, 2]))
+    assert covariance.count == 6
+    assert np.allclose(covariance.moments, [1 / 6, 0, 2 / 6, 0, 3 / 6])
+    whole = Covariance(5, axis=0)
+    whole.add(np.eye(5)[[0, 4, 4, 4, 2, 2]])
+    assert np.allclose(whole.matrix, covariance.matrix)
+    with pytest.raises(dtn.SpecError, match="indices must be integers, got float64"):
+        covariance.add_indices(np.ones(3))
+    with pytest.raises(dtn.SpecError, match="indices must be from -5 to 4, got 1…5"):
+        covariance.add_indices(np.array([1, 5]))
+    assert covariance.count == 6
+    with pytest.raises(dtn.SpecError, match=r"the covariance is for 5 rows, but the weight has shape \(4, 5\)"):
+        dtn.decompose(np.ones((4, 5)), "LowRank", covariance=covariance)
+    with pytest.raises(dtn.SpecError, match="axis = 2; expected 1"):
+        Covariance(5, axis=2)  # type: ignore[arg-type]
+
+
+def test_damping_reaches_every_direction():
+    for axis, diagonal in ((1, False), (0, True)):
+        covariance = Covariance(3, axis=axis, diagonal=diagonal)  # type: ignore[arg-type]
+        covariance.add(np.array([[3.0, 0.0, 0.0]]))
+        assert np.allclose(covariance.damped(0.1).matrix, np.diag([9.3, 0.3, 0.3]))
+        assert np.allclose(covariance.matrix, np.diag([9.0, 0.0, 0.0]))
+
+
 def test_batches_are_summed():
     x = np.random.default_rng(0).normal(size=(6, 5, 4)).astype("float32")
     whole, parts = Covariance(4), Covariance(4)
@@ -142,7 +199,7 @@ def test_bad_input():
 def test_inputs_of_a_core_count_as_bonds():
     net = dtn.network(dtn.CP(rank=500), (64, 64), dtn.Layout.balanced((64, 64)))
     assert can_alternate(net)
-    assert not can_alternate(net, weighted=True)
+    assert not can_alternate(net, LegMetric(net.layout, layer((64, 64))[1]).coupling)
     weight, covariance = layer((64, 64))
     with pytest.raises(dtn.SpecError, match="cores too large for ALS; fit it by gradient"):
         dtn.decompose(weight, dtn.CP(rank=500), net.layout, covariance=covariance)

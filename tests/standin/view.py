@@ -103,7 +103,12 @@ class CuPyModel:
             place[key] = cp.asarray(array)
 
     def fit(
-        self, net: dtn.Network, weight: Any, params: Any = None, how: dtn.fitting.Fit | None = None
+        self,
+        net: dtn.Network,
+        weight: Any,
+        params: Any = None,
+        how: dtn.fitting.Fit | None = None,
+        covariance: dtn.fitting.Covariance | None = None,
     ) -> dtn.fitting.FitResult:
         if how is None or how.steps != 0:
             raise dtn.PlanError("CuPy has no gradients; choose a family with a closed form, or write fit=None")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from deeptn.base import Shape
 from deeptn.errors import PlanError
-from deeptn.models import Entry, Generated, Kind, Weight, kind_of, path_of, refuse
+from deeptn.models import Entry, Generated, Kind, Receive, Weight, kind_of, path_of, refuse
 
 from ..fit import fit
 from ..view import (
@@ -30,6 +31,7 @@ from ..view import (
     seed_of,
 )
 from .layers import CELLS, KINDS, SINGLE, TNLayer, TNWeight
+from .watch import watched
 
 #: Modules that replace the weight of the layer inside them by a normalized one.
 WRAPPERS = (eqx.nn.WeightNorm, eqx.nn.SpectralNorm)
@@ -124,6 +126,16 @@ class EquinoxModel:
         changed.write({entries[name]: array for name, array in weights.items()})
         model = eqx.nn.inference_mode(changed.model)
         return outputs_of(lambda *args, **kwargs: jax.vmap(lambda a, k: model(*a, **k))(args, kwargs), inputs)
+
+    def watched(self, names: Iterable[str], receive: Receive) -> AbstractContextManager[Any]:
+        own: dict[str, dict[str, str]] = {}
+        for name, (_, kind) in self._layers().items():
+            if name in set(names):
+                path, _, array = name.rpartition(".") if kind is SINGLE else (name, "", "weight")
+                own.setdefault(path, {})[array] = name
+        model, kinds = eqx.nn.inference_mode(self.model), (TNLayer, *KINDS, *CELLS)
+        layers = {path: part for path, part in parts(model, kinds).items() if path in own}
+        return watched(lambda swaps: swapped(model, swaps, kinds), layers, own, receive)
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         slots = {name: place for name, place in self._slots().items() if name in arrays}

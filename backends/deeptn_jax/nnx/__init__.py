@@ -2,7 +2,7 @@
 
 from flax import nnx
 
-from ..models import compress, fold, load_model, save_model
+from ..models import calibrate, compress, fold, load_model, save_model
 from ..view import VIEWS
 from .graph import parts
 from .grouped import Grouped, group, ungroup
@@ -17,6 +17,7 @@ __all__ = [
     "TNEmbed",
     "TNLinear",
     "TNLinearGeneral",
+    "calibrate",
     "compress",
     "fold",
     "group",

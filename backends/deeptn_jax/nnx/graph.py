@@ -59,3 +59,11 @@ def _children(part: Any) -> Iterable[tuple[Any, Any]]:
         return part.items()
     below = jax.tree_util.tree_flatten_with_path(part, is_leaf=lambda other: other is not part)[0]
     return [(jax.tree_util.keystr(path, simple=True), child) for path, child in below if path]
+
+
+def swap(model: Any, swaps: Mapping[int, Any]) -> None:
+    """Replace modules of a model, by their identities."""
+    for parent in parts(model, nnx.Pytree, once=True).values():
+        for name, child in list(vars(parent).items()):
+            if id(child) in swaps:
+                setattr(parent, name, swaps[id(child)])

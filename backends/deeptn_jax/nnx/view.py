@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
@@ -11,12 +12,13 @@ import numpy as np
 from flax import nnx
 from flax.nnx.training.metrics import MetricState
 
-from deeptn.models import Entry, Generated, Kind, Weight, kind_of, path_of, refuse, tied
+from deeptn.models import Entry, Generated, Kind, Receive, Weight, kind_of, path_of, refuse, tied
 
 from ..fit import fit
 from ..view import TURNED, array_like, changed, checked, generated, is_array, is_key, normalized, outputs_of, seed_of
-from .graph import parts
+from .graph import parts, swap
 from .layers import KINDS, Form, TNLayer, TNLinearGeneral
+from .watch import watched
 
 #: Modules that normalize the kernels of the layers inside them, in place.
 WRAPPERS = (nnx.WeightNorm, nnx.SpectralNorm)
@@ -151,10 +153,7 @@ class NNXModel:
             for name, layer in layers.items()
             if name in changes
         }
-        for parent in parts(self.model, nnx.Pytree, once=True).values():
-            for name, child in list(vars(parent).items()):
-                if id(child) in swaps:
-                    setattr(parent, name, swaps[id(child)])
+        swap(self.model, swaps)
 
     def outputs(self, inputs: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         changed = NNXModel(nnx.clone(self.model), self.order)
@@ -162,6 +161,11 @@ class NNXModel:
         changed.write({entries[name]: array for name, array in weights.items()})
         changed.model.eval()
         return outputs_of(changed.model, inputs)
+
+    def watched(self, names: Iterable[str], receive: Receive) -> AbstractContextManager[Any]:
+        view = NNXModel(nnx.clone(self.model), self.order)
+        layers = {name: layer for name, (layer, _) in view._places().items() if name in set(names)}
+        return watched(view.model, layers, receive)
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         slots = self._slots()
