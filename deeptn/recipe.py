@@ -40,8 +40,14 @@ class Recipe:
         Decoupled decay of every generated weight: a step multiplies W (not the cores) by ``1 - learning rate * decay``.
     distill : float
         Fraction of the loss that comes from a teacher, from 0 to 1: the Kullback-Leibler divergence between the class
-        probabilities at `temperature`, times ``temperature**2``.
+        probabilities at `temperature`, times ``temperature**2``; the mean squared difference, if the outputs are no
+        logits. Without labels, all of the loss comes from the teacher.
     temperature : float
+    features : float
+        Weight of the features: the squared difference between what chosen layers of the model and of the teacher
+        return, relative to the teacher's, is added to the loss.
+    patience : int, optional
+        End after so many epochs without a better score on the validation data.
     grow : tuple of (epoch, size)
         Before that epoch (from 0), every smaller generated weight grows to that size (`deeptn.fitting.grow`).
 
@@ -67,6 +73,8 @@ class Recipe:
     decay: float = 0.0
     distill: float = 0.0
     temperature: float = 4.0
+    features: float = 1.0
+    patience: int | None = None
     grow: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self):
@@ -74,7 +82,10 @@ class Recipe:
             object.__setattr__(self, name, positive_int(getattr(self, name), f"Recipe.{name}"))
         for name in ("lr", "core_lr", "clip", "temperature"):
             self._number(name, 0.0, math.inf, "a positive number", above=True)
-        self._number("decay", 0.0, math.inf, "a number, 0 or more")
+        for name in ("decay", "features"):
+            self._number(name, 0.0, math.inf, "a number, 0 or more")
+        if self.patience is not None:
+            object.__setattr__(self, "patience", positive_int(self.patience, "Recipe.patience"))
         for name in ("warmup", "distill"):
             self._number(name, 0.0, 1.0, "a number from 0 to 1")
         if self.schedule not in SCHEDULES:

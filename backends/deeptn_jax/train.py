@@ -16,17 +16,19 @@ from deeptn.constraints import isometrize
 from deeptn.errors import FormatError, SpecError
 from deeptn.fitting import grow
 from deeptn.init import weight_exponents
-from deeptn.models import carry_out, check_teacher
+from deeptn.models import Batch, Data, Rows, carry_out, check_loss, check_teacher
 from deeptn.network import Network
 from deeptn.recipe import Recipe
 
 from .fit import optax_dtypes
+from .objective import Objective
+from .view import is_array, is_key
 
 
 class Trained(NamedTuple):
     """Result of `train`: the parameters (of isometric nodes, before the map), the networks, and the last loss.
 
-    Networks that the recipe let grow are larger; the loss is nan if a checkpoint left nothing to do.
+    Networks that the recipe let grow are larger.
 
     Examples
     --------
@@ -109,26 +111,24 @@ def train(
     """
     check_teacher(recipe, teacher)
     optax = optional("optax", "jax")
+    if recipe.patience is not None:
+        raise SpecError("Recipe.patience needs a score, which this function has not; train a model of Equinox or NNX")
+    objective = Objective(recipe, "cross_entropy", taught=bool(recipe.distill))
 
     def logits_of(nets: Mapping[str, Network], params: Any, x: Any) -> jax.Array:
         return forward(weights(nets, params, isometric), x)
 
-    def loss_of(nets: Mapping[str, Network], params: Any, x: Any, y: Any) -> jax.Array:
-        logits = logits_of(nets, params, x)
-        loss = -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean()
-        if not recipe.distill:
-            return loss
-        assert teacher is not None  # as check_teacher made sure
-        wanted, found = (jax.nn.log_softmax(z / recipe.temperature) for z in (teacher(x), logits))
-        divergence = optax.losses.kl_divergence_with_log_targets(found, jax.lax.stop_gradient(wanted)).mean()
-        return (1 - recipe.distill) * loss + recipe.distill * recipe.temperature**2 * divergence
+    def loss_of(nets: Mapping[str, Network], params: Any, state: Any, batch: Batch, key: Any) -> Any:
+        (x,) = batch.args
+        wanted = jax.lax.stop_gradient(teacher(x)) if recipe.distill and teacher is not None else None
+        return objective(logits_of(nets, params, x), batch.target, wanted), state
 
     given, networks, x, y = jax.tree.map(jnp.asarray, dict(params)), dict(nets), np.asarray(x), np.asarray(y)
     _check_networks(given, networks, recipe, isometric)
     _check_rows(partial(logits_of, networks, given), x, y, recipe)
-    trainer = _Trainer(optax.scale_by_adam, loss_of, given, networks, x, y, recipe, seed)
-    loss = carry_out(recipe, trainer, seed, on_step, checkpoint, isometric=isometric)
-    return Trained(trainer.params, trainer.networks, loss)
+    trainer = JaxTrainer(optax.scale_by_adam, loss_of, given, networks, Rows((x, y), recipe.batch), recipe, seed)
+    history = carry_out(recipe, trainer, seed, on_step, checkpoint, isometric=isometric, rows=len(x))
+    return Trained(trainer.params, trainer.networks, history.loss)
 
 
 def _check_networks(params: Mapping[str, Any], nets: Mapping[str, Network], recipe: Recipe, isometric: bool) -> None:
@@ -160,20 +160,46 @@ def _check_rows(logits_of: Callable[[Any], jax.Array], x: np.ndarray, y: np.ndar
 
 
 @dataclass
-class _Trainer:
-    """The `deeptn.models.Trainer` for JAX."""
+class JaxTrainer:
+    """The `deeptn.models.Trainer` for JAX.
+
+    Attributes
+    ----------
+    adam : callable
+        `optax.scale_by_adam`.
+    loss_of : callable
+        Takes networks, parameters, a state that a call may change, a `Batch` and a key; returns the loss and the state.
+    params : dict of str to pytree
+    networks : dict of str to Network
+        ``params[name]`` are the cores of ``networks[name]``.
+    data : deeptn.models.Data
+    recipe : Recipe
+    seed : int
+    held : object
+        The state.
+    fixed : object
+        Arrays that no step changes, as those of a teacher; the last argument of `loss_of`, if not None.
+    check : callable, optional
+        Called with every batch before the step.
+    scored : callable, optional
+        Returns the score of parameters and state.
+    """
 
     adam: Any
-    loss_of: Callable[..., jax.Array]
+    loss_of: Callable[..., Any]
     params: dict[str, Any]
     networks: dict[str, Network]
-    x: np.ndarray
-    y: np.ndarray
+    data: Data
     recipe: Recipe
     seed: int
+    held: Any = None
+    fixed: Any = None
+    check: Callable[[Batch], None] | None = None
+    scored: Callable[[Any, Any], float] | None = None
 
     def __post_init__(self):
-        self.rows, self.state = len(self.x), {}
+        self.steps, self.state = len(self.data), {}
+        self.taken = 0
         self._begin(self.params)
 
     def _begin(self, names: Iterable[str]) -> None:
@@ -190,23 +216,41 @@ class _Trainer:
         if larger := [name for name, net in before.items() if net is not self.networks[name]]:
             self._begin(larger)
 
-    def order(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+    def batches(self, epoch: int) -> Iterable[Any]:
+        self.taken = epoch * self.steps
+        count = self.data.count
+        return self.data.batches(
+            None if count is None else np.random.default_rng([self.seed, epoch]).permutation(count)
+        )
 
-    def step(self, chosen: np.ndarray, share: float, beta: float) -> float:
-        batch = self.x[chosen], self.y[chosen]
-        self.params, self.state, loss = self.compiled(self.params, self.state, *batch, share, beta)
+    def step(self, batch: Any, share: float, beta: float) -> float:
+        given = Batch.of(as_arrays(batch))
+        if self.check is not None:
+            self.check(given)
+        key = jax.random.fold_in(jax.random.key(self.seed % 2**32), self.taken)
+        found = self.compiled(self.params, self.state, self.held, self.fixed, given, key, share, beta)
+        check_loss(float(found[-1]), self.recipe)  # before the parameters change
+        self.params, self.state, self.held, loss = found
+        self.taken += 1
         return float(loss)
 
+    def score(self) -> float | None:
+        return None if self.scored is None else self.scored(self.params, self.held)
+
     def tensors(self) -> dict[str, jax.Array]:
-        return {f"leaf{k}": leaf for k, leaf in enumerate(jax.tree.leaves((self.params, self.state)))}
+        leaves = [leaf for leaf in jax.tree.leaves((self.params, self.state, self.held)) if is_array(leaf)]
+        return {f"leaf{k}": _plain(leaf) for k, leaf in enumerate(leaves)}
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        leaves, form = jax.tree.flatten((self.params, self.state))
-        found = [tensors[name] for name in self.tensors()]
-        if any(old.shape != new.shape or old.dtype != new.dtype for old, new in zip(leaves, found)):
-            raise FormatError("its tensors have different shapes or dtypes")
-        self.params, self.state = jax.tree.unflatten(form, map(jnp.asarray, found))
+        leaves, form = jax.tree.flatten((self.params, self.state, self.held))
+        places = [k for k, leaf in enumerate(leaves) if is_array(leaf)]
+        old = self.tensors()
+        for (name, own), place in zip(old.items(), places):
+            new = tensors[name]
+            if own.shape != new.shape or own.dtype != new.dtype:
+                raise FormatError("its tensors have different shapes or dtypes")
+            leaves[place] = _like(new, leaves[place])
+        self.params, self.state, self.held = jax.tree.unflatten(form, leaves)
 
     def _compile(self) -> Callable[..., Any]:
         """Return a jitted training step for the current networks."""
@@ -215,8 +259,10 @@ class _Trainer:
         powers = {name: weight_exponents(net.spec) for name, net in nets.items()} if recipe.decay else {}
 
         @jax.jit
-        def step(params: Any, state: Any, x: Any, y: Any, share: Any, beta: Any) -> Any:
-            loss, gradient = jax.value_and_grad(partial(self.loss_of, nets))(params, x, y)
+        def step(params: Any, state: Any, held: Any, fixed: Any, batch: Any, key: Any, share: Any, beta: Any) -> Any:
+            more = () if fixed is None else (fixed,)
+            run = jax.value_and_grad(partial(self.loss_of, nets), has_aux=True)
+            (loss, held), gradient = run(params, held, batch, key, *more)
             if (clip := recipe.clip) is not None:
                 gradient = _wide(gradient)
                 norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(gradient)))
@@ -230,9 +276,28 @@ class _Trainer:
             for name, exponents in powers.items():
                 factor = 1.0 - core_lr * share * recipe.decay
                 new[name] |= {core: new[name][core] * factor**power for core, power in exponents.items()}
-            return new, after, loss
+            return new, after, held, loss
 
         return step
+
+
+def as_arrays(batch: Any) -> Any:
+    """Return a batch with arrays that JAX takes: those of other libraries as NumPy's."""
+    if isinstance(batch, Mapping):
+        return {name: as_arrays(value) for name, value in batch.items()}
+    if isinstance(batch, (list, tuple)):
+        return [as_arrays(value) for value in batch]
+    return np.asarray(batch) if hasattr(batch, "shape") and not isinstance(batch, jax.Array) else batch
+
+
+def _plain(leaf: Any) -> Any:
+    """Return an array as files store it: keys of `jax.random` as numbers."""
+    return jax.random.key_data(leaf) if is_key(leaf) else leaf
+
+
+def _like(new: np.ndarray, old: Any) -> Any:
+    array = jnp.asarray(new)
+    return jax.random.wrap_key_data(array, impl=jax.random.key_impl(old)) if is_key(old) else array
 
 
 def _wide(tree: Any) -> Any:

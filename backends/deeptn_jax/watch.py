@@ -12,6 +12,8 @@ from jax.core import Tracer
 
 from deeptn.models import Receive
 
+from .view import called_by
+
 #: Yields the names of a layer's weights and their inputs; takes the layer and the arguments of a call.
 Read = Callable[..., Iterator[tuple[str, Any]]]
 
@@ -27,19 +29,14 @@ class Watch:
 
         `names` are the names of the weights in the model, by their names in the layer; others are not passed on.
         """
-        base = type(layer)
 
-        def __call__(self_: Any, *args: Any, **options: Any) -> Any:
-            for own, inputs in read(self_, *args, **options):
+        def call(like: Any, *args: Any, **options: Any) -> Any:
+            for own, inputs in read(like, *args, **options):
                 if own in names:
                     self._show(names[own], inputs)
-            return base.__call__(self_, *args, **options)
+            return type(layer).__call__(like, *args, **options)
 
-        made: Any = type(base.__name__, (base,), {"__call__": __call__, "__module__": base.__module__})
-        found = object.__new__(made)
-        for name, value in vars(layer).items():
-            object.__setattr__(found, name, value)
-        return found
+        return called_by(layer, call)
 
     def _show(self, name: str, array: Any) -> None:
         @jax.custom_batching.custom_vmap

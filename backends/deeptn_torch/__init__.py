@@ -8,7 +8,7 @@ from .kinds import register_layer
 from .layers import TNEmbedding, TNLinear, TNWeight, frozen, parametrize_
 from .layers.conv import TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
 from .models import calibrate, compress, compress_, fold_, load_model, save_model
-from .train import core_groups, shrink, train
+from .train import core_groups, heal, shrink, train
 
 __all__ = [
     "Fit",
@@ -30,6 +30,7 @@ __all__ = [
     "fit",
     "fold_",
     "frozen",
+    "heal",
     "load_model",
     "parametrize_",
     "register_layer",

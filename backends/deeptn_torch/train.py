@@ -1,101 +1,194 @@
-"""Train a classifier by a recipe; your own loop works just as well."""
+"""Train a model by a recipe, and heal a compressed one; your own loop works just as well."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, SupportsFloat
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset, IterableDataset
 
 from deeptn.arrays import from_raw
 from deeptn.base import PathLike
 from deeptn.errors import DeepTNError, FormatError, SpecError
 from deeptn.init import weight_exponents
-from deeptn.models import carry_out, check_loss, check_teacher
+from deeptn.models import Data, History, as_data, carry_out, check_loss, check_teacher, rows_of
 from deeptn.network import Network
 from deeptn.recipe import Recipe
 
 from .layers import TNLayer, layers_of
-
-
-class Examples(Protocol):
-    """A training set: inputs of shape (N, ...) and class numbers of shape (N,)."""
-
-    @property
-    def train_x(self) -> Tensor: ...
-
-    @property
-    def train_y(self) -> Tensor: ...
+from .objective import Loss, Objective
 
 
 def train(
     model: nn.Module,
-    data: Examples,
+    data: Any,
     recipe: Recipe,
-    seed: int,
+    seed: int = 0,
     on_step: Callable[[], object] | None = None,
     *,
+    loss: Loss = None,
     teacher: nn.Module | None = None,
+    features: Iterable[str] = (),
+    validation: Any = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
     checkpoint: PathLike | None = None,
-) -> None:
-    """Train a classifier in place with Adam and cross entropy.
+) -> History:
+    """Train a model in place with Adam.
 
     Parameters
     ----------
     model : nn.Module
         Parameters without ``requires_grad`` stay as they are.
     data : object
-        Has tensors ``train_x`` of shape (N, ...) and ``train_y`` of shape (N,), the class numbers.
+        Inputs and labels with one row per example: a tuple ``(x, y)``, or an object with ``train_x`` and ``train_y``;
+        or any iterable of batches that can be iterated in every epoch, such as a `DataLoader`. A batch is a list or
+        tuple whose last entry has the labels, or a mapping of keyword arguments with ``"labels"``. Without labels, the
+        model learns from the teacher alone.
     recipe, seed, on_step, checkpoint
-        As for `deeptn.models.carry_out`; the seed determines the order of the rows, for every model alike.
+        As for `deeptn.models.carry_out`; the seed determines the order of the rows, for every model alike. A
+        checkpoint also has the state of torch's generator, so that dropout and a shuffling `DataLoader` go on as they
+        would have.
+    loss : {"cross_entropy", "mse"} or callable, optional
+        Cross entropy takes class numbers, for the last axis of the outputs, and mse numbers; by default, the dtype of
+        the labels decides. A function gets what the model returns, and the labels.
     teacher : nn.Module, optional
-        For ``recipe.distill``; used in evaluation mode, without gradients.
+        For ``recipe.distill`` and `features`; used in evaluation mode, without gradients.
+    features : iterable of str
+        Names or patterns of layers of both models, whose outputs should agree; see ``recipe.features``.
+    validation : object, optional
+        Other data, of the same kinds: after every epoch, minus its mean loss is the score. The parameters with the best
+        score are kept.
+    evaluate : callable, optional
+        In place of `validation`: takes the model, returns a score; higher is better.
+
+    Returns
+    -------
+    deeptn.models.History
+        Losses, scores and times of the epochs.
 
     Raises
     ------
     deeptn.DeepTNError
         As for `deeptn.models.carry_out`; also if a teacher is missing or no parameter can be trained. `SpecError` if a
-        weight cannot decay or grow as the recipe requires.
+        weight cannot decay or grow as the recipe requires, or data, labels and outputs do not fit together.
 
     Examples
     --------
-    >>> from types import SimpleNamespace
     >>> from deeptn_torch import TNLinear
-    >>> data = SimpleNamespace(train_x=torch.randn(32, 8), train_y=torch.arange(32) % 2)
-    >>> model = nn.Sequential(TNLinear(8, 4), nn.ReLU(), nn.Linear(4, 2))
-    >>> train(model, data, Recipe(epochs=2, batch=16), seed=0)
-    >>> model.training
-    False
+    >>> x = torch.randn(64, 8)
+    >>> model = nn.Sequential(TNLinear(8, 4), nn.ReLU(), nn.Linear(4, 1))
+    >>> history = train(model, (x[:48], x[:48, :1]), Recipe(epochs=2, batch=16), validation=(x[48:], x[48:, :1]))
+    >>> len(history.epochs), model.training
+    (2, False)
     """
     check_teacher(recipe, teacher)
-    if not (hasattr(data, "train_x") and hasattr(data, "train_y")):
-        raise SpecError(
-            f"data must have tensors train_x and train_y, got {type(data).__name__}; "
-            "write types.SimpleNamespace(train_x=x, train_y=y)"
-        )
+    if validation is not None and evaluate is not None:
+        raise SpecError("validation and evaluate both give a score; pass one of them")
+    if recipe.patience is not None and validation is None and evaluate is None:
+        raise SpecError(f"Recipe.patience = {recipe.patience} needs a score; pass validation= or evaluate=")
+    _refuse_examples(data, recipe)
+    rows, others = as_data(data, recipe.batch), None if validation is None else as_data(validation, recipe.batch)
     _check(model, recipe, checkpoint is not None)
-    taught = teacher is not None and teacher.training
-    model.train()
-    if teacher is not None:
-        teacher.eval()
-    carry_out(recipe, _Trainer(model, data, recipe, seed, teacher), seed, on_step, checkpoint)
-    model.eval()
-    if teacher is not None:
-        teacher.train(taught)
+    objective = Objective(model, teacher, recipe, loss, features)
+    modes = {module: module.training for module in (() if teacher is None else teacher.modules())}
+    try:
+        if teacher is not None:
+            teacher.eval()
+        model.train()
+        with objective.watching():
+            trainer = _Trainer(model, rows, recipe, seed, objective, others, evaluate)
+            return carry_out(recipe, trainer, seed, on_step, checkpoint, rows=rows.count)
+    finally:
+        model.eval()
+        for module, mode in modes.items():
+            module.training = mode
+
+
+#: How `heal` trains if nobody says: a few epochs at a moderate rate, half of the loss from the teacher.
+HEALING = Recipe(epochs=10, lr=1e-3, core_lr=2e-3, distill=0.5, temperature=2.0)
+
+
+def heal(
+    model: nn.Module,
+    teacher: nn.Module,
+    data: Any,
+    recipe: Recipe = HEALING,
+    seed: int = 0,
+    on_step: Callable[[], object] | None = None,
+    *,
+    loss: Loss = None,
+    features: Iterable[str] = (),
+    validation: Any = None,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    checkpoint: PathLike | None = None,
+) -> History:
+    """Train a compressed model in place to do what the original one did, its teacher.
+
+    That is `train` with a teacher, which says what the parameters mean. By default, half of the loss comes from the
+    labels, half from the teacher's outputs.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> from deeptn_torch import compress
+    >>> model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
+    >>> small, report = compress(model, {"0": dtn.TTMatrix(rank=2)})
+    >>> batches = list(torch.randn(8, 64, 16))  # without labels
+    >>> history = heal(small, model, batches[:6], Recipe(epochs=5, lr=0.02), validation=batches[6:])
+    >>> history.epochs[0].loss > history.epochs[-1].loss
+    True
+    """
+    if not isinstance(teacher, nn.Module):
+        raise SpecError(
+            f"the teacher is the original model, got a {type(teacher).__name__}; write heal(model, teacher, data)"
+        )
+    if teacher is model:
+        raise SpecError("model and teacher are the same; keep the original, as compress does, and not compress_")
+    return train(
+        model,
+        data,
+        recipe,
+        seed,
+        on_step,
+        loss=loss,
+        teacher=teacher,
+        features=features,
+        validation=validation,
+        evaluate=evaluate,
+        checkpoint=checkpoint,
+    )
+
+
+def _refuse_examples(data: Any, recipe: Recipe) -> None:
+    if isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        raise SpecError(
+            f"a {type(data).__name__} yields single examples; write DataLoader(data, batch_size={recipe.batch}, "
+            "shuffle=True)"
+        )
 
 
 class _Trainer:
     """The `deeptn.models.Trainer` for PyTorch."""
 
-    def __init__(self, model: nn.Module, data: Examples, recipe: Recipe, seed: int, teacher: nn.Module | None):
-        self.model, self.data, self.recipe, self.teacher = model, data, recipe, teacher
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        recipe: Recipe,
+        seed: int,
+        objective: Objective,
+        others: Data | None,
+        evaluate: Callable[[nn.Module], float] | None,
+    ):
+        self.model, self.data, self.recipe, self.objective = model, data, recipe, objective
+        self.others, self.evaluate = others, evaluate
         self.generator = torch.Generator().manual_seed(seed)
         self.optimizer: Any = torch.optim.Adam(core_groups(model, recipe))
-        self.rows = len(data.train_x)
+        self.steps = len(data)
 
     @property
     def networks(self) -> dict[str, Network]:
@@ -109,15 +202,15 @@ class _Trainer:
         kept = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         self.optimizer.state.update({p: state for p, state in before.state.items() if id(p) in kept})
 
-    def order(self, epoch: int) -> Tensor:
-        return torch.randperm(self.rows, generator=self.generator)
+    def batches(self, epoch: int) -> Iterable[Any]:
+        order = None if self.data.count is None else torch.randperm(self.data.count, generator=self.generator)
+        return self.data.batches(order)
 
-    def step(self, chosen: Tensor, share: float, beta: float) -> float:
+    def step(self, batch: Any, share: float, beta: float) -> float:
         groups = self.optimizer.param_groups
         for group in groups:
             group["lr"], group["betas"] = group["peak"] * share, (beta, 0.999)
-        x, y = self.data.train_x[chosen], self.data.train_y[chosen]
-        loss = self._loss(x, y)
+        loss = self.objective(batch)
         found = float(loss.detach())
         check_loss(found, self.recipe)  # before the step, so that an error leaves the model unchanged
         self.optimizer.zero_grad()
@@ -129,21 +222,35 @@ class _Trainer:
             shrink(self.model, 1.0 - groups[0]["lr"] * self.recipe.decay)
         return found
 
-    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
-        recipe, logits = self.recipe, self.model(x)
-        loss = F.cross_entropy(logits, y)
-        if self.teacher is None or not recipe.distill:
-            return loss
-        with torch.no_grad():
-            wanted = F.log_softmax(self.teacher(x) / recipe.temperature, 1)
-        found = F.log_softmax(logits / recipe.temperature, 1)
-        divergence = F.kl_div(found, wanted, reduction="batchmean", log_target=True)
-        return (1 - recipe.distill) * loss + recipe.distill * recipe.temperature**2 * divergence
+    def score(self) -> float | None:
+        if self.others is None and self.evaluate is None:
+            return None
+        modes = {module: module.training for module in self.model.modules()}
+        self.model.eval()
+        try:
+            with torch.no_grad():
+                return self._score()
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+
+    def _score(self) -> float:
+        if self.evaluate is not None:
+            found = self.evaluate(self.model)
+            if not isinstance(found, SupportsFloat):
+                raise SpecError(f"evaluate must return a number, higher is better; got a {type(found).__name__}")
+            return float(found)
+        assert self.others is not None
+        order = None if self.others.count is None else torch.arange(self.others.count)
+        losses = [(float(self.objective(batch)), rows_of(batch)) for batch in self.others.batches(order)]
+        return -sum(loss * rows for loss, rows in losses) / sum(rows for _, rows in losses)
 
     def tensors(self) -> dict[str, Tensor]:
         found = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             found |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
+        if torch.cuda.is_initialized():
+            found["cuda_rng"] = torch.cuda.get_rng_state()
         return found | {"generator": self.generator.get_state(), "rng": torch.get_rng_state()}
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
@@ -160,6 +267,8 @@ class _Trainer:
             raise FormatError(str(error)) from error
         self.generator.set_state(found["generator"])
         torch.set_rng_state(found["rng"])
+        if "cuda_rng" in found and torch.cuda.is_available():
+            torch.cuda.set_rng_state(found["cuda_rng"])
 
 
 def core_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

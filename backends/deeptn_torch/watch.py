@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 
-from deeptn.models import Receive, arguments_of, unfolding
+from deeptn.models import Batch, Receive, unfolding
 
+from .batches import moved
 from .layers.conv import TNConv
 from .places import Place, places_of
 
@@ -33,10 +33,9 @@ def watched(
             module, key = _seen_at(model, place)
             by_module.setdefault(module, {})[key] = name
     modes = {module: module.training for module in model.modules()}
-    device = next((tensor.device for tensor in [*model.parameters(), *model.buffers()]), None)
 
     def run(batch: Any) -> object:
-        args, kwargs = arguments_of(_moved(batch, device))
+        args, kwargs, _ = Batch.of(moved(batch, model))
         return model(*args, **kwargs)
 
     with ExitStack() as stack, torch.no_grad():
@@ -180,13 +179,3 @@ def _run(module: Any, suffix: str, x: Tensor, state: Any) -> tuple[Tensor, Tenso
     y, _ = single(x, state)
     first = y.new_zeros(1, *y.shape[1:]) if state is None else state[0] if isinstance(state, tuple) else state
     return y, torch.cat([first, y[:-1]])
-
-
-def _moved(batch: Any, device: Any) -> Any:
-    """Return a batch with NumPy's arrays as tensors, on the device of the model."""
-    if isinstance(batch, Mapping):
-        return {name: _moved(value, device) for name, value in batch.items()}
-    if isinstance(batch, (list, tuple)) and not hasattr(batch, "_fields"):
-        return [_moved(value, device) for value in batch]
-    tensor = torch.as_tensor(batch) if isinstance(batch, np.ndarray) else batch
-    return tensor.to(device) if isinstance(tensor, Tensor) else tensor

@@ -2,7 +2,8 @@
 
 from ..base import path_of
 from .arguments import expect_model
-from .calibration import Calibration, Receive, WatchedView, arguments_of, calibrate, unfolding
+from .batches import Batch, Batches, Data, Rows, as_data, check_labels, loss_for, rows_of
+from .calibration import Calibration, Receive, WatchedView, calibrate, unfolding
 from .compress import compress, fold
 from .files import from_stored, load_model, save_model, size_of, to_stored
 from .kinds import Kind, kind_of
@@ -10,22 +11,28 @@ from .modes import Mode, check_mode, is_faster
 from .report import LayerReport, Report, layer_report
 from .rules import Rules, Target, as_network, matches, resolve, select
 from .stored import StoredView, can_fit, fit_arrays
-from .training import Trainer, carry_out, check_loss, check_teacher
+from .training import Epoch, History, Trainer, carry_out, check_loss, check_teacher
 from .view import Entry, Generated, ModelView, Weight, at_rest, count, naming, refuse, tied, widened
 from .views import view_of
 from .work import Call, Store, Workers, groups, key_of
 
 __all__ = [
+    "Batch",
+    "Batches",
     "Calibration",
     "Call",
+    "Data",
     "Entry",
+    "Epoch",
     "Generated",
+    "History",
     "Kind",
     "LayerReport",
     "Mode",
     "ModelView",
     "Receive",
     "Report",
+    "Rows",
     "Rules",
     "Store",
     "StoredView",
@@ -34,12 +41,13 @@ __all__ = [
     "WatchedView",
     "Weight",
     "Workers",
-    "arguments_of",
+    "as_data",
     "as_network",
     "at_rest",
     "calibrate",
     "can_fit",
     "carry_out",
+    "check_labels",
     "check_loss",
     "check_mode",
     "check_teacher",
@@ -55,11 +63,13 @@ __all__ = [
     "kind_of",
     "layer_report",
     "load_model",
+    "loss_for",
     "matches",
     "naming",
     "path_of",
     "refuse",
     "resolve",
+    "rows_of",
     "save_model",
     "select",
     "size_of",

@@ -90,8 +90,8 @@ def calibrate(
     ----------
     view : WatchedView
     data : iterable or callable
-        Batches (a `DataLoader`, a list): an array, or a list or tuple of which the first is the input, as of inputs and
-        labels; a mapping has keyword arguments. Or a function of the model that runs it on whatever it wants.
+        Batches (a `DataLoader`, a list), as for training: an array; a list or tuple, whose last entry has the labels,
+        which do not matter here; a mapping of keyword arguments. Or a function of the model that runs it on anything.
     held_out : iterable or callable, optional
         Other data, for reports: what a fit does to inputs that it has not seen.
     targets, ignore
@@ -150,23 +150,6 @@ def _summed(view: WatchedView, data: Any, weights: Mapping[str, Weight], what: s
             if not count:
                 raise SpecError(f"{what} has no batches; a generator can be used only once")
     return found
-
-
-def arguments_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments with which a model is called on a batch.
-
-    Examples
-    --------
-    >>> arguments_of(["x", "labels"]), arguments_of({"ids": 1})
-    ((('x',), {}), ((), {'ids': 1}))
-    """
-    if isinstance(batch, Mapping):
-        return (), dict(batch)
-    if isinstance(batch, (list, tuple)):
-        if not batch:
-            raise SpecError("a batch is empty")
-        return (batch[0],), {}
-    return (batch,), {}
 
 
 def warn_about_missing(calibration: Calibration, names: Iterable[str]) -> None:

@@ -1,21 +1,27 @@
-"""Train by a recipe, in any framework: epochs, schedule, growth, and checkpoints to resume from."""
+"""Train by a recipe, in any framework: epochs, schedule, growth, early stopping, and checkpoints to resume from."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from ..base import Array, PathLike
+from ..arrays import to_raw
+from ..base import Array, PathLike, track
 from ..errors import DeepTNError, FormatError
 from ..files import fingerprint, read_tensors, write_tensors
 from ..network import Network
 from ..recipe import Recipe
 
 CHECKPOINT = "deeptn-checkpoint"
+
+#: In front of the names of the best tensors in a checkpoint.
+BEST = "best."
 
 
 class Trainer(Protocol):
@@ -25,26 +31,30 @@ class Trainer(Protocol):
     ----------
     networks : mapping of str to Network
         Networks that currently generate weights of the model.
-    rows : int
-        Number of rows in the training set.
+    steps : int
+        Number of steps of an epoch.
     """
 
     @property
     def networks(self) -> Mapping[str, Network]: ...
 
     @property
-    def rows(self) -> int: ...
+    def steps(self) -> int: ...
 
     def grow(self, size: int, epoch: int) -> None:
         """Grow the network of every trained generated weight to `size`."""
         ...
 
-    def order(self, epoch: int) -> Array:
-        """Return the row indices in the order of an epoch."""
+    def batches(self, epoch: int) -> Iterable[Any]:
+        """Return the batches of an epoch."""
         ...
 
-    def step(self, chosen: Array, share: float, beta: float) -> float:
-        """Take a step on some rows with a share of the learning rates and Adam's first beta; return the loss."""
+    def step(self, batch: Any, share: float, beta: float) -> float:
+        """Take a step on a batch with a share of the learning rates and Adam's first beta; return the loss."""
+        ...
+
+    def score(self) -> float | None:
+        """Return how good the model is on other data, higher is better; None if there is no other data."""
         ...
 
     def tensors(self) -> dict[str, Array]:
@@ -56,6 +66,72 @@ class Trainer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """One epoch of training.
+
+    Attributes
+    ----------
+    loss : float
+        Mean loss of its steps.
+    last : float
+        Loss of its last step.
+    score : float or None
+        On the validation data, higher is better; None without.
+    seconds : float
+        Wall time.
+    """
+
+    loss: float
+    last: float
+    score: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class History:
+    """What happened in training.
+
+    Attributes
+    ----------
+    epochs : tuple of Epoch
+        Those before an interruption included.
+    best : int or None
+        Index of the epoch whose parameters were kept: that with the best score; None without validation data.
+    stopped : bool
+        Whether `Recipe.patience` ended the training early.
+
+    Examples
+    --------
+    >>> history = History((Epoch(0.9, 0.8, -0.7, 1.0), Epoch(0.7, 0.6, -0.75, 1.0)), best=0)
+    >>> history.loss, history.score
+    (0.6, -0.7)
+    """
+
+    epochs: tuple[Epoch, ...]
+    best: int | None = None
+    stopped: bool = False
+
+    @property
+    def loss(self) -> float:
+        """Loss of the last step."""
+        return self.epochs[-1].last if self.epochs else math.nan
+
+    @property
+    def score(self) -> float | None:
+        """Score of the parameters that were kept."""
+        return None if self.best is None else self.epochs[self.best].score
+
+    @property
+    def seconds(self) -> float:
+        """Wall time of all epochs."""
+        return sum(epoch.seconds for epoch in self.epochs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self) | {"loss": self.loss, "score": self.score, "seconds": self.seconds}
+
+
 def carry_out(
     recipe: Recipe,
     trainer: Trainer,
@@ -63,7 +139,7 @@ def carry_out(
     on_step: Callable[[], object] | None,
     checkpoint: PathLike | None,
     **about: Any,
-) -> float:
+) -> History:
     """Train by a recipe, resuming from the checkpoint if it exists.
 
     Parameters
@@ -81,8 +157,7 @@ def carry_out(
 
     Returns
     -------
-    float
-        Loss of the last step; nan if training was already complete.
+    History
 
     Raises
     ------
@@ -92,28 +167,83 @@ def carry_out(
         If the checkpoint belongs to another recipe, seed or model.
     """
     networks = {name: fingerprint(net) for name, net in trainer.networks.items()}
-    about = {"recipe": repr(recipe), "seed": seed, "rows": trainer.rows, **about, "networks": networks}
-    first, loss, total = 0, math.nan, recipe.steps(trainer.rows)
+    about = {"recipe": repr(recipe), "seed": seed, "steps": trainer.steps, **about, "networks": networks}
+    run = _Run(recipe, trainer)
     if checkpoint is not None and Path(checkpoint).exists():
-        first, tensors = _read(checkpoint, about)
-        for epoch in range(first):
-            _grow(recipe, trainer, epoch)
-        try:
-            trainer.restore(tensors)
-        except (FormatError, KeyError) as error:
-            raise FormatError(f"{checkpoint}: the checkpoint belongs to another model: {error}") from error
-    for epoch in range(first, recipe.epochs):
-        _grow(recipe, trainer, epoch)
-        order, per_epoch = trainer.order(epoch), total // recipe.epochs
-        for number in range(per_epoch):
-            chosen = order[number * recipe.batch : (number + 1) * recipe.batch]
-            loss = trainer.step(chosen, *recipe.at(epoch * per_epoch + number, total))
-            check_loss(loss, recipe)
+        run.resume(checkpoint, about)
+    while len(run.epochs) < recipe.epochs and not run.stopped:
+        run.epoch(on_step)
+        if checkpoint is not None:
+            run.write(checkpoint, about)
+    return run.finish()
+
+
+class _Run:
+    """The state of a training that is interrupted and resumed."""
+
+    def __init__(self, recipe: Recipe, trainer: Trainer):
+        self.recipe, self.trainer = recipe, trainer
+        self.epochs: list[Epoch] = []
+        self.best: int | None = None
+        self.kept: dict[str, np.ndarray] = {}
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the score did not rise for as many epochs as the recipe allows."""
+        patience = self.recipe.patience
+        return patience is not None and self.best is not None and len(self.epochs) - 1 - self.best >= patience
+
+    def epoch(self, on_step: Callable[[], object] | None) -> None:
+        number, started, losses = len(self.epochs), time.monotonic(), list[float]()
+        if _grow(self.recipe, self.trainer, number):
+            self.best, self.kept = None, {}  # the best of the smaller network does not fit
+        steps, total = self.trainer.steps, self.recipe.epochs * self.trainer.steps
+        label = f"epoch {number + 1} of {self.recipe.epochs}"
+        for batch in track(self.trainer.batches(number), label, steps):
+            if len(losses) == steps:
+                raise DeepTNError(f"epoch {number + 1} has more than {steps} batches, as many as len(data) said")
+            share, beta = self.recipe.at(number * steps + len(losses), total)
+            losses.append(self.trainer.step(batch, share, beta))
+            check_loss(losses[-1], self.recipe)
             if on_step is not None:
                 on_step()
-        if checkpoint is not None:
-            write_tensors(checkpoint, {"format": CHECKPOINT, "epoch": epoch + 1, "about": about}, trainer.tensors())
-    return loss
+        if not losses:
+            raise DeepTNError(f"epoch {number + 1} has no batches; the data must be the same in every epoch")
+        score = self.trainer.score()
+        if score is not None and not math.isfinite(score):
+            raise DeepTNError(f"the score on the validation data became {score}; lower the learning rate")
+        seconds = time.monotonic() - started
+        self.epochs.append(Epoch(float(np.mean(losses)), losses[-1], score, seconds))
+        if score is not None and (self.best is None or score > (self.epochs[self.best].score or -math.inf)):
+            self.best = number
+            self.kept = {name: np.array(to_raw(tensor)) for name, tensor in self.trainer.tensors().items()}
+
+    def finish(self) -> History:
+        """Keep the best parameters."""
+        if self.best is not None and self.best != len(self.epochs) - 1:
+            self.trainer.restore(self.kept)
+        return History(tuple(self.epochs), self.best, self.stopped)
+
+    def write(self, path: PathLike, about: dict[str, Any]) -> None:
+        header = {
+            "format": CHECKPOINT,
+            "epoch": len(self.epochs),
+            "about": about,
+            "epochs": [asdict(epoch) for epoch in self.epochs],
+            "best": self.best,
+        }
+        write_tensors(path, header, self.trainer.tensors() | {BEST + name: a for name, a in self.kept.items()})
+
+    def resume(self, path: PathLike, about: dict[str, Any]) -> None:
+        header, tensors = _read(path, about)
+        for number in range(len(header["epochs"])):
+            _grow(self.recipe, self.trainer, number)
+        self.epochs, self.best = [Epoch(**epoch) for epoch in header["epochs"]], header["best"]
+        self.kept = {name.removeprefix(BEST): a for name, a in tensors.items() if name.startswith(BEST)}
+        try:
+            self.trainer.restore({name: a for name, a in tensors.items() if not name.startswith(BEST)})
+        except (FormatError, KeyError) as error:
+            raise FormatError(f"{path}: the checkpoint belongs to another model: {error}") from error
 
 
 def check_loss(loss: float, recipe: Recipe) -> None:
@@ -128,17 +258,19 @@ def check_teacher(recipe: Recipe, teacher: object) -> None:
         raise DeepTNError(f"Recipe.distill = {recipe.distill} needs a teacher; pass teacher=")
 
 
-def _grow(recipe: Recipe, trainer: Trainer, epoch: int) -> None:
+def _grow(recipe: Recipe, trainer: Trainer, epoch: int) -> bool:
     sizes = [size for when, size in recipe.grow if when == epoch]
     if sizes:
         trainer.grow(max(sizes), epoch)
+    return bool(sizes)
 
 
-def _read(path: PathLike, about: dict[str, Any]) -> tuple[int, dict[str, np.ndarray]]:
-    """Return the number of finished epochs in a checkpoint, and its tensors."""
+def _read(path: PathLike, about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return the header of a checkpoint, and its tensors."""
     try:
         header, tensors = read_tensors(path, CHECKPOINT)
-        epoch, found = int(header["epoch"]), dict(header["about"])
+        found = dict(header["about"])
+        header = {"epochs": [dict(epoch) for epoch in header["epochs"]], "best": header["best"]}
     except (FormatError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{path}: not a training checkpoint ({error})") from error
     for key, expected in about.items():
@@ -147,4 +279,4 @@ def _read(path: PathLike, about: dict[str, Any]) -> tuple[int, dict[str, np.ndar
                 f"{path}: the checkpoint was written with {key} = {found.get(key)}, expected {expected}; "
                 "name another file, and pass the model as it was at the start"
             )
-    return epoch, tensors
+    return header, tensors

@@ -63,7 +63,7 @@ MISTAKES = {
     "no file": (lambda p: dtn.load(p + "nowhere"), "no file"),
     "train with a pair": (
         lambda p: train(model(), (torch.ones(4, 20), torch.ones(4)), Recipe(epochs=1), 0),  # pyright: ignore
-        "write types.SimpleNamespace(train_x=x, train_y=y)",
+        "mse: the outputs have shape (4, 4), but the labels (4,)",
     ),
     "float rows": (lambda p: TNEmbedding(8, 4)(torch.ones(2)), "indices must be integers"),
     "bool rows": (lambda p: TNEmbedding(8, 4, mode="apply")(torch.ones(2) > 0), "indices must be integers"),

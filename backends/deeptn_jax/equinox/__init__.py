@@ -4,6 +4,7 @@ from ..models import calibrate, compress, fold, load_model, save_model
 from ..view import VIEWS
 from .grouped import Grouped, group, ungroup
 from .layers import TNConv1d, TNConv2d, TNConv3d, TNEmbedding, TNLinear, TNWeight, register_layer
+from .train import heal, train
 from .view import EquinoxModel
 
 VIEWS.append((lambda model: True, EquinoxModel))
@@ -20,8 +21,10 @@ __all__ = [
     "compress",
     "fold",
     "group",
+    "heal",
     "load_model",
     "register_layer",
     "save_model",
+    "train",
     "ungroup",
 ]

@@ -10,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from deeptn.models import Receive, arguments_of, kind_of, unfolding
+from deeptn.models import Batch, Receive, kind_of, unfolding
 
 from ..watch import Watch
 from .layers import CELLS, TNLayer
@@ -31,7 +31,7 @@ def watched(
     model = rebuilt({path: watch.layer(layer, _read, names[path]) for path, layer in layers.items()})
     called = eqx.filter_jit(lambda args, kwargs: jax.vmap(lambda a, k: model(*a, **k))(args, kwargs))
     with watch.ended():
-        yield model, lambda batch: called(*arguments_of(batch))
+        yield model, lambda batch: called(*Batch.of(batch)[:2])
 
 
 def _read(layer: Any, x: Any, *args: Any, **options: Any) -> Iterator[tuple[str, Any]]:

@@ -7,6 +7,7 @@ from ..view import VIEWS
 from .graph import parts
 from .grouped import Grouped, group, ungroup
 from .layers import TNConv, TNEmbed, TNLinear, TNLinearGeneral, register_layer
+from .train import heal, train
 from .view import NNXModel
 
 VIEWS.insert(0, (lambda model: bool(parts(model, nnx.Module, once=True)), NNXModel.of_copy))
@@ -21,8 +22,10 @@ __all__ = [
     "compress",
     "fold",
     "group",
+    "heal",
     "load_model",
     "register_layer",
     "save_model",
+    "train",
     "ungroup",
 ]

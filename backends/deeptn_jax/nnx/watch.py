@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import nnx
 
-from deeptn.models import Receive, arguments_of, unfolding
+from deeptn.models import Batch, Receive, unfolding
 
 from ..watch import Watch
 from .graph import swap
@@ -24,7 +24,7 @@ def watched(model: Any, layers: Mapping[str, Any], receive: Receive) -> Iterator
     model.eval()
 
     def run(batch: Any) -> object:
-        args, kwargs = arguments_of(batch)
+        args, kwargs, _ = Batch.of(batch)
         return model(*args, **kwargs)
 
     with watch.ended():

@@ -1,0 +1,454 @@
+"""Test training and healing of whole models: any data, any task, teachers, early stopping, interruptions."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import deeptn_torch
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from deeptn_jax import equinox as tne
+from deeptn_jax import nnx as tnx
+from flax import nnx
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import deeptn as dtn
+from deeptn.models import History
+from deeptn.recipe import Recipe
+
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(96, 16)).astype("float32")
+NUMBERS = np.stack([X[:, 0] * X[:, 1], X[:, 2]], 1)
+CLASSES = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0).astype(int)
+WALL = dtn.BrickWall(layers=2)
+
+
+def mlp(outputs: int = 2, seed: int = 0, **options: Any) -> Any:
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, outputs))
+
+
+def small(outputs: int = 2, seed: int = 0) -> Any:
+    return deeptn_torch.compress(mlp(outputs, seed), {"0": WALL}, fit=None, seed=0)[0]
+
+
+def equinox_of(model: Any) -> Any:
+    """Return the same weights in Equinox, dense or generated."""
+    like = eqx.nn.MLP(16, model[2].out_features, 8, 1, key=jax.random.key(0))
+    first = model[0]
+    state = {f"layers.{k}": model[2 * k] for k in (0, 1)}
+    if hasattr(first, "network"):
+        like, _ = tne.compress(like, {"layers.0": first.network}, fit=None)
+        cores = {name: jnp.asarray(core.detach().numpy()) for name, core in first.cores.items()}
+        like = eqx.tree_at(lambda m: m.layers[0].cores, like, cores)
+        like = eqx.tree_at(lambda m: m.layers[0].dense.bias, like, jnp.asarray(first.bias.detach().numpy()))
+    else:
+        like = eqx.tree_at(lambda m: m.layers[0].weight, like, jnp.asarray(first.weight.detach().numpy()))
+        like = eqx.tree_at(lambda m: m.layers[0].bias, like, jnp.asarray(first.bias.detach().numpy()))
+    last = state["layers.1"]
+    return eqx.tree_at(
+        lambda m: (m.layers[1].weight, m.layers[1].bias),
+        like,
+        (jnp.asarray(last.weight.detach().numpy()), jnp.asarray(last.bias.detach().numpy())),
+    )
+
+
+def nnx_of(model: Any) -> Any:
+    """Return the same weights in NNX, dense or generated."""
+    like: Any = nnx.Sequential(
+        nnx.Linear(16, 8, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(8, model[2].out_features, rngs=nnx.Rngs(0))
+    )
+    first = model[0]
+    if hasattr(first, "network"):
+        like, _ = tnx.compress(like, {"layers.0": first.network}, fit=None)
+        for name, core in first.cores.items():
+            like.layers[0].cores[name][...] = jnp.asarray(core.detach().numpy())
+    else:
+        like.layers[0].kernel[...] = jnp.asarray(first.weight.detach().numpy().T)
+    like.layers[0].bias[...] = jnp.asarray(first.bias.detach().numpy())
+    like.layers[2].kernel[...] = jnp.asarray(model[2].weight.detach().numpy().T)
+    like.layers[2].bias[...] = jnp.asarray(model[2].bias.detach().numpy())
+    return like
+
+
+def outputs_of(model: Any) -> np.ndarray:
+    """Return what a model of Equinox or NNX makes of the inputs."""
+    return np.asarray(model(X) if isinstance(model, nnx.Module) else jax.vmap(model)(X))
+
+
+def losses(history: History) -> list[float]:
+    return [epoch.loss for epoch in history.epochs]
+
+
+@pytest.mark.parametrize(
+    ("labels", "options"),
+    [
+        (NUMBERS, {}),
+        (CLASSES, {"clip": 0.5, "decay": 0.1, "core_lr": 0.03}),
+        (CLASSES, {"distill": 0.4, "temperature": 2.0}),
+        (NUMBERS, {"distill": 0.4, "features": 0.3}),
+        (None, {"schedule": "cosine"}),
+    ],
+    ids=["numbers", "clip and decay", "logits", "features", "no labels"],
+)
+def test_all_frameworks_make_the_same_steps(labels, options):
+    model, teacher = small(3 if labels is CLASSES else 2), mlp(3 if labels is CLASSES else 2, 1)
+    data: Any = X if labels is None else (X, labels)
+    recipe = Recipe(epochs=4, lr=0.01, batch=96, **options)  # one step per epoch, so the order does not matter
+    more: dict[str, Any] = {"validation": data}
+    taught = labels is None or "distill" in options
+    theirs = [equinox_of(model), nnx_of(model)]
+    guides = [equinox_of(teacher), nnx_of(teacher)]
+    names = [["0", "2"], ["layers.0", "layers.1"], ["layers.0", "layers.2"]] if "features" in options else [[]] * 3
+    given = {"teacher": teacher, "features": names[0]} if taught else {}
+    expected = deeptn_torch.train(model, data, recipe, **more, **given)
+    trains: list[Any] = [tne.train, tnx.train]
+    for train, one, guide, own in zip(trains, theirs, guides, names[1:]):
+        given = {"teacher": guide, "features": own} if taught else {}
+        result: Any = train(one, data, recipe, **more, **given)
+        found, history = result
+        assert losses(history) == pytest.approx(losses(expected), rel=1e-3)
+        assert history.score == pytest.approx(expected.score, rel=1e-3)
+        assert np.allclose(outputs_of(found), model(torch.from_numpy(X)).detach().numpy(), atol=2e-3)
+
+
+def batches(labels: Any) -> list[Any]:
+    return [(torch.from_numpy(X[k::4]), torch.from_numpy(labels[k::4])) for k in range(4)]
+
+
+DATA: dict[str, Any] = {
+    "arrays of NumPy": (X.astype("float64"), NUMBERS.astype("float64")),
+    "tensors": (torch.from_numpy(X), torch.from_numpy(NUMBERS)),
+    "a list": batches(NUMBERS),
+    "lists": [list(batch) for batch in batches(NUMBERS)],
+    "a loader": DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(NUMBERS)), 24, shuffle=True),
+    "mappings": [{"input": x, "labels": y} for x, y in batches(NUMBERS)],
+    "a mapping of arrays": {"input": X, "labels": NUMBERS},
+}
+
+
+@pytest.mark.parametrize("data", DATA.values(), ids=list(DATA))
+def test_any_data(data):
+    model = small()
+    history = deeptn_torch.train(model, data, Recipe(epochs=15, lr=0.02, core_lr=0.03, batch=24))
+    assert losses(history)[-1] < 0.8 * losses(history)[0]
+    assert not model.training
+    if not isinstance(data, dict) and not (isinstance(data, list) and isinstance(data[0], dict)):
+        for train, of in ((tne.train, equinox_of), (tnx.train, nnx_of)):
+            _, history = train(of(small()), data, Recipe(epochs=15, lr=0.02, core_lr=0.03, batch=24))
+            assert losses(history)[-1] < 0.8 * losses(history)[0]
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.head = nn.Embedding(20, 8), nn.Linear(8, 20)
+
+    def forward(self, ids: Any, scale: float = 1.0) -> Any:
+        return {"logits": self.head(self.table(ids)) * scale}
+
+
+def test_tokens():
+    torch.manual_seed(0)
+    ids = torch.randint(20, (32, 5))
+    labels = (ids + 1) % 20
+    labels[:, 0] = -100
+    model, _ = deeptn_torch.compress(Tokens(), {"*": dtn.TTMatrix(rank=2)}, fit=None, seed=0)
+    data = [{"ids": ids, "scale": 1.0, "labels": labels}]
+    history = deeptn_torch.train(model, data, Recipe(epochs=80, lr=0.05))
+    assert history.loss < 0.5 * losses(history)[0]
+    labels[:, 0] = 0  # were ignored
+    assert float((model(ids)["logits"][:, 1:].argmax(-1) == labels[:, 1:]).float().mean()) > 0.5
+
+
+def test_losses_of_the_users_own():
+    target = np.abs(NUMBERS)
+
+    def huber(outputs: Any, labels: Any) -> Any:
+        return nn.functional.huber_loss(outputs, labels)
+
+    history = deeptn_torch.train(small(), (X, target), Recipe(epochs=10, lr=0.02, batch=24), loss=huber)
+    assert losses(history)[-1] < losses(history)[0]
+    with pytest.raises(dtn.SpecError, match=r"the loss must return a tensor with one entry, got \(24, 2\)"):
+        deeptn_torch.train(small(), (X, target), Recipe(epochs=1, batch=24), loss=lambda a, b: a - b)
+    _, history = tne.train(
+        equinox_of(small()), (X, target), Recipe(epochs=10, lr=0.02, batch=24), loss=lambda a, b: jnp.abs(a - b).mean()
+    )
+    assert losses(history)[-1] < losses(history)[0]
+    with pytest.raises(dtn.SpecError, match="the loss must return an array with one entry"):
+        tne.train(equinox_of(small()), (X, target), Recipe(epochs=1, batch=24), loss=lambda a, b: a - b)
+
+
+def test_healing_brings_the_outputs_back():
+    teacher = mlp(3)
+    model, _ = deeptn_torch.compress(teacher, {"0": dtn.LowRank(rank=3)})
+    x = torch.from_numpy(X)
+
+    def gap(model: Any) -> float:
+        return float((model(x) - teacher(x)).detach().norm())
+
+    before, again = gap(model), copy.deepcopy(model)
+    data = list(x.split(24))
+    recipe = Recipe(epochs=40, lr=0.02)
+    history = deeptn_torch.heal(model, teacher, data[:3], recipe, validation=data[3:])
+    assert gap(model) < 0.7 * before
+    assert history.best is not None
+    assert all(tensor.grad is None for tensor in teacher.parameters())
+    deeptn_torch.heal(again, teacher, data, recipe, features=["0", "2"])  # features alone
+    assert gap(again) < 0.7 * before
+    libraries: list[Any] = [(tne, equinox_of), (tnx, nnx_of)]
+    for library, of in libraries:
+        guide = of(teacher)
+        start, _ = library.compress(guide, {"layers.0": dtn.LowRank(rank=3)})
+        healed: Any = library.heal(start, guide, X, Recipe(epochs=40, lr=0.02, batch=24))[0]
+        assert float(np.linalg.norm(outputs_of(healed) - teacher(x).detach().numpy())) < 0.7 * before
+
+
+def test_early_stopping_keeps_the_best():
+    x, y = torch.from_numpy(X), torch.from_numpy(CLASSES)
+    torch.manual_seed(1)
+    noise = torch.randint(3, (96,))  # nothing to learn, so the score falls
+    scores: list[float] = []
+    states: list[dict[str, Any]] = []
+    model = mlp(3)
+
+    def evaluate(model: Any) -> float:
+        assert not model.training
+        scores.append(-float(nn.functional.cross_entropy(model(x), y)))
+        states.append(copy.deepcopy(model.state_dict()))
+        return scores[-1]
+
+    recipe = Recipe(epochs=50, lr=0.05, batch=32, patience=3, schedule="constant")
+    history = deeptn_torch.train(model, (x, noise), recipe, evaluate=evaluate)
+    best = int(np.argmax(scores))
+    assert (history.best, history.stopped, len(history.epochs)) == (best, True, best + 4)
+    assert history.score == scores[best]
+    assert all(torch.equal(tensor, states[best][name]) for name, tensor in model.state_dict().items())
+    validated = deeptn_torch.train(mlp(3), (x, noise), recipe, validation=(x, y))
+    assert [epoch.score for epoch in validated.epochs] == pytest.approx(scores, rel=1e-5)
+    found, history = tne.train(equinox_of(mlp(3)), (X, noise), recipe, validation=(X, CLASSES))
+    assert history.stopped
+    score = -np.asarray(jax.nn.log_softmax(jax.vmap(found)(X)))[np.arange(96), CLASSES].mean()
+    assert history.score == pytest.approx(-score, rel=1e-5)
+
+
+class Stop(Exception):
+    pass
+
+
+def stopping(after: int) -> Any:
+    steps = iter(range(1000))
+
+    def stop() -> None:
+        if next(steps) == after:
+            raise Stop
+
+    return stop
+
+
+def noisy() -> Any:
+    torch.manual_seed(0)
+    return nn.Sequential(deeptn_torch.TNLinear(16, 8, WALL), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
+
+
+def test_what_was_killed_goes_on_as_if_nothing_had_happened(tmp_path):
+    x, y = torch.from_numpy(X), torch.from_numpy(CLASSES)
+    file, teacher = tmp_path / "heal.safetensors", mlp(3)
+    recipe = Recipe(epochs=6, lr=0.02, distill=0.3, patience=5)
+
+    def run(model: Any, **options: Any) -> Any:
+        loader = DataLoader(TensorDataset(x, y), 20, shuffle=True)
+        return deeptn_torch.heal(model, teacher, loader, recipe, seed=3, validation=(x, y), **options)
+
+    whole = noisy()
+    torch.manual_seed(5)
+    expected = run(whole)
+    for after in (3, 12, 26):
+        killed = noisy()
+        torch.manual_seed(5)
+        with pytest.raises(Stop):
+            run(killed, checkpoint=file, on_step=stopping(after))
+        torch.manual_seed(5)  # before the first epoch has ended, the run starts again
+        resumed = noisy() if after == 3 else killed
+        torch.manual_seed(5)
+        history = run(resumed, checkpoint=file)
+        assert losses(history) == losses(expected)
+        assert (history.best, history.score) == (expected.best, expected.score)
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(tensor, resumed.state_dict()[name]), name
+        again = noisy()
+        assert losses(run(again, checkpoint=file)) == losses(expected)  # nothing is left to do
+        assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items())
+        file.unlink()
+
+
+class NoisyEquinox(eqx.Module):
+    first: Any
+    drop: Any
+    last: Any
+
+    def __init__(self):
+        keys = jax.random.split(jax.random.key(0))
+        self.first = tne.TNLinear(16, 8, WALL, key=keys[0])
+        self.drop = eqx.nn.Dropout(0.3)
+        self.last = eqx.nn.Linear(8, 3, key=keys[1])
+
+    def __call__(self, x: Any, *, key=None) -> Any:
+        return self.last(self.drop(self.first(x), key=key))
+
+
+class NoisyNNX(nnx.Module):
+    def __init__(self):
+        rngs = nnx.Rngs(0)
+        self.first = tnx.TNLinear(16, 8, WALL, rngs=rngs)
+        self.norm = nnx.BatchNorm(8, rngs=rngs)
+        self.drop = nnx.Dropout(0.3, rngs=rngs)
+        self.last = nnx.Linear(8, 3, rngs=rngs)
+
+    def __call__(self, x: Any) -> Any:
+        return self.last(self.drop(self.norm(self.first(x))))
+
+
+def arrays_of(model: Any) -> list[Any]:
+    """Return the trained arrays of a JAX model."""
+    return jax.tree.leaves(
+        nnx.state(model, nnx.Param) if isinstance(model, nnx.Module) else eqx.filter(model, eqx.is_array)
+    )
+
+
+@pytest.mark.parametrize(("train", "make"), [(tne.train, NoisyEquinox), (tnx.train, NoisyNNX)], ids=["equinox", "nnx"])
+def test_jax_goes_on_as_if_nothing_had_happened(train, make, tmp_path):
+    file, recipe = tmp_path / "train.safetensors", Recipe(epochs=5, lr=0.02, batch=20)
+    more: dict[str, Any] = {"seed": 3, "validation": (X, CLASSES)}
+    expected, history = train(make(), (X, CLASSES), recipe, **more)
+    other, _ = train(make(), (X, CLASSES), recipe, **more | {"seed": 4})
+    assert not all(np.array_equal(a, b) for a, b in zip(arrays_of(expected), arrays_of(other)))
+    for after in (2, 11):
+        with pytest.raises(Stop):
+            train(make(), (X, CLASSES), recipe, checkpoint=file, on_step=stopping(after), **more)
+        found, again = train(make(), (X, CLASSES), recipe, checkpoint=file, **more)
+        assert losses(again) == losses(history)
+        assert again.best == history.best
+        assert all(np.array_equal(a, b) for a, b in zip(arrays_of(expected), arrays_of(found), strict=True))
+        file.unlink()
+
+
+def test_statistics_and_dropout_of_jax():
+    model, _ = tnx.train(NoisyNNX(), (X, CLASSES), Recipe(epochs=2, batch=20))
+    assert bool(jnp.any(model.norm.mean[...] != 0))
+    assert np.array_equal(model(X), model(X))  # in evaluation mode
+    found, _ = tne.train(NoisyEquinox(), (X, CLASSES), Recipe(epochs=1, batch=20))
+    assert isinstance(found, NoisyEquinox)
+
+
+def wrong() -> dict[str, tuple[Any, str]]:
+    x, recipe = torch.from_numpy(X), Recipe(epochs=1)
+    train: Any = deeptn_torch.train
+    heal: Any = deeptn_torch.heal
+    dataset = TensorDataset(x, torch.from_numpy(CLASSES))
+    spoiled, patient = X.copy(), Recipe(epochs=1, patience=1)
+    spoiled[3] = np.nan
+    same = small()
+    wider = nn.Sequential(nn.Linear(16, 9), nn.ReLU(), nn.Linear(9, 2))
+    return {
+        "no data": (lambda: train(small(), [], recipe), "the data has no batches"),
+        "no rows": (lambda: train(small(), (X[:0], NUMBERS[:0]), recipe), "the data has no rows"),
+        "rows": (lambda: train(small(), (X, NUMBERS[:5]), recipe), r"different numbers of rows: \{0: 96, 1: 5\}"),
+        "once": (lambda: train(small(), iter(batches(NUMBERS)), recipe), "pass list.data. or a DataLoader"),
+        "dataset": (lambda: train(small(), dataset, recipe), r"write DataLoader\(data, batch_size=128, shuffle=True\)"),
+        "number": (lambda: train(small(), 3, recipe), "expected|iterable of batches; got int"),
+        "no labels": (lambda: train(small(), [x], recipe), r"the batches have no labels: pass \(inputs, labels\)"),
+        "nan": (lambda: train(small(), (spoiled, NUMBERS), recipe), "the training loss became nan; lower"),
+        "column": (lambda: train(small(1), (X, NUMBERS[:, 0]), recipe), r"shape \(96, 1\), but the labels \(96,\)"),
+        "floats as classes": (
+            lambda: train(small(3), (X, NUMBERS), recipe, loss="cross_entropy"),
+            "the labels must be class numbers, got torch.float32; write loss='mse'",
+        ),
+        "classes": (
+            lambda: train(small(2), (X, CLASSES), recipe),
+            "the labels range from 0 to 2, but the outputs have classes 0 to 1",
+        ),
+        "one-hot": (lambda: train(small(3), (X, np.eye(3, dtype=int)[CLASSES]), recipe), r"expected \(…, classes\)"),
+        "loss": (lambda: train(small(), (X, NUMBERS), recipe, loss="l1"), "loss = 'l1'; expected 'cross_entropy' or"),
+        "teacher's outputs": (
+            lambda: heal(small(2), mlp(3), [x], recipe),
+            r"the teacher returned shape \(96, 3\), but the model \(96, 2\)",
+        ),
+        "no teacher": (lambda: heal(small(), [x], mlp(), recipe), r"got a list; write heal\(model, teacher, data\)"),
+        "its own teacher": (lambda: heal(same, same, [x], recipe), "model and teacher are the same"),
+        "features": (lambda: heal(small(), mlp(), [x], recipe, features=["3"]), "'3'"),
+        "features without": (lambda: train(small(), (X, NUMBERS), recipe, features=["0"]), "pass teacher="),
+        "feature of another shape": (
+            lambda: heal(small(), wider, [x], recipe, features="0"),
+            r"feature '0': the model returned \(96, 8\) there, the teacher \(96, 9\)",
+        ),
+        "patience": (
+            lambda: train(small(), (X, NUMBERS), patient),
+            "pass validation= or evaluate=",
+        ),
+        "two scores": (
+            lambda: train(small(), (X, NUMBERS), recipe, validation=(X, NUMBERS), evaluate=lambda m: 1.0),
+            "pass one of them",
+        ),
+        "evaluate": (
+            lambda: train(small(), (X, NUMBERS), recipe, evaluate=lambda m: "good"),
+            "evaluate must return a number, higher is better; got a str",
+        ),
+        "score": (
+            lambda: train(small(), (X, NUMBERS), recipe, evaluate=lambda m: math.nan),
+            "the score on the validation data became nan",
+        ),
+        "JAX: classes": (
+            lambda: tne.train(equinox_of(small(2)), (X, CLASSES), recipe),
+            "the labels range from 0 to 2, but the outputs have classes 0 to 1",
+        ),
+        "JAX: no labels": (lambda: tnx.train(nnx_of(small()), [X], recipe), "the batches have no labels"),
+        "JAX: nan": (
+            lambda: tne.train(equinox_of(small()), (spoiled, NUMBERS), recipe),
+            "the training loss became nan",
+        ),
+        "JAX: column": (
+            lambda: tnx.train(nnx_of(small(1)), (X, NUMBERS[:, 0]), recipe),
+            r"shape \(96, 1\), but the labels \(96,\)",
+        ),
+        "JAX: teacher's outputs": (
+            lambda: tne.heal(equinox_of(small(2)), equinox_of(mlp(3)), [X], recipe),
+            r"the teacher returned shape \(96, 3\), but the model \(96, 2\)",
+        ),
+        "JAX: growth": (
+            lambda: tne.train(equinox_of(small()), (X, NUMBERS), Recipe(epochs=2, grow=((1, 3),))),
+            "Recipe.grow is for",
+        ),
+        "JAX: feature": (
+            lambda: tnx.heal(nnx_of(small()), nnx_of(mlp()), [X], recipe, features=["layers.7"]),
+            "'layers.7'",
+        ),
+    }
+
+
+WRONG = wrong()
+
+
+@pytest.mark.parametrize(("call", "text"), WRONG.values(), ids=list(WRONG))
+def test_wrong_use(call, text):
+    with pytest.raises(dtn.DeepTNError, match=text):
+        call()
+
+
+def test_an_error_leaves_the_model_as_it_was():
+    model = small()
+    before = copy.deepcopy(model.state_dict())
+    spoiled = X.copy()
+    spoiled[:] = np.nan
+    with pytest.raises(dtn.DeepTNError, match="the training loss became nan"):
+        deeptn_torch.train(model, (spoiled, NUMBERS), Recipe(epochs=1))
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    assert not any(module._forward_hooks for module in model.modules())
+    assert not model.training
