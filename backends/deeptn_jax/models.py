@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from deeptn import models
 from deeptn.base import PathLike
 from deeptn.fitting import How
-from deeptn.models import Calibration, Report, Rules, Workers
+from deeptn.models import Calibration, Matching, Report, Rules, Workers
 
 from .view import view_of
 
@@ -22,7 +22,7 @@ def compress(
     fit: How = "auto",
     key: Any = None,
     workers: Workers | int | None = None,
-    calibration: Calibration | None = None,
+    calibration: Calibration | Matching | None = None,
 ) -> tuple[M, Report]:
     """Return a model in which chosen layers have generated weights, and a report; see `deeptn.models.compress`.
 
@@ -42,7 +42,8 @@ def compress(
     >>> report.params_before, report.params_after
     (48000, 424)
     """
-    return models.compress(view_of(model), targets, ignore, fit, key, workers, calibration)
+    working = view_of(model) if isinstance(calibration, Matching) else None
+    return models.compress(view_of(model), targets, ignore, fit, key, workers, calibration, working)
 
 
 def calibrate(
@@ -64,7 +65,7 @@ def calibrate(
     >>> from deeptn_jax.equinox import calibrate, compress
     >>> model = eqx.nn.MLP(40, 10, 12, 1, key=jax.random.key(0))
     >>> batches = jax.random.normal(jax.random.key(1), (6, 16, 40)) * jax.numpy.arange(40)
-    >>> calibration = calibrate(model, batches[:4], held_out=batches[4:])
+    >>> calibration = calibrate(model, list(batches[:4]), held_out=list(batches[4:]))
     >>> small, report = compress(model, {"layers.0": dtn.TTMatrix(rank=4)}, calibration=calibration)
     >>> report.layers[0].output_error < report.layers[0].error
     True

@@ -68,3 +68,10 @@ class Watch:
         jax.effects_barrier()
         if self.error is not None:
             raise self.error
+
+
+def settled(outputs: Any) -> Any:
+    """Return outputs of a model once all callbacks of its call are done."""
+    jax.block_until_ready(outputs)
+    jax.effects_barrier()
+    return outputs

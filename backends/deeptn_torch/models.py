@@ -12,7 +12,7 @@ from torch import nn
 from deeptn import models
 from deeptn.base import PathLike
 from deeptn.fitting import How
-from deeptn.models import Calibration, Report, Rules, Workers
+from deeptn.models import Calibration, Matching, Report, Rules, Workers
 
 from .view import TorchModel
 
@@ -27,7 +27,7 @@ def compress(
     fit: How = "auto",
     seed: Seed = None,
     workers: Workers | int | None = None,
-    calibration: Calibration | None = None,
+    calibration: Calibration | Matching | None = None,
 ) -> tuple[M, Report]:
     """Return a copy of a model in which chosen layers have generated weights, and a report.
 
@@ -54,7 +54,7 @@ def compress_(
     fit: How = "auto",
     seed: Seed = None,
     workers: Workers | int | None = None,
-    calibration: Calibration | None = None,
+    calibration: Calibration | Matching | None = None,
 ) -> Report:
     """Compress a model in place; see `compress`. Nothing is replaced unless all layers can be.
 
@@ -66,7 +66,9 @@ def compress_(
     >>> type(model[0]).__name__, report.params_after
     ('TNLinear', 144)
     """
-    return models.compress(TorchModel(model), targets, ignore, fit, seed, workers, calibration)[1]
+    view = TorchModel(model)
+    working = TorchModel(copy.deepcopy(model)) if isinstance(calibration, Matching) else None
+    return models.compress(view, targets, ignore, fit, seed, workers, calibration, working)[1]
 
 
 def calibrate(
@@ -87,7 +89,7 @@ def calibrate(
     >>> import deeptn as dtn
     >>> model = nn.Sequential(nn.Linear(40, 12), nn.ReLU(), nn.Linear(12, 10))
     >>> batches = torch.randn(6, 16, 40) * torch.arange(40)
-    >>> calibration = calibrate(model, batches[:4], held_out=batches[4:])
+    >>> calibration = calibrate(model, list(batches[:4]), held_out=list(batches[4:]))
     >>> small, report = compress(model, {"0": dtn.TTMatrix(rank=4)}, calibration=calibration)
     >>> report.layers[0].output_error < report.layers[0].error
     True

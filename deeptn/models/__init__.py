@@ -2,11 +2,12 @@
 
 from ..base import path_of
 from .arguments import expect_model
-from .batches import Batch, Batches, Data, Rows, as_data, check_labels, loss_for, rows_of
+from .batches import Batch, Batches, Data, Rows, as_data, check_labels, loss_for, one_pass, rows_of
 from .calibration import Calibration, Receive, WatchedView, calibrate, unfolding
 from .compress import compress, fold
 from .files import from_stored, load_model, save_model, size_of, to_stored
 from .kinds import Kind, kind_of
+from .matching import Matching
 from .modes import Mode, check_mode, is_faster
 from .report import LayerReport, Report, layer_report
 from .rules import Rules, Target, as_network, matches, resolve, select
@@ -28,6 +29,7 @@ __all__ = [
     "History",
     "Kind",
     "LayerReport",
+    "Matching",
     "Mode",
     "ModelView",
     "Receive",
@@ -66,6 +68,7 @@ __all__ = [
     "loss_for",
     "matches",
     "naming",
+    "one_pass",
     "path_of",
     "refuse",
     "resolve",

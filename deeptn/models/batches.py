@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
+
 from ..base import Array
 from ..errors import SpecError
 
@@ -150,6 +152,21 @@ def as_data(given: Any, size: int) -> Data:
         came = type(given).__name__
         raise SpecError(f"data must be arrays (x, y) with one row per example, or an iterable of batches; got {came}")
     return Batches(given)
+
+
+def one_pass(given: Any, size: int = 128) -> Iterator[Any]:
+    """Yield the batches of what users pass as data, once: see `as_data`; a generator is fine, too.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> [batch.shape for batch in one_pass(np.ones((5, 2)), 3)], list(one_pass(iter(["a"])))
+    ([(3, 2), (2, 2)], ['a'])
+    """
+    if isinstance(given, Iterator):
+        return given
+    data = as_data(given, size)
+    return data.batches(None if data.count is None else np.arange(data.count))
 
 
 def _named(arrays: Any) -> list[tuple[Any, Any]]:

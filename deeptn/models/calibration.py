@@ -13,6 +13,7 @@ from ..arrays import dtype_of
 from ..base import Array, Shape, track, warn
 from ..errors import PlanError, SpecError
 from ..fitting import Covariance
+from .batches import one_pass
 from .rules import select
 from .view import ModelView, Weight, naming
 
@@ -90,8 +91,9 @@ def calibrate(
     ----------
     view : WatchedView
     data : iterable or callable
-        Batches (a `DataLoader`, a list), as for training: an array; a list or tuple, whose last entry has the labels,
-        which do not matter here; a mapping of keyword arguments. Or a function of the model that runs it on anything.
+        As for training: arrays with one row per example, or batches (a `DataLoader`, a list). A batch is an array; a
+        list or tuple, whose last entry has the labels, which do not matter here; or a mapping of keyword arguments. Or
+        a function of the model that runs it on anything.
     held_out : iterable or callable, optional
         Other data, for reports: what a fit does to inputs that it has not seen.
     targets, ignore
@@ -144,7 +146,8 @@ def _summed(view: WatchedView, data: Any, weights: Mapping[str, Weight], what: s
             data(model)
         else:
             count = 0
-            for batch in track(data, what):
+            total = len(data) if hasattr(data, "__len__") and not hasattr(data, "shape") else None
+            for batch in track(one_pass(data), what, total):
                 run(batch)
                 count += 1
             if not count:

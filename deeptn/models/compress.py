@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
+from autoray import do
 
-from ..arrays import to_raw
+from ..arrays import dtype_of, from_raw, library_of, to_numpy, to_raw
 from ..base import Array, Params, track, warn
 from ..errors import DeepTNError, PlanError
 from ..files import network_to_dict, release
-from ..fitting import FitResult, How, find_params
+from ..fitting import Covariance, FitResult, How, find_params
 from ..network import Network, network
 from ..spec import Layout
 from ..topologies import describe
 from .calibration import Calibration, warn_about_missing
+from .matching import Matching, errors_of, order_of_use
 from .report import LayerReport, Report, layer_report
 from .rules import Rules, resolve, select
 from .view import Generated, ModelView, Weight, at_rest, count, naming, widened
@@ -31,7 +34,8 @@ def compress(
     fit: How = "auto",
     seed: Any = None,
     workers: Workers | int | None = None,
-    calibration: Calibration | None = None,
+    calibration: Calibration | Matching | None = None,
+    working: Any = None,
 ) -> tuple[Any, Report]:
     """Let networks generate chosen weights of a model. Either all of them are replaced, or none.
 
@@ -54,8 +58,11 @@ def compress(
         Processes or a cluster that find the cores, and a folder that keeps them as soon as they are found: after an
         interruption, a call with the same folder (and the same seed) goes on and ends with the same cores. A number: so
         many processes.
-    calibration : Calibration, optional
-        Inputs of the layers (`calibrate`): fits then count the errors of outputs, and the report states them.
+    calibration : Calibration or Matching, optional
+        Inputs of the layers (`calibrate`): fits then count the errors of outputs, and the report states them. Or data
+        on which weights are fitted one after another to the outputs of the original model.
+    working : WatchedView, optional
+        The view of a copy of the model, for a `Matching`, which changes it.
 
     Returns
     -------
@@ -94,11 +101,15 @@ def compress(
     for name in networks:
         check_free(dense[name], f", or add {name!r} to ignore")
         _warn_if_large(name, networks[name])
-    if calibration is not None:
+    if isinstance(calibration, Calibration):
         warn_about_missing(calibration, networks)
     before, seeds = (count(view), at_rest(view)), _seeds(view, seed)
     found: dict[str, tuple[Params, LayerReport]] = {}
-    if workers is None:
+    if isinstance(calibration, Matching):
+        if workers is not None:
+            raise PlanError("matching fits one weight after another; leave out workers, or pass calibrate(…)")
+        found = _found_by_matching(view, working, dense, networks, fit, seeds, calibration)
+    elif workers is None:
         for name, net in track(list(networks.items()), lambda item: f"layer {item[0]}"):
             with naming(name):
                 weight = dense[name].read()
@@ -127,6 +138,40 @@ def _found(
     if wide is not weight:
         params = {core: array.astype(weight.dtype) for core, array in params.items()}
     return params, layer_report(name, net, weight, net.materialize(params), calibration)
+
+
+def _found_by_matching(
+    view: Any,
+    working: Any,
+    dense: Mapping[str, Weight],
+    networks: Mapping[str, Network],
+    fit: How,
+    seeds: Iterator[int],
+    matching: Matching,
+) -> dict[str, tuple[Params, LayerReport]]:
+    """Find the cores of all layers, in the order in which the model uses them, and put each into the copy."""
+    order, missing = order_of_use(view, networks, matching.data), list[str]()
+    found: dict[str, tuple[Params, LayerReport]] = {}
+    for name in track(order, lambda name: f"layer {name}"):
+        net, weight = networks[name], to_raw(dense[name].read())
+        pairs = matching.pair(view, working, name, net.shape)
+        with naming(name):
+            covariance, goal = None, weight
+            if pairs[0] is None:
+                missing.append(name)
+            else:
+                covariance = pairs[0].other.damped(matching.damping)
+                goal = pairs[0].goal(to_numpy(weight), matching.damping)
+            like = dense[name].read()
+            wide = from_raw(goal.astype("float64" if weight.dtype == np.float64 else "float32"), library_of(like).name)
+            params = find_params(net, wide, fit, view.fit, lambda: next(seeds), covariance)
+            params = {core: do("astype", array, dtype_of(like)) for core, array in params.items()}
+            made = net.materialize(params)
+            found[name] = params, replace(layer_report(name, net, like, made), **errors_of(pairs, made, weight))
+        working.replace({name: Generated(net, params)})
+    if missing:
+        warn_about_missing(Calibration({name: Covariance(1) for name in order if name not in missing}), order)
+    return found
 
 
 def _part(calibration: Calibration | None, name: str) -> Calibration | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+from itertools import pairwise
 from typing import Any
 
 import deeptn_torch
@@ -21,7 +23,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import deeptn as dtn
 from deeptn.fitting import Covariance
-from deeptn.models import Calibration
+from deeptn.models import Calibration, Matching
 
 CONVOLUTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -307,6 +309,106 @@ def test_compressed_outputs_are_closer(family, tmp_path):
     assert json.loads((tmp_path / "report.json").read_text())["layers"][0]["held_out_error"] == row.held_out_error
     for one, columns in ((plain, 8), (report, 9)):
         assert len(one.__rich__().columns) == columns
+
+
+def gap_of(model: Any, original: Any, x: Any) -> float:
+    """Return the relative error of all outputs."""
+    with torch.no_grad():
+        return float(torch.linalg.norm(model(x) - original(x)) / torch.linalg.norm(original(x)))
+
+
+def chain() -> tuple[Any, Any]:
+    torch.manual_seed(0)
+    sizes = (24, 32, 32, 32, 12)
+    parts = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.Tanh())]
+    x = torch.randn(800, 24) @ (torch.randn(24, 24) * torch.exp(-torch.arange(24) / 4.0)[:, None])
+    return nn.Sequential(*parts[:-1]), x
+
+
+def test_matching_makes_up_for_the_layers_before():
+    model, x = chain()
+    rules, data = {"*": dtn.LowRank(rank=5)}, list(x[:500].split(100))
+    matched, report = deeptn_torch.compress(model, rules, calibration=Matching(data, [x[500:]]))
+    alone, _ = deeptn_torch.compress(model, rules, calibration=deeptn_torch.calibrate(model, data))
+    blind, _ = deeptn_torch.compress(model, rules)
+    gaps = [gap_of(one, model, x[500:]) for one in (matched, alone, blind)]
+    assert gaps[0] < 0.95 * gaps[1] < 0.95 * gaps[2]
+    # The report has the errors before the bias, each with the inputs in its own model.
+    for k, (row, layer) in enumerate(zip(report.layers, (0, 2, 4, 6))):
+        for inputs, error in ((x[:500], row.output_error), (x[500:], row.held_out_error)):
+            with torch.no_grad():
+                own, other = model[:layer](inputs), matched[:layer](inputs)
+                found = other @ matched[layer].weight.T - own @ model[layer].weight.T
+                expected = torch.linalg.norm(found) / torch.linalg.norm(own @ model[layer].weight.T)
+            assert error == pytest.approx(float(expected), rel=1e-3), k
+    in_place = copy.deepcopy(model)
+    deeptn_torch.compress_(in_place, rules, calibration=Matching(data))
+    assert gap_of(in_place, matched, x) < 1e-4
+
+
+def test_matching_in_other_frameworks():
+    model = eqx.nn.MLP(24, 12, 32, 3, key=jax.random.key(0))
+    x = jnp.asarray(chain()[1].numpy())
+    rules = {"*": dtn.LowRank(rank=5)}
+
+    def gap(small: Any) -> float:
+        return float(jnp.linalg.norm(jax.vmap(small)(x) - jax.vmap(model)(x)))
+
+    matched, report = tne.compress(model, rules, calibration=Matching([x]))
+    alone, _ = tne.compress(model, rules, calibration=tne.calibrate(model, [x]))
+    assert gap(matched) < 0.95 * gap(alone)
+    assert [row.name for row in report.layers] == [f"layers.{k}" for k in range(4)]
+    rngs = nnx.Rngs(0)
+    net: Any = nnx.Sequential(nnx.Linear(24, 32, rngs=rngs), nnx.tanh, nnx.Linear(32, 12, rngs=rngs))
+    small, report = tnx.compress(net, rules, calibration=Matching([x], [x[:100]]))
+    assert type(net.layers[0]) is nnx.Linear
+    errors = jnp.linalg.norm(small(x) - net(x)) / jnp.linalg.norm(net(x) - net.layers[2].bias[...])
+    assert report.layers[1].output_error == pytest.approx(float(errors), rel=1e-3)
+
+
+def test_matching_of_convolutions_and_tables():
+    torch.manual_seed(0)
+    ids = torch.randint(30, (40, 6))
+    model = nn.Sequential(
+        nn.Embedding(30, 16), nn.Unflatten(1, (1, 6)), nn.Conv2d(1, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 2, 2, 2)
+    )
+    rules = {"0": dtn.LowRank(rank=6), "2": dtn.LowRank(rank=3), "4": dtn.LowRank(rank=3)}
+    small, report = deeptn_torch.compress(model, rules, calibration=Matching([ids]))
+    alone, _ = deeptn_torch.compress(model, rules, calibration=deeptn_torch.calibrate(model, [ids]))
+    assert [row.name for row in report.layers] == ["0", "2", "4"]
+    assert gap_of(small, model, ids) < gap_of(alone, model, ids)
+    with torch.no_grad():
+        expected = (small(ids) - model(ids)).norm() / (model(ids) - turned.bias[:, None, None]).norm()
+    assert report.layers[2].output_error == pytest.approx(float(expected), rel=1e-3)
+
+
+def test_wrong_matching():
+    model, x = chain()
+    rules = {"*": dtn.LowRank(rank=5)}
+    for make, text in (
+        (lambda: Matching(lambda model: model(x)), "pass batches, not a function"),
+        (lambda: Matching(iter([x])), "every weight needs it; pass list"),
+        (lambda: Matching([x], damping=math.nan), "damping must be a number"),
+        (lambda: deeptn_torch.compress(model, rules, calibration=Matching([])), "data has no batches"),
+        (lambda: deeptn_torch.compress(model, rules, workers=1, calibration=Matching([x])), "leave out workers"),
+        (lambda: deeptn_torch.compress(model, rules, calibration=Matching([x * math.nan])), "layer '0': inputs have"),
+    ):
+        with pytest.raises(dtn.DeepTNError, match=text):
+            make()
+    assert type(model[0]) is nn.Linear
+    rules = {"spare": dtn.LowRank(rank=1), "model.0": dtn.LowRank(rank=2)}
+    with pytest.warns(UserWarning, match="did not reach 'spare'; fitted without the inputs"):
+        _, report = deeptn_torch.compress(Spare(model), rules, calibration=Matching([x]))
+    assert [row.output_error is None for row in report.layers] == [True, False]
+
+
+class Spare(nn.Module):
+    def __init__(self, model: Any):
+        super().__init__()
+        self.spare, self.model = nn.Linear(6, 4), model[:7]
+
+    def forward(self, x: Any) -> Any:
+        return self.model(x)
 
 
 def test_the_same_cores_from_workers_and_folders(tmp_path):

@@ -11,7 +11,7 @@ from flax import nnx
 
 from deeptn.models import Batch, Receive, unfolding
 
-from ..watch import Watch
+from ..watch import Watch, settled
 from .graph import swap
 from .layers import TNLayer
 
@@ -25,7 +25,7 @@ def watched(model: Any, layers: Mapping[str, Any], receive: Receive) -> Iterator
 
     def run(batch: Any) -> object:
         args, kwargs, _ = Batch.of(batch)
-        return model(*args, **kwargs)
+        return settled(model(*args, **kwargs))
 
     with watch.ended():
         yield model, run
