@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from deeptn import models
 from deeptn.base import PathLike
+from deeptn.files import Cores
 from deeptn.fitting import How
 from deeptn.models import Calibration, Matching, Report, Rules, Workers
 
@@ -87,14 +88,14 @@ def fold(model: M, targets: Iterable[str] | None = None) -> M:
     return models.fold(view_of(model), targets)[0]
 
 
-def save_model(model: Any, path: PathLike) -> None:
+def save_model(model: Any, path: PathLike, cores: Cores | None = None) -> dict[str, float]:
     """Write a model with generated layers to a file that every front-end can read (see `deeptn.save_model`).
 
     Names are paths (``"layers.0.weight"``). In NNX, they follow PyTorch: ``"layers.0.weight"`` for a kernel,
     ``"norm.running_mean"`` for a mean; shapes follow PyTorch too. A module with several names is stored once, under all
-    of them. Not stored: anything that is not an array; the state of Equinox's stateful layers (`equinox.nn.BatchNorm`),
-    which is outside the model; in NNX, anything outside a variable, caches, intermediates, and the states of random
-    generators, metrics and optimizers.
+    of them. `cores` and the result are those of `deeptn.models.save_model`. Not stored: anything that is not an array;
+    the state of Equinox's stateful layers (`equinox.nn.BatchNorm`), which is outside the model; in NNX, anything
+    outside a variable, caches, intermediates, and the states of random generators, metrics and optimizers.
 
     Examples
     --------
@@ -103,8 +104,9 @@ def save_model(model: Any, path: PathLike) -> None:
     >>> from deeptn_jax.nnx import TNLinear, save_model
     >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
     >>> save_model(nnx.Sequential(TNLinear(16, 8, rngs=nnx.Rngs(0))), path)
+    {}
     """
-    models.save_model(view_of(model), path)
+    return models.save_model(view_of(model), path, cores)
 
 
 def load_model(dense_model: M, path: PathLike, names: Mapping[str, str] | None = None) -> M:
@@ -118,7 +120,7 @@ def load_model(dense_model: M, path: PathLike, names: Mapping[str, str] | None =
     >>> import equinox as eqx, jax, os, tempfile
     >>> from deeptn_jax.equinox import TNLinear, load_model, save_model
     >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
-    >>> save_model([TNLinear(16, 8, key=jax.random.key(0))], path)
+    >>> errors = save_model([TNLinear(16, 8, key=jax.random.key(0))], path, cores="float16")
     >>> load_model([eqx.nn.Linear(16, 8, key=jax.random.key(1))], path)[0].network.num_params
     156
     """

@@ -11,6 +11,7 @@ from torch import nn
 
 from deeptn import models
 from deeptn.base import PathLike
+from deeptn.files import Cores
 from deeptn.fitting import How
 from deeptn.models import Calibration, Matching, Report, Rules, Workers
 
@@ -110,19 +111,22 @@ def fold_(model: nn.Module, targets: Iterable[str] | None = None) -> list[str]:
     return models.fold(TorchModel(model), targets)[1]
 
 
-def save_model(model: nn.Module, path: PathLike) -> None:
+def save_model(model: nn.Module, path: PathLike, cores: Cores | None = None) -> dict[str, float]:
     """Write a model with generated layers: its ``state_dict``, and the network of each generated layer in the header.
 
     Tensors with several names are stored once. Constrained cores are stored as they are used, without the constraint;
-    call `TNLayer.constrain` after loading to set it again. For errors see `deeptn.models.save_model`.
+    call `TNLayer.constrain` after loading to set it again. `cores` stores them in fewer bytes; for that, for what is
+    returned and for errors see `deeptn.models.save_model`.
 
     Examples
     --------
     >>> import os, tempfile
     >>> from deeptn_torch import TNLinear
-    >>> save_model(nn.Sequential(TNLinear(400, 120), nn.ReLU()), os.path.join(tempfile.mkdtemp(), "small.safetensors"))
+    >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
+    >>> save_model(nn.Sequential(TNLinear(400, 120), nn.ReLU()), path)
+    {}
     """
-    models.save_model(TorchModel(model), path)
+    return models.save_model(TorchModel(model), path, cores)
 
 
 def load_model(dense_model: M, path: PathLike, names: Mapping[str, str] | None = None) -> M:
@@ -134,7 +138,8 @@ def load_model(dense_model: M, path: PathLike, names: Mapping[str, str] | None =
     --------
     >>> import os, tempfile
     >>> from deeptn_torch import TNLinear
-    >>> save_model(nn.Sequential(TNLinear(400, 120)), path := os.path.join(tempfile.mkdtemp(), "small.safetensors"))
+    >>> path = os.path.join(tempfile.mkdtemp(), "small.safetensors")
+    >>> errors = save_model(nn.Sequential(TNLinear(400, 120)), path, cores="int8")
     >>> load_model(nn.Sequential(nn.Linear(400, 120)), path)[0].network.num_params
     384
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..base import kilobytes, text_table, write_atomically
 from ..errors import FormatError, PlanError, SpecError
-from ..files import load_checkpoint, save_checkpoint
+from ..files import CORES, load_checkpoint, save_checkpoint
 from ..models import Report, StoredView, Workers, compress, save_model
 from ..planning import FAMILIES, Limits, Plan, plan
 from ..planning.search import NAMES
@@ -97,6 +97,8 @@ def _configure_compress(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--out", type=Path, required=True, help="safetensors file to write")
     add_choices(parser, ",".join(FAMILIES), "compress", "layers that stay dense")
     add_overrides(parser)
+    text = "store the cores in fewer bytes; a program that loads the file has them in its own dtype, rounded"
+    parser.add_argument("--cores", choices=CORES, help=text)
     add_work(parser)
     add_quiet(parser)
 
@@ -111,12 +113,14 @@ def _compress(options: argparse.Namespace) -> int:
         if not found.targets:
             raise PlanError("the plan leaves every layer dense; give a smaller budget, or other topologies")
         _, report = compress(view, found, options.ignore if options.plan else (), workers=workers)
-        save_model(view, options.out)
+        rounding = save_model(view, options.out, options.cores)
     size = options.out.stat().st_size
     if options.json:
-        print_json(report.to_dict() | {"out": str(options.out), "disk_bytes": size})
+        print_json(report.to_dict() | {"out": str(options.out), "disk_bytes": size, "rounding_errors": rounding})
     elif not options.quiet:
         print(_table(report))
+        if rounding:
+            print(f"cores in {options.cores}: this changes the weights by up to {max(rounding.values()):.2%}")
         print(f"wrote {options.out}, {kilobytes(size)}")
     _warn_of_errors(report)
     return 0

@@ -1,17 +1,31 @@
 """Files of networks and models: safetensors with a JSON header. Nothing in them is executed."""
 
 from .checkpoint import load_checkpoint, save_checkpoint
-from .model_file import LONE, MODEL, StoredLayer, StoredModel, load_model, place_of, renamed, save_model, size_of_model
+from .model_file import (
+    LONE,
+    MODEL,
+    StoredLayer,
+    StoredModel,
+    load_model,
+    place_of,
+    renamed,
+    rounded_model,
+    save_model,
+    size_of_model,
+)
 from .network_file import NETWORK, fingerprint, load, network_from_dict, network_to_dict, save
+from .rounding import CORES, Cores
 from .stream import is_mapped, release
 from .tensors import HEADER, VERSION, form_of, open_safetensors, read_tensors, write_tensors
 
 __all__ = [
+    "CORES",
     "HEADER",
     "LONE",
     "MODEL",
     "NETWORK",
     "VERSION",
+    "Cores",
     "StoredLayer",
     "StoredModel",
     "fingerprint",
@@ -27,6 +41,7 @@ __all__ = [
     "read_tensors",
     "release",
     "renamed",
+    "rounded_model",
     "save",
     "save_checkpoint",
     "save_model",

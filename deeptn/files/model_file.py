@@ -15,6 +15,7 @@ from ..base import Array, Params, PathLike, is_list, is_object, path_of
 from ..errors import FormatError, PlanError, SpecError
 from ..network import Network
 from .network_file import check_floats, cores_of, network_from_dict, network_to_dict, packed, unpack
+from .rounding import Cores, check_cores, restore, restored, rounded
 from .tensors import check_keys, read_tensors, size_of_tensors, write_tensors
 
 #: Format of such a file, as named in its header.
@@ -112,7 +113,7 @@ def renamed(name: str, names: Mapping[str, str]) -> str:
     return name
 
 
-def save_model(model: StoredModel, path: PathLike) -> None:
+def save_model(model: StoredModel, path: PathLike, cores: Cores | None = None) -> None:
     """Write a model with generated layers to one safetensors file, from arrays of any library.
 
     The names are those of a ``state_dict``: ``"fc1.cores.L1_g0"``, ``"fc1.bias"``. Use this to build your own
@@ -124,6 +125,9 @@ def save_model(model: StoredModel, path: PathLike) -> None:
         Arrays that share memory are stored once.
     path : path
         File to write. An existing file is replaced completely or not at all.
+    cores : {"float16", "bfloat16", "int8"}, optional
+        Store the cores in fewer bytes, int8 with a scale for each core. `load_model` returns them in their own dtype,
+        rounded; `rounded_model` does the same without a file.
 
     Raises
     ------
@@ -150,10 +154,40 @@ def save_model(model: StoredModel, path: PathLike) -> None:
         raise PlanError("the model has no generated layer; compress it first, or save its tensors with safetensors")
     if "" in model.layers:
         raise PlanError("the model is a single generated layer; write deeptn.save(path, layer.network, layer.params)")
-    write_tensors(path, *_contents(model))
+    write_tensors(path, *_contents(model, cores))
 
 
-def size_of_model(model: StoredModel) -> int:
+def rounded_model(model: StoredModel, cores: Cores) -> StoredModel:
+    """Return a model as `load_model` reads it from a file with rounded cores.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> net = dtn.network(dtn.LowRank(rank=2), (4, 6))
+    >>> model = StoredModel({"0": StoredLayer("linear", net, net.init(), None)}, {})
+    >>> found = rounded_model(model, "int8").layers["0"].params["U"]
+    >>> found.dtype.name, bool(abs(found - model.layers["0"].params["U"]).max() < 0.01)
+    ('float32', True)
+    """
+    check_cores(cores)
+    done: dict[Hashable, np.ndarray] = {}
+
+    def once(name: str, core: Array) -> np.ndarray:
+        raw = to_raw(core)
+        key = place_of(name, raw)
+        if key not in done:
+            stored, scale = rounded(raw, cores)
+            done[key] = restored(stored, scale, raw.dtype.name)
+        return done[key]
+
+    layers = {
+        name: layer._replace(params={core: once(f"{name}.{core}", array) for core, array in layer.params.items()})
+        for name, layer in model.layers.items()
+    }
+    return StoredModel(layers, model.tensors)
+
+
+def size_of_model(model: StoredModel, cores: Cores | None = None) -> int:
     """Return the bytes of the file that `save_model` would write; without generated layers too.
 
     Examples
@@ -165,13 +199,14 @@ def size_of_model(model: StoredModel) -> int:
     >>> size_of_model(model) == os.path.getsize(path)
     True
     """
-    return size_of_tensors(*_contents(model))
+    return size_of_tensors(*_contents(model, cores))
 
 
-def _contents(model: StoredModel) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+def _contents(model: StoredModel, cores: Cores | None = None) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Return the header and the tensors of a file."""
     for layer in model.layers.values():
         check_floats(layer.network, layer.params)
+    model, before = (model, dict[str, str]()) if cores is None else _narrow(model, cores)
     tensors: dict[str, np.ndarray] = {}
     aliases: dict[str, str] = {}
     places: dict[Hashable, str] = {}
@@ -185,11 +220,38 @@ def _contents(model: StoredModel) -> tuple[dict[str, Any], dict[str, np.ndarray]
     found = sorted((layer.network for layer in model.layers.values()), key=lambda net: net.topology is None)
     networks = list(dict.fromkeys(found))  # equal networks once, with the topology if one of them has it
     layers = {
-        name: {"kind": layer.kind, "network": networks.index(layer.network)} for name, layer in model.layers.items()
+        name: {"kind": layer.kind, "network": networks.index(layer.network)}
+        | ({"rounded": before[name]} if name in before else {})
+        for name, layer in model.layers.items()
     }
     stored = packed({name: layer.network for name, layer in model.layers.items()}, tensors, aliases)
     header = {"format": MODEL, "networks": [network_to_dict(net) for net in networks], "layers": layers}
     return header | ({"aliases": aliases} if aliases else {}), stored
+
+
+def _narrow(model: StoredModel, dtype: Cores) -> tuple[StoredModel, dict[str, str]]:
+    """Return a model with rounded cores, and with their scales as further tensors; and the dtypes before."""
+    check_cores(dtype)
+    done: dict[Hashable, tuple[np.ndarray, float]] = {}
+    scales: dict[Any, np.ndarray] = {}
+    layers, tensors, before = dict[str, StoredLayer](), dict(model.tensors), dict[str, str]()
+    for name, layer in model.layers.items():
+        found: dict[str, np.ndarray] = {}
+        keys: list[Hashable] = []
+        for core in layer.network.spec.param_shapes:
+            raw = to_raw(layer.params[core])
+            key = place_of(f"{name}.{core}", raw)
+            done[key] = done.get(key) or rounded(raw, dtype)
+            found[core] = done[key][0]
+            keys.append(key)
+            before[name] = raw.dtype.name
+        if dtype == "int8":
+            own = scales.setdefault(tuple(keys), np.array([done[key][1] for key in keys], "float32"))
+            if f"{name}.scales" in tensors:
+                raise SpecError(f"the model has a tensor {name + '.scales'!r}, the name of the scales; rename it")
+            tensors[f"{name}.scales"] = own
+        layers[name] = layer._replace(params=found)
+    return StoredModel(layers, tensors), before
 
 
 def place_of(name: str, array: np.ndarray) -> Hashable:
@@ -257,6 +319,11 @@ def read_model(path: PathLike, read: Callable[[Path], dict[str, np.ndarray]] | N
     unpack(networks, tensors, aliases)
     _share(tensors, {name: source for name, source in aliases.items() if name not in whole})
     layers: dict[str, StoredLayer] = {}
+    done: dict[Any, np.ndarray] = {}
+    for name, net in networks.items():
+        if "rounded" in entries[name]:
+            names = [f"{name}.cores.{core}" for core in net.spec.param_shapes]
+            restore(name, entries[name], names, tensors, done)
     for name, net in networks.items():
         kind = entries[name]["kind"]
         cores = cores_of(net, tensors, name)
@@ -280,7 +347,7 @@ def _networks(header: dict[str, Any], entries: dict[str, Any], count: int) -> di
     check_keys(header, ("format", "version", "networks", "layers", "aliases", "dtypes"), "the header")
     networks = [network_from_dict(data, count) for data in found]
     for name, entry in entries.items():
-        check_keys(entry, ("kind", "network"), f"layer {name!r} of the file")
+        check_keys(entry, ("kind", "network", "rounded"), f"layer {name!r} of the file")
         number = entry.get("network")
         if type(number) is not int or not 0 <= number < len(networks):
             raise FormatError(f"layer {name!r} names network {number!r:.20} of {len(networks)} (counted from 0)")

@@ -5,7 +5,7 @@ from .arguments import expect_model
 from .batches import Batch, Batches, Data, Rows, as_data, check_labels, loss_for, one_pass, rows_of
 from .calibration import Calibration, Receive, WatchedView, calibrate, unfolding
 from .compress import compress, fold
-from .files import from_stored, load_model, save_model, size_of, to_stored
+from .files import from_stored, load_model, rounding_errors, save_model, size_of, to_stored
 from .kinds import Kind, kind_of
 from .matching import Matching
 from .modes import Mode, check_mode, is_faster
@@ -72,6 +72,7 @@ __all__ = [
     "path_of",
     "refuse",
     "resolve",
+    "rounding_errors",
     "rows_of",
     "save_model",
     "select",
