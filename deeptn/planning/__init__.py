@@ -2,6 +2,7 @@
 
 from .allocation import allocate
 from .curves import Candidate, Sensitivity, curve, layouts_of
+from .drop import Search, Trial, search_by_drop
 from .inspected import Inspected, Inspection
 from .inspection import LEVELS, QUICK, inspect_model
 from .limits import Limits, limit_of
@@ -22,8 +23,10 @@ __all__ = [
     "Pareto",
     "Plan",
     "Point",
+    "Search",
     "Sensitivity",
     "Settings",
+    "Trial",
     "allocate",
     "curve",
     "inspect_model",
@@ -31,5 +34,6 @@ __all__ = [
     "limit_of",
     "pareto",
     "plan",
+    "search_by_drop",
     "settings",
 ]

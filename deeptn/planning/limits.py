@@ -42,8 +42,9 @@ class Limits:
 
     def __init__(self, view: ModelView, free: Mapping[str, Weight], budget: Mapping[str, Any]):
         if not isinstance(budget, Mapping) or not budget or not set(budget) <= set(KINDS):
+            hint = "; for a drop of the score, call search_by_drop" if "drop" in str(budget) else ""
             raise PlanError(
-                f"budget = {budget!r:.60}; write {{'params': 50_000}}, {{'params': '5%'}}, 'bytes' or 'flops'"
+                f"budget = {budget!r:.60}; write {{'params': 50_000}}, {{'params': '5%'}}, 'bytes' or 'flops'{hint}"
             )
         self.view, self.free, self.budget = view, free, dict(budget)
         self.totals = {kind: self._total(kind) for kind in {"params": None, **self.budget}}

@@ -1,0 +1,45 @@
+"""Compress a model of Equinox or Flax NNX as far as its score allows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, TypeVar
+
+from deeptn.base import PathLike
+from deeptn.planning import Search
+from deeptn.planning import search_by_drop as search
+
+from .models import compress, load_model, save_model
+
+M = TypeVar("M")
+
+
+def search_by_drop(
+    model: M,
+    budget: Mapping[str, float],
+    evaluate: Callable[[M], float] | None = None,
+    heal: Callable[[M, M, Path | None], Any] | None = None,
+    *,
+    trials: int = 8,
+    folder: PathLike | None = None,
+    seed: int = 0,
+    **options: Any,
+) -> tuple[M, Search]:
+    """Return the smallest compressed model whose score is at most so much lower, and the trials of the search.
+
+    See `deeptn.planning.search_by_drop`. `heal` returns the healed model, or a tuple that starts with it.
+
+    Examples
+    --------
+    >>> import equinox as eqx, jax
+    >>> model = eqx.nn.MLP(16, 4, 32, 1, key=jax.random.key(0))
+    >>> x = jax.random.normal(jax.random.key(1), (64, 16))
+    >>> score = lambda small: -float(((jax.vmap(small)(x) - jax.vmap(model)(x)) ** 2).mean())
+    >>> small, found = search_by_drop(model, {"drop": 0.2}, score, trials=3, topologies=["LowRank"])
+    >>> len(found.trials)
+    3
+    """
+    library: Any = SimpleNamespace(compress=compress, save_model=save_model, load_model=load_model)
+    return search(library, model, budget, evaluate, heal, trials=trials, folder=folder, seed=seed, **options)

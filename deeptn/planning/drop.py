@@ -1,0 +1,296 @@
+"""Find the smallest network whose score is at most so much lower."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from ..base import PathLike, text_table, write_atomically
+from ..errors import FormatError, PlanError, SpecError
+from ..models import Workers
+from .plans import Plan
+from .search import plan
+
+#: The share of the parameters with which the search starts.
+FIRST = 0.25
+
+#: The search ends when sizes within the drop and beyond it differ by less than this factor.
+CLOSE = 1.1
+
+#: Names of what is in the folder.
+LOG, MODEL, CHECKPOINT = "trials.json", "trial-{}.safetensors", "trial-{}.checkpoint.safetensors"
+
+
+class FrontEnd(Protocol):
+    """What a search needs of the library of a model.
+
+    The functions are those of the front-ends: ``compress(model, plan)``, ``save_model(model, path)``,
+    ``load_model(model, path)``.
+    """
+
+    def compress(self, model: Any, targets: Any) -> tuple[Any, Any]: ...
+
+    def save_model(self, model: Any, path: PathLike) -> object: ...
+
+    def load_model(self, model: Any, path: PathLike) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A network that the search has tried.
+
+    Attributes
+    ----------
+    share : float
+        Parameters that the plan was allowed, as a share of the whole model.
+    params : int or None
+        Parameters of the compressed model; None if no network is that small.
+    compressed, score : float or None
+        Scores after compression, and after healing.
+    accepted : bool
+        Whether the score is within the drop.
+    seconds : float
+        Wall time.
+    """
+
+    share: float
+    params: int | None
+    compressed: float | None
+    score: float | None
+    accepted: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a search for the smallest network has found; ``print`` it.
+
+    Attributes
+    ----------
+    before : float
+        The score of the model before compression.
+    drop : float
+        By how much the score may be lower.
+    trials : tuple of Trial
+        In the order in which they were made.
+    best : int or None
+        Index of the smallest network within the drop; None if there is none.
+    params : int
+        Parameters of the model before compression.
+    """
+
+    before: float
+    drop: float
+    trials: tuple[Trial, ...]
+    best: int | None
+    params: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain data for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        head = ("trial", "share", "parameters", "compressed", "healed", "drop", "")
+        rows = [
+            (
+                str(number + 1),
+                f"{trial.share:.2%}",
+                "-" if trial.params is None else f"{trial.params:,}",
+                *("-" if score is None else f"{score:.4g}" for score in (trial.compressed, trial.score)),
+                "-" if trial.score is None else f"{self.before - trial.score:.3g}",
+                "smallest" if number == self.best else "within" if trial.accepted else "",
+            )
+            for number, trial in enumerate(self.trials)
+        ]
+        return f"score before {self.before:.4g}, largest drop {self.drop:g}\n{text_table([head, *rows])}"
+
+
+def search_by_drop(
+    front_end: FrontEnd,
+    model: Any,
+    budget: Mapping[str, float],
+    evaluate: Callable[[Any], float] | None,
+    heal: Callable[[Any, Any, Path | None], Any] | None = None,
+    *,
+    trials: int = 8,
+    folder: PathLike | None = None,
+    **options: Any,
+) -> tuple[Any, Search]:
+    """Compress a model as far as its score allows.
+
+    Every trial makes a plan for a share of the parameters (`plan`), compresses, heals and evaluates. The search starts
+    at a quarter of the parameters, halves or doubles the share until the drop lies between two trials, and bisects.
+
+    Parameters
+    ----------
+    front_end : FrontEnd
+    model : object
+        It is not changed.
+    budget : mapping
+        ``{"drop": 1.0}``: by how much the score may be lower, in its own unit.
+    evaluate : callable
+        Takes a model, returns its score on a validation part; higher is better. The score on a test set will be lower:
+        among several trials, the best one is in part the luckiest.
+    heal : callable, optional
+        ``heal(small, model, checkpoint)`` trains a compressed model; it returns it, or changes it in place. The
+        checkpoint is a path for `deeptn_torch.heal`, or None without a folder.
+    trials : int
+        Largest number of trials.
+    folder : path, optional
+        Keeps every finished trial: after an interruption, a call with the same arguments goes on, and ends with the
+        same networks.
+    **options
+        Those of `deeptn.plan`: targets, ignore, topologies, seed, …
+
+    Returns
+    -------
+    model : object
+        The smallest compressed model within the drop.
+    search : Search
+
+    Raises
+    ------
+    SpecError
+        Without `evaluate`, or if a score is not a finite number.
+    PlanError
+        If no trial is within the drop, or the budget has other limits.
+    FormatError
+        If the folder has the trials of another search.
+    """
+    if set(budget) != {"drop"}:
+        raise PlanError(f'a search has one limit, {{"drop": …}}; got {dict(budget)}. For others, use deeptn.plan')
+    drop = budget["drop"]
+    if isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 <= drop < math.inf:
+        raise SpecError(f"the drop must be a number of at least 0, in the unit of evaluate; got {drop!r}")
+    if evaluate is None:
+        raise SpecError("a budget of the drop needs evaluate=, a function from a model to its score (higher is better)")
+    if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
+        raise SpecError(f"trials must be a positive integer, got {trials!r}")
+    with tempfile.TemporaryDirectory() as temporary:  # every plan needs the same errors of weights
+        kept = Path(temporary) if folder is None else Path(folder)
+        given = {"workers": Workers(1, folder=kept / "errors")} | options
+        place = None if folder is None else kept
+        run = _Run(front_end, model, float(drop), evaluate, heal, place, given)
+        while len(run.trials) < trials and (share := next_share(run.trials)) is not None:
+            run.trial(share)
+        return run.result()
+
+
+def next_share(trials: list[Trial]) -> float | None:
+    """Return the share of the next trial; None if the search is over.
+
+    Examples
+    --------
+    >>> within, beyond = Trial(0.25, 10, 0.9, 1.0, True, 0.0), Trial(0.125, 5, 0.1, 0.2, False, 0.0)
+    >>> next_share([]), next_share([within]), round(next_share([within, beyond]), 3)
+    (0.25, 0.125, 0.177)
+    """
+    fine = min((trial.share for trial in trials if trial.accepted), default=1.0)
+    bad = max((trial.share for trial in trials if not trial.accepted and trial.share < fine), default=0.0)
+    if not trials:
+        return FIRST
+    if not bad:
+        return fine / 2
+    if fine == 1.0 and 2 * bad < 1.0:
+        return 2 * bad
+    return None if fine / bad < CLOSE else math.sqrt(fine * bad)
+
+
+class _Run:
+    """The trials so far, in memory and in the folder."""
+
+    def __init__(
+        self,
+        front_end: FrontEnd,
+        model: Any,
+        drop: float,
+        evaluate: Callable[[Any], float],
+        heal: Callable[[Any, Any, Path | None], Any] | None,
+        folder: Path | None,
+        options: Mapping[str, Any],
+    ):
+        self.front_end, self.model, self.drop, self.evaluate, self.heal = front_end, model, drop, evaluate, heal
+        self.folder, self.options = folder, options
+        self.trials: list[Trial] = []
+        self.smallest: Any = None
+        self.params = 0
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+        self.before = self._score(model)
+        self._read()
+
+    def trial(self, share: float) -> None:
+        number, started = len(self.trials), time.monotonic()
+        try:
+            found: Plan | None = plan(self.model, {"params": f"{100 * share:.6f}%"}, **self.options)
+        except PlanError as error:
+            if "at least" not in str(error):
+                raise
+            found = None
+        if found is None or not found.targets:
+            self._add(Trial(share, None, None, None, False, time.monotonic() - started))
+            return
+        self.params = found.params_before
+        small, _ = self.front_end.compress(self.model, found)
+        compressed = score = self._score(small)
+        if self.heal is not None:
+            path = None if self.folder is None else self.folder / CHECKPOINT.format(number + 1)
+            healed = self.heal(small, self.model, path)
+            small = (healed[0] if isinstance(healed, tuple) else healed) or small
+            score = self._score(small)
+        accepted = score >= self.before - self.drop
+        if accepted and self.folder is not None:
+            self.front_end.save_model(small, self.folder / MODEL.format(number + 1))
+        before = self._best()
+        seconds = time.monotonic() - started
+        self._add(Trial(share, found.params_after, compressed, score, accepted, seconds))
+        if self._best() != before:
+            self.smallest = small
+
+    def result(self) -> tuple[Any, Search]:
+        best = self._best()
+        search = Search(self.before, self.drop, tuple(self.trials), best, self.params)
+        if best is None:
+            raise PlanError(f"no network is within the drop; heal longer, or allow more of it\n{search}")
+        if self.folder is not None:
+            return self.front_end.load_model(self.model, self.folder / MODEL.format(best + 1)), search
+        return self.smallest, search
+
+    def _best(self) -> int | None:
+        fine = {trial.params or 0: number for number, trial in enumerate(self.trials) if trial.accepted}
+        return fine[min(fine)] if fine else None
+
+    def _score(self, model: Any) -> float:
+        score = self.evaluate(model)
+        if isinstance(score, bool) or not hasattr(score, "__float__") or not math.isfinite(float(score)):
+            raise SpecError(f"evaluate must return a finite number, higher is better; got {score!r:.60}")
+        return float(score)
+
+    def _about(self) -> dict[str, Any]:
+        options = {name: repr(value) for name, value in sorted(self.options.items()) if name != "workers"}
+        return {"before": self.before, "drop": self.drop, "options": options}
+
+    def _read(self) -> None:
+        if self.folder is None or not (self.folder / LOG).exists():
+            return
+        try:
+            data = json.loads((self.folder / LOG).read_text())
+            trials, params = [Trial(**trial) for trial in data["trials"]], int(data["params"])
+            about = data["about"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FormatError(f"{self.folder / LOG}: not the trials of a search ({error})") from error
+        if about != self._about():
+            raise FormatError(f"{self.folder}: the trials belong to another search ({about}); choose another folder")
+        self.trials, self.params = trials, params
+
+    def _add(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        if self.folder is not None:
+            data = {"about": self._about(), "params": self.params, "trials": [asdict(one) for one in self.trials]}
+            write_atomically(self.folder / LOG, lambda file: file.write_text(json.dumps(data, indent=1)))
