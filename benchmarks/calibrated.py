@@ -27,6 +27,7 @@ from sentences import batches, fortunes, minilm
 
 import deeptn as dtn
 from deeptn.arrays import relative_error
+from deeptn.fitting import find_params
 from deeptn.models import Calibration
 
 OUT = Path(__file__).parent / "results" / "calibrated.json"
@@ -89,12 +90,9 @@ def row(layer: str, weight: torch.Tensor, calibration: Calibration, name: str, f
     found: dict[str, Any] = {"layer": layer, "family": family, "share": share, "params": net.num_params}
     for kind, covariance in (("plain", None), ("calibrated", calibration.for_fit(name))):
         start = time.perf_counter()
+        how = "auto" if net.is_linear else Fit(method="lbfgs", steps=steps, seed=SEED)
         try:
-            if net.is_linear:
-                params = dtn.decompose(weight, net.topology or topology, net.layout, covariance=covariance).params
-            else:
-                how = Fit(method="lbfgs", steps=steps, seed=SEED)
-                params = fit(net, weight, None, how, covariance).params
+            params = find_params(net, weight, how, fit, lambda: SEED, covariance)
         except dtn.DeepTNError as error:
             print(f"{layer}, {family}, {share}: {error}")
             return None

@@ -86,6 +86,9 @@ class Fit:
 
 METHODS = ("auto", "als", "lbfgs", "adam")
 
+#: Steps of L-BFGS that improve a closed form with a covariance, if ALS would have fewer than so many sweeps.
+POLISHING, FEW = 100, 5
+
 #: Networks are fitted at smaller sizes first if steps × operations to decode the weight are at most this: seconds.
 EFFORT = 1e11
 
@@ -261,6 +264,9 @@ def find_params(
 
     ``"auto"`` is `decompose` for linear networks without shared parameters, else `Fit()`. A `Fit` starts from the
     closed form if that suffices (`Topology.closed_form_suffices`). None draws a random start with the weight's rms.
+
+    With a covariance, a closed form is only a start. Where ALS cannot improve it, because the legs of the inputs make
+    its equations too large, ``"auto"`` goes on by gradient.
     """
     if how is not None and how != "auto" and not isinstance(how, Fit):
         raise SpecError(f"fit = {how!r}; expected 'auto', None or a deeptn.fitting.Fit")
@@ -268,7 +274,10 @@ def find_params(
     if how is not None and net.topology is not None:
         suffices = net.topology.closed_form_suffices and _has_metric(net, covariance)
         if how == "auto" and (suffices or _alternates(net, covariance)):
-            return decompose(weight, net.topology, net.layout, covariance=covariance).params
+            params = decompose(weight, net.topology, net.layout, covariance=covariance).params
+            if covariance is None or _polishes(net, covariance):
+                return params
+            return fit(net, weight, params, Fit(method="lbfgs", steps=POLISHING), covariance).params
         if suffices:
             start = decompose(weight, net.topology, net.layout, sweeps=0, covariance=covariance).params
     if how is None:
@@ -283,6 +292,13 @@ def _has_metric(net: Network, covariance: Covariance | None) -> bool:
     except SpecError:
         return False
     return True
+
+
+def _polishes(net: Network, covariance: Covariance) -> bool:
+    """Return whether ALS improves closed forms with a covariance."""
+    metric = metric_of(net, covariance)
+    assert metric is not None
+    return _alternates(net, covariance) and default_sweeps(net, scratch=False, coupling=metric.coupling) >= FEW
 
 
 def _alternates(net: Network, covariance: Covariance | None) -> bool:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import deeptn as dtn
-from deeptn.fitting import Covariance, Fit
+from deeptn.fitting import Covariance, Fit, find_params
 from deeptn.fitting.alternating import alternate, can_alternate
 from deeptn.fitting.covariance import LegMetric
 
@@ -240,6 +240,22 @@ def test_als_is_used_where_every_leg_has_one_node():
         assert found.error == pytest.approx(other.error, rel=1e-9)
     with pytest.raises(dtn.SpecError, match="need one node for each leg"):
         deeptn_torch.fit(net, torch.from_numpy(weight), how=Fit(method="als"), covariance=covariance)
+
+
+def test_gradients_go_on_where_als_cannot():
+    weight, covariance = layer((64, 512), count=2000)
+    net = dtn.network(dtn.TTMatrix(rank=18), (64, 512), dtn.Layout((64, 512), ((4, 4, 4), (8, 8, 8))))
+    assert can_alternate(net)
+    assert not can_alternate(net, LegMetric(net.layout, covariance).coupling)
+    closed = dtn.decompose(weight, net.topology or "", net.layout, covariance=covariance)
+    goal = torch.from_numpy(weight)
+    found = find_params(net, goal, "auto", deeptn_torch.fit, lambda: 0, covariance)
+    assert covariance.error(net.materialize(found), goal) < 0.95 * closed.error
+    small, small_covariance = layer()  # ALS has done what can be done
+    net = dtn.network(dtn.TTMatrix(rank=4), small.shape)
+    found = find_params(net, torch.from_numpy(small), "auto", deeptn_torch.fit, lambda: 0, small_covariance)
+    expected = dtn.decompose(small, dtn.TTMatrix(rank=4), covariance=small_covariance)
+    assert small_covariance.error(net.materialize(found), small) == pytest.approx(expected.error, rel=1e-6)
 
 
 def identity(size: int) -> Covariance:
