@@ -111,3 +111,49 @@ def fits_figure(data: dict[str, Any]) -> Any:
     handles += [Line2D([], [], color="#555555", linestyle="--", marker="o", markerfacecolor="white", label="peer")]
     figure.legend(handles=handles, loc="outside right center", frameon=False)
     return figure
+
+
+def calibrated_page(data: dict[str, Any]) -> str:
+    """Return the page on fits that know the inputs of a layer."""
+    rows, counts = data["rows"], data["examples"]
+    gains = [row["gain_db"] for row in rows]
+    lines = [
+        "# Fits that know the inputs of a layer",
+        "",
+        "`compress(calibration=…)` minimizes the error of a layer's outputs on calibration data, and not that of its weight. Both "
+        f"fits below have the same network. Calibration: {counts['calibration']:,} images or sentences; held out: "
+        f"{counts['held_out']:,} others. The tables have the signal-to-noise ratio of the outputs on the held-out data in dB, "
+        "−20 log₁₀ of the relative error (20 dB: 10 % error); higher is better.",
+        "",
+        f"Of {len(rows)} pairs, the calibrated fit is better in {sum(gain > 0 for gain in gains)}; it gains "
+        f"{min(gains):.1f} to {max(gains):.1f} dB, {sum(gains) / len(gains):.1f} dB on average.",
+        "",
+    ]
+    for (layer,), found in _groups(rows, ("layer",)).items():
+        shares = sorted({row["share"] for row in found})
+        cells = []
+        for (family,), some in _groups(found, ("family",)).items():
+            by_share = {row["share"]: row for row in some}
+            seconds = [sum(row[kind]["seconds"] for row in some) for kind in ("plain", "calibrated")]
+            cells.append(
+                [
+                    family,
+                    *(
+                        f"{by_share[share]['plain']['held_out_db']:.1f} → {by_share[share]['calibrated']['held_out_db']:.1f}"
+                        if share in by_share
+                        else ""
+                        for share in shares
+                    ),
+                    f"{seconds[0]:.0f} → {seconds[1]:.0f}",
+                ]
+            )
+        headings = ["family", *(f"{share:.0%}" for share in shares), "seconds, all sizes"]
+        lines += [f"## {layer}", "", "From the weight alone → with the inputs.", "", *table(headings, cells), ""]
+    lines += [
+        "Empty cells: the family has no network of that size, or its fit would take too long.",
+        "",
+        f"Measured by `python benchmarks/calibrated.py`: {about(data['environment'])}; seed {data['seed']}. All rows: "
+        "`benchmarks/results/calibrated.json`. This page is written by `benchmarks/pages.py`.",
+        "",
+    ]
+    return "\n".join(lines)

@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from deeptn.base import PathLike, optional
 from deeptn.errors import DeepTNError, SpecError
 from deeptn.init import weight_exponents
-from deeptn.models import Batch, Data, History, as_data, carry_out, check_teacher, rows_of, select
+from deeptn.models import Batch, Data, History, about_of, as_data, carry_out, check_teacher, rows_of, select
 from deeptn.network import Network
 from deeptn.recipe import Recipe
 
@@ -106,8 +106,9 @@ def train_module(
     trainer = JaxTrainer(
         adam, loss_of, dict(module.params), dict(module.networks), rows, recipe, seed, module.state, fixed, check
     )
-    trainer.scored = _score(module, loss_of, fixed, others, evaluate)
-    history = carry_out(recipe, trainer, seed, on_step, checkpoint, rows=rows.count)
+    trainer.scored = _score(module, loss_of, fixed, others, evaluate, check)
+    about = about_of(loss, teacher is not None, objective.features, validation, evaluate)
+    history = carry_out(recipe, trainer, seed, on_step, checkpoint, rows=rows.count, **about)
     return module.model(trainer.params, trainer.held), history
 
 
@@ -117,6 +118,7 @@ def _score(
     fixed: Any,
     others: Data | None,
     evaluate: Callable[[Any], float] | None,
+    check: Callable[[Batch], None],
 ) -> Callable[[Any, Any], float] | None:
     """Return the function from parameters and state to a score, if there is one."""
     if evaluate is not None:
@@ -134,11 +136,11 @@ def _score(
     loss = jax.jit(lambda params, state, batch, *more: loss_of(None, params, state, batch, None, *more)[0])
 
     def validated(params: Any, state: Any) -> float:
-        order = None if others.count is None else jnp.arange(others.count)
-        losses = [
-            (float(loss(params, state, Batch.of(as_arrays(batch)), *more)), rows_of(batch))
-            for batch in others.batches(order)
-        ]
+        losses: list[tuple[float, int]] = []
+        for batch in others.batches(None if others.count is None else np.arange(others.count)):
+            given = Batch.of(as_arrays(batch))
+            check(given)
+            losses.append((float(loss(params, state, given, *more)), rows_of(batch)))
         return -sum(value * rows for value, rows in losses) / sum(rows for _, rows in losses)
 
     return validated

@@ -8,10 +8,12 @@ from types import SimpleNamespace
 from typing import Any, TypeVar
 
 from deeptn.base import PathLike
+from deeptn.models import History
 from deeptn.planning import Search
 from deeptn.planning import search_by_drop as search
 
 from .models import compress, load_model, save_model
+from .view import view_of
 
 M = TypeVar("M")
 
@@ -41,5 +43,18 @@ def search_by_drop(
     >>> len(found.trials)
     3
     """
+
+    def healed(small: M, teacher: M, checkpoint: Path | None) -> Any:
+        assert heal is not None
+        found: Any = heal(small, teacher, checkpoint)
+        with_history = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], History)
+        return found[0] if with_history else found
+
+    def scored(model: M) -> float:
+        assert evaluate is not None
+        view: Any = view_of(model)
+        return evaluate(view.evaluated())
+
     library: Any = SimpleNamespace(compress=compress, save_model=save_model, load_model=load_model)
-    return search(library, model, budget, evaluate, heal, trials=trials, folder=folder, seed=seed, **options)
+    given = None if evaluate is None else scored, None if heal is None else healed
+    return search(library, model, budget, *given, trials=trials, folder=folder, seed=seed, **options)

@@ -252,6 +252,16 @@ class JaxTrainer:
             leaves[place] = _like(new, leaves[place])
         self.params, self.state, self.held = jax.tree.unflatten(form, leaves)
 
+    def model_tensors(self) -> dict[str, jax.Array]:
+        leaves = [leaf for leaf in jax.tree.leaves((self.params, self.held)) if is_array(leaf)]
+        return {f"leaf{k}": _plain(leaf) for k, leaf in enumerate(leaves)}
+
+    def restore_model(self, tensors: Mapping[str, np.ndarray]) -> None:
+        leaves, form = jax.tree.flatten((self.params, self.held))
+        for number, place in enumerate(k for k, leaf in enumerate(leaves) if is_array(leaf)):
+            leaves[place] = _like(tensors[f"leaf{number}"], leaves[place])
+        self.params, self.held = jax.tree.unflatten(form, leaves)
+
     def _compile(self) -> Callable[..., Any]:
         """Return a jitted training step for the current networks."""
         adam, recipe, nets = self.adam, self.recipe, self.networks.copy()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
 
 
 def moved(batch: Any, model: nn.Module) -> Any:
@@ -21,7 +22,9 @@ def moved(batch: Any, model: nn.Module) -> Any:
     def move(part: Any) -> Any:
         if isinstance(part, Mapping):
             return {name: move(value) for name, value in part.items()}
-        if isinstance(part, (list, tuple)) and not hasattr(part, "_fields"):
+        if isinstance(part, PackedSequence):
+            return part if device is None else part.to(device)
+        if isinstance(part, (list, tuple)):
             return [move(value) for value in part]
         if isinstance(part, np.ndarray):
             tensor = torch.as_tensor(part)

@@ -85,8 +85,9 @@ class Objective:
         if kind == "mse":
             return F.mse_loss(found, target.to(found.dtype)), kind
         used = target[target != IGNORED]
-        if used.numel():
-            check_labels(int(used.min()), int(used.max()), found.shape[-1])
+        if not used.numel():
+            return found.sum() * 0, kind
+        check_labels(int(used.min()), int(used.max()), found.shape[-1])
         return F.cross_entropy(found.flatten(0, -2), target.long().flatten(), ignore_index=IGNORED), kind
 
     def _of_teacher(self, outputs: Any, wanted: Any, kind: str) -> Tensor:

@@ -54,8 +54,8 @@ def search_by_drop(
         assert heal is not None
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            heal(small, teacher, checkpoint)
-        return small.eval()
+            found = heal(small, teacher, checkpoint)
+        return found if isinstance(found, nn.Module) else small
 
     def scored(model: M) -> float:
         assert evaluate is not None

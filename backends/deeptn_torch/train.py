@@ -15,7 +15,7 @@ from deeptn.arrays import from_raw
 from deeptn.base import PathLike
 from deeptn.errors import DeepTNError, FormatError, SpecError
 from deeptn.init import weight_exponents
-from deeptn.models import Data, History, as_data, carry_out, check_loss, check_teacher, rows_of
+from deeptn.models import Data, History, about_of, as_data, carry_out, check_loss, check_teacher, rows_of
 from deeptn.network import Network
 from deeptn.recipe import Recipe
 
@@ -50,8 +50,8 @@ def train(
         model learns from the teacher alone.
     recipe, seed, on_step, checkpoint
         As for `deeptn.models.carry_out`; the seed determines the order of the rows, for every model alike. A
-        checkpoint also has the state of torch's generator, so that dropout and a shuffling `DataLoader` go on as they
-        would have.
+        checkpoint also has the states of torch's generator and of that of a `DataLoader`, so that dropout and shuffling
+        go on as they would have.
     loss : {"cross_entropy", "mse"} or callable, optional
         Cross entropy takes class numbers, for the last axis of the outputs, and mse numbers; by default, the dtype of
         the labels decides. A function gets what the model returns, and the labels.
@@ -101,7 +101,8 @@ def train(
         model.train()
         with objective.watching():
             trainer = _Trainer(model, rows, recipe, seed, objective, others, evaluate)
-            return carry_out(recipe, trainer, seed, on_step, checkpoint, rows=rows.count)
+            about = about_of(loss, teacher is not None, objective.features, validation, evaluate)
+            return carry_out(recipe, trainer, seed, on_step, checkpoint, rows=rows.count, **about)
     finally:
         model.eval()
         for module, mode in modes.items():
@@ -251,7 +252,14 @@ class _Trainer:
             found |= {f"optimizer.{number}.{key}": value for key, value in state.items()}
         if torch.cuda.is_initialized():
             found["cuda_rng"] = torch.cuda.get_rng_state()
+        found |= {f"data_rng.{k}": own.get_state() for k, own in enumerate(_generators(self.data))}
         return found | {"generator": self.generator.get_state(), "rng": torch.get_rng_state()}
+
+    def model_tensors(self) -> dict[str, Tensor]:
+        return dict(self.model.state_dict())
+
+    def restore_model(self, tensors: Mapping[str, np.ndarray]) -> None:
+        self.model.load_state_dict({name: from_raw(array, "torch") for name, array in tensors.items()})
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
         found = {name: from_raw(array, "torch") for name, array in tensors.items()}
@@ -260,15 +268,30 @@ class _Trainer:
             if name.startswith("optimizer."):
                 _, number, key = name.split(".")
                 optimizer["state"].setdefault(int(number), {})[key] = tensor
+        state = {name[6:]: found[name] for name in found if name.startswith("model.")}
+        own = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
+        if own != {name: tuple(tensor.shape) for name, tensor in state.items()}:
+            raise FormatError("its tensors have other names or shapes")
         try:
-            self.model.load_state_dict({name[6:]: found[name] for name in found if name.startswith("model.")})
+            self.model.load_state_dict(state)
             self.optimizer.load_state_dict(optimizer)
         except (RuntimeError, ValueError) as error:
             raise FormatError(str(error)) from error
+        for k, generator in enumerate(_generators(self.data)):
+            generator.set_state(found[f"data_rng.{k}"])
         self.generator.set_state(found["generator"])
         torch.set_rng_state(found["rng"])
         if "cuda_rng" in found and torch.cuda.is_available():
             torch.cuda.set_rng_state(found["cuda_rng"])
+
+
+def _generators(data: Data) -> list[torch.Generator]:
+    """Return the generators of a `DataLoader` and its samplers."""
+    loader = getattr(data, "items", None)
+    holders = [loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)]
+    holders.append(getattr(holders[-1], "sampler", None))
+    found = {id(own): own for own in (getattr(holder, "generator", None) for holder in holders)}
+    return [own for own in found.values() if isinstance(own, torch.Generator)]
 
 
 def core_groups(model: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

@@ -117,7 +117,8 @@ def _of_attention(module: nn.MultiheadAttention, keys: set[str], args: Any, kwar
 def _unprojected(module: nn.MultiheadAttention, args: Any, kwargs: Any) -> Tensor:
     """Return what attention passes to its last projection: its output, if that is the identity."""
     held, like = module._modules["out_proj"], args[0] if args else kwargs["query"]
-    last: Any = nn.Linear(module.embed_dim, module.embed_dim, device=like.device, dtype=like.dtype)
+    size = module.embed_dim
+    last: Any = nn.utils.skip_init(nn.Linear, size, size, device=like.device, dtype=like.dtype)
     nn.init.eye_(last.weight)
     nn.init.zeros_(last.bias)
     module._modules["out_proj"] = last
@@ -127,10 +128,10 @@ def _unprojected(module: nn.MultiheadAttention, args: Any, kwargs: Any) -> Tenso
         module._modules["out_proj"] = held
 
 
-def _of_recurrent(module: Any, inputs: Any, hx: Any = None) -> Found:
+def _of_recurrent(module: Any, input: Any, hx: Any = None) -> Found:
     """Yield the inputs and the states of every layer and direction, each run by itself."""
     directions = ("", "_reverse") if module.bidirectional else ("",)
-    sequences = _sequences(module, inputs)
+    sequences = _sequences(module, input)
     for layer in range(module.num_layers):
         found: list[list[Tensor]] = [[] for _ in sequences]
         for direction, suffix in enumerate(directions):
@@ -166,13 +167,13 @@ def _state(hx: Any, number: int, k: int, x: Tensor) -> Any:
 
 def _run(module: Any, suffix: str, x: Tensor, state: Any) -> tuple[Tensor, Tensor]:
     """Run one layer in one direction; return its outputs, and the states that its next steps get."""
-    options: dict[str, Any] = {"bias": module.bias, "device": x.device, "dtype": x.dtype}
+    options: dict[str, Any] = {"bias": module.bias, "device": "meta", "dtype": x.dtype}
     if module.mode.startswith("RNN"):
         options["nonlinearity"] = module.nonlinearity
     if module.proj_size:
         options["proj_size"] = module.proj_size
     kind: Any = {"LSTM": nn.LSTM, "GRU": nn.GRU}.get(module.mode, nn.RNN)
-    single = kind(x.shape[-1], module.hidden_size, **options)
+    single = kind(x.shape[-1], module.hidden_size, **options).to_empty(device=x.device)  # draws nothing
     single.load_state_dict(
         {name: getattr(module, name.replace("_l0", suffix)).detach() for name in single.state_dict()}
     )

@@ -170,15 +170,15 @@ def rounded_model(model: StoredModel, cores: Cores) -> StoredModel:
     ('float32', True)
     """
     check_cores(cores)
-    done: dict[Hashable, np.ndarray] = {}
+    done: dict[Hashable, tuple[np.ndarray, np.ndarray]] = {}  # with the arrays, which keep their places
 
     def once(name: str, core: Array) -> np.ndarray:
         raw = to_raw(core)
         key = place_of(name, raw)
         if key not in done:
             stored, scale = rounded(raw, cores)
-            done[key] = restored(stored, scale, raw.dtype.name)
-        return done[key]
+            done[key] = raw, restored(stored, scale, raw.dtype.name)
+        return done[key][1]
 
     layers = {
         name: layer._replace(params={core: once(f"{name}.{core}", array) for core, array in layer.params.items()})
@@ -232,7 +232,7 @@ def _contents(model: StoredModel, cores: Cores | None = None) -> tuple[dict[str,
 def _narrow(model: StoredModel, dtype: Cores) -> tuple[StoredModel, dict[str, str]]:
     """Return a model with rounded cores, and with their scales as further tensors; and the dtypes before."""
     check_cores(dtype)
-    done: dict[Hashable, tuple[np.ndarray, float]] = {}
+    done: dict[Hashable, tuple[np.ndarray, np.ndarray, float]] = {}  # with the arrays, which keep their places
     scales: dict[Any, np.ndarray] = {}
     layers, tensors, before = dict[str, StoredLayer](), dict(model.tensors), dict[str, str]()
     for name, layer in model.layers.items():
@@ -241,12 +241,12 @@ def _narrow(model: StoredModel, dtype: Cores) -> tuple[StoredModel, dict[str, st
         for core in layer.network.spec.param_shapes:
             raw = to_raw(layer.params[core])
             key = place_of(f"{name}.{core}", raw)
-            done[key] = done.get(key) or rounded(raw, dtype)
-            found[core] = done[key][0]
+            done[key] = done.get(key) or (raw, *rounded(raw, dtype))
+            found[core] = done[key][1]
             keys.append(key)
             before[name] = raw.dtype.name
         if dtype == "int8":
-            own = scales.setdefault(tuple(keys), np.array([done[key][1] for key in keys], "float32"))
+            own = scales.setdefault(tuple(keys), np.array([done[key][2] for key in keys], "float32"))
             if f"{name}.scales" in tensors:
                 raise SpecError(f"the model has a tensor {name + '.scales'!r}, the name of the scales; rename it")
             tensors[f"{name}.scales"] = own

@@ -55,7 +55,10 @@ def rounded(core: Any, dtype: Cores) -> tuple[np.ndarray, float]:
                 f"cores have entries up to {np.abs(wide).max():g}, too large for {dtype}; use bfloat16 or int8"
             )
         return narrow, 1.0
-    scale = float(np.float32(np.abs(wide).max(initial=0.0) / LARGEST)) or 1.0
+    largest = np.abs(wide).max(initial=0.0)
+    if largest > np.finfo("float32").max:
+        raise SpecError(f"cores have entries up to {largest:g}, too large for a scale in float32; leave out cores=")
+    scale = float(np.float32(largest / LARGEST)) or 1.0
     return np.clip(np.rint(wide / scale), -LARGEST, LARGEST).astype("int8"), scale
 
 

@@ -38,7 +38,7 @@ class Batch(NamedTuple):
             named = dict(batch)
             target = named.pop(LABELS, None)
             return cls((), named, target)
-        if isinstance(batch, (list, tuple)):
+        if isinstance(batch, (list, tuple)) and not hasattr(batch, "batch_sizes"):  # PyTorch's PackedSequence
             if not batch:
                 raise SpecError("a batch is empty")
             return cls(tuple(batch[:-1]), {}, batch[-1]) if len(batch) > 1 else cls(tuple(batch), {}, None)
@@ -104,7 +104,8 @@ class Batches:
                 "the data can be iterated only once, but every epoch needs it; pass list(data) or a DataLoader"
             )
         self.items = items
-        self._length = len(items) if hasattr(items, "__len__") else sum(1 for _ in items)  # type: ignore[arg-type]
+        known = length_of(items)
+        self._length = sum(1 for _ in items) if known is None else known
         if not self._length:
             raise SpecError("the data has no batches")
 
@@ -163,10 +164,28 @@ def one_pass(given: Any, size: int = 128) -> Iterator[Any]:
     >>> [batch.shape for batch in one_pass(np.ones((5, 2)), 3)], list(one_pass(iter(["a"])))
     ([(3, 2), (2, 2)], ['a'])
     """
-    if isinstance(given, Iterator):
-        return given
+    if isinstance(given, Iterator) or (isinstance(given, Iterable) and not _is_rows(given)):
+        return iter(given)
     data = as_data(given, size)
     return data.batches(None if data.count is None else np.arange(data.count))
+
+
+def _is_rows(given: Any) -> bool:
+    return hasattr(given, "train_x") or hasattr(given, "shape") or isinstance(given, (tuple, Mapping))
+
+
+def length_of(items: Any) -> int | None:
+    """Return the number of items; None if it is unknown, as for a `DataLoader` of an `IterableDataset`.
+
+    Examples
+    --------
+    >>> length_of([1, 2]), length_of(iter([1]))
+    (2, None)
+    """
+    try:
+        return len(items)
+    except TypeError:
+        return None
 
 
 def _named(arrays: Any) -> list[tuple[Any, Any]]:

@@ -13,7 +13,7 @@ from ..arrays import dtype_of
 from ..base import Array, Shape, track, warn
 from ..errors import PlanError, SpecError
 from ..fitting import Covariance
-from .batches import one_pass
+from .batches import length_of, one_pass
 from .rules import select
 from .view import ModelView, Weight, naming
 
@@ -146,8 +146,7 @@ def _summed(view: WatchedView, data: Any, weights: Mapping[str, Weight], what: s
             data(model)
         else:
             count = 0
-            total = len(data) if hasattr(data, "__len__") and not hasattr(data, "shape") else None
-            for batch in track(one_pass(data), what, total):
+            for batch in track(one_pass(data), what, None if hasattr(data, "shape") else length_of(data)):
                 run(batch)
                 count += 1
             if not count:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..arrays import dtype_of, to_numpy
+from ..arrays import dtype_of, to_numpy, to_raw
 from ..base import Array, Shape
 from ..errors import PlanError, SpecError
 from ..fitting import Covariance
@@ -122,7 +122,9 @@ def _paired(original: WatchedView, view: WatchedView, name: str, shape: Shape, d
 
     def receiver(side: int) -> Any:
         def receive(name: str, inputs: Array, axis: Literal[0, 1] = 1) -> None:
-            seen[side].append((inputs, axis))
+            # A copy, because the model may write into its inputs afterwards.
+            kept = to_raw(inputs) if "int" in dtype_of(inputs) else to_numpy(inputs)
+            seen[side].append((np.array(kept), axis))
 
         return receive
 

@@ -62,7 +62,15 @@ class Trainer(Protocol):
         ...
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Restore what `tensors` returned; raise `FormatError` if it does not fit the model."""
+        """Restore what `tensors` returned; raise `FormatError` if it does not fit the model, which then stays."""
+        ...
+
+    def model_tensors(self) -> dict[str, Array]:
+        """Return the tensors of the model alone."""
+        ...
+
+    def restore_model(self, tensors: Mapping[str, np.ndarray]) -> None:
+        """Restore what `model_tensors` returned."""
         ...
 
 
@@ -214,14 +222,15 @@ class _Run:
             raise DeepTNError(f"the score on the validation data became {score}; lower the learning rate")
         seconds = time.monotonic() - started
         self.epochs.append(Epoch(float(np.mean(losses)), losses[-1], score, seconds))
-        if score is not None and (self.best is None or score > (self.epochs[self.best].score or -math.inf)):
+        before = None if self.best is None else self.epochs[self.best].score
+        if score is not None and (before is None or score > before):
             self.best = number
-            self.kept = {name: np.array(to_raw(tensor)) for name, tensor in self.trainer.tensors().items()}
+            self.kept = {name: np.array(to_raw(tensor)) for name, tensor in self.trainer.model_tensors().items()}
 
     def finish(self) -> History:
         """Keep the best parameters."""
         if self.best is not None and self.best != len(self.epochs) - 1:
-            self.trainer.restore(self.kept)
+            self.trainer.restore_model(self.kept)
         return History(tuple(self.epochs), self.best, self.stopped)
 
     def write(self, path: PathLike, about: dict[str, Any]) -> None:
@@ -244,6 +253,19 @@ class _Run:
             self.trainer.restore({name: a for name, a in tensors.items() if not name.startswith(BEST)})
         except (FormatError, KeyError) as error:
             raise FormatError(f"{path}: the checkpoint belongs to another model: {error}") from error
+
+
+def about_of(loss: Any, taught: bool, features: Iterable[str], validation: Any, evaluate: Any) -> dict[str, Any]:
+    """Return what a checkpoint says of the objective of a training.
+
+    Examples
+    --------
+    >>> about_of("mse", False, [], None, None)
+    {'loss': 'mse', 'taught': False, 'features': [], 'scored': None}
+    """
+    scored = "validation" if validation is not None else "evaluate" if evaluate is not None else None
+    name = getattr(loss, "__qualname__", type(loss).__name__) if callable(loss) else loss
+    return {"loss": name, "taught": taught, "features": list(features), "scored": scored}
 
 
 def check_loss(loss: float, recipe: Recipe) -> None:

@@ -138,8 +138,8 @@ def search_by_drop(
         Takes a model, returns its score on a validation part; higher is better. The score on a test set will be lower:
         among several trials, the best one is in part the luckiest.
     heal : callable, optional
-        ``heal(small, model, checkpoint)`` trains a compressed model; it returns it, or changes it in place. The
-        checkpoint is a path for `deeptn_torch.heal`, or None without a folder.
+        ``heal(small, model, checkpoint)`` trains a compressed model, and returns it, or None if it has changed it in
+        place. The checkpoint is a path for `deeptn_torch.heal`, or None without a folder.
     trials : int
         Largest number of trials.
     folder : path, optional
@@ -242,7 +242,7 @@ class _Run:
         if self.heal is not None:
             path = None if self.folder is None else self.folder / CHECKPOINT.format(number + 1)
             healed = self.heal(small, self.model, path)
-            small = (healed[0] if isinstance(healed, tuple) else healed) or small
+            small = small if healed is None else healed
             score = self._score(small)
         accepted = score >= self.before - self.drop
         if accepted and self.folder is not None:

@@ -105,6 +105,20 @@ def test_other_dtypes_and_front_ends(tmp_path):
     assert np.allclose(found.layers[0].weight, expected[0].weight.detach().numpy(), atol=1e-6)
 
 
+def test_cores_that_have_to_be_copied(tmp_path):
+    net = dtn.network(dtn.BrickWall(layers=3), (64, 64))
+    for seed in range(5):
+        params: dict[str, Any] = {}
+        for name, array in net.init(seed, like="torch").items():
+            order = tuple(reversed(range(array.ndim)))
+            params[name] = array.permute(order).contiguous().permute(order)
+        stored = StoredModel({"0": StoredLayer("linear", net, params, None)}, {})
+        dtn.save_model(stored, tmp_path / "small.safetensors", "int8")
+        for found in (dtn.load_model(tmp_path / "small.safetensors"), rounded_model(stored, "int8")):
+            for name, array in found.layers["0"].params.items():
+                assert relative_error(array, params[name].numpy()) < 0.05
+
+
 def test_what_cannot_be_rounded(tmp_path):
     path = tmp_path / "small.safetensors"
     with pytest.raises(dtn.SpecError, match=r"cores = 'int4'; expected 'int8'|cores = 'int4'"):
@@ -120,6 +134,11 @@ def test_what_cannot_be_rounded(tmp_path):
         save_model(large, path, cores="int8")
     with pytest.raises(dtn.SpecError, match="cores of complex64 cannot be stored as int8"):
         save_model(nn.Sequential(TNLinear(8, 8, "TTMatrix", dtype=torch.complex64)), path, cores="int8")
+    huge = model().double()
+    with torch.no_grad():
+        huge[0].cores[next(iter(huge[0].cores.keys()))] *= 1e300
+    with pytest.raises(dtn.SpecError, match="too large for a scale in float32"):
+        save_model(huge, path, cores="int8")
     assert not path.exists()
 
 

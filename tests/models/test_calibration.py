@@ -426,6 +426,39 @@ def test_the_same_cores_from_workers_and_folders(tmp_path):
     assert not torch.allclose(plain[0].weight, expected[0].weight, atol=1e-2)
 
 
+class InPlace(nn.Module):
+    def __init__(self, whole: bool):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.whole = nn.Linear(24, 24), nn.Linear(24, 12), whole
+
+    def forward(self, x: Any) -> Any:
+        x = torch.tanh(x)
+        h = self.first(x)
+        x = x + h if self.whole else x.add_(h)
+        return self.second(x)
+
+
+def test_matching_reads_inputs_before_they_are_overwritten():
+    x, rules = chain()[1], {"*": dtn.LowRank(rank=3)}
+    reports = [deeptn_torch.compress(InPlace(w), rules, calibration=Matching([x]))[1] for w in (True, False)]
+    errors: list[Any] = [[(row.error, row.output_error) for row in report.layers] for report in reports]
+    assert np.allclose(errors[0], errors[1])
+
+
+def test_calibration_draws_nothing_and_takes_packed_sequences():
+    module, x = nn.LSTM(4, 3), torch.randn(6, 2, 4)
+    packed = pack_padded_sequence(x, torch.tensor([6, 4]))
+    state = torch.get_rng_state()
+    assert deeptn_torch.calibrate(module, [packed]).inputs["weight_hh_l0"].count == 10
+    assert deeptn_torch.calibrate(module, lambda model: model(input=x)).inputs["weight_ih_l0"].count == 12
+    assert torch.equal(torch.get_rng_state(), state)
+    attention, y = Attention(), torch.randn(2, 3, 8)
+    state = torch.get_rng_state()
+    deeptn_torch.calibrate(attention, [y])
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_generated_layers_are_read_too():
     model, x = network()
     small, _ = deeptn_torch.compress(model, {"*": dtn.TTMatrix(rank=2)})

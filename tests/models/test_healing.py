@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import deeptn_torch
 import equinox as eqx
@@ -17,7 +17,7 @@ from deeptn_jax import equinox as tne
 from deeptn_jax import nnx as tnx
 from flax import nnx
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import deeptn as dtn
 from deeptn.models import History
@@ -452,3 +452,85 @@ def test_an_error_leaves_the_model_as_it_was():
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
     assert not model.training
+
+
+def test_a_best_score_of_zero_is_a_score():
+    scores = iter([0.0, -1.0, -2.0, -3.0])
+    history = deeptn_torch.train(small(), (X, NUMBERS), Recipe(epochs=4), evaluate=lambda model: next(scores))
+    assert (history.best, history.score) == (0, 0.0)
+    history = deeptn_torch.train(small(), (X, NUMBERS), Recipe(epochs=20, patience=2), evaluate=lambda model: 0.0)
+    assert (history.stopped, len(history.epochs)) == (True, 3)
+
+
+def test_the_best_parameters_come_back_without_the_random_numbers():
+    drawn: list[float] = []
+
+    def evaluate(model: Any) -> float:
+        drawn.append(float(torch.rand(())))
+        return -float(len(drawn))
+
+    torch.manual_seed(0)
+    deeptn_torch.train(small(), (X, NUMBERS), Recipe(epochs=3), evaluate=evaluate)
+    assert float(torch.rand(())) not in drawn
+
+
+def test_a_loader_with_its_own_generator_goes_on(tmp_path):
+    file, recipe = tmp_path / "train.safetensors", Recipe(epochs=4, lr=0.02)
+
+    def loader() -> Any:
+        data = TensorDataset(torch.from_numpy(X), torch.from_numpy(NUMBERS))
+        return DataLoader(data, 20, shuffle=True, generator=torch.Generator().manual_seed(3))
+
+    whole = small()
+    expected = deeptn_torch.train(whole, loader(), recipe)
+    killed = small()
+    with pytest.raises(Stop):
+        deeptn_torch.train(killed, loader(), recipe, checkpoint=file, on_step=stopping(12))
+    resumed = small()
+    assert losses(deeptn_torch.train(resumed, loader(), recipe, checkpoint=file)) == losses(expected)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters()))
+    with pytest.raises(dtn.FormatError, match="the checkpoint was written with loss = None, expected mse"):
+        deeptn_torch.train(small(), loader(), recipe, checkpoint=file, loss="mse")
+    wider = nn.Sequential(nn.Linear(16, 9), nn.ReLU(), nn.Linear(9, 2))
+    before = copy.deepcopy(wider.state_dict())
+    with pytest.raises(dtn.FormatError):
+        deeptn_torch.train(wider, loader(), recipe, checkpoint=file)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in wider.state_dict().items())
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        return iter(zip(torch.from_numpy(X), torch.from_numpy(NUMBERS)))
+
+
+class Pair(NamedTuple):
+    x: Any
+    y: Any
+
+
+def test_streams_and_named_tuples():
+    history = deeptn_torch.train(small(), DataLoader(Stream(), 24), Recipe(epochs=2))
+    assert len(history.epochs) == 2
+    assert deeptn_torch.calibrate(mlp(), DataLoader(Stream(), 24)).inputs["0"].count == 96
+    assert len(deeptn_torch.train(small(), [Pair(X, NUMBERS)], Recipe(epochs=2)).epochs) == 2
+    loader = DataLoader(TensorDataset(torch.from_numpy(X), torch.from_numpy(NUMBERS)), 24)
+    for calibrate, made in ((tne.calibrate, equinox_of(mlp())), (tnx.calibrate, nnx_of(mlp()))):
+        assert calibrate(made, loader).inputs["layers.0"].count == 96
+
+
+def test_models_are_evaluated_in_evaluation_mode():
+    def evaluate(model: Any) -> float:
+        return -float(jnp.square(jax.vmap(model)(X)).mean())
+
+    found, _ = tne.train(NoisyEquinox(), (X, CLASSES), Recipe(epochs=1, batch=20), evaluate=evaluate)
+    assert found.drop.inference
+
+
+def test_labels_that_are_all_ignored():
+    ids = np.full(96, -100)
+    for train, made in ((deeptn_torch.train, small(3)), (tne.train, equinox_of(small(3)))):
+        result: Any = train(made, (X, ids), Recipe(epochs=1))  # type: ignore[operator]
+        history = result[1] if isinstance(result, tuple) else result
+        assert history.loss == 0.0
+    with pytest.raises(dtn.SpecError, match="the labels range from 0 to 2"):
+        tne.train(equinox_of(small(2)), (X, CLASSES % 2), Recipe(epochs=1), validation=(X, CLASSES))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from typing import Any
@@ -75,6 +76,18 @@ def test_without_healing_a_smaller_drop_needs_more():
     params = [found.trials[found.best].params for found in sizes if found.best is not None]
     assert len(params) == 3
     assert params[0] >= params[1] > params[2], params  # type: ignore[operator]
+
+
+def test_the_model_that_heal_returns_counts():
+    def healed(small: Any, teacher: Any, checkpoint: Any) -> Any:
+        replica = copy.deepcopy(small)
+        heal(replica, teacher, checkpoint)
+        return replica
+
+    searches = [
+        deeptn_torch.search_by_drop(NET, {"drop": 4.0}, accuracy, h, trials=3, **FAST)[1] for h in (heal, healed)
+    ]
+    assert [trial.score for trial in searches[0].trials] == [trial.score for trial in searches[1].trials]
 
 
 class Stop(Exception):

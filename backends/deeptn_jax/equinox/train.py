@@ -50,7 +50,7 @@ class EquinoxModule:
         return swapped(self.whole, flat)
 
     def model(self, params: Any, state: Any) -> Any:
-        return self._filled(params)
+        return eqx.nn.inference_mode(self._filled(params))
 
     def call(
         self, params: Any, state: Any, batch: Batch, key: Any, features: tuple[str, ...]
@@ -119,7 +119,7 @@ def train(
     evaluate: Callable[[M], float] | None = None,
     checkpoint: PathLike | None = None,
 ) -> tuple[M, History]:
-    """Train an Equinox model with Adam, and return it with the history.
+    """Train an Equinox model with Adam, and return it, in inference mode, with the history.
 
     All floating-point arrays are trained. The model is called under `jax.vmap` over the first axis of a batch, with
     ``key=`` if it takes one; evaluation is in inference mode. The other arguments are those of `deeptn_torch.train`.

@@ -120,6 +120,10 @@ class EquinoxModel:
         swaps = {name: changed(places[name][1], name, places[name][0], change) for name, change in changes.items()}
         self.model = swapped(self.model, swaps, (TNLayer, *KINDS))
 
+    def evaluated(self) -> Any:
+        """Return the model in inference mode."""
+        return eqx.nn.inference_mode(self.model)
+
     def outputs(self, inputs: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         changed = EquinoxModel(self.model)
         entries = {weight.name: weight.entry(weight.own) for weight in self.weights()}

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from deeptn.models import Batch, Receive, kind_of, unfolding
 
+from ..train import as_arrays
 from ..watch import Watch, settled
 from .layers import CELLS, TNLayer
 
@@ -31,7 +32,7 @@ def watched(
     model = rebuilt({path: watch.layer(layer, _read, names[path]) for path, layer in layers.items()})
     called = eqx.filter_jit(lambda args, kwargs: jax.vmap(lambda a, k: model(*a, **k))(args, kwargs))
     with watch.ended():
-        yield model, lambda batch: settled(called(*Batch.of(batch)[:2]))
+        yield model, lambda batch: settled(called(*Batch.of(as_arrays(batch))[:2]))
 
 
 def _read(layer: Any, x: Any, *args: Any, **options: Any) -> Iterator[tuple[str, Any]]:

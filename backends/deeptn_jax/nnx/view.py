@@ -155,6 +155,12 @@ class NNXModel:
         }
         swap(self.model, swaps)
 
+    def evaluated(self) -> Any:
+        """Return a copy of the model in evaluation mode."""
+        model = nnx.clone(self.model)
+        model.eval()
+        return model
+
     def outputs(self, inputs: Any, weights: Mapping[str, np.ndarray]) -> np.ndarray:
         changed = NNXModel(nnx.clone(self.model), self.order)
         entries = {weight.name: weight.entry(weight.own) for weight in self.weights()}

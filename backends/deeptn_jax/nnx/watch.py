@@ -11,6 +11,7 @@ from flax import nnx
 
 from deeptn.models import Batch, Receive, unfolding
 
+from ..train import as_arrays
 from ..watch import Watch, settled
 from .graph import swap
 from .layers import TNLayer
@@ -24,7 +25,7 @@ def watched(model: Any, layers: Mapping[str, Any], receive: Receive) -> Iterator
     model.eval()
 
     def run(batch: Any) -> object:
-        args, kwargs, _ = Batch.of(batch)
+        args, kwargs, _ = Batch.of(as_arrays(batch))
         return settled(model(*args, **kwargs))
 
     with watch.ended():
