@@ -69,20 +69,22 @@ class Objective:
             loss = jnp.asarray(self.loss(outputs, target))
             if loss.size != 1:
                 raise SpecError(f"the loss must return an array with one entry, got {loss.shape}")
-            return loss.reshape(()), "cross_entropy" if integer else "mse"
+            return _wide(loss).reshape(()), "cross_entropy" if integer else "mse"
         found = logits_of(outputs, "the model")
         kind = loss_for(self.loss, found, target, integer)
         if kind == "mse":
-            return jnp.mean((found - target.astype(found.dtype)) ** 2), kind
+            return jnp.mean((_wide(found) - target.astype(_wide(found).dtype)) ** 2), kind
         counts = target != IGNORED
-        chosen = jnp.where(counts, target, 0)[..., None]
-        losses = -jnp.take_along_axis(jax.nn.log_softmax(found), chosen, -1)[..., 0]
-        return jnp.where(counts, losses, 0).sum() / jnp.maximum(counts.sum(), 1), kind
+        chosen = jnp.where(counts, target, jnp.zeros_like(target))[..., None]
+        losses = _wide(-jnp.take_along_axis(jax.nn.log_softmax(found), chosen, -1)[..., 0])
+        total = jnp.where(counts, losses, jnp.zeros_like(losses)).sum()
+        return total / jnp.maximum(counts.sum().astype(losses.dtype), 1), kind
 
     def _of_teacher(self, outputs: Any, wanted: Any, kind: str) -> jax.Array:
         found, goal = logits_of(outputs, "the model"), logits_of(wanted, "the teacher")
         if found.shape != goal.shape:
             raise SpecError(f"the teacher returned shape {goal.shape}, but the model {found.shape}; they must agree")
+        found, goal = _wide(found), _wide(goal)
         if kind == "mse":
             return jnp.mean((found - goal) ** 2)
         heat = self.recipe.temperature
@@ -99,8 +101,15 @@ class Objective:
                     f"feature {name!r}: the model returned {shapes[0]} there, the teacher {shapes[1]} (None: nothing); "
                     "choose layers that both call, with outputs of the same shape"
                 )
+            found, goal = _wide(found), _wide(goal)
             gaps.append(jnp.mean((found - goal) ** 2) / jnp.maximum(jnp.mean(goal**2), jnp.finfo(goal.dtype).tiny))
         return jnp.stack(gaps).mean()
+
+
+def _wide(array: Any) -> jax.Array:
+    """Convert half precision to float32, so that all parts of a loss have one dtype."""
+    found = jnp.asarray(array)
+    return found.astype("float32") if found.dtype.itemsize < 4 else found
 
 
 def logits_of(outputs: Any, whose: str) -> Any:

@@ -104,6 +104,24 @@ def test_a_recipe(dtype):
     assert {str(core.dtype) for core in found.params["fc"].values()} == {dtype}
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("labels", ["classes", "numbers"])
+def test_healing(dtype, labels):
+    x = np.random.default_rng(0).normal(size=(32, 16)).astype("float32")
+    y = (x[:, 0] > 0).astype("int32") if labels == "classes" else x[:, :2]
+    teacher = eqx.nn.MLP(16, 2, 8, 1, key=jax.random.key(0))
+    small, _ = tne.compress(teacher, {"layers.0": dtn.LowRank(rank=2)})
+    narrow = lambda model: jax.tree.map(lambda a: a.astype(dtype) if eqx.is_inexact_array(a) else a, model)
+    recipe = Recipe(epochs=2, batch=16, clip=1.0, distill=0.3)
+    inputs = jax.numpy.asarray(x, dtype)
+    with strict():
+        healed, history = tne.heal(
+            narrow(small), narrow(teacher), (inputs, y), recipe, features=["layers.0"], validation=(inputs, y)
+        )
+    assert history.score is not None
+    assert {str(a.dtype) for a in jax.tree.leaves(eqx.filter(healed, eqx.is_inexact_array))} == {dtype}
+
+
 CONTEXTS = {
     "strict": strict,
     "checking_leaks": jax.checking_leaks,
