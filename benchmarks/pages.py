@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from checkpoint_pages import checkpoints_page
-from fit_pages import fits_figure, fits_page
+from fit_pages import calibrated_page, fits_figure, fits_page
 from gpu_pages import gpu_page
 from tables import about, table
 from training_pages import depth_figure, depth_page, trainability_figure, trainability_page
@@ -377,6 +377,7 @@ WRITERS = {
     "trainability": trainability,
     "depth": depth_page,
     "fits": fits_page,
+    "calibrated": calibrated_page,
     "checkpoints": checkpoints_page,
 }
 FIGURES = {

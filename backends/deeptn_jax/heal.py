@@ -11,7 +11,18 @@ import numpy as np
 from deeptn.base import PathLike, optional
 from deeptn.errors import DeepTNError, SpecError
 from deeptn.init import weight_exponents
-from deeptn.models import Batch, Data, History, about_of, as_data, carry_out, check_teacher, rows_of, select
+from deeptn.models import (
+    Batch,
+    Data,
+    History,
+    about_of,
+    as_data,
+    carry_out,
+    check_score,
+    check_teacher,
+    rows_of,
+    select,
+)
 from deeptn.network import Network
 from deeptn.recipe import Recipe
 
@@ -51,10 +62,6 @@ class Module(Protocol):
         ...
 
 
-#: How `heal` trains if nobody says: a few epochs at a moderate rate, half of the loss from the teacher.
-HEALING = Recipe(epochs=10, lr=1e-3, core_lr=2e-3, distill=0.5, temperature=2.0)
-
-
 def train_module(
     module: Module,
     data: Any,
@@ -72,10 +79,7 @@ def train_module(
     """Train a model; the arguments are those of `deeptn_torch.train`. Return the model and the history."""
     check_teacher(recipe, teacher)
     adam = optional("optax", "jax").scale_by_adam
-    if validation is not None and evaluate is not None:
-        raise SpecError("validation and evaluate both give a score; pass one of them")
-    if recipe.patience is not None and validation is None and evaluate is None:
-        raise SpecError(f"Recipe.patience = {recipe.patience} needs a score; pass validation= or evaluate=")
+    check_score(recipe, validation, evaluate)
     if recipe.grow:
         raise SpecError("Recipe.grow is for deeptn_torch.train and deeptn_jax.train; leave it out here")
     if not module.params:

@@ -15,9 +15,9 @@ from deeptn.arrays import from_raw
 from deeptn.base import PathLike
 from deeptn.errors import DeepTNError, FormatError, SpecError
 from deeptn.init import weight_exponents
-from deeptn.models import Data, History, about_of, as_data, carry_out, check_loss, check_teacher, rows_of
+from deeptn.models import Data, History, about_of, as_data, carry_out, check_loss, check_score, check_teacher, rows_of
 from deeptn.network import Network
-from deeptn.recipe import Recipe
+from deeptn.recipe import HEALING, Recipe
 
 from .layers import TNLayer, layers_of
 from .objective import Loss, Objective
@@ -86,10 +86,7 @@ def train(
     (2, False)
     """
     check_teacher(recipe, teacher)
-    if validation is not None and evaluate is not None:
-        raise SpecError("validation and evaluate both give a score; pass one of them")
-    if recipe.patience is not None and validation is None and evaluate is None:
-        raise SpecError(f"Recipe.patience = {recipe.patience} needs a score; pass validation= or evaluate=")
+    check_score(recipe, validation, evaluate)
     _refuse_examples(data, recipe)
     rows, others = as_data(data, recipe.batch), None if validation is None else as_data(validation, recipe.batch)
     _check(model, recipe, checkpoint is not None)
@@ -107,10 +104,6 @@ def train(
         model.eval()
         for module, mode in modes.items():
             module.training = mode
-
-
-#: How `heal` trains if nobody says: a few epochs at a moderate rate, half of the loss from the teacher.
-HEALING = Recipe(epochs=10, lr=1e-3, core_lr=2e-3, distill=0.5, temperature=2.0)
 
 
 def heal(

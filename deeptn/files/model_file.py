@@ -319,7 +319,7 @@ def read_model(path: PathLike, read: Callable[[Path], dict[str, np.ndarray]] | N
     unpack(networks, tensors, aliases)
     _share(tensors, {name: source for name, source in aliases.items() if name not in whole})
     layers: dict[str, StoredLayer] = {}
-    done: dict[Any, np.ndarray] = {}
+    done: dict[Any, Any] = {}
     for name, net in networks.items():
         if "rounded" in entries[name]:
             names = [f"{name}.cores.{core}" for core in net.spec.param_shapes]

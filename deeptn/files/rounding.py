@@ -69,9 +69,9 @@ def restored(stored: np.ndarray, scale: float, dtype: str) -> np.ndarray:
 
 
 def restore(
-    layer: str, entry: Mapping[str, Any], names: list[str], tensors: dict[str, np.ndarray], done: dict[Any, np.ndarray]
+    layer: str, entry: Mapping[str, Any], names: list[str], tensors: dict[str, np.ndarray], done: dict[Any, Any]
 ) -> None:
-    """Restore the rounded cores of a layer of a file in place; `done` has those that other layers share."""
+    """Restore the rounded cores of a layer of a file in place; `done` has those that others share, before and after."""
     dtype, scales = entry["rounded"], tensors.get(f"{layer}.scales")
     if dtype not in FLOATS:
         raise FormatError(
@@ -90,6 +90,6 @@ def restore(
             raise FormatError(f"{name!r} is {came} in the file; expected a rounded core, with scales if it is int8")
         key = core.ctypes.data, core.shape, dtype
         if key not in done:
-            done[key] = restored(core, 1.0 if scales is None else float(scales[number]), dtype)
-        tensors[name] = done[key]
+            done[key] = core, restored(core, 1.0 if scales is None else float(scales[number]), dtype)
+        tensors[name] = done[key][1]
     tensors.pop(f"{layer}.scales", None)

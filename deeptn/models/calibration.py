@@ -154,9 +154,8 @@ def _summed(view: WatchedView, data: Any, weights: Mapping[str, Weight], what: s
     return found
 
 
-def warn_about_missing(calibration: Calibration, names: Iterable[str]) -> None:
-    """Warn about weights that are fitted without their inputs."""
-    missing = [name for name in names if name not in calibration.inputs]
+def warn_about_missing(missing: list[str]) -> None:
+    """Warn about weights that are fitted without their inputs, if there are any."""
     if missing:
         listed = ", ".join(map(repr, missing[:5])) + (", …" if len(missing) > 5 else "")
         warn(f"the calibration data did not reach {listed}; fitted without the inputs")

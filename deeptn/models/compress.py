@@ -15,7 +15,7 @@ from ..arrays import dtype_of, from_raw, library_of, to_numpy, to_raw
 from ..base import Array, Params, track, warn
 from ..errors import DeepTNError, PlanError
 from ..files import network_to_dict, release
-from ..fitting import Covariance, FitResult, How, find_params
+from ..fitting import FitResult, How, find_params
 from ..network import Network, network
 from ..spec import Layout
 from ..topologies import describe
@@ -102,7 +102,7 @@ def compress(
         check_free(dense[name], f", or add {name!r} to ignore")
         _warn_if_large(name, networks[name])
     if isinstance(calibration, Calibration):
-        warn_about_missing(calibration, networks)
+        warn_about_missing([name for name in networks if name not in calibration.inputs])
     before, seeds = (count(view), at_rest(view)), _seeds(view, seed)
     found: dict[str, tuple[Params, LayerReport]] = {}
     if isinstance(calibration, Matching):
@@ -153,7 +153,8 @@ def _found_by_matching(
     order, missing = order_of_use(view, networks, matching.data), list[str]()
     found: dict[str, tuple[Params, LayerReport]] = {}
     for name in track(order, lambda name: f"layer {name}"):
-        net, weight = networks[name], to_raw(dense[name].read())
+        net, like = networks[name], dense[name].read()
+        weight = to_raw(like)
         pairs = matching.pair(view, working, name, net.shape)
         with naming(name):
             covariance, goal = None, weight
@@ -162,15 +163,13 @@ def _found_by_matching(
             else:
                 covariance = pairs[0].other.damped(matching.damping)
                 goal = pairs[0].goal(to_numpy(weight), matching.damping)
-            like = dense[name].read()
             wide = from_raw(goal.astype("float64" if weight.dtype == np.float64 else "float32"), library_of(like).name)
             params = find_params(net, wide, fit, view.fit, lambda: next(seeds), covariance)
             params = {core: do("astype", array, dtype_of(like)) for core, array in params.items()}
             made = net.materialize(params)
             found[name] = params, replace(layer_report(name, net, like, made), **errors_of(pairs, made, weight))
         working.replace({name: Generated(net, params)})
-    if missing:
-        warn_about_missing(Calibration({name: Covariance(1) for name in order if name not in missing}), order)
+    warn_about_missing(missing)
     return found
 
 

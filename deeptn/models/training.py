@@ -13,7 +13,7 @@ import numpy as np
 
 from ..arrays import to_raw
 from ..base import Array, PathLike, track
-from ..errors import DeepTNError, FormatError
+from ..errors import DeepTNError, FormatError, SpecError
 from ..files import fingerprint, read_tensors, write_tensors
 from ..network import Network
 from ..recipe import Recipe
@@ -272,6 +272,14 @@ def check_loss(loss: float, recipe: Recipe) -> None:
     """Raise `DeepTNError` if a loss is not finite."""
     if not math.isfinite(loss):
         raise DeepTNError(f"the training loss became {loss}; lower the learning rate (now {recipe.lr})")
+
+
+def check_score(recipe: Recipe, validation: object, evaluate: object) -> None:
+    """Raise `SpecError` if two things would give a score, or nothing does and the recipe needs one."""
+    if validation is not None and evaluate is not None:
+        raise SpecError("validation and evaluate both give a score; pass one of them")
+    if recipe.patience is not None and validation is None and evaluate is None:
+        raise SpecError(f"Recipe.patience = {recipe.patience} needs a score; pass validation= or evaluate=")
 
 
 def check_teacher(recipe: Recipe, teacher: object) -> None:

@@ -12,9 +12,9 @@ import jax
 from deeptn.base import PathLike
 from deeptn.errors import SpecError
 from deeptn.models import Batch, History, expect_model, path_of
-from deeptn.recipe import Recipe
+from deeptn.recipe import HEALING, Recipe
 
-from ..heal import HEALING, Recorder, train_module
+from ..heal import Recorder, train_module
 from ..objective import Loss
 from .layers import TNLayer
 from .view import parts, swapped

@@ -10,9 +10,9 @@ from flax import nnx
 from deeptn.base import PathLike
 from deeptn.errors import SpecError
 from deeptn.models import Batch, History, expect_model
-from deeptn.recipe import Recipe
+from deeptn.recipe import HEALING, Recipe
 
-from ..heal import HEALING, Recorder, grouped, train_module
+from ..heal import Recorder, grouped, train_module
 from ..objective import Loss
 from .graph import parts, swap
 from .layers import TNLayer
@@ -29,8 +29,7 @@ class NNXModule:
         self.plain, self.forms = nnx.clone(model), {}
         modules = {name: part for name, part in parts(self.plain, nnx.Module, once=True).items() if name}
         self.names = [name for name, part in modules.items() if callable(part)]
-        layers = {name: part for name, part in parts(self.plain, TNLayer, once=True).items()}
-        self.networks = {name: layer.network for name, layer in layers.items()}
+        self.networks = {name: layer.network for name, layer in parts(self.plain, TNLayer, once=True).items()}
         trained, self.state = self._split(self.plain, (), True)
         self.params = grouped(trained, self.networks)
 
