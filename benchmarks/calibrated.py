@@ -20,7 +20,8 @@ from typing import Any
 
 import torch
 from deeptn_demo.data import load_images
-from deeptn_demo.experiment import SETTINGS, ConvNet
+from deeptn_demo.networks import ConvNet
+from deeptn_demo.workflow import SETTINGS
 from deeptn_torch import Fit, calibrate, fit, train
 from peers import about
 from sentences import batches, fortunes, minilm

@@ -24,7 +24,8 @@ import numpy as np
 import tensorly
 import torch
 from deeptn_demo.data import load_images
-from deeptn_demo.experiment import SETTINGS, ConvNet
+from deeptn_demo.networks import ConvNet
+from deeptn_demo.workflow import SETTINGS
 from deeptn_torch import train
 from peers import about, optional
 from tensorly.decomposition import parafac, tensor_ring_als

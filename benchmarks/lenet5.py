@@ -1,6 +1,6 @@
 """Compress both hidden linear layers of LeNet-5 on Fashion-MNIST with every family, for several seeds.
 
-This is the experiment of ``deeptn demo --data fashion-mnist --model lenet5``, with one process per seed. Every finished
+The experiment is in ``experiment.py``; there is one process per seed. Every finished
 method is appended to a log, so an interrupted run continues where it stopped.
 
     python benchmarks/lenet5.py --seeds 3 --jobs 2
@@ -33,7 +33,7 @@ def one_seed(seed: int, folder: str | None, threads: int, log: Path, about: dict
     """Run one seed; append every result as it arrives, and skip what is already in the log."""
     import torch
     from deeptn_demo.data import load_images
-    from deeptn_demo.experiment import SETTINGS, run_seed
+    from experiment import SETTINGS, run_seed
 
     torch.set_num_threads(threads)
     done = {(r["seed"], r["label"], r["budget"], r["start"]) for r in read_log(log, about)}
@@ -55,7 +55,7 @@ def one_seed(seed: int, folder: str | None, threads: int, log: Path, about: dict
 def main() -> None:
     """Run the seeds, and write the table as JSON."""
     from deeptn_demo.environment import environment
-    from deeptn_demo.experiment import RIVALS, SETTINGS, Result, summarize
+    from experiment import RIVALS, SETTINGS, Result, summarize
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)

@@ -23,7 +23,7 @@ PAGES = HERE.parent / "docs" / "results"
 
 def lenet5_page(data: dict[str, Any]) -> str:
     """Return the page on LeNet-5 and Fashion-MNIST."""
-    from deeptn_demo.page import cells, number
+    from accuracy_figures import cells, number
 
     recipe = data["recipe"]
     rows = [[*cells(row)[:6], number(row["after_other"], "{:.1f}")] for row in data["summary"]]
@@ -360,7 +360,7 @@ def engine_figure(data: dict[str, Any]) -> Any:
 
 def lenet5_figure(data: dict[str, Any]) -> Any:
     """Plot accuracy against parameters."""
-    from deeptn_demo.page import accuracy_figure
+    from accuracy_figures import accuracy_figure
 
     return accuracy_figure(data["summary"], "LeNet-5 on Fashion-MNIST, 58,080 weights compressed")
 

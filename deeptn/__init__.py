@@ -6,6 +6,7 @@ Most programs need only the names in this module; the rest is in the packages `d
 """
 
 from . import analysis, arrays, convert, engine, files, fitting, joint, models, planning, recipe, spec, topologies  # noqa: F401
+from . import report as report
 from .analysis import compare, draw, summary
 from .budget import at_budget
 from .constraints import isometrize

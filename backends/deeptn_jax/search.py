@@ -18,6 +18,19 @@ from .view import view_of
 M = TypeVar("M")
 
 
+def score(model: M, evaluate: Callable[[M], float]) -> float:
+    """Return what a function says of a model in inference mode.
+
+    Examples
+    --------
+    >>> import equinox as eqx, jax
+    >>> score(eqx.nn.Dropout(), lambda model: float(model(jax.numpy.ones(100)).sum()))
+    100.0
+    """
+    view: Any = view_of(model)
+    return evaluate(view.evaluated())
+
+
 def search_by_drop(
     model: M,
     budget: Mapping[str, float],
@@ -50,11 +63,7 @@ def search_by_drop(
         with_history = isinstance(found, tuple) and len(found) == 2 and isinstance(found[1], History)
         return found[0] if with_history else found
 
-    def scored(model: M) -> float:
-        assert evaluate is not None
-        view: Any = view_of(model)
-        return evaluate(view.evaluated())
-
     library: Any = SimpleNamespace(compress=compress, save_model=save_model, load_model=load_model)
-    given = None if evaluate is None else scored, None if heal is None else healed
+    scored = None if evaluate is None else lambda model: score(model, evaluate)
+    given = scored, None if heal is None else healed
     return search(library, model, budget, *given, trials=trials, folder=folder, seed=seed, **options)

@@ -8,7 +8,7 @@ from .kinds import register_layer
 from .layers import TNEmbedding, TNLinear, TNWeight, frozen, parametrize_
 from .layers.conv import TNConv1d, TNConv2d, TNConv3d, TNConvTranspose1d, TNConvTranspose2d, TNConvTranspose3d
 from .models import calibrate, compress, compress_, fold_, load_model, save_model
-from .search import search_by_drop
+from .search import score, search_by_drop
 from .train import core_groups, heal, shrink, train
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "parametrize_",
     "register_layer",
     "save_model",
+    "score",
     "search_by_drop",
     "shrink",
     "train",

@@ -19,6 +19,23 @@ from .models import compress, load_model, save_model
 M = TypeVar("M", bound=nn.Module)
 
 
+def score(model: M, evaluate: Callable[[M], float]) -> float:
+    """Return what a function says of a model in evaluation mode, without gradients.
+
+    Examples
+    --------
+    >>> score(nn.Dropout(), lambda model: float(model(torch.ones(100)).sum()))
+    100.0
+    """
+    modes = {module: module.training for module in model.modules()}
+    try:
+        with torch.no_grad():
+            return evaluate(model.eval())
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
 def search_by_drop(
     model: M,
     budget: Mapping[str, float],
@@ -57,16 +74,7 @@ def search_by_drop(
             found = heal(small, teacher, checkpoint)
         return found if isinstance(found, nn.Module) else small
 
-    def scored(model: M) -> float:
-        assert evaluate is not None
-        modes = {module: module.training for module in model.modules()}
-        try:
-            with torch.no_grad():
-                return evaluate(model.eval())
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
-
     library: Any = SimpleNamespace(compress=compress, save_model=save_model, load_model=load_model)
-    given = None if evaluate is None else scored, None if heal is None else healed
+    scored = None if evaluate is None else lambda model: score(model, evaluate)
+    given = scored, None if heal is None else healed
     return search(library, model, budget, *given, trials=trials, folder=folder, seed=seed, **options)

@@ -47,7 +47,7 @@ def add_budget(parser: Any) -> None:
     """Add the limits of a plan."""
     text = (
         "limit of the compressed model, repeated for several: 50000 or 5%% (parameters), bytes=250000 (of the file), "
-        "flops=50%% (operations of one row in all weights)"
+        "flops=50%% (operations of one row in all weights); drop=1.0 (of the score, with --evaluate)"
     )
     parser.add_argument("--budget", action="append", metavar="LIMIT", help=text)
 
@@ -67,6 +67,26 @@ def limits_of(texts: Iterable[str]) -> dict[str, int | str]:
             raise PlanError(f"--budget {text!r:.40}: there is another limit of {kind or 'params'!r}")
         found[kind or "params"] = budget_of(value)
     return found
+
+
+def drop_of(texts: Iterable[str]) -> float | None:
+    """Return the number of ``--budget drop=1.0``; None if the limits are others.
+
+    Examples
+    --------
+    >>> drop_of(["drop=1.5"]), drop_of(["5%"])
+    (1.5, None)
+    """
+    given = list(texts)
+    drops = [text for text in given if text.startswith("drop=")]
+    if not drops:
+        return None
+    if len(given) > 1:
+        raise PlanError(f"--budget {drops[0]!r:.40} is searched for alone; leave out the other limits")
+    try:
+        return float(drops[0].removeprefix("drop="))
+    except ValueError:
+        raise PlanError(f"--budget {drops[0]!r:.40}; write a number, for example drop=1.0") from None
 
 
 def add_overrides(parser: argparse.ArgumentParser) -> None:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from ..base import kilobytes, text_table, write_atomically
 from ..errors import FormatError, PlanError, SpecError
 from ..files import CORES, load_checkpoint, save_checkpoint
-from ..models import Report, StoredView, Workers, compress, save_model
+from ..models import Report, StoredView, Workers, compress, library_of_model, save_model, view_of
 from ..planning import FAMILIES, Limits, Plan, plan
 from ..planning.search import NAMES
 from .arguments import (
@@ -20,6 +22,7 @@ from .arguments import (
     add_overrides,
     add_quiet,
     add_work,
+    drop_of,
     limits_of,
     overrides_of,
     print_json,
@@ -27,22 +30,24 @@ from .arguments import (
 )
 from .commands import Command
 from .draw import FORMATS
+from .healing import Outcome, add_code, check_code, clear_healing, compress_with_code
 
 #: From this error of a weight on, a network rarely works without training.
 LARGE = 0.1
 
 
-def _planned(options: argparse.Namespace, view: StoredView, workers: Workers) -> Plan:
-    return plan(
-        view,
-        limits_of(options.budget),
-        targets=options.targets or ["*"],
-        ignore=options.ignore,
-        topologies=FAMILIES if options.topologies is None else options.topologies.split(","),
-        overrides=overrides_of(options.override),
-        seed=options.seed,
-        workers=workers,
-    )
+def _choices(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "targets": options.targets or ["*"],
+        "ignore": options.ignore,
+        "topologies": FAMILIES if options.topologies is None else options.topologies.split(","),
+        "overrides": overrides_of(options.override),
+        "seed": options.seed,
+    }
+
+
+def _planned(options: argparse.Namespace, view: Any, workers: Workers) -> Plan:
+    return plan(view, limits_of(options.budget), workers=workers, **_choices(options))
 
 
 def _configure_plan(parser: argparse.ArgumentParser) -> None:
@@ -99,6 +104,7 @@ def _configure_compress(parser: argparse.ArgumentParser) -> None:
     add_overrides(parser)
     text = "store the cores in fewer bytes; a program that loads the file has them in its own dtype, rounded"
     parser.add_argument("--cores", choices=CORES, help=text)
+    add_code(parser)
     add_work(parser)
     add_quiet(parser)
 
@@ -106,32 +112,62 @@ def _configure_compress(parser: argparse.ArgumentParser) -> None:
 def _compress(options: argparse.Namespace) -> int:
     if options.budget is None and options.plan is None:
         options.fail("one of the arguments --plan --budget is required")
+    check_code(options)
     _check_out(options)
-    view = StoredView(load_checkpoint(options.model))
+    if options.report is not None:
+        _check_folder(options.report)
+    drop = None if options.budget is None else drop_of(options.budget)
+    if drop is not None and options.evaluate is None:
+        raise PlanError("--budget drop=… needs a score; add --model and --evaluate package:function")
+
+    def planned(view: Any) -> Plan:
+        return _planned(options, view, workers) if options.plan is None else _loaded(options, view)
+
     with workers_of(options) as workers:
-        found = _planned(options, view, workers) if options.plan is None else _loaded(options, view)
-        if not found.targets:
-            raise PlanError("the plan leaves every layer dense; give a smaller budget, or other topologies")
-        _, report = compress(view, found, options.ignore if options.plan else (), workers=workers)
-        rounding = save_model(view, options.out, options.cores)
-    size = options.out.stat().st_size
+        if options.code is None:
+            done = _compressed(options, planned, workers)
+            rounding = save_model(done.after, options.out, options.cores)
+        else:
+            done = compress_with_code(options, planned, drop, workers, **_choices(options))
+            rounding = library_of_model(done.after).save_model(done.after, options.out, options.cores)
+        assert done.report is not None
+        if options.report is not None:
+            done.write(options.report, options.model.name)
+        clear_healing(workers)
+    size, scores = options.out.stat().st_size, done.scores or {}
     if options.json:
-        print_json(report.to_dict() | {"out": str(options.out), "disk_bytes": size, "rounding_errors": rounding})
+        more = {"out": str(options.out), "disk_bytes": size, "rounding_errors": rounding, "scores": scores}
+        print_json(done.report.to_dict() | more)
     elif not options.quiet:
-        print(_table(report))
+        if done.search is not None:
+            print(done.search)
+        print(_table(done.report))
         if rounding:
             print(f"cores in {options.cores}: this changes the weights by up to {max(rounding.values()):.2%}")
-        print(f"wrote {options.out}, {kilobytes(size)}")
-    _warn_of_errors(report)
+        if scores:
+            print("score " + ", ".join(f"{when} {score:.4g}" for when, score in scores.items()))
+        print(f"wrote {options.out}, {kilobytes(size)}" + (f", and {options.report}" if options.report else ""))
+    if "healed" not in scores:
+        _warn_of_errors(done.report)
     return 0
 
 
-def _loaded(options: argparse.Namespace, view: StoredView) -> Plan:
+def _compressed(options: argparse.Namespace, planned: Callable[[Any], Plan], workers: Workers) -> Outcome:
+    """Compress the checkpoint without code."""
+    view = StoredView(load_checkpoint(options.model))
+    found = planned(view)
+    if not found.targets:
+        raise PlanError("the plan leaves every layer dense; give a smaller budget, or other topologies")
+    _, report = compress(view, found, options.ignore if options.plan else (), workers=workers)
+    return Outcome(StoredView(load_checkpoint(options.model)), view, report, found)
+
+
+def _loaded(options: argparse.Namespace, model: Any) -> Plan:
     if options.targets or options.override or options.topologies:
         raise PlanError(
             "--plan says what layers become; edit the file, or leave out --targets, --override, --topologies"
         )
-    found = Plan.load(options.plan)
+    found, view = Plan.load(options.plan), view_of(model)
     free = {weight.name: weight for weight in view.weights() if weight.network is None}
     limits = Limits(view, free, found.budget)
     for kind, after in limits.after({name: found.targets.get(name) for name in free}).items():

@@ -3,7 +3,7 @@
 from .alternating import can_alternate
 from .closed_forms import Decomposition, decompose
 from .covariance import Covariance
-from .gradient import Fit, FitResult, How, Minimise, find_params, fit_by_gradient
+from .gradient import Fit, FitResult, How, Minimise, find, find_params, fit_by_gradient
 from .growth import Growth, deepen, grow, widen, with_scale
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "can_alternate",
     "decompose",
     "deepen",
+    "find",
     "find_params",
     "fit_by_gradient",
     "grow",

@@ -260,7 +260,19 @@ def find_params(
     draw_seed: Callable[[], int],
     covariance: Covariance | None = None,
 ) -> Params:
-    """Carry out the ``fit=`` argument of ``compress`` and ``from_dense``.
+    """Carry out the ``fit=`` argument of ``compress`` and ``from_dense``; see `find`."""
+    return find(net, weight, how, fit, draw_seed, covariance).params
+
+
+def find(
+    net: Network,
+    weight: Array,
+    how: How,
+    fit: Callable[..., FitResult],
+    draw_seed: Callable[[], int],
+    covariance: Covariance | None = None,
+) -> FitResult:
+    """Find parameters as the ``fit=`` argument of ``compress`` and ``from_dense`` says.
 
     ``"auto"`` is `decompose` for linear networks without shared parameters, else `Fit()`. A `Fit` starts from the
     closed form if that suffices (`Topology.closed_form_suffices`). None draws a random start with the weight's rms.
@@ -274,15 +286,15 @@ def find_params(
     if how is not None and net.topology is not None:
         suffices = net.topology.closed_form_suffices and _has_metric(net, covariance)
         if how == "auto" and (suffices or _alternates(net, covariance)):
-            params = decompose(weight, net.topology, net.layout, covariance=covariance).params
+            found = decompose(weight, net.topology, net.layout, covariance=covariance)
             if covariance is None or _polishes(net, covariance):
-                return params
-            return fit(net, weight, params, Fit(method="lbfgs", steps=POLISHING), covariance).params
+                return FitResult(found.params, found.error, [found.error])
+            return fit(net, weight, found.params, Fit(method="lbfgs", steps=POLISHING), covariance)
         if suffices:
             start = decompose(weight, net.topology, net.layout, sweeps=0, covariance=covariance).params
     if how is None:
         how = Fit(steps=0, seed=draw_seed())
-    return fit(net, weight, start, Fit() if how == "auto" else how, covariance).params
+    return fit(net, weight, start, Fit() if how == "auto" else how, covariance)
 
 
 def _has_metric(net: Network, covariance: Covariance | None) -> bool:

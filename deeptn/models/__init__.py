@@ -9,12 +9,12 @@ from .files import from_stored, load_model, rounding_errors, save_model, size_of
 from .kinds import Kind, kind_of
 from .matching import Matching
 from .modes import Mode, check_mode, is_faster
-from .report import LayerReport, Report, layer_report
+from .report import LayerReport, Report, layer_report, report_on
 from .rules import Rules, Target, as_network, matches, resolve, select
 from .stored import StoredView, can_fit, fit_arrays
 from .training import Epoch, History, Trainer, about_of, carry_out, check_loss, check_score, check_teacher
 from .view import Entry, Generated, ModelView, Weight, at_rest, count, naming, refuse, tied, widened
-from .views import view_of
+from .views import library_of_model, view_of
 from .work import Call, Store, Workers, groups, key_of
 
 __all__ = [
@@ -66,6 +66,7 @@ __all__ = [
     "key_of",
     "kind_of",
     "layer_report",
+    "library_of_model",
     "load_model",
     "loss_for",
     "matches",
@@ -73,6 +74,7 @@ __all__ = [
     "one_pass",
     "path_of",
     "refuse",
+    "report_on",
     "resolve",
     "rounding_errors",
     "rows_of",

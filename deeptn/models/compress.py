@@ -15,7 +15,7 @@ from ..arrays import dtype_of, from_raw, library_of, to_numpy, to_raw
 from ..base import Array, Params, track, warn
 from ..errors import DeepTNError, PlanError
 from ..files import network_to_dict, release
-from ..fitting import FitResult, How, find_params
+from ..fitting import FitResult, How, find
 from ..network import Network, network
 from ..spec import Layout
 from ..topologies import describe
@@ -134,10 +134,10 @@ def _found(
     """Return the cores for a weight, and what they cost."""
     wide = widened(weight)
     covariance = None if calibration is None else calibration.for_fit(name)
-    params = find_params(net, wide, fit, by_gradient, seed, covariance)
+    params, _, history = find(net, wide, fit, by_gradient, seed, covariance)
     if wide is not weight:
         params = {core: array.astype(weight.dtype) for core, array in params.items()}
-    return params, layer_report(name, net, weight, net.materialize(params), calibration)
+    return params, layer_report(name, net, weight, net.materialize(params), calibration, history)
 
 
 def _found_by_matching(
@@ -164,10 +164,11 @@ def _found_by_matching(
                 covariance = pairs[0].other.damped(matching.damping)
                 goal = pairs[0].goal(to_numpy(weight), matching.damping)
             wide = from_raw(goal.astype("float64" if weight.dtype == np.float64 else "float32"), library_of(like).name)
-            params = find_params(net, wide, fit, view.fit, lambda: next(seeds), covariance)
+            params, _, history = find(net, wide, fit, view.fit, lambda: next(seeds), covariance)
             params = {core: do("astype", array, dtype_of(like)) for core, array in params.items()}
             made = net.materialize(params)
-            found[name] = params, replace(layer_report(name, net, like, made), **errors_of(pairs, made, weight))
+            about = layer_report(name, net, like, made, history=history)
+            found[name] = params, replace(about, **errors_of(pairs, made, weight))
         working.replace({name: Generated(net, params)})
     warn_about_missing(missing)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from ..base import Array, PathLike, Shape, kilobytes, write_atomically
 from ..network import Network
 from ..topologies import describe
 from .calibration import Calibration
+from .view import ModelView, at_rest, count
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,8 @@ class LayerReport:
     output_error, held_out_error : float, optional
         Relative root mean square error of the layer's outputs, without the bias, on the inputs of a `Calibration` and
         on its held-out inputs; None if these are unknown.
+    history : tuple of float
+        Errors of the fit, step by step; empty if the cores were read from a folder.
     """
 
     name: str
@@ -52,6 +56,7 @@ class LayerReport:
     bytes_after: int = 0
     output_error: float | None = None
     held_out_error: float | None = None
+    history: tuple[float, ...] = ()
 
     @property
     def bytes_running(self) -> int:
@@ -65,14 +70,20 @@ class LayerReport:
 
 
 def layer_report(
-    name: str, net: Network, before: Array, after: Array, calibration: Calibration | None = None
+    name: str,
+    net: Network,
+    before: Array,
+    after: Array,
+    calibration: Calibration | None = None,
+    history: Sequence[float] = (),
 ) -> LayerReport:
     """Compare the weight that a network generates for a layer with the weight before."""
     cost, error, itemsize = net.cost(), relative_error(after, before), to_raw(before).dtype.itemsize
     sizes, counts = (net.size, net.num_params), (cost.flops, cost.write, cost.peak)
     stored = net.size * itemsize, net.num_params * itemsize
     on_outputs = (None, None) if calibration is None else calibration.errors(name, after, before)
-    return LayerReport(name, net.shape, describe(net.topology), *sizes, error, *counts, *stored, *on_outputs)
+    numbers = (*sizes, error, *counts, *stored, *on_outputs)
+    return LayerReport(name, net.shape, describe(net.topology), *numbers, history=tuple(history))
 
 
 @dataclass(frozen=True)
@@ -166,6 +177,35 @@ class Report:
         table.add_section()
         table.add_row("sum", "", "", f"{self.params_before:,}", f"{self.params_after:,}", f"{self.ratio:.1f}")
         return table
+
+
+def report_on(before: ModelView, after: ModelView, calibration: Calibration | None = None) -> Report:
+    """Compare two models of one architecture, the second with generated weights.
+
+    Parameters
+    ----------
+    before, after : ModelView
+    calibration : Calibration, optional
+        Inputs of the weights of the first model.
+
+    Examples
+    --------
+    >>> import deeptn as dtn
+    >>> from torch import nn
+    >>> from deeptn_torch import compress
+    >>> from deeptn_torch.view import TorchModel
+    >>> model = nn.Sequential(nn.Linear(16, 8), nn.ReLU())
+    >>> small, report = compress(model, {"0": dtn.LowRank(rank=2)})
+    >>> report_on(TorchModel(model), TorchModel(small)).layers[0].error == report.layers[0].error
+    True
+    """
+    dense = {weight.name: weight for weight in before.weights() if weight.network is None}
+    layers: list[LayerReport] = []
+    for weight in after.weights():
+        if weight.network is not None and weight.name in dense:
+            pair = dense[weight.name].read(), weight.read()
+            layers.append(layer_report(weight.name, weight.network, *pair, calibration))
+    return Report(tuple(layers), count(before), count(after), at_rest(before), at_rest(after))
 
 
 _ON_OUTPUTS = "of outputs on the calibration data (and held out), "

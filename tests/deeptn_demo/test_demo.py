@@ -4,92 +4,93 @@ from __future__ import annotations
 
 import importlib
 import json
-import re
 from dataclasses import replace
 
 import pytest
 import torch
-from deeptn_demo import experiment
+from deeptn_demo import controls, workflow
 from deeptn_demo.data import Images, load_images
-from deeptn_demo.experiment import SETTINGS, ConvNet, Result, methods, run_seed, steps, summarize
-from deeptn_demo.page import takeaway
-from deeptn_demo.scores import accuracy, mean_loss
-from deeptn_torch import TNLinear, load_model
+from deeptn_demo.networks import ConvNet
+from deeptn_demo.scores import accuracy
+from deeptn_demo.workflow import CHOICES, RATES, SETTINGS, WALL, Result, Workflow, chosen
+from deeptn_torch import heal, load_model
 from deeptn_torch.train import train
 
 import deeptn as dtn
 from deeptn.cli import main
+from deeptn.models import at_rest, count, view_of
 from deeptn.recipe import Recipe
 
 from .test_data import tiny
 
 command = importlib.import_module("deeptn_demo.command")
+BRIEF = {"train": Recipe(epochs=2, batch=128), "heal": Recipe(epochs=2, batch=256, distill=0.5)}
 
 
 @pytest.fixture
 def short(monkeypatch):
-    """Shorten the small setting: two epochs of training, one of healing, one number of layers."""
-    setting = replace(
-        SETTINGS["small"], train=Recipe(epochs=2, batch=128), heal=Recipe(epochs=1, batch=256), layers=(1,)
-    )
-    monkeypatch.setitem(experiment.SETTINGS, "small", setting)
-    return setting
+    """Shorten the small setting: two epochs of training and of healing, and two families."""
+    monkeypatch.setitem(workflow.SETTINGS, "small", replace(SETTINGS["small"], **BRIEF))
+    few = {label: CHOICES[label] for label in ("low rank", "TT-matrix")}
+    monkeypatch.setattr(workflow, "CHOICES", few)
+    return workflow.SETTINGS["small"]
 
 
 def test_the_demo_writes_what_it_says(short, tmp_path, capsys):
     out = tmp_path / "demo"
     assert main(["demo", "--out", str(out), "--seeds", "2"]) == 0
     printed = capsys.readouterr().out
-    for word in ("dense, trained further", "fixed random", "BrickWall M=1", "Tucker", "Tree", "LowRank"):
+    for word in (
+        "dense",
+        "low rank",
+        "TT-matrix",
+        "brick wall",
+        "narrower dense",
+        "fixed random",
+        "pruned",
+        "int8 alone",
+    ):
         assert word in printed, word
-    assert {path.name for path in out.iterdir()} == {
-        "report.html",
-        "results.json",
-        "model.safetensors",
-        "compression.json",
-        "demo.log",
-    }
+    written = {"report.html", "results.json", "model.safetensors", "compression.json", "demo.log"}
+    assert {path.name for path in out.iterdir()} - {"plan.yaml"} == written
     numbers = json.loads((out / "results.json").read_text())
-    rows = {(row["label"], row["budget"]): row for row in numbers["summary"]}
-    wall = rows["BrickWall M=1", 264]
-    assert (wall["params"], wall["seeds"], wall["start"]) == (264, 2, "random")
-    assert wall["after_sd"] is not None
-    assert rows["LowRank", 264]["params"] is None
-    assert "580 parameters in total, more than 264" in rows["LowRank", 264]["missing"]
-    assert all(
-        row["params"] is None or row["budget"] is None or row["params"] <= row["budget"]
-        for row in rows.values()
-        if row["family"] != "narrower dense"
-    )
+    first, second = numbers["results"]
+    assert [row["label"] for row in first] == [row["label"] for row in second]
+    assert all(row["after"] is not None for row in (*first, *second))
+    assert all(row["rate"] in RATES for row in first if row["label"] != "int8 alone")
+    rows = {row["label"]: row for row in first}
+    limit = int(0.05 * rows["dense"]["params"])
+    for label in ("low rank", "TT-matrix", WALL, "narrower dense"):
+        assert rows[label]["params"] <= limit, label
+    for label in ("pruned, with its indices", "narrower dense in int8"):
+        assert 0.8 * 4 * limit < rows[label]["bytes"] <= 4 * limit, label
+    assert rows["int8 alone"]["bytes"] < rows["dense"]["bytes"] / 3
     assert numbers["environment"]["versions"]["torch"]
     page = (out / "report.html").read_text()
-    assert not re.search(r'(src|href)="(?!data:)', page)
-    assert page.count("<tr") == 1 + len(rows)
-    assert numbers["takeaway"] in page
-    assert len((out / "demo.log").read_text().splitlines()) == len(numbers["results"])
-    assert page.count("data:image/svg+xml;base64,") == 3
+    assert page.count('role="rowheader"') >= len(rows)
+    assert numbers["takeaway"][0] in page
+    assert len((out / "demo.log").read_text().splitlines()) == len(first) + len(second)
 
     model = load_model(ConvNet("small"), out / "model.safetensors")
     data = load_images()
-    best = min((r for r in numbers["results"] if r["start"]), key=lambda r: r["train_loss"])
+    best = rows[numbers["chosen"]]
+    assert best["validation"] == max(rows[label]["validation"] for label in ("low rank", "TT-matrix", WALL))
     assert accuracy(model, data.test_x, data.test_y) == pytest.approx(best["after"])
-    assert mean_loss(model, data.train_x, data.train_y) == pytest.approx(best["train_loss"], rel=1e-4)
-    compression = json.loads((out / "compression.json").read_text())
-    assert compression["params_after"] == best["params"]
+    assert json.loads((out / "compression.json").read_text())["model_after"] == best["params"]
 
 
 def test_lenet5_on_a_local_folder(tmp_path, monkeypatch, capsys):
     tiny(tmp_path)
     brief = Recipe(epochs=1, batch=4)
-    monkeypatch.setitem(
-        experiment.SETTINGS, "lenet5", replace(SETTINGS["lenet5"], train=brief, heal=brief, layers=(1,))
-    )
+    monkeypatch.setitem(workflow.SETTINGS, "lenet5", replace(SETTINGS["lenet5"], train=brief, heal=brief))
+    monkeypatch.setattr(workflow, "CHOICES", {"low rank": ("LowRank",)})
+    monkeypatch.setattr(workflow, "VALIDATION", 3)
     out = tmp_path / "out"
     arguments = ["demo", "--data", "fashion-mnist", "--data-dir", str(tmp_path), "--model", "lenet5", "--out", str(out)]
     assert main(arguments) == 0
-    printed = " ".join(capsys.readouterr().out.split())
-    assert "lenet5 on fashion-mnist: 58,080 weights in fc1 (120 × 400) and fc2 (84 × 120) compressed" in printed
-    assert "6 training and 3 test images" in (out / "report.html").read_text()
+    page = (out / "report.html").read_text()
+    assert "lenet5 on fashion-mnist, compressed to 5% of its parameters" in page
+    assert "4 training, 2 validation and 3 test images" in page
 
 
 WRONG = {
@@ -138,102 +139,116 @@ def test_a_command_whose_package_is_missing(monkeypatch, capsys):
     assert "needs an optional package" in capsys.readouterr().err
 
 
-def test_lenet5_rows_are_at_most_as_large_as_brickwall():
-    rows = methods(SETTINGS["lenet5"])
-    walls = [row.params for row in rows if row.family == "BrickWall"]
-    assert walls == [268, 716, 1612, 2956]
-    for row in rows:
-        assert row.params is None or row.budget is None or row.params <= row.budget
-        assert (row.params is None) == (row.missing is not None or "dense" in row.family or "random" in row.family)
+@pytest.fixture(scope="module")
+def flow():
+    setting = replace(SETTINGS["small"], **BRIEF)
+    return Workflow(setting, load_images(), 0)
 
 
-def test_the_narrower_network_is_as_large_as_the_budget_allows():
-    setting = SETTINGS["lenet5"]
-    dense = sum(p.numel() for p in ConvNet("lenet5").parameters())
-    rows = [row for row in methods(setting) if row.family == "narrower dense"]
-    assert len(rows) == len(setting.layers)
-    for row in rows:
-        assert row.hidden is not None
-        assert row.budget is not None
-        first, second = row.hidden
-        total = dense - 58_080 + row.budget
-        sizes = [sum(p.numel() for p in ConvNet("lenet5", h).parameters()) for h in (row.hidden, (first, second + 1))]
-        assert sizes[0] <= total < sizes[1]
+def test_rows_are_the_same_for_the_same_seed(flow):
+    again = Workflow(flow.setting, flow.data, 0)
+    for one, two in zip(flow.dense.parameters(), again.dense.parameters()):
+        assert torch.equal(one, two)
+    first, second = flow._planned("TT-matrix"), again._planned("TT-matrix")
+    assert (first.before, first.after, first.validation) == (second.before, second.after, second.validation)
+    assert first.params == count(view_of(first.model))
+    assert first.bytes == at_rest(view_of(first.model))
 
 
-def test_steps_counts_all_runs(short):
-    data = load_images()
-    taken = []
-
-    class Count:
-        def begin(self, what, steps):
-            pass
-
-        def step(self):
-            taken.append(1)
-
-    run_seed(short, data, 0, Count())
-    assert len(taken) == steps(short, len(data.train_x))
+def test_validation_rows_are_not_trained_on(flow):
+    rows = {image.numpy().tobytes() for image in flow.rows[0]}
+    held = [image.numpy().tobytes() for image in flow.validation[0]]
+    assert len(held) == 143
+    assert len(flow.rows[0]) == 1438 - 143
+    assert sum(image in rows for image in held) <= 2  # the digits have a few equal images
 
 
-def test_the_takeaway_says_when_a_control_wins():
-    def row(family, after, budget=None):
-        return {"family": family, "label": family, "after": after, "budget": budget, "ratio": 26.0, "seeds": 1}
-
-    rows = [row("dense", 98.0), row("fixed random", 95.0), row("narrower dense", 96.0, 100), row("Tree", 97.0, 100)]
-    words = takeaway(rows, rows[-1])
-    assert "Tree classifies 97.0 % of the test images correctly with 26 times fewer parameters" in words
-    assert "Controls: narrower dense 96.0 %, fixed random 95.0 %." in words
-    assert "not worth" not in words
-    assert "one seed" in words
-    assert "at this size" not in words
-    assert " TTMatrix reaches 97.2 % at this size." in takeaway([*rows, row("TTMatrix", 97.2, 100)], rows[-1])
-    rows[2]["after"] = 97.5
-    assert "not worth their parameters: narrower dense is at least as good" in takeaway(rows, rows[-1])
+def test_the_dense_network_stays_as_it_is(flow):
+    before = [parameter.clone() for parameter in flow.dense.parameters()]
+    for label, compute in flow.rows_of():
+        if label in ("dense", "low rank", "fixed random", "pruned, with its indices", "int8 alone"):
+            compute()
+    assert all(torch.equal(one, two) for one, two in zip(before, flow.dense.parameters()))
 
 
-def test_paired_seeds_and_controls(short):
-    data = load_images()
-    kept = []
-    rows = [run_seed(short, data, 3, keep=lambda r, m, p: kept.append((r, m)), skip=lambda m, s: m.family not in
-            ("dense", "fixed random")) for _ in range(2)]  # fmt: skip
-    for first, second in zip(*rows):
-        assert (first.before, first.after, first.train_loss) == (second.before, second.after, second.train_loss)
-    random_model = next(m for r, m in kept if r.family == "fixed random")
-    assert not random_model.fc1.weight.requires_grad
-    assert random_model.fc3.weight.requires_grad
-    dense = next(r for r, _ in kept if r.family == "dense")
-    assert (dense.params, dense.ratio) == (40_800, 1.0)
+@pytest.mark.parametrize("kind", ["small", "lenet5"])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.5])
+def test_the_narrower_network_is_as_wide_as_the_limit_allows(kind, share):
+    size = lambda model: sum(p.numel() for p in model.parameters())
+    limit = int(share * size(ConvNet(kind)))
+    model = controls.narrower(kind, limit, size)
+    assert 0.8 * limit < size(model) <= limit
+    x = torch.ones(1, 1, *(2 * [8 if kind == "small" else 28]))
+    assert model(x).shape == (1, 10)
 
 
-def test_summary_takes_the_start_with_the_lower_training_loss():
-    def row(start, loss, after, seed):
-        return Result("Tree", "Tree rank 2", 100, seed, 90, start=start, train_loss=loss, before=1.0, after=after)
+def test_the_narrowest_network():
+    model = controls.narrower("small", 10, lambda model: sum(p.numel() for p in model.parameters()))
+    assert len(model.fc1.weight) == len(model.conv1.weight) == 1
 
-    rows = [
-        row("weight", 0.5, 70.0, 0),
-        row("random", 0.4, 60.0, 0),
-        row("weight", 0.7, 80.0, 1),
-        row("random", 0.3, 64.0, 1),
-    ]
-    (summary,) = summarize(rows)
-    assert (summary["start"], summary["after"], summary["after_other"]) == ("random", 62.0, 75.0)
-    assert summary["after_sd"] == pytest.approx(2.8284, rel=1e-4)
+
+def test_a_pruned_network_stays_pruned(flow):
+    limit = 10_000
+    model = controls.pruned(flow.dense, limit)
+    assert 0.98 * limit < controls.pruned_bytes(model) <= limit
+    left = torch.cat([part.weight.detach().flatten() for part in (model.conv1, model.fc1)])
+    dropped = torch.cat([getattr(flow.dense, name).weight.detach().flatten() for name in ("conv1", "fc1")])[left == 0]
+    assert left[left != 0].abs().min() >= dropped.abs().max()
+    before = {name: mask.clone() for name, mask in model.named_buffers()}
+    heal(model, flow.dense, flow.rows, flow.setting.heal)
+    for name, mask in model.named_buffers():
+        assert torch.equal(mask, before[name])
+        part = model.get_submodule(name.rpartition(".")[0])
+        assert (part.weight[mask == 0] == 0).all()
+        assert int((part.weight != 0).sum()) == int(mask.sum())
+
+
+def test_int8_has_as_many_values_as_it_counts(flow):
+    model = controls.as_int8(flow.dense)
+    for one, two in zip(flow.dense.parameters(), model.parameters()):
+        if one.ndim > 1:
+            step = one.abs().max() / 127
+            assert len(two.unique()) <= 255
+            assert (one - two).abs().max() <= 0.5001 * step
+        else:
+            assert torch.equal(one, two)
+    weights = [p.numel() for p in model.parameters() if p.ndim > 1]
+    biases = sum(p.numel() for p in model.parameters() if p.ndim < 2)
+    assert controls.int8_bytes(model) == sum(weights) + 4 * len(weights) + 4 * biases
+
+
+def test_fixed_random_weights(flow):
+    model = controls.fixed_random(flow.dense, ["fc1"])
+    assert not model.fc1.weight.requires_grad
+    assert model.fc3.weight.requires_grad
+    before, after = (float(one.fc1.weight.detach().square().mean()) for one in (flow.dense, model))
+    assert after == pytest.approx(before, rel=0.05)
+    assert not torch.equal(model.fc1.weight, flow.dense.fc1.weight)
+
+
+def test_the_choice_is_by_validation():
+    def made(label, validation, after, report=True):
+        return Result(label, "family", validation=validation, after=after, report=object() if report else None)
+
+    rows = [made("a", 90.0, 95.0), made("b", 91.0, 89.0), made("control", 99.0, 99.0, report=False)]
+    assert chosen(rows).label == "b"
+    with pytest.raises(dtn.PlanError, match="allow more parameters"):
+        chosen(rows[2:])
+
+
+def test_a_family_without_small_networks(flow):
+    setting, limit = flow.setting, flow.limit
+    flow.limit = 300
+    try:
+        for result in (flow._planned("Tucker"), flow._wall()):
+            assert result.after is None
+            assert result.note
+    finally:
+        flow.limit = limit
+    assert flow.setting is setting
 
 
 def test_training_that_diverges_is_reported():
     x, y = torch.full((8, 1, 8, 8), torch.inf), torch.zeros(8, dtype=torch.int64)
     with pytest.raises(dtn.DeepTNError, match="lower the learning rate"):
         train(ConvNet("small"), Images("x", x, y, x, y), Recipe(epochs=1), seed=0)
-
-
-def test_the_time_to_decode_is_the_best_of_the_repeats(monkeypatch):
-    model = torch.nn.Sequential(TNLinear(8, 4), torch.nn.ReLU(), TNLinear(4, 2))
-    ticks = iter([0.0, 0.5, 1.0, 1.003, 2.0, 2.004])  # of three repeats
-    decoded = []
-    monkeypatch.setattr(experiment.time, "perf_counter", lambda: next(ticks))
-    monkeypatch.setattr(dtn.Network, "materialize", lambda net, params: decoded.append(net.shape))
-    assert experiment._decode_ms(model, repeats=3) == pytest.approx(3.0)
-    assert decoded == [(4, 8), (2, 4)] * 3
-    assert next(ticks, None) is None
-    assert experiment._decode_ms(torch.nn.Linear(2, 2)) is None

@@ -185,5 +185,5 @@ def test_the_wheel_holds_what_it_should(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     packages = {name.partition("/")[0] for name in names if "dist-info" not in name}
     assert packages == {"deeptn", "deeptn_torch", "deeptn_jax", "deeptn_demo"}
-    assert "deeptn_demo/report.html.j2" in names
+    assert "deeptn/report/page.html.j2" in names
     assert any(name.endswith("licenses/LICENSE") for name in names)

@@ -3,7 +3,7 @@
 from flax import nnx
 
 from ..models import calibrate, compress, fold, load_model, save_model
-from ..search import search_by_drop
+from ..search import score, search_by_drop
 from ..view import VIEWS
 from .graph import parts
 from .grouped import Grouped, group, ungroup
@@ -27,6 +27,7 @@ __all__ = [
     "load_model",
     "register_layer",
     "save_model",
+    "score",
     "search_by_drop",
     "train",
     "ungroup",

@@ -1,4 +1,4 @@
-"""The experiment behind ``deeptn demo`` and ``benchmarks/lenet5.py``."""
+"""The experiment of ``lenet5.py``: both hidden linear layers of a network, compressed by every family at equal size."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import torch
+from deeptn_demo.data import Images
+from deeptn_demo.networks import ConvNet
+from deeptn_demo.scores import accuracy, mean_loss
 from deeptn_torch.layers import TNLayer
 from deeptn_torch.models import compress
 from deeptn_torch.train import train
@@ -20,9 +23,6 @@ from deeptn.errors import SpecError
 from deeptn.network import Network, network
 from deeptn.recipe import Recipe
 from deeptn.topologies import BrickWall, topology
-
-from .data import Images
-from .scores import accuracy, mean_loss
 
 #: Families to compare with BrickWall, each at its largest size with no more parameters in total than BrickWall.
 RIVALS = ("TensorTrain", "TTMatrix", "Tucker", "LowRank", "Tree")
@@ -59,32 +59,6 @@ SETTINGS = {
     "small": Setting("small", Recipe(epochs=20, batch=64), Recipe(epochs=15, batch=64), (1, 2, 4)),
     "lenet5": Setting("lenet5", Recipe(epochs=6), Recipe(epochs=5), (1, 2, 4, 7)),
 }
-
-
-class ConvNet(nn.Module):
-    """Two convolutions and three linear layers; the last one is the classifier.
-
-    ``"lenet5"`` (28 x 28): conv 1→6 (5x5, padding 2), pool, conv 6→16 (5x5), pool, 400→120→84→10.
-    ``"small"`` (8 x 8): conv 1→8 (3x3), conv 8→16 (3x3), pool, 256→120→84→10.
-    `hidden` replaces the sizes 120 and 84.
-    """
-
-    def __init__(self, kind: str, hidden: tuple[int, int] = (120, 84)):
-        super().__init__()
-        if kind == "lenet5":
-            self.conv1, self.conv2 = nn.Conv2d(1, 6, 5, padding=2), nn.Conv2d(6, 16, 5)
-            self.pool1, features = nn.MaxPool2d(2), 400
-        else:
-            self.conv1, self.conv2 = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 16, 3, padding=1)
-            self.pool1, features = nn.Identity(), 256
-        self.pool2 = nn.MaxPool2d(2)
-        first, second = hidden
-        self.fc1, self.fc2, self.fc3 = nn.Linear(features, first), nn.Linear(first, second), nn.Linear(second, 10)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = self.pool1(torch.relu(self.conv1(x)))
-        x = self.pool2(torch.relu(self.conv2(x))).flatten(1)
-        return self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(x)))))
 
 
 @dataclass(frozen=True)

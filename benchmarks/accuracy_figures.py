@@ -1,17 +1,11 @@
-"""Make the report page, a single self-contained HTML file."""
+"""The table and the figure of the results of ``lenet5.py``."""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from deeptn.analysis import draw
 from deeptn.base import optional
-from deeptn.network import Network
-from deeptn.topologies import describe
 
 #: Color and marker of each family, the same in every figure.
 STYLES = {
@@ -84,82 +78,3 @@ def accuracy_figure(summary: Sequence[dict[str, Any]], title: str) -> Any:
     ax.grid(True, which="both", alpha=0.25)
     ax.legend(fontsize=8, loc="lower right", ncols=2)
     return figure
-
-
-def takeaway(summary: Sequence[dict[str, Any]], best: dict[str, Any]) -> str:
-    """Say in two or three sentences what the table shows for one row, in comparison with its controls."""
-    after = {row["family"]: row["after"] for row in summary if row["family"] in CONTROLS}
-    after |= {
-        row["family"]: row["after"] for row in summary if (row["family"], row["budget"]) == (NARROW, best["budget"])
-    }
-    text = (
-        f"{best['label']} classifies {best['after']:.1f} % of the test images correctly with {best['ratio']:.0f} times "
-        f"fewer parameters in the compressed layers; the dense network reaches {after.pop('dense'):.1f} %."
-    )
-    controls = sorted(after.items(), key=lambda item: -item[1])
-    text += " Controls: " + ", ".join(f"{name} {value:.1f} %" for name, value in controls) + "."
-    same = [
-        row
-        for row in summary
-        if row["budget"] == best["budget"] and row["family"] != NARROW and row["after"] is not None
-    ]
-    top = max(same, key=lambda row: row["after"])
-    if top["after"] > best["after"]:
-        text += f" {top['label']} reaches {top['after']:.1f} % at this size."
-    name, value = controls[0]
-    if value >= best["after"]:
-        text += f" So here the generated layers are not worth their parameters: {name} is at least as good."
-    if best["seeds"] == 1:
-        text += " This is one seed; differences of a point or less mean little."
-    return text
-
-
-def inline(figure: Any) -> str:
-    """Return a figure as an SVG data URL."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="svg", transparent=True)
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def render(
-    title: str,
-    takeaway: str,
-    summary: Sequence[dict[str, Any]],
-    best: dict[str, Any],
-    nets: dict[str, Network],
-    facts: dict[str, str],
-) -> str:
-    """Render the report page.
-
-    Parameters
-    ----------
-    title, takeaway : str
-    summary : sequence of dict
-        As returned by `deeptn_demo.experiment.summarize`.
-    best : dict
-        The row whose model was saved.
-    nets : dict of str to Network
-        Networks of that model, to draw.
-    facts : dict of str to str
-        What was run, and where.
-
-    Returns
-    -------
-    str
-        HTML without external references.
-    """
-    jinja2 = optional("jinja2", "demo")
-    environment = jinja2.Environment(
-        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    template = environment.from_string(Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8"))
-    return template.render(
-        title=title,
-        takeaway=takeaway,
-        headings=HEADINGS,
-        rows=[(row["family"] in {*CONTROLS, NARROW}, row is best, cells(row)) for row in summary],
-        best=best,
-        plot=inline(accuracy_figure(summary, title)),
-        drawings=[(name, describe(net.topology), inline(draw(net))) for name, net in nets.items()],
-        facts=facts,
-    )
