@@ -22,6 +22,7 @@ PACKAGES = (
     "deeptn.files",
     "deeptn.models",
     "deeptn.planning",
+    "deeptn.report",
     "deeptn.testing",
     "deeptn_torch",
     "deeptn_jax",

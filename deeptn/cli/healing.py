@@ -17,6 +17,7 @@ from ..errors import FormatError, PlanError, near_match
 from ..files import load_checkpoint
 from ..models import History, Report, Workers, from_stored, library_of_model, report_on, view_of
 from ..planning import Plan, Search
+from ..planning.drop import checked_score
 from ..planning.texts import from_yaml
 from ..recipe import HEALING, Recipe
 from ..report import Row, write_report
@@ -75,7 +76,8 @@ def function_of(text: str, option: str) -> Callable[..., Any]:
         raise PlanError(f"{option} {text!r:.60}: {error}; run deeptn where Python finds {package!r}") from error
     for part in name.split("."):
         if not hasattr(found, part):
-            raise PlanError(f"{option} {text!r:.60}: no {part!r} there; {near_match(part, dir(found))}")
+            known = [known for known in dir(found) if not known.startswith("_")]
+            raise PlanError(f"{option} {text!r:.60}: no {part!r} there; {near_match(part, known)}")
         found = getattr(found, part)
     if not callable(found):
         raise PlanError(f"{option} {text!r:.60} is a {type(found).__name__}; expected a function")
@@ -94,6 +96,8 @@ def recipe_of(text: str) -> Recipe:
         return HEALING
     try:
         data: Any = from_yaml(Path(text).read_text(encoding="utf-8"), f"the recipe {text!r}")
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no file {text!r} with a recipe; 'default' needs none") from None
     except UnicodeDecodeError as error:
         raise FormatError(f"{text!r} is not a text file: {error}") from error
     known = [field.name for field in fields(Recipe)]
@@ -116,7 +120,7 @@ class Outcome:
     Attributes
     ----------
     before, after : object
-        The models; views of files where there is no code.
+        The models; without code, views of files.
     report : Report
     plan : Plan, optional
     search : Search, optional
@@ -205,6 +209,10 @@ def compress_with_code(
         healed = library.heal(small, teacher, data, recipe, options.seed, validation=validation, checkpoint=checkpoint)
         return healed if isinstance(healed, tuple) else (small, healed)
 
+    def score(model: Any) -> float:
+        assert evaluate is not None
+        return checked_score(library.score(model, evaluate))
+
     if drop is not None:
         folder = None if workers.folder is None else Path(workers.folder) / SEARCH
         given = evaluate, None if recipe is None else heal
@@ -221,13 +229,13 @@ def compress_with_code(
     given = {} if calibration is None else {"calibration": calibration}
     small, found.report = library.compress(model, found.plan, workers=workers, **given)
     if evaluate is not None:
-        found.scores = {"before": library.score(model, evaluate), "compressed": library.score(small, evaluate)}
+        found.scores = {"before": score(model), "compressed": score(small)}
     if recipe is not None:
         checkpoint = None if workers.folder is None else Path(workers.folder) / CHECKPOINT
         small, found.history = heal(small, model, checkpoint)
         if evaluate is not None:
             assert found.scores is not None
-            found.scores["healed"] = library.score(small, evaluate)
+            found.scores["healed"] = score(small)
     found.after = small
     return found
 

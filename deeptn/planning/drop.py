@@ -202,6 +202,19 @@ def next_share(trials: list[Trial]) -> float | None:
     return None if fine / bad < CLOSE else math.sqrt(fine * bad)
 
 
+def checked_score(score: Any) -> float:
+    """Return what `evaluate` returned as a float; raise `SpecError` if it is not a finite number.
+
+    Examples
+    --------
+    >>> checked_score(3)
+    3.0
+    """
+    if isinstance(score, bool) or not hasattr(score, "__float__") or not math.isfinite(float(score)):
+        raise SpecError(f"evaluate must return a finite number, higher is better; got {score!r:.60}")
+    return float(score)
+
+
 class _Run:
     """The trials so far, in memory and in the folder."""
 
@@ -267,10 +280,7 @@ class _Run:
         return fine[min(fine)] if fine else None
 
     def _score(self, model: Any) -> float:
-        score = self.evaluate(model)
-        if isinstance(score, bool) or not hasattr(score, "__float__") or not math.isfinite(float(score)):
-            raise SpecError(f"evaluate must return a finite number, higher is better; got {score!r:.60}")
-        return float(score)
+        return checked_score(self.evaluate(model))
 
     def _about(self) -> dict[str, Any]:
         options = {name: repr(value) for name, value in sorted(self.options.items()) if name != "workers"}

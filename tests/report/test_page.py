@@ -180,8 +180,8 @@ REPORT = Report((), 1000, 100, 4000, 400)
 def test_the_takeaway_compares_with_what_is_as_small():
     words = takeaway(REPORT, [DENSE, CHOSEN, WORSE, LARGE], "accuracy")
     assert words == [
-        "With 10.0 % of the parameters, the accuracy is 95, after 96 before compression; the best control of that size, "
-        "narrower, reaches 93."
+        "With 10.0 % of the parameters, the accuracy is 95, after 96 before compression; the best control of that "
+        "size, narrower, reaches 93."
     ]
 
 
