@@ -135,7 +135,7 @@ class Workflow:
         self.rows = data.train_x[rest], data.train_y[rest]
         self.validation = data.train_x[held], data.train_y[held]
         started = time.perf_counter()
-        self.dense: nn.Module = self._trained(ConvNet(setting.kind))
+        self.dense: Any = self._trained(ConvNet(setting.kind))
         self.seconds = time.perf_counter() - started
         self.calibration = calibrate(self.dense, self.rows[0], self.validation[0])
         self.limit = int(setting.share * count(view_of(self.dense)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -189,7 +190,7 @@ def test_the_narrowest_network():
 
 def test_a_pruned_network_stays_pruned(flow):
     limit = 10_000
-    model = controls.pruned(flow.dense, limit)
+    model: Any = controls.pruned(flow.dense, limit)
     assert 0.98 * limit < controls.pruned_bytes(model) <= limit
     left = torch.cat([part.weight.detach().flatten() for part in (model.conv1, model.fc1)])
     dropped = torch.cat([getattr(flow.dense, name).weight.detach().flatten() for name in ("conv1", "fc1")])[left == 0]
@@ -198,7 +199,7 @@ def test_a_pruned_network_stays_pruned(flow):
     heal(model, flow.dense, flow.rows, flow.setting.heal)
     for name, mask in model.named_buffers():
         assert torch.equal(mask, before[name])
-        part = model.get_submodule(name.rpartition(".")[0])
+        part: Any = model.get_submodule(name.rpartition(".")[0])
         assert (part.weight[mask == 0] == 0).all()
         assert int((part.weight != 0).sum()) == int(mask.sum())
 
@@ -218,7 +219,7 @@ def test_int8_has_as_many_values_as_it_counts(flow):
 
 
 def test_fixed_random_weights(flow):
-    model = controls.fixed_random(flow.dense, ["fc1"])
+    model: Any = controls.fixed_random(flow.dense, ["fc1"])
     assert not model.fc1.weight.requires_grad
     assert model.fc3.weight.requires_grad
     before, after = (float(one.fc1.weight.detach().square().mean()) for one in (flow.dense, model))
@@ -228,7 +229,8 @@ def test_fixed_random_weights(flow):
 
 def test_the_choice_is_by_validation():
     def made(label, validation, after, report=True):
-        return Result(label, "family", validation=validation, after=after, report=object() if report else None)
+        something: Any = object() if report else None
+        return Result(label, "family", validation=validation, after=after, report=something)
 
     rows = [made("a", 90.0, 95.0), made("b", 91.0, 89.0), made("control", 99.0, 99.0, report=False)]
     assert chosen(rows).label == "b"
