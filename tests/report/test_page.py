@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from html.parser import HTMLParser
-from typing import cast
+from typing import Any, cast
 
 import equinox as eqx
 import jax
@@ -209,7 +209,7 @@ WRONG = {
         "1 and 3 scores; expected the same seeds",
     ),
     "chosen": (lambda path: write_report(path / "p.html", REPORT, rows=[CHOSEN, CHOSEN]), "several rows have the role"),
-    "role": (lambda path: Row(label="x", role=cast("Any", "other")), "expected one of dense, chosen, family, control"),
+    "role": (lambda path: Row(label="x", role=cast(Any, "other")), "expected one of dense, chosen, family, control"),
     "nan": (lambda path: Row(label="x", scores=(float("nan"),)), "not all finite"),
 }
 
