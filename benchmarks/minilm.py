@@ -12,6 +12,7 @@ Every finished row is appended to a log, so an interrupted run continues where i
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import resource
 import time
@@ -52,8 +53,7 @@ def embedded(model: torch.nn.Module, data: Iterable[dict[str, torch.Tensor]]) ->
 
 def scores(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     """Return the mean cosine of embeddings, and the rank correlation of the similarities of pairs."""
-    from scipy.stats import spearmanr
-
+    spearmanr: Any = importlib.import_module("scipy.stats").spearmanr
     first, second = np.random.default_rng(SEED).integers(len(before), size=(2, PAIRS))
     kept = first != second
     similar = [(rows[first[kept]] * rows[second[kept]]).sum(1) for rows in (before, after)]
@@ -61,7 +61,7 @@ def scores(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     return {
         "cosine": float(cosines.mean()),
         "cosine_5_percent": float(np.quantile(cosines, 0.05)),
-        "rank_correlation": float(spearmanr(*similar)[0]),
+        "rank_correlation": float(spearmanr(*similar).statistic),
     }
 
 
