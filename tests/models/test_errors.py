@@ -68,7 +68,7 @@ def test_an_error_of_another_package(monkeypatch):
     def fail(*arguments: Any, **named: Any) -> None:
         raise RuntimeError("SVD did not converge")
 
-    monkeypatch.setattr(importlib.import_module("deeptn.models.compress"), "find_params", fail)
+    monkeypatch.setattr(importlib.import_module("deeptn.models.compress"), "find", fail)
     with pytest.raises(RuntimeError, match="SVD did not converge") as caught:
         deeptn_torch.compress(torch_layers(2), RULES)
     assert caught.value.__notes__ == ["in layer 'block0'"]
