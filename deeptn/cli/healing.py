@@ -140,29 +140,13 @@ class Outcome:
     def write(self, path: Path, name: str) -> None:
         """Write the page."""
         assert self.report is not None
-        scores, rows = self.scores or {}, []
+        scores, report, rows = self.scores or {}, self.report, list[Row]()
         if "before" in scores:
-            report = self.report
-            rows.append(
-                Row(
-                    label="before compression",
-                    role="dense",
-                    params=report.model_before,
-                    bytes=report.bytes_before,
-                    scores=(scores["before"],),
-                )
-            )
+            was = {"params": report.model_before, "bytes": report.bytes_before, "scores": (scores["before"],)}
+            rows.append(Row(label="before compression", role="dense", **was))
             end = scores.get("healed", scores["compressed"])
-            rows.append(
-                Row(
-                    label="compressed",
-                    role="chosen",
-                    params=report.model_after,
-                    bytes=report.bytes_after,
-                    scores=(end,),
-                    before=(scores["compressed"],),
-                )
-            )
+            now = {"params": report.model_after, "bytes": report.bytes_after, "scores": (end,)}
+            rows.append(Row(label="compressed", role="chosen", before=(scores["compressed"],), **now))
         write_report(
             path,
             self.report,
