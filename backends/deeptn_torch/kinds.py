@@ -17,7 +17,7 @@ KINDS: dict[type | str, Kind] = {
     made.dense: Kind(made.kind, made.like, made.dense) for made in (TNLinear, TNEmbedding, *CONVOLUTIONS)
 }
 KINDS[nn.EmbeddingBag] = Kind("embedding")
-KINDS["transformers.pytorch_utils.Conv1D"] = Kind("linear", axes=(1, 0))
+KINDS["transformers.pytorch_utils.Conv1D"] = Kind("linear", axes=(1, 0), affine=True)
 #: The kind of a single weight in a module that has several.
 SINGLE = Kind(TNWeight.kind)
 

@@ -88,7 +88,8 @@ class TorchModel:
                 if user is not module or name != what:
                     refused = tied(what, path)
         shape = tuple(weight.shape)
-        return Weight(names, kind.name(shape), shape, _dtype(weight), lambda: weight, own, bias, None, refused)
+        affine = bias and (kind.affine or kind.base is not None)
+        return Weight(names, kind.name(shape), shape, _dtype(weight), lambda: weight, own, bias, None, refused, affine)
 
     def _slots(self) -> dict[str, tuple[str, Any, bool]]:
         """Map names of entries to names in the ``state_dict``, tensors, and whether the tensors are constrained."""

@@ -214,7 +214,7 @@ class _Fitter:
         self.dtype = np.result_type(weight, np.float64)
         self.goal = net.layout.to_legs(np.asarray(weight, self.dtype))
         self.metric = metric
-        self.norm = norm_of(weight) if metric is None else metric.norm(self.goal)
+        self.norm = norm_of(weight) if metric is None else metric.norm(self.goal) or norm_of(weight)
         self.padding = None
         if net.layout.is_padded:
             self.padding = ~net.layout.to_legs(np.ones(weight.shape, bool))

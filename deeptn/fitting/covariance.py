@@ -54,6 +54,7 @@ class Covariance:
         self.axis: Literal[0, 1] = axis
         self.count = 0
         self._sum = np.zeros(size if diagonal else (size, size))
+        self._total = np.zeros(size)
 
     def add(self, inputs: Array) -> None:
         """Add inputs: an array of shape (…, size) of NumPy, PyTorch or JAX.
@@ -69,6 +70,7 @@ class Covariance:
         if not np.isfinite(rows).all():
             raise SpecError("inputs have entries that are not finite (nan or inf)")
         self._sum += (rows**2).sum(axis=0) if self.diagonal else rows.T @ rows
+        self._total += rows.sum(axis=0)
         self.count += len(rows)
 
     def add_indices(self, indices: Array) -> None:
@@ -88,19 +90,54 @@ class Covariance:
             raise SpecError(f"indices must be from {-self.size} to {self.size - 1}, got {places.min()}…{places.max()}")
         counts = np.bincount(places.ravel() % self.size, minlength=self.size)
         self._sum += counts if self.diagonal else np.diag(counts)
+        self._total += counts
         self.count += places.size
 
     @property
     def moments(self) -> np.ndarray:
         """C, of shape (size, size), or its diagonal, of shape (size,); raises `SpecError` before the first input."""
+        return self._sum / self._counted()
+
+    @property
+    def mean(self) -> np.ndarray:
+        """Mean of the inputs, of shape (size,); raises `SpecError` before the first input."""
+        return self._total / self._counted()
+
+    def _counted(self) -> int:
         if not self.count:
             raise SpecError("no inputs have been added; call add(inputs) first")
-        return self._sum / self.count
+        return self.count
 
     @property
     def matrix(self) -> np.ndarray:
         """C, of shape (size, size)."""
         return np.diag(self.moments) if self.diagonal else self.moments
+
+    def about(self, center: np.ndarray) -> Covariance:
+        """Return the second moments of ``x - center``; about the mean, C is the covariance in the strict sense.
+
+        A layer with a bias needs no more than that: ``bias + (W - W') center`` makes up for the rest.
+
+        Examples
+        --------
+        >>> covariance = Covariance(2)
+        >>> covariance.add(np.array([[1.0, 4.0], [3.0, 4.0]]))
+        >>> covariance.about(covariance.mean).matrix.tolist()
+        [[1.0, 0.0], [0.0, 0.0]]
+        """
+        found = self._like()
+        if self.diagonal:
+            found._sum = self._sum - 2 * self._total * center + self.count * center**2
+        else:
+            both = np.outer(self._total, center)
+            found._sum = self._sum - both - both.T + self.count * np.outer(center, center)
+        found._total = self._total - self.count * center
+        return found
+
+    def _like(self) -> Covariance:
+        found = Covariance(self.size, axis=self.axis, diagonal=self.diagonal)
+        found.count, found._sum, found._total = self.count, self._sum.copy(), self._total.copy()
+        return found
 
     def damped(self, share: float) -> Covariance:
         """Return C with a share of its mean eigenvalue added to all, so that no direction is free.
@@ -115,8 +152,7 @@ class Covariance:
         >>> covariance.damped(0.5).matrix.tolist()
         [[5.0, 0.0], [0.0, 1.0]]
         """
-        found = Covariance(self.size, axis=self.axis, diagonal=self.diagonal)
-        found.count = self.count
+        found = self._like()
         mean = share * float(self._sum.sum() if self.diagonal else np.trace(self._sum)) / self.size
         found._sum = self._sum + (mean if self.diagonal else mean * np.eye(self.size))
         return found

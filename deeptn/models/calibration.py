@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -9,13 +10,16 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from ..arrays import dtype_of
+from ..arrays import dtype_of, to_numpy
 from ..base import Array, Shape, track, warn
 from ..errors import PlanError, SpecError
 from ..fitting import Covariance
 from .batches import length_of, one_pass
 from .rules import select
-from .view import ModelView, Weight, naming
+from .view import Entry, ModelView, Weight, naming
+
+#: Share of the second moments below which a variance is a rounding error.
+_ROUNDING = 1e-9
 
 
 class Receive(Protocol):
@@ -49,26 +53,39 @@ class Calibration:
         The same on other data: reports state the errors on both.
     damping : float
         See `Covariance.damped`; for the fits alone.
+    centers : dict of str to array
+        Means of the inputs of layers that add a bias to W x. Their second moments, of held-out inputs too, are about
+        these means: `compress` sets the bias to ``bias + (W - W') center``, which makes up for the rest.
     """
 
     inputs: Mapping[str, Covariance]
     held_out: Mapping[str, Covariance] = field(default_factory=dict)
     damping: float = 0.01
+    centers: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def for_fit(self, name: str) -> Covariance | None:
-        """Return the covariance with which a weight is fitted; None if its inputs are unknown."""
+        """Return the covariance with which a weight is fitted; None if its inputs are unknown, or all zero."""
         found = self.inputs.get(name)
-        return None if found is None else found.damped(self.damping)
+        return found.damped(self.damping) if found is not None and found.moments.any() else None
 
     def only(self, name: str) -> Calibration:
         """Return the part for one weight."""
         inputs, held_out = ({name: side[name]} if name in side else {} for side in (self.inputs, self.held_out))
-        return Calibration(inputs, held_out, self.damping)
+        centers = {name: self.centers[name]} if name in self.centers else {}
+        return Calibration(inputs, held_out, self.damping, centers)
 
     def parts(self, name: str) -> tuple[Any, ...]:
         """Return everything on which the fit of a weight depends."""
         found = self.for_fit(name)
         return () if found is None else (found.moments, found.axis)
+
+    def shift(self, name: str, found: Array, weight: Array) -> np.ndarray | None:
+        """Return what the bias of the layer gains if W becomes W'; None if it stays as it is."""
+        center = self.centers.get(name)
+        if center is None:
+            return None
+        dense, made = (to_numpy(array).reshape(len(array), -1) for array in (weight, found))
+        return (dense.astype(np.float64) - made) @ center
 
     def errors(self, name: str, found: Array, weight: Array) -> tuple[float | None, float | None]:
         """Return the relative error of a layer's outputs on the calibration data, and on held-out data."""
@@ -115,7 +132,8 @@ def calibrate(
 
     Notes
     -----
-    Convolutions sum up patches, those with groups all groups together. Transposed convolutions count every position of
+    Layers that add a bias to W x need the second moments about the mean alone; see `Calibration.centers`. Convolutions
+    sum up patches, those with groups all groups together. Transposed convolutions count every position of
     the input by itself, as if its contributions to the output did not overlap. Embeddings count indices.
     """
     if not 0 <= damping < np.inf:
@@ -128,7 +146,32 @@ def calibrate(
     if not found:
         listed = ", ".join(map(repr, list(weights)[:4]))
         raise PlanError(f"the data reached none of {listed}; check targets, or pass a function that calls the model")
-    return Calibration(found, {} if held_out is None else _summed(view, held_out, weights, "held_out"), damping)
+    others = {} if held_out is None else _summed(view, held_out, weights, "held_out")
+    biases = writable_biases(view, weights.values())
+    centers = {name: one.mean for name, one in found.items() if name in biases and varies(one)}
+    for name, center in centers.items():
+        found[name] = found[name].about(center)
+        if name in others:
+            others[name] = others[name].about(center)
+    return Calibration(found, others, damping, centers)
+
+
+def writable_biases(view: ModelView, weights: Iterable[Weight]) -> dict[str, Entry]:
+    """Return the entries of biases that can make up for errors of weights, by the names of the weights."""
+    entries, found = view.entries(), dict[str, Entry]()
+    for weight in weights:
+        entry = entries.get(weight.entry("bias")) if weight.affine else None
+        if entry is not None and entry.refused is None and math.prod(entry.shape) == weight.shape[0]:
+            found[weight.name] = entry
+    return found
+
+
+def varies(covariance: Covariance) -> bool:
+    """Return whether inputs differ from their mean, by more than rounding; only if they multiply columns."""
+    if covariance.diagonal or covariance.axis == 0:
+        return False
+    about = covariance.about(covariance.mean)
+    return bool(np.trace(about.matrix) > _ROUNDING * np.trace(covariance.matrix))
 
 
 def _summed(view: WatchedView, data: Any, weights: Mapping[str, Weight], what: str) -> dict[str, Covariance]:

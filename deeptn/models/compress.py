@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from autoray import do
@@ -19,7 +19,7 @@ from ..fitting import FitResult, How, find
 from ..network import Network, network
 from ..spec import Layout
 from ..topologies import describe
-from .calibration import Calibration, warn_about_missing
+from .calibration import Calibration, warn_about_missing, writable_biases
 from .matching import Matching, errors_of, order_of_use
 from .report import LayerReport, Report, layer_report
 from .rules import Rules, resolve, select
@@ -60,7 +60,8 @@ def compress(
         many processes.
     calibration : Calibration or Matching, optional
         Inputs of the layers (`calibrate`): fits then count the errors of outputs, and the report states them. Or data
-        on which weights are fitted one after another to the outputs of the original model.
+        on which weights are fitted one after another to the outputs of the original model. With either, the biases of
+        these layers change, too: they make up for the mean error.
     working : WatchedView, optional
         The view of a copy of the model, for a `Matching`, which changes it.
 
@@ -104,7 +105,7 @@ def compress(
     if isinstance(calibration, Calibration):
         warn_about_missing([name for name in networks if name not in calibration.inputs])
     before, seeds = (count(view), at_rest(view)), _seeds(view, seed)
-    found: dict[str, tuple[Params, LayerReport]] = {}
+    found: dict[str, _Found] = {}
     if isinstance(calibration, Matching):
         if workers is not None:
             raise PlanError("matching fits one weight after another; leave out workers, or pass calibrate(…)")
@@ -117,9 +118,34 @@ def compress(
                 release(weight)
     else:
         found = _found_by_workers(Workers.of(workers), view, dense, networks, fit, seeds, calibration)
-    view.replace({name: Generated(net, found[name][0]) for name, net in networks.items()})
-    rows = tuple(found[name][1] for name in networks)
+    biases = _shifted(view, dense, {name: found[name].shift for name in networks})
+    view.replace({name: Generated(net, found[name].params) for name, net in networks.items()})
+    if biases:
+        view.write(biases)
+    rows = tuple(found[name].report for name in networks)
     return view.model, Report(rows, before[0], count(view), before[1], at_rest(view))
+
+
+class _Found(NamedTuple):
+    """What was found for one weight; `shift` is what its layer's bias gains, if anything."""
+
+    params: Params
+    report: LayerReport
+    shift: np.ndarray | None
+
+
+def _shifted(
+    view: ModelView, weights: Mapping[str, Weight], shifts: Mapping[str, np.ndarray | None]
+) -> dict[str, np.ndarray]:
+    """Return new biases, by the names of their entries."""
+    entries = writable_biases(view, [weights[name] for name in shifts])
+    found = {}
+    for name, shift in shifts.items():
+        if shift is not None and name in entries:
+            old = to_raw(entries[name].read())
+            new = old.astype(np.float64) + shift.reshape(old.shape)
+            found[weights[name].entry("bias")] = new.astype(old.dtype)
+    return found
 
 
 def _found(
@@ -130,14 +156,27 @@ def _found(
     by_gradient: Callable[..., FitResult],
     seed: Callable[[], int],
     calibration: Calibration | None = None,
-) -> tuple[Params, LayerReport]:
+) -> _Found:
     """Return the cores for a weight, and what they cost."""
     wide = widened(weight)
     covariance = None if calibration is None else calibration.for_fit(name)
     params, _, history = find(net, wide, fit, by_gradient, seed, covariance)
     if wide is not weight:
         params = {core: array.astype(weight.dtype) for core, array in params.items()}
-    return params, layer_report(name, net, weight, net.materialize(params), calibration, history)
+    return _described(name, net, params, weight, calibration, history)
+
+
+def _described(
+    name: str,
+    net: Network,
+    params: Params,
+    weight: Array,
+    calibration: Calibration | None,
+    history: Sequence[float] = (),
+) -> _Found:
+    made = net.materialize(params)
+    shift = None if calibration is None else calibration.shift(name, made, weight)
+    return _Found(params, layer_report(name, net, weight, made, calibration, history), shift)
 
 
 def _found_by_matching(
@@ -148,28 +187,33 @@ def _found_by_matching(
     fit: How,
     seeds: Iterator[int],
     matching: Matching,
-) -> dict[str, tuple[Params, LayerReport]]:
+) -> dict[str, _Found]:
     """Find the cores of all layers, in the order in which the model uses them, and put each into the copy."""
     order, missing = order_of_use(view, networks, matching.data), list[str]()
-    found: dict[str, tuple[Params, LayerReport]] = {}
+    biased = writable_biases(view, [dense[name] for name in networks])
+    found: dict[str, _Found] = {}
     for name in track(order, lambda name: f"layer {name}"):
         net, like = networks[name], dense[name].read()
         weight = to_raw(like)
-        pairs = matching.pair(view, working, name, net.shape)
+        pair, held_out = matching.pair(view, working, name, net.shape, name in biased)
         with naming(name):
             covariance, goal = None, weight
-            if pairs[0] is None:
+            if pair is None:
                 missing.append(name)
             else:
-                covariance = pairs[0].other.damped(matching.damping)
-                goal = pairs[0].goal(to_numpy(weight), matching.damping)
+                covariance = pair.for_fit(matching.damping)
+                goal = pair.goal(to_numpy(weight), matching.damping)
             wide = from_raw(goal.astype("float64" if weight.dtype == np.float64 else "float32"), library_of(like).name)
             params, _, history = find(net, wide, fit, view.fit, lambda: next(seeds), covariance)
             params = {core: do("astype", array, dtype_of(like)) for core, array in params.items()}
             made = net.materialize(params)
             about = layer_report(name, net, like, made, history=history)
-            found[name] = params, replace(about, **errors_of(pairs, made, weight))
+            shift = None if pair is None else pair.shift(made, weight)
+            found[name] = _Found(params, replace(about, **errors_of((pair, held_out), made, weight)), shift)
+        new_bias = _shifted(view, dense, {name: shift})
         working.replace({name: Generated(net, params)})
+        if new_bias:
+            working.write(new_bias)
     warn_about_missing(missing)
     return found
 
@@ -187,9 +231,9 @@ def _found_by_workers(
     fit: How,
     seeds: Iterator[int],
     calibration: Calibration | None,
-) -> dict[str, tuple[Params, LayerReport]]:
+) -> dict[str, _Found]:
     """Find the cores of all layers, or read them from the folder."""
-    found: dict[str, tuple[Params, LayerReport]] = {}
+    found: dict[str, _Found] = {}
     for names in groups({name: math.prod(net.shape) for name, net in networks.items()}):
         calls: list[Call] = []
         read: list[Array] = []
@@ -205,11 +249,11 @@ def _found_by_workers(
                     given = name, net, weight, fit, view.fit, partial(int, seed), part
                     calls.append(Call(name, (name, key), _found, given))
                 else:
-                    found[name] = params, layer_report(name, net, to_raw(weight), net.materialize(params), part)
+                    found[name] = _described(name, net, params, to_raw(weight), part)
         steps = workers.run(calls)
         for (name, key), result in track(steps, lambda step: f"layer {step[0][0]}", len(calls)):
             found[name] = result
-            workers.store.keep_params(key, networks[name], result[0])
+            workers.store.keep_params(key, networks[name], result.params)
         for weight in read:
             release(weight)
     return found

@@ -25,6 +25,8 @@ class Kind(NamedTuple):
         Name of the attribute with the weight.
     axes : tuple of int, optional
         Positions in that attribute of the axes of PyTorch's weight, ``(outputs, inputs, …)``.
+    affine : bool
+        Whether the layer adds ``bias`` to W x; known of layers with a `base`.
 
     Examples
     --------
@@ -37,6 +39,7 @@ class Kind(NamedTuple):
     base: type | None = None
     attribute: str = "weight"
     axes: tuple[int, ...] | None = None
+    affine: bool = False
 
     def name(self, shape: Shape) -> str:
         """Return the kind's name in files, for a layer whose weight has this shape."""

@@ -13,7 +13,7 @@ from ..base import Array, Shape
 from ..errors import PlanError, SpecError
 from ..fitting import Covariance
 from .batches import one_pass
-from .calibration import WatchedView
+from .calibration import WatchedView, varies
 from .view import naming
 
 
@@ -37,6 +37,7 @@ class Matching:
     Notes
     -----
     The minimum without a network is ``W E[X X'ᵀ] E[X' X'ᵀ]⁻¹``; a network is fitted to that, with the covariance of X'.
+    Layers that add a bias are matched up to it: the moments are about the means, and the bias makes up for these.
     Recurrent modules are matched as if their states were inputs that do not depend on the weight.
 
     Examples
@@ -60,13 +61,16 @@ class Matching:
         self.data, self.held_out, self.damping = data, held_out, damping
 
     def pair(
-        self, original: WatchedView, view: WatchedView, name: str, shape: Shape
+        self, original: WatchedView, view: WatchedView, name: str, shape: Shape, has_bias: bool
     ) -> tuple[Pair | None, Pair | None]:
         """Return the moments of the inputs of one weight in both models; None if the data does not reach it."""
-        pairs = [
+        found, held_out = (
             None if data is None else _paired(original, view, name, shape, data) for data in (self.data, self.held_out)
-        ]
-        return pairs[0], pairs[1]
+        )
+        if found is not None and has_bias and varies(found.own) and varies(found.other):
+            means = found.own.mean, found.other.mean
+            return found.about(means), None if held_out is None else held_out.about(means)
+        return found, held_out
 
 
 class Pair:
@@ -76,6 +80,7 @@ class Pair:
         self.own = Covariance(size, axis=axis, diagonal=diagonal)
         self.other = Covariance(size, axis=axis, diagonal=diagonal)
         self._cross = None if diagonal else np.zeros((size, size))
+        self._centers: tuple[np.ndarray, np.ndarray] | None = None
 
     def add(self, x: Array, y: Array) -> None:
         """Add inputs of both models, row by row those of the same example."""
@@ -90,6 +95,27 @@ class Pair:
         self.own.add(x)
         self.other.add(y)
         self._cross += to_numpy(x).reshape(-1, len(self._cross)).T @ to_numpy(y).reshape(-1, len(self._cross))
+
+    def about(self, centers: tuple[np.ndarray, np.ndarray]) -> Pair:
+        """Return the moments of ``x - centers[0]`` and ``y - centers[1]``."""
+        assert self._cross is not None, "inputs that choose rows have no bias"
+        found = Pair(self.own.size, self.own.axis, diagonal=False)
+        found.own, found.other, found._centers = self.own.about(centers[0]), self.other.about(centers[1]), centers
+        # Σ (x - c)(y - d)ᵀ = Σ x yᵀ - Σx dᵀ - c Σ(y - d)ᵀ
+        rest = self.other.count * found.other.mean
+        found._cross = self._cross - np.outer(self.own.count * self.own.mean, centers[1]) - np.outer(centers[0], rest)
+        return found
+
+    def for_fit(self, damping: float) -> Covariance | None:
+        """Return the covariance of y with which the weight is fitted; None if all inputs are zero."""
+        return self.other.damped(damping) if self.other.moments.any() else None
+
+    def shift(self, found: Array, weight: np.ndarray) -> np.ndarray | None:
+        """Return what the bias of the layer gains if W becomes W'; None if it stays as it is."""
+        if self._centers is None:
+            return None
+        dense, made = (to_numpy(array).reshape(len(array), -1).astype(np.float64) for array in (weight, found))
+        return dense @ self._centers[0] - made @ self._centers[1]
 
     def goal(self, weight: np.ndarray, damping: float) -> np.ndarray:
         """Return the weight that makes of y what the original makes of x."""

@@ -37,8 +37,8 @@ class LayerReport:
     bytes_before, bytes_after : int
         Bytes of the dense weight, and of the cores: memory at rest, and in a file without its header.
     output_error, held_out_error : float, optional
-        Relative root mean square error of the layer's outputs, without the bias, on the inputs of a `Calibration` and
-        on its held-out inputs; None if these are unknown.
+        Relative root mean square error of W x on the inputs x of a `Calibration` and on its held-out inputs; None if
+        these are unknown. If the layer has a bias that makes up for it, mean outputs are left out of both sides.
     history : tuple of float
         Errors of the fit, step by step; empty if the cores were read from a folder.
     """

@@ -44,6 +44,8 @@ class Weight:
         Network that generates the weight; None for a dense weight.
     refused : str or None
         Why it cannot become generated or dense: the end of a sentence that starts with the layer, with a remedy.
+    affine : bool
+        Whether the layer adds its bias to W x and does nothing else, so that the bias can make up for errors of W.
 
     Examples
     --------
@@ -62,6 +64,7 @@ class Weight:
     bias: bool = False
     network: Network | None = None
     refused: str | None = None
+    affine: bool = False
 
     @property
     def name(self) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
-from itertools import pairwise
 from typing import Any
 
 import deeptn_torch
@@ -23,7 +21,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import deeptn as dtn
 from deeptn.fitting import Covariance
-from deeptn.models import Calibration, Matching
+from deeptn.models import Calibration
 
 CONVOLUTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -41,15 +39,24 @@ def compared(model: nn.Module, name: str, data: Any, x: Any, tolerance: float = 
     original = weight.detach().clone()
     changed = original + 0.3 * torch.randn(original.shape).to(original)
 
+    bias = dict(model.named_parameters()).get(f"{name}.bias")
+
     def outputs(value: Any) -> torch.Tensor:
+        shift = calibration.shift(name, value, original)
         with torch.no_grad():
             weight.copy_(value)
-            return torch.cat([model(batch).flatten() for batch in x])
+            if shift is not None and bias is not None:
+                bias.add_(torch.from_numpy(shift))
+            found = torch.cat([model(batch).flatten() for batch in x])
+            if shift is not None and bias is not None:
+                bias.sub_(torch.from_numpy(shift))
+            return found
 
     before, zero, after = outputs(original), outputs(torch.zeros_like(original)), outputs(changed)
     outputs(original)
     expected = float((after - before).norm() / (before - zero).norm())
     assert calibration.inputs[name].error(changed, original) == pytest.approx(expected, rel=tolerance)
+    assert (name in calibration.centers) == (bias is not None and calibration.inputs[name].axis == 1)
 
 
 @pytest.mark.parametrize("options", CONVOLUTIONS.values(), ids=list(CONVOLUTIONS))
@@ -180,9 +187,13 @@ def equinox_error(layer: Any, name: str, x: Any, axis: int = 0) -> None:
     calibration = tne.calibrate(model, lambda called: jax.vmap(called[0])(x))
     weight = layer.weight
     changed = weight + 0.3 * jax.random.normal(jax.random.key(3), weight.shape)
-    outputs = [
-        jax.vmap(eqx.tree_at(lambda one: one.weight, layer, value))(x) for value in (weight, 0 * weight, changed)
-    ]
+    outputs = []
+    for value in (weight, 0 * weight, changed):
+        made, shift = eqx.tree_at(lambda one: one.weight, layer, value), calibration.shift(name, value, weight)
+        if shift is not None:
+            made = eqx.tree_at(lambda one: one.bias, made, made.bias + shift.reshape(made.bias.shape))
+        outputs.append(jax.vmap(made)(x))
+    assert (name in calibration.centers) == (getattr(layer, "bias", None) is not None)
     expected = jnp.linalg.norm(outputs[2] - outputs[0]) / jnp.linalg.norm(outputs[0] - outputs[1])
     assert calibration.inputs[name].error(changed, weight) == pytest.approx(float(expected), rel=1e-4)
 
@@ -223,7 +234,7 @@ class Layers(nnx.Module):
 def nnx_error(layer: Any, x: Any, merged: Any = None) -> None:
     """Check a covariance of NNX against the outputs."""
     model = Layers(layer)
-    covariance = tnx.calibrate(model, [x]).inputs["layer"]
+    calibration = tnx.calibrate(model, [x])
     own = "embedding" if isinstance(layer, nnx.Embed) else "kernel"
     kernel = getattr(layer, own)[...]
     changed = kernel + 0.3 * jax.random.normal(jax.random.key(3), kernel.shape)
@@ -234,12 +245,18 @@ def nnx_error(layer: Any, x: Any, merged: Any = None) -> None:
         value = np.asarray(value).reshape(merged or value.shape)
         return value.transpose(-1, -2, *range(value.ndim - 2))
 
-    outputs = []
+    outputs, bias = [], getattr(layer, "bias", None)
+    old_bias = None if bias is None else bias[...]
     for value in (kernel, 0 * kernel, changed):
         setattr(layer, own, nnx.Param(value))
+        shift = calibration.shift("layer", in_order(value), in_order(kernel))
+        assert (shift is None) == (bias is None)
+        if bias is not None and shift is not None:
+            bias[...] = old_bias + shift.reshape(bias.shape)
         outputs.append(layer(x))
     expected = jnp.linalg.norm(outputs[2] - outputs[0]) / jnp.linalg.norm(outputs[0] - outputs[1])
-    assert covariance.error(in_order(changed), in_order(kernel)) == pytest.approx(float(expected), rel=1e-4)
+    found = calibration.inputs["layer"].error(in_order(changed), in_order(kernel))
+    assert found == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_nnx():
@@ -297,7 +314,8 @@ def test_compressed_outputs_are_closer(family, tmp_path):
     small, report = deeptn_torch.compress(model, {"0": family}, fit=fit, seed=0, calibration=calibration)
     row = report.layers[0]
     with torch.no_grad():
-        gap = torch.linalg.norm(small[0](x[6:]) - model[0](x[6:])) / torch.linalg.norm(model[0](x[6:]) - model[0].bias)
+        mean = model[0](torch.from_numpy(calibration.centers["0"]).float())
+        gap = torch.linalg.norm(small[0](x[6:]) - model[0](x[6:])) / torch.linalg.norm(model[0](x[6:]) - mean)
     assert row.held_out_error == pytest.approx(float(gap), rel=1e-4)
     assert row.output_error is not None
     assert row.held_out_error is not None
@@ -311,103 +329,75 @@ def test_compressed_outputs_are_closer(family, tmp_path):
         assert len(one.__rich__().columns) == columns
 
 
-def gap_of(model: Any, original: Any, x: Any) -> float:
-    """Return the relative error of all outputs."""
-    with torch.no_grad():
-        return float(torch.linalg.norm(model(x) - original(x)) / torch.linalg.norm(original(x)))
-
-
-def chain() -> tuple[Any, Any]:
+def far_from_zero() -> tuple[Any, Any]:
     torch.manual_seed(0)
-    sizes = (24, 32, 32, 32, 12)
-    parts = [part for a, b in pairwise(sizes) for part in (nn.Linear(a, b), nn.Tanh())]
-    x = torch.randn(800, 24) @ (torch.randn(24, 24) * torch.exp(-torch.arange(24) / 4.0)[:, None])
-    return nn.Sequential(*parts[:-1]), x
+    model = nn.Sequential(nn.Linear(24, 16), nn.Tanh(), nn.Linear(16, 8, bias=False))
+    return model, 5 + torch.randn(200, 24)
 
 
-def test_matching_makes_up_for_the_layers_before():
-    model, x = chain()
-    rules, data = {"*": dtn.LowRank(rank=5)}, list(x[:500].split(100))
-    matched, report = deeptn_torch.compress(model, rules, calibration=Matching(data, [x[500:]]))
-    alone, _ = deeptn_torch.compress(model, rules, calibration=deeptn_torch.calibrate(model, data))
-    blind, _ = deeptn_torch.compress(model, rules)
-    gaps = [gap_of(one, model, x[500:]) for one in (matched, alone, blind)]
-    assert gaps[0] < 0.95 * gaps[1] < 0.95 * gaps[2]
-    # The report has the errors before the bias, each with the inputs in its own model.
-    for k, (row, layer) in enumerate(zip(report.layers, (0, 2, 4, 6))):
-        for inputs, error in ((x[:500], row.output_error), (x[500:], row.held_out_error)):
-            with torch.no_grad():
-                own, other = model[:layer](inputs), matched[:layer](inputs)
-                found = other @ matched[layer].weight.T - own @ model[layer].weight.T
-                expected = torch.linalg.norm(found) / torch.linalg.norm(own @ model[layer].weight.T)
-            assert error == pytest.approx(float(expected), rel=1e-3), k
-    in_place = copy.deepcopy(model)
-    deeptn_torch.compress_(in_place, rules, calibration=Matching(data))
-    assert gap_of(in_place, matched, x) < 1e-4
-
-
-def test_matching_in_other_frameworks():
-    model = eqx.nn.MLP(24, 12, 32, 3, key=jax.random.key(0))
-    x = jnp.asarray(chain()[1].numpy())
-    rules = {"*": dtn.LowRank(rank=5)}
-
-    def gap(small: Any) -> float:
-        return float(jnp.linalg.norm(jax.vmap(small)(x) - jax.vmap(model)(x)))
-
-    matched, report = tne.compress(model, rules, calibration=Matching([x]))
-    alone, _ = tne.compress(model, rules, calibration=tne.calibrate(model, [x]))
-    assert gap(matched) < 0.95 * gap(alone)
-    assert [row.name for row in report.layers] == [f"layers.{k}" for k in range(4)]
-    rngs = nnx.Rngs(0)
-    net: Any = nnx.Sequential(nnx.Linear(24, 32, rngs=rngs), nnx.tanh, nnx.Linear(32, 12, rngs=rngs))
-    small, report = tnx.compress(net, rules, calibration=Matching([x], [x[:100]]))
-    assert type(net.layers[0]) is nnx.Linear
-    errors = jnp.linalg.norm(small(x) - net(x)) / jnp.linalg.norm(net(x) - net.layers[2].bias[...])
-    assert report.layers[1].output_error == pytest.approx(float(errors), rel=1e-3)
-
-
-def test_matching_of_convolutions_and_tables():
-    torch.manual_seed(0)
-    ids = torch.randint(30, (40, 6))
-    turned: Any = nn.ConvTranspose2d(8, 2, 2, 2)
-    model = nn.Sequential(nn.Embedding(30, 16), nn.Unflatten(1, (1, 6)), nn.Conv2d(1, 8, 3), nn.ReLU(), turned)
-    rules = {"0": dtn.LowRank(rank=6), "2": dtn.LowRank(rank=3), "4": dtn.LowRank(rank=3)}
-    small, report = deeptn_torch.compress(model, rules, calibration=Matching([ids]))
-    alone, _ = deeptn_torch.compress(model, rules, calibration=deeptn_torch.calibrate(model, [ids]))
-    assert [row.name for row in report.layers] == ["0", "2", "4"]
-    assert gap_of(small, model, ids) < gap_of(alone, model, ids)
+@pytest.mark.parametrize("workers", [None, 1])
+def test_biases_make_up_for_the_mean_of_the_inputs(workers):
+    model, x = far_from_zero()
+    calibration = deeptn_torch.calibrate(model, x)
+    assert list(calibration.centers) == ["0"]
+    small, report = deeptn_torch.compress(model, {"*": dtn.LowRank(rank=2)}, workers=workers, calibration=calibration)
+    expected = model[0].bias + (model[0].weight - small[0].weight) @ x.mean(0)
+    assert torch.allclose(small[0].bias, expected, atol=1e-4)
     with torch.no_grad():
-        expected = (small(ids) - model(ids)).norm() / (model(ids) - turned.bias.reshape(-1, 1, 1)).norm()
-    assert report.layers[2].output_error == pytest.approx(float(expected), rel=1e-3)
+        inner, goal = small[0](x), model[0](x)
+    assert torch.allclose(inner.mean(0), goal.mean(0), atol=1e-4)
+    # The best two directions of what varies, and no other.
+    variation = (goal - goal.mean(0)).double()
+    values = torch.linalg.svdvals(variation)
+    assert float((inner - goal).norm()) == pytest.approx(float(values[2:].norm()), rel=1e-3)
+    assert report.layers[0].output_error == pytest.approx(float(values[2:].norm() / values.norm()), rel=1e-3)
 
 
-def test_wrong_matching():
-    model, x = chain()
-    rules = {"*": dtn.LowRank(rank=5)}
-    for make, text in (
-        (lambda: Matching(lambda model: model(x)), "pass batches, not a function"),
-        (lambda: Matching(iter([x])), "every weight needs it; pass list"),
-        (lambda: Matching([x], damping=math.nan), "damping must be a number"),
-        (lambda: deeptn_torch.compress(model, rules, calibration=Matching([])), "data has no batches"),
-        (lambda: deeptn_torch.compress(model, rules, workers=1, calibration=Matching([x])), "leave out workers"),
-        (lambda: deeptn_torch.compress(model, rules, calibration=Matching([x * math.nan])), "layer '0': inputs have"),
-    ):
-        with pytest.raises(dtn.DeepTNError, match=text):
-            make()
-    assert type(model[0]) is nn.Linear
-    rules = {"spare": dtn.LowRank(rank=1), "model.0": dtn.LowRank(rank=2)}
-    with pytest.warns(UserWarning, match="did not reach 'spare'; fitted without the inputs"):
-        _, report = deeptn_torch.compress(Spare(model), rules, calibration=Matching([x]))
-    assert [row.output_error is None for row in report.layers] == [True, False]
+def test_biases_in_other_frameworks_and_dtypes():
+    model, x = far_from_zero()
+    half = copy.deepcopy(model).bfloat16()
+    rules = {"*": dtn.LowRank(rank=2)}
+    small, _ = deeptn_torch.compress(half, rules, calibration=deeptn_torch.calibrate(half, x.bfloat16()))
+    assert small[0].bias.dtype == torch.bfloat16
+    with torch.no_grad():
+        gap = small[0](x.bfloat16()).mean(0) - half[0](x.bfloat16()).mean(0)
+    assert float(gap.abs().max()) < 0.1
+    inputs = jnp.asarray(x.numpy())
+    mlp = eqx.nn.MLP(24, 4, 6, 1, key=jax.random.key(0))
+    found, _ = tne.compress(mlp, rules, calibration=tne.calibrate(mlp, [inputs]))
+    means = [jax.vmap(one.layers[0])(inputs).mean(0) for one in (mlp, found)]
+    assert np.allclose(*means, atol=1e-4)
+    convolution = eqx.nn.Conv1d(3, 5, 2, key=jax.random.key(0))
+    images = inputs.reshape(200, 3, 8)
+    found, _ = tne.compress(
+        [convolution],
+        {"*": dtn.LowRank(rank=1)},
+        calibration=tne.calibrate([convolution], lambda called: jax.vmap(called[0])(images)),
+    )
+    means = [jax.vmap(one)(images).mean((0, 2)) for one in (convolution, found[0])]
+    assert np.allclose(*means, atol=1e-4)
+    net = Layers(nnx.LinearGeneral((3, 8), (2, 4), axis=(-2, -1), rngs=nnx.Rngs(0)))
+    small, _ = tnx.compress(net, rules, calibration=tnx.calibrate(net, [images]))
+    assert np.allclose(small(images).mean(0), net(images).mean(0), atol=1e-4)
 
 
-class Spare(nn.Module):
-    def __init__(self, model: Any):
-        super().__init__()
-        self.spare, self.model = nn.Linear(6, 4), model[:7]
+class Gated(nn.Linear):
+    """Does not add its bias."""
 
-    def forward(self, x: Any) -> Any:
-        return self.model(x)
+    def forward(self, input: Any) -> Any:
+        return nn.functional.linear(input, self.weight) * self.bias
+
+
+def test_biases_that_stay():
+    x = 5 + torch.randn(50, 24)
+    deeptn_torch.register_layer(Gated, "linear")
+    model = nn.Sequential(Gated(24, 16))
+    same = nn.Sequential(nn.Linear(24, 16))
+    for one, data in ((model, x), (same, x[:1]), (same, torch.ones(7, 24) / 3), (same, torch.zeros(7, 24))):
+        calibration = deeptn_torch.calibrate(one, data)
+        assert not calibration.centers
+        small, _ = deeptn_torch.compress(one, {"*": dtn.LowRank(rank=2)}, calibration=calibration)
+        assert torch.equal(small[0].bias, one[0].bias)  # type: ignore[arg-type]
 
 
 def test_the_same_cores_from_workers_and_folders(tmp_path):
@@ -424,26 +414,6 @@ def test_the_same_cores_from_workers_and_folders(tmp_path):
             assert torch.allclose(found.state_dict()[name], tensor, atol=1e-5)
     plain, _ = deeptn_torch.compress(model, rules, workers=workers)
     assert not torch.allclose(plain[0].weight, expected[0].weight, atol=1e-2)
-
-
-class InPlace(nn.Module):
-    def __init__(self, whole: bool):
-        super().__init__()
-        torch.manual_seed(0)
-        self.first, self.second, self.whole = nn.Linear(24, 24), nn.Linear(24, 12), whole
-
-    def forward(self, x: Any) -> Any:
-        x = torch.tanh(x)
-        h = self.first(x)
-        x = x + h if self.whole else x.add_(h)
-        return self.second(x)
-
-
-def test_matching_reads_inputs_before_they_are_overwritten():
-    x, rules = chain()[1], {"*": dtn.LowRank(rank=3)}
-    reports = [deeptn_torch.compress(InPlace(w), rules, calibration=Matching([x]))[1] for w in (True, False)]
-    errors: list[Any] = [[(row.error, row.output_error) for row in report.layers] for report in reports]
-    assert np.allclose(errors[0], errors[1])
 
 
 def test_calibration_draws_nothing_and_takes_packed_sequences():

@@ -88,7 +88,8 @@ class EquinoxModel:
             if len(shape) != 2 + getattr(layer, "num_spatial_dims", 0):
                 refused = f"has a stack of weights of shape {shape} (filter_vmap); compress single layers"
         read, bias = partial(checked, weight), getattr(layer, "bias", None) is not None
-        return Weight((name,), kind.name(shape), shape, weight.dtype.name, read, own, bias, None, refused)
+        name_of_kind, affine = kind.name(shape), bias and kind.base is not None
+        return Weight((name,), name_of_kind, shape, weight.dtype.name, read, own, bias, None, refused, affine)
 
     def _slots(self) -> dict[str, tuple[str, Any]]:
         """Map names of entries to paths and arrays; names omit the ``dense`` part of generated layers."""

@@ -66,7 +66,6 @@ class NNXModel:
         return {own[0]: (everywhere[own[0]], tuple(own)) for own in names.values()}
 
     def weights(self) -> list[Weight]:
-        places = self._places().values()
         users: dict[int, list[str]] = {}
         for path, value in parts(self.model, nnx.Variable).items():
             users.setdefault(id(value), []).append(path)
@@ -78,7 +77,7 @@ class NNXModel:
             for layer in parts(wrapper, (TNLayer, *KINDS), once=True).values()
         }
         found = []
-        for layer, names in places:
+        for layer, names in self._places().values():
             loose = None if id(layer) in held else "is in a plain container; use nnx.List or nnx.Dict"
             found.append(self._weight(layer, names, users, loose or around.get(id(layer))))
         return found
@@ -105,7 +104,8 @@ class NNXModel:
         form = Form.of(kind.attribute, _raw(variable).shape, layer)
         shape, read, bias = form.weight, partial(_read, form, variable), getattr(layer, "bias", None) is not None
         dtype, stored = _raw(variable).dtype.name, NAMES.get(kind.attribute, kind.attribute)
-        return Weight(names, kind.name(shape), shape, dtype, read, stored, bias, None, refused)
+        affine = bias and kind.base is not None
+        return Weight(names, kind.name(shape), shape, dtype, read, stored, bias, None, refused, affine)
 
     def _slots(self) -> dict[str, tuple[Form, Any, str | None]]:
         """Map names of entries to forms, variables, and why files cannot store them (None if they can)."""
