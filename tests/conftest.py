@@ -32,7 +32,7 @@ DTYPES = ("float64", "float32", "float16", "bfloat16", "complex64", "complex128"
 #: Packages that nobody needs to have, except for the tests that use them; see `skip_if_missing`.
 OPTIONAL = {
     *("torch", "jax", "optax", "equinox", "flax", "onnx", "onnxscript", "onnxruntime", "tensornetwork"),
-    *("sklearn", "jinja2", "pandas", "google", "grimp", "tltorch", "torchtt", "tensorkrowch", "opt_einsum"),
+    *("sklearn", "jinja2", "pandas", "optuna", "google", "grimp", "tltorch", "torchtt", "tensorkrowch", "opt_einsum"),
 }
 
 #: Unsupported (library, dtype) pairs and the expected errors. If a back-end starts to support one, a test fails.

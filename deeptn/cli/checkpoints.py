@@ -112,11 +112,11 @@ def _configure_compress(parser: argparse.ArgumentParser) -> None:
 def _compress(options: argparse.Namespace) -> int:
     if options.budget is None and options.plan is None:
         options.fail("one of the arguments --plan --budget is required")
-    check_code(options)
+    drop = None if options.budget is None else drop_of(options.budget)
+    check_code(options, drop)
     _check_out(options)
     if options.report is not None:
         _check_folder(options.report)
-    drop = None if options.budget is None else drop_of(options.budget)
     if drop is not None and options.evaluate is None:
         raise PlanError("--budget drop=… needs a score; add --model and --evaluate package:function")
 

@@ -42,15 +42,19 @@ def add_code(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--evaluate", metavar="PACKAGE:FUNCTION", help=text)
     text = "train the compressed model; a YAML file with fields of Recipe, or 'default'"
     group.add_argument("--heal", metavar="RECIPE", help=text)
+    text = "with --budget drop=…: a trial uses one of the topologies for all layers (needs 'deeptn[search]')"
+    group.add_argument("--each", action="store_true", help=text)
     parser.add_argument("--report", type=Path, metavar="FILE", help="HTML page to write")
 
 
-def check_code(options: argparse.Namespace) -> None:
+def check_code(options: argparse.Namespace, drop: float | None) -> None:
     """Refuse options that do not go together before the work begins."""
     if options.code is None:
         for name, option in NEEDING.items():
             if getattr(options, name) is not None:
                 raise PlanError(f"{option} needs the code of the model; add --model package:function")
+    if options.each and drop is None:
+        raise PlanError("--each is for a search; write --budget drop=1.0, or leave it out")
     if options.heal is not None and options.data is None:
         raise PlanError("--heal needs data; add --data package:function")
     if options.report is not None and options.report.suffix != ".html":
@@ -197,21 +201,22 @@ def compress_with_code(
         assert evaluate is not None
         return checked_score(library.score(model, evaluate))
 
+    known = {} if data is None else {"calibration": library.calibrate(model, data, validation)}
     if drop is not None:
         folder = None if workers.folder is None else Path(workers.folder) / SEARCH
         given = evaluate, None if recipe is None else heal
-        found.after, search = library.search_by_drop(model, {"drop": drop}, *given, folder=folder, **choices)
+        if options.each:
+            choices["choices"] = {name: [name] for name in choices.pop("topologies")}
+        found.after, search = library.search_by_drop(model, {"drop": drop}, *given, folder=folder, **known, **choices)
         best = search.trials[search.best]
         found.search = search
         found.scores = {"before": search.before, "compressed": best.compressed, "healed": best.score}
         found.report = report_on(view, view_of(found.after))
         return found
-    calibration = None if data is None else library.calibrate(model, data, validation)
     found.plan = planned(model)
     if not found.plan.targets:
         raise PlanError("the plan leaves every layer dense; give a smaller budget, or other topologies")
-    given = {} if calibration is None else {"calibration": calibration}
-    small, found.report = library.compress(model, found.plan, workers=workers, **given)
+    small, found.report = library.compress(model, found.plan, workers=workers, **known)
     if evaluate is not None:
         found.scores = {"before": score(model), "compressed": score(small)}
     if recipe is not None:

@@ -6,22 +6,17 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..base import PathLike, text_table, write_atomically
 from ..errors import FormatError, PlanError, SpecError
-from ..models import Workers
+from ..models import Calibration, Matching, Workers, key_of
 from .plans import Plan
 from .search import plan
-
-#: The share of the parameters with which the search starts.
-FIRST = 0.25
-
-#: The search ends when sizes within the drop and beyond it differ by less than this factor.
-CLOSE = 1.1
+from .studies import Trial, next_trial
 
 #: Names of what is in the folder.
 LOG, MODEL, CHECKPOINT = "trials.json", "trial-{}.safetensors", "trial-{}.checkpoint.safetensors"
@@ -34,37 +29,11 @@ class FrontEnd(Protocol):
     ``load_model(model, path)``.
     """
 
-    def compress(self, model: Any, targets: Any) -> tuple[Any, Any]: ...
+    def compress(self, model: Any, targets: Any, *, calibration: Any = None) -> tuple[Any, Any]: ...
 
     def save_model(self, model: Any, path: PathLike) -> object: ...
 
     def load_model(self, model: Any, path: PathLike) -> Any: ...
-
-
-@dataclass(frozen=True)
-class Trial:
-    """A network that the search has tried.
-
-    Attributes
-    ----------
-    share : float
-        Parameters that the plan was allowed, as a share of the whole model.
-    params : int or None
-        Parameters of the compressed model; None if no network is that small.
-    compressed, score : float or None
-        Scores after compression, and after healing.
-    accepted : bool
-        Whether the score is within the drop.
-    seconds : float
-        Wall time.
-    """
-
-    share: float
-    params: int | None
-    compressed: float | None
-    score: float | None
-    accepted: bool
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -96,10 +65,12 @@ class Search:
         return asdict(self)
 
     def __str__(self) -> str:
-        head = ("trial", "share", "parameters", "compressed", "healed", "drop", "")
+        names = any(trial.choice for trial in self.trials)
+        head = ("trial", *["topologies"] * names, "share", "parameters", "compressed", "healed", "drop", "")
         rows = [
             (
                 str(number + 1),
+                *[trial.choice] * names,
                 f"{trial.share:.2%}",
                 "-" if trial.params is None else f"{trial.params:,}",
                 *("-" if score is None else f"{score:.4g}" for score in (trial.compressed, trial.score)),
@@ -120,12 +91,15 @@ def search_by_drop(
     *,
     trials: int = 8,
     folder: PathLike | None = None,
+    choices: Mapping[str, Sequence[str]] | None = None,
+    calibration: Calibration | Matching | None = None,
     **options: Any,
 ) -> tuple[Any, Search]:
     """Compress a model as far as its score allows.
 
     Every trial makes a plan for a share of the parameters (`plan`), compresses, heals and evaluates. The search starts
     at a quarter of the parameters, halves or doubles the share until the drop lies between two trials, and bisects.
+    With several `choices` of topologies, each is tried at a quarter, and then Optuna suggests which one goes on.
 
     Parameters
     ----------
@@ -145,8 +119,13 @@ def search_by_drop(
     folder : path, optional
         Keeps every finished trial: after an interruption, a call with the same arguments goes on, and ends with the
         same networks.
+    choices : mapping of str to sequence of str, optional
+        Topologies that plans may use, by a name: ``{"TT-matrix": ["TTMatrix"], "any": deeptn.planning.FAMILIES}``. The
+        networks with the smallest errors need not be those that heal best. Needs ``pip install 'deeptn[search]'``.
+    calibration : Calibration or Matching, optional
+        For `compress`, in every trial.
     **options
-        Those of `deeptn.plan`: targets, ignore, topologies, seed, …
+        Those of `deeptn.plan`: targets, ignore, topologies, seed, …; without topologies if there are choices.
 
     Returns
     -------
@@ -176,30 +155,24 @@ def search_by_drop(
         kept = Path(temporary) if folder is None else Path(folder)
         given = {"workers": Workers(1, folder=kept / "errors")} | options
         place = None if folder is None else kept
-        run = _Run(front_end, model, float(drop), evaluate, heal, place, given)
-        while len(run.trials) < trials and (share := next_share(run.trials)) is not None:
-            run.trial(share)
+        run = _Run(front_end, model, float(drop), evaluate, heal, place, calibration, choices, given)
+        names, seed = list(run.choices), int(options.get("seed") or 0)
+        while len(run.trials) < trials and (following := next_trial(run.trials, names, seed)) is not None:
+            run.trial(*following)
         return run.result()
 
 
-def next_share(trials: list[Trial]) -> float | None:
-    """Return the share of the next trial; None if the search is over.
-
-    Examples
-    --------
-    >>> within, beyond = Trial(0.25, 10, 0.9, 1.0, True, 0.0), Trial(0.125, 5, 0.1, 0.2, False, 0.0)
-    >>> next_share([]), next_share([within]), round(next_share([within, beyond]), 3)
-    (0.25, 0.125, 0.177)
-    """
-    fine = min((trial.share for trial in trials if trial.accepted), default=1.0)
-    bad = max((trial.share for trial in trials if not trial.accepted and trial.share < fine), default=0.0)
-    if not trials:
-        return FIRST
-    if not bad:
-        return fine / 2
-    if fine == 1.0 and 2 * bad < 1.0:
-        return 2 * bad
-    return None if fine / bad < CLOSE else math.sqrt(fine * bad)
+def _checked(choices: Mapping[str, Sequence[str]] | None, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return what each choice adds to the options of `plan`."""
+    if choices is None:
+        return {"": {}}
+    if "topologies" in options:
+        raise PlanError("choices are sets of topologies; leave out topologies")
+    named = isinstance(choices, Mapping) and choices and "" not in choices
+    if not named or any(isinstance(one, str) for one in choices.values()):
+        example = '{"TT-matrix": ["TTMatrix"], "low rank": ["LowRank"]}'
+        raise PlanError(f"choices must be a mapping from names to lists of topologies, such as {example}")
+    return {str(name): {"topologies": list(topologies)} for name, topologies in choices.items()}
 
 
 def checked_score(score: Any) -> float:
@@ -226,10 +199,13 @@ class _Run:
         evaluate: Callable[[Any], float],
         heal: Callable[[Any, Any, Path | None], Any] | None,
         folder: Path | None,
+        calibration: Calibration | Matching | None,
+        choices: Mapping[str, Sequence[str]] | None,
         options: Mapping[str, Any],
     ):
         self.front_end, self.model, self.drop, self.evaluate, self.heal = front_end, model, drop, evaluate, heal
-        self.folder, self.options = folder, options
+        self.folder, self.options, self.calibration = folder, options, calibration
+        self.choices = _checked(choices, options)
         self.trials: list[Trial] = []
         self.smallest: Any = None
         self.params = 0
@@ -238,19 +214,20 @@ class _Run:
         self.before = self._score(model)
         self._read()
 
-    def trial(self, share: float) -> None:
+    def trial(self, choice: str, share: float) -> None:
         number, started = len(self.trials), time.monotonic()
         try:
-            found: Plan | None = plan(self.model, {"params": f"{100 * share:.6f}%"}, **self.options)
+            limit = {"params": f"{100 * share:.6f}%"}
+            found: Plan | None = plan(self.model, limit, **{**self.options, **self.choices[choice]})
         except PlanError as error:
             if "at least" not in str(error):
                 raise
             found = None
         if found is None or not found.targets:
-            self._add(Trial(share, None, None, None, False, time.monotonic() - started))
+            self._add(Trial(share, None, None, None, False, time.monotonic() - started, choice))
             return
         self.params = found.params_before
-        small, _ = self.front_end.compress(self.model, found)
+        small, _ = self.front_end.compress(self.model, found, calibration=self.calibration)
         compressed = score = self._score(small)
         if self.heal is not None:
             path = None if self.folder is None else self.folder / CHECKPOINT.format(number + 1)
@@ -262,7 +239,7 @@ class _Run:
             self.front_end.save_model(small, self.folder / MODEL.format(number + 1))
         before = self._best()
         seconds = time.monotonic() - started
-        self._add(Trial(share, found.params_after, compressed, score, accepted, seconds))
+        self._add(Trial(share, found.params_after, compressed, score, accepted, seconds, choice))
         if self._best() != before:
             self.smallest = small
 
@@ -284,7 +261,15 @@ class _Run:
 
     def _about(self) -> dict[str, Any]:
         options = {name: repr(value) for name, value in sorted(self.options.items()) if name != "workers"}
-        return {"before": self.before, "drop": self.drop, "options": options}
+        about = {"before": self.before, "drop": self.drop, "options": options}
+        if "" not in self.choices:
+            about["choices"] = {name: repr(choice["topologies"]) for name, choice in self.choices.items()}
+        if (known := self.calibration) is not None:
+            parts: list[Any] = []
+            if isinstance(known, Calibration):
+                parts = [part for name in known.inputs for part in known.parts(name)]
+            about["calibration"] = key_of(type(known).__name__, known.damping, *parts)
+        return about
 
     def _read(self) -> None:
         if self.folder is None or not (self.folder / LOG).exists():

@@ -122,6 +122,16 @@ def test_a_drop_of_the_score(folder, capsys):
     assert not (folder / "s.safetensors.work").exists()
 
 
+def test_a_search_over_families(folder, capsys):
+    pytest.importorskip("optuna")
+    arguments = ["compress", "m.pt", "--budget", "drop=20", *OUT, *ALL[:-2], "--each", "--topologies"]
+    assert main([*arguments, "LowRank,TTMatrix"]) == 0
+    printed = capsys.readouterr().out
+    assert "topologies" in printed
+    for name in ("LowRank", "TTMatrix"):
+        assert name in printed
+
+
 def test_a_page_without_code(folder, capsys):
     assert main(["compress", "m.pt", "--budget", "50%", *OUT, "--report", "page.html"]) == 0
     page = (folder / "page.html").read_text()
@@ -203,6 +213,7 @@ def test_wrong_use(options, message, folder, capsys):
 DROPS = {
     "no score": (["drop=1"], [], "needs a score; add --model and --evaluate"),
     "two limits": (["drop=1", "5%"], ALL, "is searched for alone"),
+    "no search": (["5%"], [*ALL, "--each"], "--each is for a search"),
     "text": (["drop=much"], ALL, "write a number, for example drop=1.0"),
     "negative": (["drop=-1"], ALL, "the drop must be a number of at least 0"),
 }

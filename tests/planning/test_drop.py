@@ -17,7 +17,7 @@ from deeptn_jax import equinox as tne
 from torch import nn
 
 import deeptn as dtn
-from deeptn.planning.drop import Trial, next_share
+from deeptn.planning.studies import Trial, next_trial
 from deeptn.recipe import Recipe
 
 torch.manual_seed(0)
@@ -167,12 +167,16 @@ def trial(share: float, accepted: bool) -> Trial:
 
 
 def test_the_next_share():
-    assert next_share([]) == 0.25
-    assert next_share([trial(0.25, True)]) == 0.125
-    assert next_share([trial(0.25, False)]) == 0.5
-    assert next_share([trial(0.25, False), trial(0.5, False)]) == pytest.approx(math.sqrt(0.5))
-    assert next_share([trial(0.25, True), trial(0.125, False)]) == pytest.approx(0.25 / math.sqrt(2))
-    assert next_share([trial(0.25, True), trial(0.24, False)]) is None
+    def after(*trials: Trial) -> Any:
+        following = next_trial(trials, [""], 0)
+        return following and following[1]
+
+    assert after() == 0.25
+    assert after(trial(0.25, True)) == 0.125
+    assert after(trial(0.25, False)) == 0.5
+    assert after(trial(0.25, False), trial(0.5, False)) == pytest.approx(math.sqrt(0.5))
+    assert after(trial(0.25, True), trial(0.125, False)) == pytest.approx(0.25 / math.sqrt(2))
+    assert after(trial(0.25, True), trial(0.24, False)) is None
 
 
 def test_wrong_use():
