@@ -11,7 +11,7 @@ import numpy as np
 from autoray import do
 
 from ..arrays import convert_params, dtype_of, library_of, norm_of, to_numpy
-from ..base import Array, Params
+from ..base import Array, Params, track
 from ..errors import SpecError, near_match
 from ..network import Network
 from ..topologies import describe
@@ -38,26 +38,39 @@ class Fit:
     lr : float, optional
         Learning rate, by default 0.02 for Adam and 1 for L-BFGS (in optax, the line search alone sets the step).
     seed : int
-        Seed of the starting point, if none is given.
+        Seed of the starting point, if none is given, and of those of `restarts`.
+    restarts : int
+        Number of further fits, from other random cores. The fit with the smallest error is kept: from random cores,
+        deep networks end at local minima.
 
     Examples
     --------
-    >>> Fit(method="lbfgs", steps=50)
-    Fit(method='lbfgs', steps=50, lr=None, seed=0)
+    >>> Fit(method="lbfgs", steps=50).restarts
+    0
+    >>> import deeptn as dtn
+    >>> from deeptn_torch import fit
+    >>> import torch
+    >>> net, weight = dtn.network(dtn.BrickWall(layers=1), (16, 16)), torch.randn(16, 16)
+    >>> once, best = (fit(net, weight, how=Fit(steps=30, restarts=restarts)) for restarts in (0, 3))
+    >>> best.error <= once.error
+    True
     """
 
     method: str = "auto"
     steps: int | None = None
     lr: float | None = None
     seed: int = 0
+    restarts: int = 0
 
     def __post_init__(self):
         if self.method not in METHODS:
             raise SpecError(f"Fit.method = {self.method!r}; {near_match(str(self.method), METHODS)}")
-        if self.steps is not None and (isinstance(self.steps, bool) or not isinstance(self.steps, int)):
-            raise SpecError(f"Fit.steps must be a non-negative integer, got {self.steps!r}")
-        if self.steps is not None and self.steps < 0:
-            raise SpecError(f"Fit.steps must be a non-negative integer, got {self.steps!r}")
+        for name in ("steps", "restarts"):
+            number = getattr(self, name)
+            if number is None and name == "steps":
+                continue
+            if isinstance(number, bool) or not isinstance(number, int) or number < 0:
+                raise SpecError(f"Fit.{name} must be a non-negative integer, got {number!r}")
         if self.lr is not None and not (isinstance(self.lr, (int, float)) and 0 < self.lr < math.inf):
             raise SpecError(f"Fit.lr must be a positive number, got {self.lr!r}")
         if self.lr is not None and self.method in ("auto", "als"):
@@ -69,8 +82,9 @@ class Fit:
         Examples
         --------
         >>> import deeptn as dtn
-        >>> [Fit().resolved(dtn.network(name, (8, 8))) for name in ("CP", "BrickWall")]
-        [Fit(method='als', steps=100, lr=None, seed=0), Fit(method='lbfgs', steps=300, lr=None, seed=0)]
+        >>> found = [Fit().resolved(dtn.network(name, (8, 8))) for name in ("CP", "BrickWall")]
+        >>> [(how.method, how.steps) for how in found]
+        [('als', 100), ('lbfgs', 300)]
         """
         method = self.method
         if method == "auto":
@@ -91,6 +105,9 @@ POLISHING, FEW = 100, 5
 
 #: Networks are fitted at smaller sizes first if steps × operations to decode the weight are at most this: seconds.
 EFFORT = 1e11
+
+#: Keeps the seeds of restarts apart from other draws with the same seed.
+RESTARTED = 1
 
 #: Up to this size, a network is fitted at all smaller sizes first.
 LINKS = 8
@@ -161,6 +178,12 @@ def fit_by_gradient(
     operations per fit: up to size `LINKS` for all smaller sizes, above it for half the size.
     """
     how = Fit() if how is None else how
+    if how.restarts:
+        given, once = (net, weight), replace(how, restarts=0)
+        seeds = np.random.default_rng((how.seed, RESTARTED)).integers(2**62, size=how.restarts).tolist()
+        starts = [(params, once), *((None, replace(once, seed=seed)) for seed in seeds)]
+        fits = [fit_by_gradient(*given, *start, library, minimise, covariance) for start in track(starts, "restarts")]
+        return min(fits, key=lambda found: found.error)
     wanted, how = how, how.resolved(net, covariance)
     _check_goal(net, weight, library)
     dense = to_numpy(weight)
