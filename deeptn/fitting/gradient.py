@@ -179,10 +179,13 @@ def fit_by_gradient(
     """
     how = Fit() if how is None else how
     if how.restarts:
-        given, once = (net, weight), replace(how, restarts=0)
+        once = replace(how, restarts=0)
         seeds = np.random.default_rng((how.seed, RESTARTED)).integers(2**62, size=how.restarts).tolist()
         starts = [(params, once), *((None, replace(once, seed=seed)) for seed in seeds)]
-        fits = [fit_by_gradient(*given, *start, library, minimise, covariance) for start in track(starts, "restarts")]
+        fits = [
+            fit_by_gradient(net, weight, start, one, library, minimise, covariance)
+            for start, one in track(starts, "restarts")
+        ]
         return min(fits, key=lambda found: found.error)
     wanted, how = how, how.resolved(net, covariance)
     _check_goal(net, weight, library)

@@ -17,7 +17,8 @@ from deeptn.cli import main
 from ..tiers import choose
 
 ROOT = Path(__file__).parents[2]
-PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
+PYTHON = re.compile(r"```python\n(.*?)```(?:\n\n```text\n(.*?)```)?", re.DOTALL)
+NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?( %)?")
 BLOCK = re.compile(r"```(python|bash)\n(.*?)```", re.DOTALL)
 TUTORIAL = ROOT / "docs" / "compress.md"
 PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {TUTORIAL})]
@@ -29,15 +30,28 @@ def test_howto(path):
 
 
 @choose(
-    "path", {p.name: p for p in PAGES if PYTHON.search(p.read_text())}, ["models.md", "frontends.md", "topologies.md"]
+    "path",
+    {p.name: p for p in PAGES if PYTHON.search(p.read_text())},
+    ["models.md", "frontends.md", "topologies.md", "heal.md", "regression.md"],
 )
 @pytest.mark.filterwarnings("error")
-def test_code_of_a_page(path, tmp_path, monkeypatch):
-    """Run all Python blocks of a page, one after another, in one namespace."""
+def test_code_of_a_page(path, tmp_path, monkeypatch, capsys):
+    """Run all Python blocks of a page, one after another, in one namespace; the last line is what the page says."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {}
-    for block in PYTHON.findall(path.read_text()):
+    for block, said in PYTHON.findall(path.read_text()):
         exec(compile(block, str(path), "exec"), namespace)
+        printed = capsys.readouterr().out
+        if said:
+            same_up_to_rounding(printed.splitlines()[-1], said.splitlines()[-1])
+
+
+def same_up_to_rounding(line: str, said: str) -> None:
+    """Compare words, and numbers up to a quarter or 5 %: on other processors, training ends elsewhere."""
+    assert NUMBER.sub("", line) == NUMBER.sub("", said)
+    for found, expected in zip(NUMBER.finditer(line), NUMBER.finditer(said), strict=True):
+        number, goal = (float(one[0].removesuffix(" %").replace(",", "")) for one in (found, expected))
+        assert abs(number - goal) <= max(0.25 * abs(goal), 5.0 if expected[1] else 0.0), (line, said)
 
 
 @pytest.mark.slow
