@@ -14,6 +14,7 @@ from typing import Any
 from checkpoint_pages import checkpoints_page
 from fit_pages import calibrated_page, fits_figure, fits_page
 from gpu_pages import gpu_page
+from healed_pages import healed_page, minilm_page
 from tables import about, table
 from training_pages import depth_figure, depth_page, trainability_figure, trainability_page
 
@@ -379,6 +380,8 @@ WRITERS = {
     "fits": fits_page,
     "calibrated": calibrated_page,
     "checkpoints": checkpoints_page,
+    "healed": healed_page,
+    "minilm": minilm_page,
 }
 FIGURES = {
     "lenet5": lenet5_figure,

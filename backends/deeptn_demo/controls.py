@@ -67,17 +67,18 @@ def pruned_bytes(model: nn.Module) -> int:
 
 
 def as_int8(model: nn.Module) -> nn.Module:
-    """Return a copy whose weights are rounded to 8 bits, with one scale for each; see `int8_bytes`."""
+    """Return a copy whose weights (or cores) are rounded to 8 bits, with one scale for each; see `int8_bytes`."""
     copied = copy.deepcopy(model)
-    for parameter in copied.parameters():
-        if parameter.ndim > 1:
-            numbers, scale = rounded(parameter.detach(), "int8")
-            parameter.data.copy_(torch.from_numpy(numbers).float() * scale)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            if parameter.ndim > 1:
+                numbers, scale = rounded(parameter.detach(), "int8")
+                parameter.copy_(torch.from_numpy(numbers).float() * scale)
     return copied
 
 
 def int8_bytes(model: nn.Module) -> int:
-    """Return the bytes of a model in 8 bits: a byte for each weight, a scale for each matrix, biases as they are."""
+    """Return the bytes of a model in 8 bits: one for each entry, a scale for each weight or core, biases as they are."""
     return sum(p.numel() + 4 if p.ndim > 1 else p.numel() * p.element_size() for p in model.parameters())
 
 

@@ -146,6 +146,7 @@ class Workflow:
         for label in CHOICES:
             yield label, lambda label=label: self._planned(label)
         yield WALL, self._wall
+        yield "TT-matrix in int8", self._planned_in_int8
         yield "narrower dense", self._narrower
         yield "fixed random", self._fixed
         yield "pruned, with its indices", self._pruned
@@ -196,6 +197,22 @@ class Workflow:
             return result
         result.plan = found
         return self._compressed(result, found, started, calibration=self.calibration)
+
+    def _planned_in_int8(self) -> Result:
+        """Compress to more TT-matrices, so that with cores of 8 bits, there are as many bytes as in all other rows."""
+        started = time.perf_counter()
+        result = Result("TT-matrix in int8", "family", note="more cores, rounded after healing")
+        params = 4 * self.limit
+        while True:
+            result.plan = plan(self.dense, {"params": params}, topologies=["TTMatrix"], seed=self.seed)
+            torch.manual_seed(self.seed)
+            result.model, result.report = compress(self.dense, result.plan, calibration=self.calibration)
+            if (excess := controls.int8_bytes(result.model) - 4 * self.limit) <= 0:
+                break
+            params -= excess
+        result = self._rounded(self._healed(result, started))
+        result.report = None  # files have the cores in 8 bits, but models do not: not the one to save
+        return result
 
     def _wall(self) -> Result:
         """Compress by brick walls of the largest depth that fits; small layers stay dense."""

@@ -7,7 +7,6 @@ import math
 from typing import Any, NamedTuple
 
 import deeptn_torch
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,76 +14,13 @@ import pytest
 import torch
 from deeptn_jax import equinox as tne
 from deeptn_jax import nnx as tnx
-from flax import nnx
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import deeptn as dtn
-from deeptn.models import History
 from deeptn.recipe import Recipe
 
-RNG = np.random.default_rng(0)
-X = RNG.normal(size=(96, 16)).astype("float32")
-NUMBERS = np.stack([X[:, 0] * X[:, 1], X[:, 2]], 1)
-CLASSES = (X[:, 0] > 0).astype(int) + (X[:, 1] > 0).astype(int)
-WALL = dtn.BrickWall(layers=2)
-
-
-def mlp(outputs: int = 2, seed: int = 0, **options: Any) -> Any:
-    torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, outputs))
-
-
-def small(outputs: int = 2, seed: int = 0) -> Any:
-    return deeptn_torch.compress(mlp(outputs, seed), {"0": WALL}, fit=None, seed=0)[0]
-
-
-def equinox_of(model: Any) -> Any:
-    """Return the same weights in Equinox, dense or generated."""
-    like = eqx.nn.MLP(16, model[2].out_features, 8, 1, key=jax.random.key(0))
-    first = model[0]
-    state = {f"layers.{k}": model[2 * k] for k in (0, 1)}
-    if hasattr(first, "network"):
-        like, _ = tne.compress(like, {"layers.0": first.network}, fit=None)
-        cores = {name: jnp.asarray(core.detach().numpy()) for name, core in first.cores.items()}
-        like = eqx.tree_at(lambda m: m.layers[0].cores, like, cores)
-        like = eqx.tree_at(lambda m: m.layers[0].dense.bias, like, jnp.asarray(first.bias.detach().numpy()))
-    else:
-        like = eqx.tree_at(lambda m: m.layers[0].weight, like, jnp.asarray(first.weight.detach().numpy()))
-        like = eqx.tree_at(lambda m: m.layers[0].bias, like, jnp.asarray(first.bias.detach().numpy()))
-    last = state["layers.1"]
-    return eqx.tree_at(
-        lambda m: (m.layers[1].weight, m.layers[1].bias),
-        like,
-        (jnp.asarray(last.weight.detach().numpy()), jnp.asarray(last.bias.detach().numpy())),
-    )
-
-
-def nnx_of(model: Any) -> Any:
-    """Return the same weights in NNX, dense or generated."""
-    like: Any = nnx.Sequential(
-        nnx.Linear(16, 8, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(8, model[2].out_features, rngs=nnx.Rngs(0))
-    )
-    first = model[0]
-    if hasattr(first, "network"):
-        like, _ = tnx.compress(like, {"layers.0": first.network}, fit=None)
-        for name, core in first.cores.items():
-            like.layers[0].cores[name][...] = jnp.asarray(core.detach().numpy())
-    else:
-        like.layers[0].kernel[...] = jnp.asarray(first.weight.detach().numpy().T)
-    like.layers[0].bias[...] = jnp.asarray(first.bias.detach().numpy())
-    like.layers[2].kernel[...] = jnp.asarray(model[2].weight.detach().numpy().T)
-    like.layers[2].bias[...] = jnp.asarray(model[2].bias.detach().numpy())
-    return like
-
-
-def outputs_of(model: Any) -> np.ndarray:
-    """Return what a model of Equinox or NNX makes of the inputs."""
-    return np.asarray(model(X) if isinstance(model, nnx.Module) else jax.vmap(model)(X))
-
-
-def losses(history: History) -> list[float]:
-    return [epoch.loss for epoch in history.epochs]
+from .perceptrons import CLASSES, NUMBERS, NoisyEquinox, NoisyNNX, X, equinox_of, losses, mlp, nnx_of, outputs_of, small
 
 
 @pytest.mark.parametrize(
@@ -239,107 +175,6 @@ def test_early_stopping_keeps_the_best():
     assert history.score == pytest.approx(-score, rel=1e-5)
 
 
-class Stop(Exception):
-    pass
-
-
-def stopping(after: int) -> Any:
-    steps = iter(range(1000))
-
-    def stop() -> None:
-        if next(steps) == after:
-            raise Stop
-
-    return stop
-
-
-def noisy() -> Any:
-    torch.manual_seed(0)
-    return nn.Sequential(deeptn_torch.TNLinear(16, 8, WALL), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 3))
-
-
-def test_what_was_killed_goes_on_as_if_nothing_had_happened(tmp_path):
-    x, y = torch.from_numpy(X), torch.from_numpy(CLASSES)
-    file, teacher = tmp_path / "heal.safetensors", mlp(3)
-    recipe = Recipe(epochs=6, lr=0.02, distill=0.3, patience=5)
-
-    def run(model: Any, **options: Any) -> Any:
-        loader = DataLoader(TensorDataset(x, y), 20, shuffle=True)
-        return deeptn_torch.heal(model, teacher, loader, recipe, seed=3, validation=(x, y), **options)
-
-    whole = noisy()
-    torch.manual_seed(5)
-    expected = run(whole)
-    for after in (3, 12, 26):
-        killed = noisy()
-        torch.manual_seed(5)
-        with pytest.raises(Stop):
-            run(killed, checkpoint=file, on_step=stopping(after))
-        torch.manual_seed(5)  # before the first epoch has ended, the run starts again
-        resumed = noisy() if after == 3 else killed
-        torch.manual_seed(5)
-        history = run(resumed, checkpoint=file)
-        assert losses(history) == losses(expected)
-        assert (history.best, history.score) == (expected.best, expected.score)
-        for name, tensor in whole.state_dict().items():
-            assert torch.equal(tensor, resumed.state_dict()[name]), name
-        again = noisy()
-        assert losses(run(again, checkpoint=file)) == losses(expected)  # nothing is left to do
-        assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items())
-        file.unlink()
-
-
-class NoisyEquinox(eqx.Module):
-    first: Any
-    drop: Any
-    last: Any
-
-    def __init__(self):
-        keys = jax.random.split(jax.random.key(0))
-        self.first = tne.TNLinear(16, 8, WALL, key=keys[0])
-        self.drop = eqx.nn.Dropout(0.3)
-        self.last = eqx.nn.Linear(8, 3, key=keys[1])
-
-    def __call__(self, x: Any, *, key=None) -> Any:
-        return self.last(self.drop(self.first(x), key=key))
-
-
-class NoisyNNX(nnx.Module):
-    def __init__(self):
-        rngs = nnx.Rngs(0)
-        self.first = tnx.TNLinear(16, 8, WALL, rngs=rngs)
-        self.norm = nnx.BatchNorm(8, rngs=rngs)
-        self.drop = nnx.Dropout(0.3, rngs=rngs)
-        self.last = nnx.Linear(8, 3, rngs=rngs)
-
-    def __call__(self, x: Any) -> Any:
-        return self.last(self.drop(self.norm(self.first(x))))
-
-
-def arrays_of(model: Any) -> list[Any]:
-    """Return the trained arrays of a JAX model."""
-    return jax.tree.leaves(
-        nnx.state(model, nnx.Param) if isinstance(model, nnx.Module) else eqx.filter(model, eqx.is_array)
-    )
-
-
-@pytest.mark.parametrize(("train", "make"), [(tne.train, NoisyEquinox), (tnx.train, NoisyNNX)], ids=["equinox", "nnx"])
-def test_jax_goes_on_as_if_nothing_had_happened(train, make, tmp_path):
-    file, recipe = tmp_path / "train.safetensors", Recipe(epochs=5, lr=0.02, batch=20)
-    more: dict[str, Any] = {"seed": 3, "validation": (X, CLASSES)}
-    expected, history = train(make(), (X, CLASSES), recipe, **more)
-    other, _ = train(make(), (X, CLASSES), recipe, **more | {"seed": 4})
-    assert not all(np.array_equal(a, b) for a, b in zip(arrays_of(expected), arrays_of(other)))
-    for after in (2, 11):
-        with pytest.raises(Stop):
-            train(make(), (X, CLASSES), recipe, checkpoint=file, on_step=stopping(after), **more)
-        found, again = train(make(), (X, CLASSES), recipe, checkpoint=file, **more)
-        assert losses(again) == losses(history)
-        assert again.best == history.best
-        assert all(np.array_equal(a, b) for a, b in zip(arrays_of(expected), arrays_of(found), strict=True))
-        file.unlink()
-
-
 def test_statistics_and_dropout_of_jax():
     model, _ = tnx.train(NoisyNNX(), (X, CLASSES), Recipe(epochs=2, batch=20))
     assert bool(jnp.any(model.norm.mean[...] != 0))
@@ -472,30 +307,6 @@ def test_the_best_parameters_come_back_without_the_random_numbers():
     torch.manual_seed(0)
     deeptn_torch.train(small(), (X, NUMBERS), Recipe(epochs=3), evaluate=evaluate)
     assert float(torch.rand(())) not in drawn
-
-
-def test_a_loader_with_its_own_generator_goes_on(tmp_path):
-    file, recipe = tmp_path / "train.safetensors", Recipe(epochs=4, lr=0.02)
-
-    def loader() -> Any:
-        data = TensorDataset(torch.from_numpy(X), torch.from_numpy(NUMBERS))
-        return DataLoader(data, 20, shuffle=True, generator=torch.Generator().manual_seed(3))
-
-    whole = small()
-    expected = deeptn_torch.train(whole, loader(), recipe)
-    killed = small()
-    with pytest.raises(Stop):
-        deeptn_torch.train(killed, loader(), recipe, checkpoint=file, on_step=stopping(12))
-    resumed = small()
-    assert losses(deeptn_torch.train(resumed, loader(), recipe, checkpoint=file)) == losses(expected)
-    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters()))
-    with pytest.raises(dtn.FormatError, match="the checkpoint was written with loss = None, expected mse"):
-        deeptn_torch.train(small(), loader(), recipe, checkpoint=file, loss="mse")
-    wider = nn.Sequential(nn.Linear(16, 9), nn.ReLU(), nn.Linear(9, 2))
-    before = copy.deepcopy(wider.state_dict())
-    with pytest.raises(dtn.FormatError):
-        deeptn_torch.train(wider, loader(), recipe, checkpoint=file)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in wider.state_dict().items())
 
 
 class Stream(IterableDataset[Any]):

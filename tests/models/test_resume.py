@@ -1,0 +1,116 @@
+"""Test that training and healing go on after an interruption as if nothing had happened."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import deeptn_torch
+import equinox as eqx
+import jax
+import numpy as np
+import pytest
+import torch
+from deeptn_jax import equinox as tne
+from deeptn_jax import nnx as tnx
+from flax import nnx
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import deeptn as dtn
+from deeptn.recipe import Recipe
+
+from .perceptrons import CLASSES, NUMBERS, NoisyEquinox, NoisyNNX, X, losses, mlp, noisy, small
+
+
+class Stop(Exception):
+    pass
+
+
+def stopping(after: int) -> Any:
+    steps = iter(range(1000))
+
+    def stop() -> None:
+        if next(steps) == after:
+            raise Stop
+
+    return stop
+
+
+def test_what_was_killed_goes_on_as_if_nothing_had_happened(tmp_path):
+    x, y = torch.from_numpy(X), torch.from_numpy(CLASSES)
+    file, teacher = tmp_path / "heal.safetensors", mlp(3)
+    recipe = Recipe(epochs=6, lr=0.02, distill=0.3, patience=5)
+
+    def run(model: Any, **options: Any) -> Any:
+        loader = DataLoader(TensorDataset(x, y), 20, shuffle=True)
+        return deeptn_torch.heal(model, teacher, loader, recipe, seed=3, validation=(x, y), **options)
+
+    whole = noisy()
+    torch.manual_seed(5)
+    expected = run(whole)
+    for after in (3, 12, 26):
+        killed = noisy()
+        torch.manual_seed(5)
+        with pytest.raises(Stop):
+            run(killed, checkpoint=file, on_step=stopping(after))
+        torch.manual_seed(5)  # before the first epoch has ended, the run starts again
+        resumed = noisy() if after == 3 else killed
+        torch.manual_seed(5)
+        history = run(resumed, checkpoint=file)
+        assert losses(history) == losses(expected)
+        assert (history.best, history.score) == (expected.best, expected.score)
+        for name, tensor in whole.state_dict().items():
+            assert torch.equal(tensor, resumed.state_dict()[name]), name
+        again = noisy()
+        assert losses(run(again, checkpoint=file)) == losses(expected)  # nothing is left to do
+        assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in whole.state_dict().items())
+        file.unlink()
+
+
+def arrays_of(model: Any) -> list[Any]:
+    """Return the trained arrays of a JAX model."""
+    return jax.tree.leaves(
+        nnx.state(model, nnx.Param) if isinstance(model, nnx.Module) else eqx.filter(model, eqx.is_array)
+    )
+
+
+@pytest.mark.parametrize(("train", "make"), [(tne.train, NoisyEquinox), (tnx.train, NoisyNNX)], ids=["equinox", "nnx"])
+def test_jax_goes_on_as_if_nothing_had_happened(train, make, tmp_path):
+    file, recipe = tmp_path / "train.safetensors", Recipe(epochs=5, lr=0.02, batch=20)
+    more: dict[str, Any] = {"seed": 3, "validation": (X, CLASSES)}
+    expected, history = train(make(), (X, CLASSES), recipe, **more)
+    other, _ = train(make(), (X, CLASSES), recipe, **more | {"seed": 4})
+    assert not all(np.array_equal(a, b) for a, b in zip(arrays_of(expected), arrays_of(other)))
+    for after in (2, 11):
+        with pytest.raises(Stop):
+            train(make(), (X, CLASSES), recipe, checkpoint=file, on_step=stopping(after), **more)
+        found, again = train(make(), (X, CLASSES), recipe, checkpoint=file, **more)
+        assert losses(again) == losses(history)
+        assert again.best == history.best
+        assert all(np.array_equal(a, b) for a, b in zip(arrays_of(expected), arrays_of(found), strict=True))
+        file.unlink()
+
+
+def test_a_loader_with_its_own_generator_goes_on(tmp_path):
+    file, recipe = tmp_path / "train.safetensors", Recipe(epochs=4, lr=0.02)
+
+    def loader() -> Any:
+        data = TensorDataset(torch.from_numpy(X), torch.from_numpy(NUMBERS))
+        return DataLoader(data, 20, shuffle=True, generator=torch.Generator().manual_seed(3))
+
+    whole = small()
+    expected = deeptn_torch.train(whole, loader(), recipe)
+    killed = small()
+    with pytest.raises(Stop):
+        deeptn_torch.train(killed, loader(), recipe, checkpoint=file, on_step=stopping(12))
+    resumed = small()
+    assert losses(deeptn_torch.train(resumed, loader(), recipe, checkpoint=file)) == losses(expected)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters()))
+    with pytest.raises(dtn.FormatError, match="the checkpoint was written with loss = None, expected mse"):
+        deeptn_torch.train(small(), loader(), recipe, checkpoint=file, loss="mse")
+    wider = nn.Sequential(nn.Linear(16, 9), nn.ReLU(), nn.Linear(9, 2))
+    before = copy.deepcopy(wider.state_dict())
+    with pytest.raises(dtn.FormatError):
+        deeptn_torch.train(wider, loader(), recipe, checkpoint=file)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in wider.state_dict().items())
