@@ -44,7 +44,7 @@ FAMILIES: dict[str, dtn.Topology] = {
     "brick wall, ReLU": dtn.BrickWall(layers=2),
 }
 #: Steps of L-BFGS for weights of at most so many entries.
-STEPS = {10**5: 300, 10**6: 100}
+STEPS = {10**5: 300, 10**6: 40}
 SEED = 0
 
 
