@@ -47,8 +47,10 @@ def minilm() -> tuple[Path, Any, nn.Module]:
 
 
 def batches(tokenizer: Any, sentences: list[str], size: int = 100) -> list[dict[str, torch.Tensor]]:
-    """Return tokens in batches."""
-    parts = [sentences[k : k + size] for k in range(0, len(sentences), size)]
+    """Return tokens in batches of sentences of similar length, so that there is little padding; in a random order."""
+    ordered = sorted(sentences, key=len)
+    parts = [ordered[k : k + size] for k in range(0, len(ordered), size)]
+    parts = [parts[k] for k in np.random.default_rng(0).permutation(len(parts))]
     return [dict(tokenizer(part, padding=True, truncation=True, max_length=128, return_tensors="pt")) for part in parts]
 
 
