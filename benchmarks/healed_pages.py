@@ -29,11 +29,11 @@ def healed_page(data: dict[str, Any]) -> str:
         f"batches, random cores). The dense network trains for {recipes['train']['epochs']} epochs; every row is then healed for "
         f"{recipes['heal']['epochs']} epochs with the dense network as its teacher, once with each of the learning rates "
         f"{' and '.join(f'{rate:g}' for rate in recipes['rates'])} (of the cores, or of everything if there are none). A tenth of the "
-        "training images chooses the rate and the best epoch; the test images choose nothing.",
+        "training images chooses the rate, the best epoch, and below each table the best network; the test images choose nothing.",
         "",
         "“Planned” may use any family for each layer, where the errors of the weights are smallest. “Narrower” networks are trained "
-        "as the dense one, then healed. A network in int8 has 8-bit weights with a scale for each, and biases in float32; “pruned” "
-        "counts an index for each weight that is left.",
+        "as the dense one, then healed. A network in int8 has 8-bit weights (or cores) with a scale for each, and biases in "
+        "float32; it is rounded after healing, and “int8 alone” is not healed. “Pruned” counts an index for each weight that is left.",
         "",
     ]
     for share in sorted({row["share"] for row in data["results"]}, reverse=True):
@@ -62,10 +62,11 @@ def _cells(rows: list[dict[str, Any]]) -> list[str]:
 
 
 def _means(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Return the mean score on the validation part of every row."""
     found: dict[str, list[float]] = {}
     for row in rows:
         if row["after"] is not None:
-            found.setdefault(row["label"], []).append(row["after"])
+            found.setdefault(row["label"], []).append(row["validation"])
     return {label: statistics.mean(values) for label, values in found.items()}
 
 

@@ -78,7 +78,7 @@ def as_int8(model: nn.Module) -> nn.Module:
 
 
 def int8_bytes(model: nn.Module) -> int:
-    """Return the bytes of a model in 8 bits: one for each entry, a scale for each weight or core, biases as they are."""
+    """Return the bytes of a model in 8 bits: one per entry, a scale for each weight or core, biases as they are."""
     return sum(p.numel() + 4 if p.ndim > 1 else p.numel() * p.element_size() for p in model.parameters())
 
 

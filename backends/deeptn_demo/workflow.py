@@ -202,9 +202,13 @@ class Workflow:
         """Compress to more TT-matrices, so that with cores of 8 bits, there are as many bytes as in all other rows."""
         started = time.perf_counter()
         result = Result("TT-matrix in int8", "family", note="more cores, rounded after healing")
-        params = 4 * self.limit
+        params = min(4 * self.limit, count(view_of(self.dense)) - 1)
         while True:
-            result.plan = plan(self.dense, {"params": params}, topologies=["TTMatrix"], seed=self.seed)
+            try:
+                result.plan = plan(self.dense, {"params": params}, topologies=["TTMatrix"], seed=self.seed)
+            except PlanError as error:
+                result.note = str(error)
+                return result
             torch.manual_seed(self.seed)
             result.model, result.report = compress(self.dense, result.plan, calibration=self.calibration)
             if (excess := controls.int8_bytes(result.model) - 4 * self.limit) <= 0:

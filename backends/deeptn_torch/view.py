@@ -88,7 +88,7 @@ class TorchModel:
                 if user is not module or name != what:
                     refused = tied(what, path)
         shape = tuple(weight.shape)
-        affine = bias and (kind.affine or kind.base is not None)
+        affine = bias and kind.adds_bias(module)
         return Weight(names, kind.name(shape), shape, _dtype(weight), lambda: weight, own, bias, None, refused, affine)
 
     def _slots(self) -> dict[str, tuple[str, Any, bool]]:

@@ -71,6 +71,8 @@ class Fit:
                 continue
             if isinstance(number, bool) or not isinstance(number, int) or number < 0:
                 raise SpecError(f"Fit.{name} must be a non-negative integer, got {number!r}")
+        if isinstance(self.seed, bool) or not hasattr(self.seed, "__index__") or self.seed < 0:
+            raise SpecError(f"Fit.seed = {self.seed!r}; expected a non-negative integer")
         if self.lr is not None and not (isinstance(self.lr, (int, float)) and 0 < self.lr < math.inf):
             raise SpecError(f"Fit.lr must be a positive number, got {self.lr!r}")
         if self.lr is not None and self.method in ("auto", "als"):

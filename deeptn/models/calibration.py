@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -132,8 +132,9 @@ def calibrate(
 
     Notes
     -----
-    Layers that add a bias to W x need the second moments about the mean alone; see `Calibration.centers`. Convolutions
-    sum up patches, those with groups all groups together. Transposed convolutions count every position of
+    Layers that add a bias to W x need the second moments about the mean alone; see `Calibration.centers`. That leaves
+    out biases that other layers share, and convolutions with groups, which differ in their means. Convolutions sum up
+    patches, those with groups all groups together. Transposed convolutions count every position of
     the input by itself, as if its contributions to the output did not overlap. Embeddings count indices.
     """
     if not 0 <= damping < np.inf:
@@ -159,9 +160,14 @@ def calibrate(
 def writable_biases(view: ModelView, weights: Iterable[Weight]) -> dict[str, Entry]:
     """Return the entries of biases that can make up for errors of weights, by the names of the weights."""
     entries, found = view.entries(), dict[str, Entry]()
+    users: dict[Hashable, set[str]] = {}
+    for name, entry in entries.items():
+        users.setdefault(entry.tie, set()).add(name)
     for weight in weights:
         entry = entries.get(weight.entry("bias")) if weight.affine else None
-        if entry is not None and entry.refused is None and math.prod(entry.shape) == weight.shape[0]:
+        if entry is None or entry.refused is not None or users[entry.tie] - weight.owned:
+            continue
+        if math.prod(entry.shape) == weight.shape[0]:
             found[weight.name] = entry
     return found
 

@@ -174,8 +174,9 @@ def _described(
     calibration: Calibration | None,
     history: Sequence[float] = (),
 ) -> _Found:
-    made = net.materialize(params)
-    shift = None if calibration is None else calibration.shift(name, made, weight)
+    made, shift = net.materialize(params), None
+    if calibration is not None and name in calibration.centers:  # in NumPy, so that cores from a folder give the same
+        shift = calibration.shift(name, net.materialize({core: to_numpy(own) for core, own in params.items()}), weight)
     return _Found(params, layer_report(name, net, weight, made, calibration, history), shift)
 
 

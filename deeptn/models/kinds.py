@@ -45,6 +45,12 @@ class Kind(NamedTuple):
         """Return the kind's name in files, for a layer whose weight has this shape."""
         return self.form.format(len(shape) - 2)
 
+    def adds_bias(self, layer: object) -> bool:
+        """Return whether a dense layer adds its bias to W x, the same for all inputs, and does nothing else."""
+        groups = getattr(layer, "groups", getattr(layer, "feature_group_count", 1))
+        plain = (self.affine or self.base is not None) and groups == 1 and getattr(layer, "mask", None) is None
+        return plain and getattr(layer, "bias", None) is not None
+
     def differs(self, layer: object, method: str) -> str | None:
         """Say why a layer that overrides `method` cannot be replaced; return None if it does not override it."""
         if self.base is None or getattr(type(layer), method) is getattr(self.base, method):

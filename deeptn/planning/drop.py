@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..base import PathLike, text_table, write_atomically
+from ..base import PathLike, optional, text_table, write_atomically
 from ..errors import FormatError, PlanError, SpecError
 from ..models import Calibration, Matching, Workers, key_of
+from ..topologies import topology
 from .plans import Plan
 from .search import plan
 from .studies import Trial, next_trial
@@ -123,7 +124,7 @@ def search_by_drop(
         Topologies that plans may use, by a name: ``{"TT-matrix": ["TTMatrix"], "any": deeptn.planning.FAMILIES}``. The
         networks with the smallest errors need not be those that heal best. Needs ``pip install 'deeptn[search]'``.
     calibration : Calibration or Matching, optional
-        For `compress`, in every trial.
+        For `compress`, in every trial. A folder keeps no data: with a `Matching`, pass the same.
     **options
         Those of `deeptn.plan`: targets, ignore, topologies, seed, …; without topologies if there are choices.
 
@@ -151,12 +152,15 @@ def search_by_drop(
         raise SpecError("a budget of the drop needs evaluate=, a function from a model to its score (higher is better)")
     if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
         raise SpecError(f"trials must be a positive integer, got {trials!r}")
+    seed = options.get("seed") or 0
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise SpecError(f"seed = {seed!r}; expected a non-negative integer")
     with tempfile.TemporaryDirectory() as temporary:  # every plan needs the same errors of weights
         kept = Path(temporary) if folder is None else Path(folder)
         given = {"workers": Workers(1, folder=kept / "errors")} | options
         place = None if folder is None else kept
         run = _Run(front_end, model, float(drop), evaluate, heal, place, calibration, choices, given)
-        names, seed = list(run.choices), int(options.get("seed") or 0)
+        names = list(run.choices)
         while len(run.trials) < trials and (following := next_trial(run.trials, names, seed)) is not None:
             run.trial(*following)
         return run.result()
@@ -169,10 +173,12 @@ def _checked(choices: Mapping[str, Sequence[str]] | None, options: Mapping[str, 
     if "topologies" in options:
         raise PlanError("choices are sets of topologies; leave out topologies")
     named = isinstance(choices, Mapping) and choices and "" not in choices
-    if not named or any(isinstance(one, str) for one in choices.values()):
+    if not named or not all(isinstance(one, (list, tuple)) and one for one in choices.values()):
         example = '{"TT-matrix": ["TTMatrix"], "low rank": ["LowRank"]}'
         raise PlanError(f"choices must be a mapping from names to lists of topologies, such as {example}")
-    return {str(name): {"topologies": list(topologies)} for name, topologies in choices.items()}
+    if len(choices) > 1:
+        optional("optuna", "search")  # and not after the first trials
+    return {str(name): {"topologies": [topology(one) for one in given]} for name, given in choices.items()}
 
 
 def checked_score(score: Any) -> float:
@@ -267,7 +273,8 @@ class _Run:
         if (known := self.calibration) is not None:
             parts: list[Any] = []
             if isinstance(known, Calibration):
-                parts = [part for name in known.inputs for part in known.parts(name)]
+                centers = [known.centers.get(name) for name in known.inputs]
+                parts = [*known.inputs, *centers, *(part for name in known.inputs for part in known.parts(name))]
             about["calibration"] = key_of(type(known).__name__, known.damping, *parts)
         return about
 

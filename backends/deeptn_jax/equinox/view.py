@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -76,7 +77,9 @@ class EquinoxModel:
             why = None if wrapper is None else normalized(wrapper)
             why = why or (cells[name.rpartition(".")[0]] if kind is SINGLE else None)
             found.append(self._weight(name, layer, kind, why))
-        return found
+        shared = parts(self.model, (eqx.nn.Shared,)).items()
+        tied = tuple(path_of(path, "") for path, part in shared if isinstance(part, eqx.nn.Shared))
+        return [replace(one, affine=one.affine and not one.name.startswith(tied)) for one in found]
 
     def _weight(self, name: str, layer: Any, kind: Kind | None, refused: str | None) -> Weight:
         if kind is None:
@@ -88,7 +91,7 @@ class EquinoxModel:
             if len(shape) != 2 + getattr(layer, "num_spatial_dims", 0):
                 refused = f"has a stack of weights of shape {shape} (filter_vmap); compress single layers"
         read, bias = partial(checked, weight), getattr(layer, "bias", None) is not None
-        name_of_kind, affine = kind.name(shape), bias and kind.base is not None
+        name_of_kind, affine = kind.name(shape), kind.adds_bias(layer)
         return Weight((name,), name_of_kind, shape, weight.dtype.name, read, own, bias, None, refused, affine)
 
     def _slots(self) -> dict[str, tuple[str, Any]]:

@@ -104,7 +104,7 @@ class NNXModel:
         form = Form.of(kind.attribute, _raw(variable).shape, layer)
         shape, read, bias = form.weight, partial(_read, form, variable), getattr(layer, "bias", None) is not None
         dtype, stored = _raw(variable).dtype.name, NAMES.get(kind.attribute, kind.attribute)
-        affine = bias and kind.base is not None
+        affine = kind.adds_bias(layer)
         return Weight(names, kind.name(shape), shape, dtype, read, stored, bias, None, refused, affine)
 
     def _slots(self) -> dict[str, tuple[Form, Any, str | None]]:
