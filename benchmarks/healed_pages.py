@@ -38,7 +38,9 @@ def healed_page(data: dict[str, Any]) -> str:
     ]
     for share in sorted({row["share"] for row in data["results"]}, reverse=True):
         rows = [row for row in data["results"] if row["share"] == share]
-        labels = list(dict.fromkeys(row["label"] for row in rows))
+        labels = list(
+            dict.fromkeys(row["label"] for row in sorted(rows, key=lambda row: list(ROLES).index(row["role"])))
+        )
         cells = [_cells([row for row in rows if row["label"] == label]) for label in labels]
         headings = ["network", "parameters", "KB", "before healing", "healed", "seconds"]
         lines += [f"## At {share:.0%} of the parameters", "", *table(headings, cells), "", *_winner(rows), ""]
