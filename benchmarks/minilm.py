@@ -41,7 +41,7 @@ METHODS: dict[str, tuple[tuple[str, ...], bool]] = {
 }
 TESTS, OTHERS, PAIRS = 2000, 4000, 20_000
 FEATURES = ["model.encoder.layer.*.output"]
-#: The better one of two learning rates for what is no core (2e-4), after one epoch of weighted SVD at 50 %.
+#: For weights that are not cores, the better one of 2e-4 and 1e-3, after one epoch of weighted SVD at 50 %.
 RECIPE = Recipe(epochs=3, lr=1e-3, core_lr=1e-3, features=1.0)
 SEED = 0
 

@@ -18,8 +18,8 @@ from deeptn.models import (
     about_of,
     as_data,
     carry_out,
+    check_recipe,
     check_score,
-    check_teacher,
     rows_of,
     select,
 )
@@ -77,7 +77,7 @@ def train_module(
     checkpoint: PathLike | None = None,
 ) -> tuple[Any, History]:
     """Train a model; the arguments are those of `deeptn_torch.train`. Return the model and the history."""
-    check_teacher(recipe, teacher)
+    check_recipe(recipe, teacher, seed)
     adam = optional("optax", "jax").scale_by_adam
     check_score(recipe, validation, evaluate)
     if recipe.grow:

@@ -16,7 +16,7 @@ from deeptn.constraints import isometrize
 from deeptn.errors import FormatError, SpecError
 from deeptn.fitting import grow
 from deeptn.init import weight_exponents
-from deeptn.models import Batch, Data, Rows, carry_out, check_loss, check_teacher
+from deeptn.models import Batch, Data, Rows, carry_out, check_loss, check_recipe
 from deeptn.network import Network
 from deeptn.recipe import Recipe
 
@@ -109,7 +109,7 @@ def train(
     >>> found.loss < 0.6
     True
     """
-    check_teacher(recipe, teacher)
+    check_recipe(recipe, teacher, seed)
     optax = optional("optax", "jax")
     if recipe.patience is not None:
         raise SpecError("Recipe.patience needs a score, which this function has not; train a model of Equinox or NNX")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -75,6 +76,7 @@ def search_by_drop(
         return found if isinstance(found, nn.Module) else small
 
     library: Any = SimpleNamespace(compress=compress, save_model=save_model, load_model=load_model)
-    scored = None if evaluate is None else lambda model: score(model, evaluate)
-    given = scored, None if heal is None else healed
+    # With the signatures of the user's functions, which the search checks.
+    scored = wraps(evaluate)(lambda model: score(model, evaluate)) if callable(evaluate) else evaluate
+    given = scored, wraps(heal)(healed) if callable(heal) else heal
     return search(library, model, budget, *given, trials=trials, folder=folder, seed=seed, **options)

@@ -15,7 +15,7 @@ from deeptn.arrays import from_raw
 from deeptn.base import PathLike
 from deeptn.errors import DeepTNError, FormatError, SpecError
 from deeptn.init import weight_exponents
-from deeptn.models import Data, History, about_of, as_data, carry_out, check_loss, check_score, check_teacher, rows_of
+from deeptn.models import Data, History, about_of, as_data, carry_out, check_loss, check_recipe, check_score, rows_of
 from deeptn.network import Network
 from deeptn.recipe import HEALING, Recipe
 
@@ -85,7 +85,7 @@ def train(
     >>> len(history.epochs), model.training
     (2, False)
     """
-    check_teacher(recipe, teacher)
+    check_recipe(recipe, teacher, seed)
     check_score(recipe, validation, evaluate)
     _refuse_examples(data, recipe)
     rows, others = as_data(data, recipe.batch), None if validation is None else as_data(validation, recipe.batch)

@@ -102,6 +102,9 @@ def compress(
     for name in networks:
         check_free(dense[name], f", or add {name!r} to ignore")
         _warn_if_large(name, networks[name])
+    if calibration is not None and not isinstance(calibration, (Calibration, Matching)):
+        what = type(calibration).__name__
+        raise PlanError(f"calibration is a {what}; write calibration=calibrate(model, data), or Matching(data)")
     if isinstance(calibration, Calibration):
         warn_about_missing([name for name in networks if name not in calibration.inputs])
     before, seeds = (count(view), at_rest(view)), _seeds(view, seed)

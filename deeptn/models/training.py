@@ -282,8 +282,15 @@ def check_score(recipe: Recipe, validation: object, evaluate: object) -> None:
         raise SpecError(f"Recipe.patience = {recipe.patience} needs a score; pass validation= or evaluate=")
 
 
-def check_teacher(recipe: Recipe, teacher: object) -> None:
-    """Raise `DeepTNError` if a recipe needs a teacher and none was passed."""
+def check_recipe(recipe: object, teacher: object, seed: object) -> None:
+    """Raise `DeepTNError` if a recipe is none or needs a teacher that was not passed, or a seed is none."""
+    if not isinstance(recipe, Recipe):
+        given = (
+            ", ".join(f"{name}={value!r}" for name, value in recipe.items()) if isinstance(recipe, dict) else "epochs=5"
+        )
+        raise SpecError(f"the recipe is a {type(recipe).__name__}; write deeptn.recipe.Recipe({given})")
+    if isinstance(seed, bool) or not hasattr(seed, "__index__"):
+        raise SpecError(f"the seed is a {type(seed).__name__}; expected an integer (validation=, on_step= have names)")
     if recipe.distill and teacher is None:
         raise DeepTNError(f"Recipe.distill = {recipe.distill} needs a teacher; pass teacher=")
 

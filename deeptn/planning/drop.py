@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import tempfile
@@ -143,8 +144,8 @@ def search_by_drop(
     FormatError
         If the folder has the trials of another search.
     """
-    if set(budget) != {"drop"}:
-        raise PlanError(f'a search has one limit, {{"drop": …}}; got {dict(budget)}. For others, use deeptn.plan')
+    if not isinstance(budget, Mapping) or set(budget) != {"drop"}:
+        raise PlanError(f'a search has one limit, {{"drop": 1.0}}; got {budget!r:.60}. For others, use deeptn.plan')
     drop = budget["drop"]
     if isinstance(drop, bool) or not isinstance(drop, (int, float)) or not 0 <= drop < math.inf:
         raise SpecError(f"the drop must be a number of at least 0, in the unit of evaluate; got {drop!r}")
@@ -152,6 +153,9 @@ def search_by_drop(
         raise SpecError("a budget of the drop needs evaluate=, a function from a model to its score (higher is better)")
     if isinstance(trials, bool) or not isinstance(trials, int) or trials < 1:
         raise SpecError(f"trials must be a positive integer, got {trials!r}")
+    _check_call("evaluate", evaluate, "evaluate(model), which returns a score", 1)
+    if heal is not None:
+        _check_call("heal", heal, "heal(small, model, checkpoint)", 3)
     seed = options.get("seed") or 0
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise SpecError(f"seed = {seed!r}; expected a non-negative integer")
@@ -164,6 +168,18 @@ def search_by_drop(
         while len(run.trials) < trials and (following := next_trial(run.trials, names, seed)) is not None:
             run.trial(*following)
         return run.result()
+
+
+def _check_call(name: str, function: Any, expected: str, count: int) -> None:
+    """Raise `SpecError` if a function cannot be called with so many arguments, as far as it says."""
+    if not callable(function):
+        raise SpecError(f"{name} is a {type(function).__name__}; expected a function {expected}")
+    try:
+        inspect.signature(function).bind(*range(count))
+    except TypeError as error:
+        raise SpecError(f"{name} must be a function {expected}; calling it that way fails: {error}") from error
+    except ValueError:  # some built-in functions don't say
+        return
 
 
 def _checked(choices: Mapping[str, Sequence[str]] | None, options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -253,7 +269,9 @@ class _Run:
         best = self._best()
         search = Search(self.before, self.drop, tuple(self.trials), best, self.params)
         if best is None:
-            raise PlanError(f"no network is within the drop; heal longer, or allow more of it\n{search}")
+            advice = "pass heal=" if self.heal is None else "train longer in heal"
+            text = f"no trial is within the drop: {advice}, raise trials=, or allow a larger drop"
+            raise PlanError(f"{text}\n{search}")
         if self.folder is not None:
             return self.front_end.load_model(self.model, self.folder / MODEL.format(best + 1)), search
         return self.smallest, search

@@ -53,6 +53,8 @@ class Row:
     def __post_init__(self):
         if self.role not in get_args(Role):
             raise SpecError(f"Row.role = {self.role!r}; expected one of {', '.join(get_args(Role))}")
+        if isinstance(self.scores, (int, float)) or isinstance(self.before, (int, float)):
+            raise SpecError(f"the scores of {self.label!r} are one number; write a tuple, such as scores=(91.0,)")
         if not all(math.isfinite(score) for score in (*self.scores, *self.before)):
             raise SpecError(f"the scores of {self.label!r} are not all finite: {self.scores}, {self.before}")
 

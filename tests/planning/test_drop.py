@@ -184,6 +184,16 @@ def test_wrong_use():
     for call, text in (
         (lambda: search(NET, {"drop": 1.0}), "needs evaluate=, a function from a model to its score"),
         (lambda: search(NET, {"params": 10}, accuracy), "a search has one limit"),
+        (lambda: search(NET, 0.3, accuracy), 'a search has one limit, {"drop": 1.0}; got 0.3'),
+        (
+            lambda: search(NET, {"drop": 1.0}, heal),
+            "evaluate must be a function evaluate.model., which",
+        ),
+        (lambda: search(NET, {"drop": 1.0}, 3.0), "evaluate is a float; expected a function"),
+        (
+            lambda: search(NET, {"drop": 1.0}, accuracy, lambda small, model: None),
+            "heal must be a function heal",
+        ),
         (lambda: search(NET, {"drop": -1.0}, accuracy), "the drop must be a number of at least 0"),
         (lambda: search(NET, {"drop": 1.0}, lambda net: "good"), "evaluate must return a finite number"),
         (lambda: search(NET, {"drop": 1.0}, lambda net: math.nan), "evaluate must return a finite number"),
