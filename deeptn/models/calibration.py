@@ -61,7 +61,7 @@ class Calibration:
     inputs: Mapping[str, Covariance]
     held_out: Mapping[str, Covariance] = field(default_factory=dict)
     damping: float = 0.01
-    centers: Mapping[str, np.ndarray] = field(default_factory=dict)
+    centers: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False)
 
     def for_fit(self, name: str) -> Covariance | None:
         """Return the covariance with which a weight is fitted; None if its inputs are unknown, or all zero."""
