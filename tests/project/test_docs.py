@@ -44,7 +44,7 @@ def test_code_of_a_page(path, tmp_path, monkeypatch, capsys):
     for block, said in PYTHON.findall(path.read_text()):
         exec(compile(block, str(path), "exec"), namespace)
         printed = capsys.readouterr().out
-        if said:
+        if said and path.parent.name == "tutorials":  # with seeds; elsewhere, the text is an example
             lines = [[line for line in text.splitlines() if not ROW.match(line)] for text in (printed, said)]
             for pair in zip(*lines, strict=True):
                 same_up_to_rounding(*pair)
