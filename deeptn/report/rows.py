@@ -138,12 +138,14 @@ def takeaway(report: Report, rows: Sequence[Row] = (), score: str = "score") -> 
     if best is not None:
         text += f"; the best control of that size, {best.label}, reaches {best.mean:.4g}"
     more = []
+    other = max((row for row in rivals if row.role == "family"), key=_mean, default=None)
+    ends = {": here, the networks are not worth their work": best, "": other}
+    better = {end: row for end, row in ends.items() if row is not None and paired(chosen, row)[0] <= 0}
+    more += [f"{row.label} is at least as good at this size{end}." for end, row in better.items()]
     rival = max(rivals, key=_mean, default=None)
-    if rival is not None:
-        difference = paired(chosen, rival)
-        if difference[0] <= 0:
-            more.append(f"{rival.label} is at least as good at this size: here, the networks are not worth their work.")
-        elif difference[1] is not None and difference[0] < difference[1]:
+    if rival is not None and not better:
+        difference, sd = paired(chosen, rival)
+        if sd is not None and difference < sd:
             more.append(f"The lead over {rival.label} is smaller than its standard deviation over the seeds.")
     if len(chosen.scores) == 1:
         more.append("This is one seed: small differences mean little.")
