@@ -125,18 +125,16 @@ class Covariance:
         >>> covariance.about(covariance.mean).matrix.tolist()
         [[1.0, 0.0], [0.0, 0.0]]
         """
-        found = self._like()
         if self.diagonal:
-            found._sum = self._sum - 2 * self._total * center + self.count * center**2
+            moved = self._sum - 2 * self._total * center + self.count * center**2
         else:
             both = np.outer(self._total, center)
-            found._sum = self._sum - both - both.T + self.count * np.outer(center, center)
-        found._total = self._total - self.count * center
-        return found
+            moved = self._sum - both - both.T + self.count * np.outer(center, center)
+        return self._like(moved, self._total - self.count * center)
 
-    def _like(self) -> Covariance:
+    def _like(self, squares: np.ndarray, total: np.ndarray) -> Covariance:
         found = Covariance(self.size, axis=self.axis, diagonal=self.diagonal)
-        found.count, found._sum, found._total = self.count, self._sum.copy(), self._total.copy()
+        found.count, found._sum, found._total = self.count, squares, total
         return found
 
     def damped(self, share: float) -> Covariance:
@@ -152,10 +150,8 @@ class Covariance:
         >>> covariance.damped(0.5).matrix.tolist()
         [[5.0, 0.0], [0.0, 1.0]]
         """
-        found = self._like()
         mean = share * float(self._sum.sum() if self.diagonal else np.trace(self._sum)) / self.size
-        found._sum = self._sum + (mean if self.diagonal else mean * np.eye(self.size))
-        return found
+        return self._like(self._sum + (mean if self.diagonal else mean * np.eye(self.size)), self._total.copy())
 
     def root(self) -> np.ndarray:
         """Return a matrix R with ``R Rᵀ`` proportional to C, and entries of about 1 or less; of a diagonal, its root.

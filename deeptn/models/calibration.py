@@ -85,7 +85,7 @@ class Calibration:
         if center is None:
             return None
         dense, made = (to_numpy(array).reshape(len(array), -1) for array in (weight, found))
-        return (dense.astype(np.float64) - made) @ center
+        return (dense - made) @ center
 
     def errors(self, name: str, found: Array, weight: Array) -> tuple[float | None, float | None]:
         """Return the relative error of a layer's outputs on the calibration data, and on held-out data."""
@@ -133,8 +133,9 @@ def calibrate(
     Notes
     -----
     Layers that add a bias to W x need the second moments about the mean alone; see `Calibration.centers`. That leaves
-    out biases that other layers share, and convolutions with groups, which differ in their means. Convolutions sum up
-    patches, those with groups all groups together. Transposed convolutions count every position of
+    out biases that other layers share, and convolutions with groups, which differ in their means.
+
+    Convolutions sum up patches, those with groups all groups together. Transposed convolutions count every position of
     the input by itself, as if its contributions to the output did not overlap. Embeddings count indices.
     """
     if not 0 <= damping < np.inf:
@@ -176,8 +177,8 @@ def varies(covariance: Covariance) -> bool:
     """Return whether inputs differ from their mean, by more than rounding; only if they multiply columns."""
     if covariance.diagonal or covariance.axis == 0:
         return False
-    about = covariance.about(covariance.mean)
-    return bool(np.trace(about.matrix) > _ROUNDING * np.trace(covariance.matrix))
+    whole = float(np.trace(covariance.matrix))
+    return whole - float(covariance.mean @ covariance.mean) > _ROUNDING * whole
 
 
 def _summed(view: WatchedView, data: Any, weights: Mapping[str, Weight], what: str) -> dict[str, Covariance]:

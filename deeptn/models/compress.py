@@ -23,7 +23,7 @@ from .calibration import Calibration, warn_about_missing, writable_biases
 from .matching import Matching, errors_of, order_of_use
 from .report import LayerReport, Report, layer_report
 from .rules import Rules, resolve, select
-from .view import Generated, ModelView, Weight, at_rest, count, naming, widened
+from .view import Entry, Generated, ModelView, Weight, at_rest, count, naming, widened
 from .work import Call, Workers, groups, key_of
 
 
@@ -121,7 +121,8 @@ def compress(
                 release(weight)
     else:
         found = _found_by_workers(Workers.of(workers), view, dense, networks, fit, seeds, calibration)
-    biases = _shifted(view, dense, {name: found[name].shift for name in networks})
+    entries = writable_biases(view, dense.values())
+    biases = _shifted(entries, dense, {name: found[name].shift for name in networks})
     view.replace({name: Generated(net, found[name].params) for name, net in networks.items()})
     if biases:
         view.write(biases)
@@ -138,10 +139,9 @@ class _Found(NamedTuple):
 
 
 def _shifted(
-    view: ModelView, weights: Mapping[str, Weight], shifts: Mapping[str, np.ndarray | None]
+    entries: Mapping[str, Entry], weights: Mapping[str, Weight], shifts: Mapping[str, np.ndarray | None]
 ) -> dict[str, np.ndarray]:
-    """Return new biases, by the names of their entries."""
-    entries = writable_biases(view, [weights[name] for name in shifts])
+    """Return new biases, by the names of their entries; `entries` has those that can change, by weight."""
     found = {}
     for name, shift in shifts.items():
         if shift is not None and name in entries:
@@ -214,7 +214,7 @@ def _found_by_matching(
             about = layer_report(name, net, like, made, history=history)
             shift = None if pair is None else pair.shift(made, weight)
             found[name] = _Found(params, replace(about, **errors_of((pair, held_out), made, weight)), shift)
-        new_bias = _shifted(view, dense, {name: shift})
+        new_bias = _shifted(biased, dense, {name: shift})
         working.replace({name: Generated(net, params)})
         if new_bias:
             working.write(new_bias)

@@ -157,7 +157,7 @@ def search_by_drop(
     if heal is not None:
         _check_call("heal", heal, "heal(small, model, checkpoint)", 3)
     seed = options.get("seed") or 0
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+    if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0:
         raise SpecError(f"seed = {seed!r}; expected a non-negative integer")
     with tempfile.TemporaryDirectory() as temporary:  # every plan needs the same errors of weights
         kept = Path(temporary) if folder is None else Path(folder)
