@@ -43,8 +43,12 @@ class MissingBackendError(DeepTNError, ImportError):
         return type(self), (self.package, self.extra)
 
 
+#: With more known names, a message gives the closest match alone.
+MANY = 24
+
+
 def near_match(word: str, known: Iterable[str]) -> str:
-    """Return the end of an "unknown name" message: the known names and the closest match.
+    """Return the end of an "unknown name" message: the closest match and the known names, unless there are many.
 
     Examples
     --------
@@ -55,4 +59,6 @@ def near_match(word: str, known: Iterable[str]) -> str:
     lower = {name.lower(): name for name in names}
     close = difflib.get_close_matches(str(word).lower(), list(lower), n=1)
     hint = f"; did you mean {lower[close[0]]!r}?" if close else ""
+    if close and len(names) > MANY:
+        return f"did you mean {lower[close[0]]!r}?"
     return "expected one of " + ", ".join(repr(name) for name in names) + hint

@@ -20,6 +20,7 @@ from deeptn.models import (
     carry_out,
     check_recipe,
     check_score,
+    check_teacher,
     rows_of,
     select,
 )
@@ -78,6 +79,8 @@ def train_module(
 ) -> tuple[Any, History]:
     """Train a model; the arguments are those of `deeptn_torch.train`. Return the model and the history."""
     check_recipe(recipe, teacher, seed)
+    if teacher is not None:
+        check_teacher(module.networks, teacher.networks)
     adam = optional("optax", "jax").scale_by_adam
     check_score(recipe, validation, evaluate)
     if recipe.grow:

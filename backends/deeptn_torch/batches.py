@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
+from deeptn.models import Batch
+
 
 def moved(batch: Any, model: nn.Module) -> Any:
     """Return a batch with arrays of NumPy as tensors, on the device of a model.
@@ -32,6 +34,16 @@ def moved(batch: Any, model: nn.Module) -> Any:
         return part.to(device) if isinstance(part, Tensor) else part
 
     return move(batch)
+
+
+def explain_dtype(error: Exception, batch: Batch, model: nn.Module) -> None:
+    """Add a note to an error if floating-point arguments of a model have another dtype than its parameters."""
+    own = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
+    given = [part for part in (*batch.args, *batch.kwargs.values()) if isinstance(part, Tensor)]
+    other = next((part.dtype for part in given if part.is_floating_point() and part.dtype not in own), None)
+    if own and other is not None:
+        names = ", ".join(sorted(map(str, own)))
+        error.add_note(f"The inputs are {other}, but the parameters {names}; convert one: x.to({names.split(',')[0]})")
 
 
 def logits_of(outputs: Any) -> Tensor | None:

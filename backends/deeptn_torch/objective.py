@@ -14,7 +14,7 @@ from deeptn.errors import DeepTNError, SpecError
 from deeptn.models import Batch, check_labels, loss_for, select
 from deeptn.recipe import Recipe
 
-from .batches import logits_of, moved
+from .batches import explain_dtype, logits_of, moved
 
 #: ``"cross_entropy"``, ``"mse"``, or a function of outputs and labels; None chooses by the dtype of the labels.
 Loss: TypeAlias = str | Callable[[Any, Any], Tensor] | None
@@ -48,7 +48,11 @@ class Objective:
     def __call__(self, given: Any) -> Tensor:
         batch = Batch.of(moved(given, self.model))
         self._seen.clear()
-        outputs = self.model(*batch.args, **batch.kwargs)
+        try:
+            outputs = self.model(*batch.args, **batch.kwargs)
+        except RuntimeError as error:
+            explain_dtype(error, batch, self.model)
+            raise
         parts: list[Tensor] = []
         # Without labels, a teacher has classes only if the user says so.
         kind, share = "cross_entropy" if self.loss == "cross_entropy" else "mse", self._share(batch)

@@ -15,7 +15,18 @@ from deeptn.arrays import from_raw
 from deeptn.base import PathLike
 from deeptn.errors import DeepTNError, FormatError, SpecError
 from deeptn.init import weight_exponents
-from deeptn.models import Data, History, about_of, as_data, carry_out, check_loss, check_recipe, check_score, rows_of
+from deeptn.models import (
+    Data,
+    History,
+    about_of,
+    as_data,
+    carry_out,
+    check_loss,
+    check_recipe,
+    check_score,
+    check_teacher,
+    rows_of,
+)
 from deeptn.network import Network
 from deeptn.recipe import HEALING, Recipe
 
@@ -94,6 +105,7 @@ def train(
     modes = {module: module.training for module in (() if teacher is None else teacher.modules())}
     try:
         if teacher is not None:
+            check_teacher(list(layers_of(model)), list(layers_of(teacher)))
             teacher.eval()
         model.train()
         with objective.watching():

@@ -45,7 +45,7 @@ def track(items: Iterable[T], what: str | Callable[[T], str], total: int | None 
     """Iterate over items; after two seconds, show a bar on stderr if that is a terminal.
 
     Inside such a loop, another one adds a line of its own. The bars disappear at the end. Where `showing` asks for
-    lines and stderr is not a terminal, the outermost loop writes one every ten seconds, with the time left.
+    lines and stderr is not a terminal, a loop writes one every ten seconds, with the time left.
 
     Parameters
     ----------

@@ -219,9 +219,9 @@ def loss_for(name: Any, outputs: Any, target: Any, integer: bool) -> str:
     >>> import numpy as np
     >>> loss_for(None, np.ones((4, 3)), np.ones(4, int), True), loss_for(None, np.ones((4, 1)), np.ones((4, 1)), False)
     ('cross_entropy', 'mse')
-    >>> loss_for(None, np.ones((4, 1)), np.ones(4), False)
+    >>> loss_for(None, np.ones((4, 1)), np.ones(4), False)  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    deeptn.errors.SpecError: mse: the outputs have shape (4, 1), but the labels (4,); expected the same shape
+    deeptn.errors.SpecError: mse: the outputs have shape (4, 1), but the labels (4,); expected the same ...
     """
     if name is not None and name not in LOSSES:
         raise SpecError(f"loss = {name!r}; expected {' or '.join(map(repr, LOSSES))}, or a function (outputs, labels)")
@@ -229,15 +229,31 @@ def loss_for(name: Any, outputs: Any, target: Any, integer: bool) -> str:
     chosen = name or ("cross_entropy" if integer else "mse")
     if chosen == "cross_entropy":
         if not integer:
-            raise SpecError(f"cross_entropy: the labels must be class numbers, got {target.dtype}; write loss='mse'")
+            raise SpecError(
+                f"cross_entropy: the labels must be class numbers, got {target.dtype}; convert them to integers, or "
+                "write loss='mse'"
+            )
         if shapes[0][:-1] != shapes[1]:
+            advice = _advice(shapes[0][:-1], shapes[1])
+            if shapes[0] == shapes[1]:
+                advice = "; write labels.argmax(-1) if they are one-hot, loss='mse' if they are numbers"
             raise SpecError(
                 f"cross_entropy: the outputs have shape {shapes[0]}, but the labels {shapes[1]}; expected "
-                f"(…, classes) and (…)"
+                f"(…, classes) and (…){advice}"
             )
     elif shapes[0] != shapes[1]:
-        raise SpecError(f"mse: the outputs have shape {shapes[0]}, but the labels {shapes[1]}; expected the same shape")
+        raise SpecError(
+            f"mse: the outputs have shape {shapes[0]}, but the labels {shapes[1]}; expected the same shape"
+            + _advice(*shapes)
+        )
     return chosen
+
+
+def _advice(wanted: tuple[int, ...], given: tuple[int, ...]) -> str:
+    """Say how to convert labels, if they lack or have an axis of size 1."""
+    if wanted == (*given, 1):
+        return "; write labels[..., None]"
+    return "; write labels[..., 0]" if given == (*wanted, 1) else ""
 
 
 def check_labels(lowest: int, highest: int, classes: int, ignored: int | None = None) -> None:
@@ -250,7 +266,10 @@ def check_labels(lowest: int, highest: int, classes: int, ignored: int | None = 
     deeptn.errors.SpecError: the labels range from 0 to 10, but the outputs have classes 0 to 9
     """
     if highest >= classes or (lowest < 0 and lowest != ignored):
-        raise SpecError(f"the labels range from {lowest} to {highest}, but the outputs have classes 0 to {classes - 1}")
+        advice = "; write loss='mse' if they are numbers, not classes" if classes == 1 else ""
+        raise SpecError(
+            f"the labels range from {lowest} to {highest}, but the outputs have classes 0 to {classes - 1}{advice}"
+        )
 
 
 def rows_of(batch: Any) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..arrays import to_raw
-from ..base import Array, PathLike, track
+from ..base import Array, PathLike, track, warn
 from ..errors import DeepTNError, FormatError, SpecError
 from ..files import fingerprint, read_tensors, write_tensors
 from ..network import Network
@@ -96,7 +96,7 @@ class Epoch:
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class History:
     """What happened in training.
 
@@ -112,8 +112,8 @@ class History:
     Examples
     --------
     >>> history = History((Epoch(0.9, 0.8, -0.7, 1.0), Epoch(0.7, 0.6, -0.75, 1.0)), best=0)
-    >>> history.loss, history.score
-    (0.6, -0.7)
+    >>> history, history.loss
+    (History(2 epochs, loss=0.6, score=-0.7, best=0, 2 s), 0.6)
     """
 
     epochs: tuple[Epoch, ...]
@@ -134,6 +134,11 @@ class History:
     def seconds(self) -> float:
         """Wall time of all epochs."""
         return sum(epoch.seconds for epoch in self.epochs)
+
+    def __repr__(self) -> str:
+        score = "" if self.score is None else f", score={self.score:.4g}, best={self.best}"
+        stopped = ", stopped=True" if self.stopped else ""
+        return f"History({len(self.epochs)} epochs, loss={self.loss:.4g}{score}{stopped}, {self.seconds:.3g} s)"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data for JSON."""
@@ -293,6 +298,12 @@ def check_recipe(recipe: object, teacher: object, seed: object) -> None:
         raise SpecError(f"the seed is a {type(seed).__name__}; expected an integer (validation=, on_step= have names)")
     if recipe.distill and teacher is None:
         raise DeepTNError(f"Recipe.distill = {recipe.distill} needs a teacher; pass teacher=")
+
+
+def check_teacher(model: Collection[object], teacher: Collection[object]) -> None:
+    """Warn if only the teacher has generated weights: it should be the original model."""
+    if teacher and not model:
+        warn("the teacher is compressed, but the model is not; write heal(small, original, data)")
 
 
 def _grow(recipe: Recipe, trainer: Trainer, epoch: int) -> bool:

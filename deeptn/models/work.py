@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import to_raw
-from ..base import Params, PathLike, optional, positive_int, write_atomically
+from ..base import Params, PathLike, optional, positive_int, showing, write_atomically
 from ..errors import FormatError, PlanError
 from ..files import is_mapped, load, save
 from ..network import Network
@@ -101,7 +101,7 @@ class Workers:
             with parallel_config(**options):
                 parallel: Any = Parallel(return_as="generator_unordered", pre_dispatch="2*n_jobs")
                 own = _Copies()
-                yield from parallel(delayed(_call)(call._replace(arguments=own(call.arguments))) for call in calls)
+                yield from parallel(delayed(_quiet)(call._replace(arguments=own(call.arguments))) for call in calls)
 
     def _client(self, stack: ExitStack) -> Any:
         distributed = optional("distributed", "dask")
@@ -141,6 +141,12 @@ def _call(call: Call) -> tuple[Any, Any]:
 
     with threadpool_limits(1), naming(call.layer):
         return call.name, call.function(*call.arguments)
+
+
+def _quiet(call: Call) -> tuple[Any, Any]:
+    """Make a call in another process, whose loops show nothing."""
+    with showing():
+        return _call(call)
 
 
 @dataclass(frozen=True)

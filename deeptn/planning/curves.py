@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..arrays import relative_error, to_numpy
-from ..base import Shape
+from ..base import Shape, track
 from ..budget import at_budget
 from ..errors import DeepTNError, LayoutError, MissingBackendError, SpecError
 from ..fitting import Fit, can_alternate, decompose
@@ -127,7 +127,7 @@ def measured(weight: np.ndarray, networks: Iterable[Network], seed: int = 0) -> 
     """
     dense = to_numpy(weight)
     found: list[Candidate] = []
-    for net in networks:
+    for net in track(list(networks), lambda net: describe(net.topology)):
         if net.num_params < dense.size:
             try:
                 found.append(Candidate(net, _error(net, dense, seed)))

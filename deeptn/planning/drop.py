@@ -12,13 +12,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..base import PathLike, optional, text_table, write_atomically
+from ..base import PathLike, optional, text_table, warn, write_atomically
 from ..errors import FormatError, PlanError, SpecError
 from ..models import Calibration, Matching, Workers, key_of
 from ..topologies import topology
 from .plans import Plan
 from .search import plan
 from .studies import Trial, next_trial
+
+#: So many compressed models that all score higher than the original, before they are healed, raise a doubt.
+SEVERAL = 3
 
 #: Names of what is in the folder.
 LOG, MODEL, CHECKPOINT = "trials.json", "trial-{}.safetensors", "trial-{}.checkpoint.safetensors"
@@ -77,7 +80,11 @@ class Search:
                 "-" if trial.params is None else f"{trial.params:,}",
                 *("-" if score is None else f"{score:.4g}" for score in (trial.compressed, trial.score)),
                 "-" if trial.score is None else f"{self.before - trial.score:.3g}",
-                "smallest" if number == self.best else "within" if trial.accepted else "",
+                "too small for these topologies"
+                if trial.params is None
+                else "smallest"
+                if number == self.best
+                else "within" * trial.accepted,
             )
             for number, trial in enumerate(self.trials)
         ]
@@ -159,6 +166,10 @@ def search_by_drop(
     seed = options.get("seed") or 0
     if isinstance(seed, bool) or not hasattr(seed, "__index__") or seed < 0:
         raise SpecError(f"seed = {seed!r}; expected a non-negative integer")
+    try:
+        inspect.signature(plan).bind(model, budget, **options)
+    except TypeError as error:
+        raise SpecError(f"{error}; options of a search are those of deeptn.plan") from None
     with tempfile.TemporaryDirectory() as temporary:  # every plan needs the same errors of weights
         kept = Path(temporary) if folder is None else Path(folder)
         given = {"workers": Workers(1, folder=kept / "errors")} | options
@@ -268,6 +279,9 @@ class _Run:
     def result(self) -> tuple[Any, Search]:
         best = self._best()
         search = Search(self.before, self.drop, tuple(self.trials), best, self.params)
+        made = [trial for trial in self.trials if trial.compressed is not None]
+        if len(made) >= SEVERAL and all((trial.compressed or 0.0) > self.before for trial in made):
+            warn("every compressed model scores higher than the original; in evaluate, higher must be better")
         if best is None:
             advice = "pass heal=" if self.heal is None else "train longer in heal"
             text = f"no trial is within the drop: {advice}, raise trials=, or allow a larger drop"

@@ -204,7 +204,7 @@ def wrong() -> dict[str, tuple[Any, str]]:
         "column": (lambda: train(small(1), (X, NUMBERS[:, 0]), recipe), r"shape \(96, 1\), but the labels \(96,\)"),
         "floats as classes": (
             lambda: train(small(3), (X, NUMBERS), recipe, loss="cross_entropy"),
-            "the labels must be class numbers, got torch.float32; write loss='mse'",
+            "the labels must be class numbers, got torch.float32; convert them to integers, or write loss='mse'",
         ),
         "classes": (
             lambda: train(small(2), (X, CLASSES), recipe),

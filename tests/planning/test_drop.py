@@ -203,7 +203,17 @@ def test_wrong_use():
             "within the drop",
         ),
         (lambda: search(NET, {"drop": 1.0}, accuracy, targets=["fc"]), "'fc'"),
+        (lambda: search(NET, {"drop": 1.0}, accuracy, topology=["LowRank"]), "'topology'; options of a search are"),
         (lambda: dtn.plan(NET, {"drop": "1"}), "for a drop of the score, call search_by_drop"),
     ):
         with pytest.raises(dtn.DeepTNError, match=text):
             call()
+
+
+def test_a_score_with_the_wrong_sign_raises_a_doubt():
+    def loss(net: Any) -> float:
+        return float(nn.functional.cross_entropy(net(X[:250]), LABELS[:250]))
+
+    with pytest.warns(UserWarning, match="in evaluate, higher must be better"):
+        _, search = deeptn_torch.search_by_drop(NET, {"drop": 0.1}, loss, trials=4, **FAST)
+    assert [trial.accepted for trial in search.trials] == [True, True, False, True]
