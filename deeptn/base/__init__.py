@@ -2,7 +2,7 @@
 
 from .checks import boolean, is_list, is_object, positive_int, positive_ints, rank_field, ranks
 from .dispatch import compose, do
-from .files import cache_folder, write_atomically
+from .files import cache_folder, remove_temporary, write_atomically
 from .optional import optional
 from .progress import showing, track
 from .registry import Registry
@@ -30,6 +30,7 @@ __all__ = [
     "positive_ints",
     "rank_field",
     "ranks",
+    "remove_temporary",
     "showing",
     "text_table",
     "track",

@@ -1,32 +1,148 @@
-"""Write files atomically, and find the folder for cached results."""
+"""Replace files safely, and find the folder for caches."""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
-import tempfile
-from collections.abc import Callable
+import secrets
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from .types import PathLike
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+#: End of the names of temporary files.
+TEMPORARY = ".deeptn.tmp"
+
+#: Where files cannot be locked, temporary files that are older [s] belong to no process.
+FORGOTTEN = 24 * 3600
+
 
 def write_atomically(path: PathLike, write: Callable[[Path], Any]) -> None:
-    """Let `write` fill a temporary file next to `path`, then rename it: a failure leaves the old file untouched."""
+    """Let `write` fill a temporary file in the folder of `path`, then rename it.
+
+    An existing file is replaced completely or not at all, and keeps its mode and, where that is permitted, its owner.
+    If it is a symbolic link, its target is replaced. File and folder are written through to the disk. Temporary files
+    that a killed process left for this path are removed.
+
+    Raises
+    ------
+    OSError
+        If `path` is a device, a FIFO or a folder, its folder is missing, or the disk is full. The error names `path`.
+    """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no directory {str(path.parent)!r} to write {path.name!r} into")
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
+    real = Path(os.path.realpath(path))
+    if real.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    if not real.parent.is_dir():
+        raise FileNotFoundError(f"no directory {str(real.parent)!r} to write {path.name!r} into")
+    old = real.stat() if real.exists() else None
+    if old is not None and stat.S_ISDIR(old.st_mode):
+        raise IsADirectoryError(f"{str(path)!r} is a folder; name a file in it")
+    if old is not None and not stat.S_ISREG(old.st_mode):
+        raise OSError(f"{str(path)!r} is a device, FIFO or socket, which cannot be replaced; name a regular file")
+    remove_temporary(real.parent, _start(real))
+    new: Path | None = None
     try:
-        mode = os.umask(0)
-        os.umask(mode)
-        write(Path(name))
-        os.chmod(name, 0o666 & ~mode)
-        os.replace(name, path)
+        with _temporary(real) as (new, handle):
+            write(new)
+            if old is not None:
+                _keep(handle, old)
+            os.fsync(handle)
+            if fcntl is None:
+                os.close(handle)  # Windows does not rename open files
+            os.replace(new, real)
+        _sync(real.parent)
+    except OSError as error:
+        if error.errno is None or (error.filename is not None and str(error.filename) != str(new or "")):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def remove_temporary(folder: Path, start: str = ".") -> None:
+    """Remove the temporary files whose names start like this, unless a process is writing them."""
+    for file in folder.glob(f"{start}*{TEMPORARY}"):
+        with suppress(OSError):  # it may be gone, or belong to another user
+            if _is_forgotten(file):
+                file.unlink()
+
+
+@contextmanager
+def _temporary(real: Path) -> Iterator[tuple[Path, int]]:
+    """Create a file with a lock, which shows that a process is writing it; delete it at the end, unless renamed."""
+    while True:
+        new = real.with_name(f"{_start(real)}{secrets.token_hex(4)}{TEMPORARY}")
+        handle = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        _lock(handle)
+        if new.exists():  # nobody has removed it before it was locked
+            break
+        os.close(handle)
+    try:
+        yield new, handle
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        new.unlink(missing_ok=True)
         raise
+    finally:
+        with suppress(OSError):
+            os.close(handle)
+
+
+def _start(real: Path) -> str:
+    """Return the start of the names of temporary files for a path; short, because its own name may be a long one."""
+    return f".{hashlib.sha256(os.fsencode(real.name)).hexdigest()[:16]}."
+
+
+def _lock(handle: int) -> bool | None:
+    """Lock an open file; return whether that worked, None where files cannot be locked."""
+    if fcntl is None:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+    return True
+
+
+def _is_forgotten(file: Path) -> bool:
+    handle = os.open(file, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+    try:
+        locked = _lock(handle)
+        return time.time() - file.stat().st_mtime > FORGOTTEN if locked is None else locked
+    finally:
+        os.close(handle)
+
+
+def _keep(handle: int, old: os.stat_result) -> None:
+    """Give a file the owner and the mode of another one."""
+    if not hasattr(os, "fchown"):
+        return
+    own = os.fstat(handle)
+    mode = stat.S_IMODE(old.st_mode)
+    if (old.st_uid, old.st_gid) != (own.st_uid, own.st_gid):
+        try:
+            os.fchown(handle, old.st_uid, old.st_gid)
+        except PermissionError:
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)  # they would give away rights of another user
+    os.fchmod(handle, mode)
+
+
+def _sync(folder: Path) -> None:
+    """Write the entries of a folder through to the disk, where that is possible."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def cache_folder() -> Path | None:

@@ -7,7 +7,6 @@ import importlib.metadata
 import json
 import os
 import socket
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..arrays import to_raw
-from ..base import Params, PathLike, optional, positive_int, showing, write_atomically
+from ..base import Params, PathLike, optional, positive_int, remove_temporary, showing, write_atomically
 from ..errors import FormatError, PlanError
 from ..files import is_mapped, load, save
 from ..network import Network
@@ -198,10 +197,10 @@ class Store:
         """Delete the results, and the folder if nothing else is in it."""
         if self.folder is None or not self.folder.is_dir():
             return
-        for pattern in ("*.json", "*.safetensors", ".*.tmp"):
+        remove_temporary(self.folder)
+        for pattern in ("*.json", "*.safetensors"):
             for file in self.folder.glob(pattern):
-                fresh = pattern == ".*.tmp" and time.time() - file.stat().st_mtime < FRESH
-                if len(file.name.strip(".").partition(".")[0]) == KEY_LENGTH and not fresh:
+                if len(file.stem) == KEY_LENGTH:
                     file.unlink(missing_ok=True)
         with suppress(OSError):  # something else is in it
             self.folder.rmdir()
@@ -227,9 +226,6 @@ def groups(sizes: Mapping[str, int]) -> Iterator[list[str]]:
 
 #: Entries of the weights that are in memory at the same time, if no single weight is larger.
 TOGETHER = 2**25
-
-#: Unfinished files that are younger [s] may belong to another run.
-FRESH = 600
 
 #: Part of every key; another number when the same call gives another result.
 VERSION = 1
