@@ -131,7 +131,7 @@ def _drop(data: dict[str, Any]) -> list[str]:
     return [
         "## As small as one point allows",
         "",
-        f"`search_by_drop` with a drop of {search['drop']:g} points on the validation part ({search['before']:.2f} before), first seed, "
+        f"`search_by_drop` with a drop of {search['drop']:.1f} points on the validation part ({search['before']:.2f} before), first seed, "
         "one rate.",
         "",
         *table(["trial", "topologies", "allowed", "parameters", "healed", ""], cells),
