@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from functools import cache
 
 import numpy as np
 from autoray import do
 
 from .arrays import cast_like, convert, library_of
-from .base import Array, Params
+from .base import Array, Params, cached
 from .engine import activate, compile_network, run, seconds
 from .errors import SpecError, near_match
 from .spec import Layout, Leg, NetworkSpec, Node, Stage
@@ -174,7 +173,7 @@ def initialize(
     return _calibrate(spec, layout, params, shares, goal, passes=12 if elsewhere else 1)
 
 
-@cache
+@cached
 def _shares(spec: NetworkSpec) -> tuple[dict[str, float], bool]:
     """Return exponents that spread a factor of W over parameters, and whether stages share parameters or results.
 
@@ -256,7 +255,7 @@ def _revive(spec: NetworkSpec, params: Params) -> Params:
     results: list[Array] = []
     for number, stage in enumerate(spec.stages[:-1]):
         sources = spec.sources(number)
-        alone = _single_stage(spec, stage, [spec.stages[source].output for source in sources] or [()])
+        alone = _alone(spec, number)
         arrays = {name: params[name] for name in alone.param_shapes if name in params}
         arrays |= {f"{_STATE}{k}": state for k, state in enumerate([results[source] for source in sources] or [one])}
         uses = Counter(node.param for node in stage.nodes)
@@ -270,6 +269,13 @@ def _revive(spec: NetworkSpec, params: Params) -> Params:
             after = _join_and_activate(stage, contracted * sign, results)
         results.append(after)
     return params
+
+
+@cached
+def _alone(spec: NetworkSpec, number: int) -> NetworkSpec:
+    """Return a stage as a network that takes the results of others as parameters."""
+    sources = spec.sources(number)
+    return _single_stage(spec, spec.stages[number], [spec.stages[source].output for source in sources] or [()])
 
 
 def _join_and_activate(stage: Stage, state: Array, results: Sequence[Array]) -> Array:
@@ -336,6 +342,7 @@ def root_mean_square(spec: NetworkSpec, layout: Layout, params: Mapping[str, Arr
 _CONJ = "__conj"
 
 
+@cached
 def _norm_network(spec: NetworkSpec, layout: Layout) -> NetworkSpec:
     """Return the closed network of ``‖W‖²``, summed over the entries that the layout keeps."""
     legs = {leg.name for leg in spec.legs}

@@ -108,9 +108,9 @@ def run(options: argparse.Namespace) -> int:
     text = json.dumps(numbers, indent=1) + "\n"
     write_atomically(options.out / "results.json", lambda file: Path(file).write_text(text, encoding="utf-8"))
     console.print(best.report)
-    console.print(*words, highlight=False)
+    console.print(*words, highlight=False, markup=False)
     what = "report.html, results.json, model.safetensors, demo.log"
-    console.print(f"Saved {best.label}. See {options.out}/{what}.", soft_wrap=True, highlight=False)
+    console.print(f"Saved {best.label}. See {options.out}/{what}.", soft_wrap=True, highlight=False, markup=False)
     return 0
 
 

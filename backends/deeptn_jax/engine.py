@@ -10,6 +10,9 @@ import jax
 from deeptn.arrays import library_of
 from deeptn.engine import Program, Run, execute, run_plain, start
 
+#: Attribute of a program with the function that runs it.
+JITTED = "_jitted"
+
 
 def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
     """Execute a program on arrays, in the order of ``program.inputs``; registered as the runner for JAX.
@@ -17,10 +20,12 @@ def run(program: Program, inputs: Sequence[jax.Array]) -> jax.Array:
     Layers with equal networks share one program, which JAX traces and differentiates once for all of them; outside of
     `jax.jit`, it is compiled as a whole instead of step by step.
     """
-    return _run(program, list(inputs))
+    own = vars(program)
+    if JITTED not in own:
+        own.setdefault(JITTED, jax.jit(partial(_run, program)))  # what JAX keeps is released with the program
+    return own[JITTED](list(inputs))
 
 
-@partial(jax.jit, static_argnums=0)
 def _run(program: Program, inputs: list[jax.Array]) -> jax.Array:
     """Run a program; with ``program.recompute``, a gradient keeps only the states between stages.
 

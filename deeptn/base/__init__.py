@@ -1,9 +1,10 @@
 """Helpers for every other package: checks, type names, registries, atomic file writes."""
 
+from .cache import CACHE, Cache, Owner, cached, owner_of
 from .checks import boolean, is_list, is_object, positive_int, positive_ints, rank_field, ranks
 from .dispatch import compose, do
-from .files import cache_folder, remove_temporary, write_atomically
-from .optional import optional
+from .files import cache_folder, read_cache, remove_temporary, write_atomically, write_cache
+from .optional import loaded, optional
 from .progress import showing, track
 from .registry import Registry
 from .text import kilobytes, path_of, text_table
@@ -11,7 +12,10 @@ from .types import Array, Params, ParamsLike, PathLike, Shape
 from .warn import warn
 
 __all__ = [
+    "CACHE",
     "Array",
+    "Cache",
+    "Owner",
     "Params",
     "ParamsLike",
     "PathLike",
@@ -19,21 +23,26 @@ __all__ = [
     "Shape",
     "boolean",
     "cache_folder",
+    "cached",
     "compose",
     "do",
     "is_list",
     "is_object",
     "kilobytes",
+    "loaded",
     "optional",
+    "owner_of",
     "path_of",
     "positive_int",
     "positive_ints",
     "rank_field",
     "ranks",
+    "read_cache",
     "remove_temporary",
     "showing",
     "text_table",
     "track",
     "warn",
     "write_atomically",
+    "write_cache",
 ]

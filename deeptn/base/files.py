@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import stat
@@ -14,6 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from .types import PathLike
+
+#: Most files in the folder for caches; when there are more, those that were used least recently go.
+FILES = 4096
+
+#: Largest size of a file in it, in bytes.
+LARGEST = 2**24
 
 try:
     import fcntl
@@ -158,3 +165,41 @@ def cache_folder() -> Path | None:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deeptn"
     except RuntimeError:  # no home directory
         return None
+
+
+def read_cache(file: Path) -> Any:
+    """Return the JSON in a file of the folder for caches; None if there is none. What it contains must be checked."""
+    try:
+        handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a FIFO would wait for a writer
+        try:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
+                return None
+            with open(handle, encoding="utf-8", closefd=False) as stream:
+                data = json.loads(stream.read(LARGEST))
+        finally:
+            os.close(handle)
+        with suppress(OSError):
+            os.utime(file)  # used now
+        return data
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def write_cache(file: Path, data: Any) -> None:
+    """Write JSON into the folder for caches; if that fails, the next process has to compute it again."""
+    with suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(file, lambda new: new.write_text(json.dumps(data), encoding="utf-8"))
+        _prune(file.parent)
+
+
+def _prune(folder: Path) -> None:
+    """If there are too many files in the folder for caches, delete a quarter of them."""
+    with os.scandir(folder) as entries:
+        files = [entry for entry in entries if entry.name.endswith(".json")]
+    if len(files) <= FILES:
+        return
+    used = sorted((entry.stat(follow_symlinks=False).st_mtime, entry.path) for entry in files)
+    for _, path in used[: len(files) - 3 * FILES // 4]:
+        Path(path).unlink(missing_ok=True)

@@ -1,11 +1,16 @@
-"""Import optional packages when they are used."""
+"""Import optional packages, and what installed packages declare, when they are used."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 from typing import Any
 
 from ..errors import MissingBackendError
+from .warn import warn
+
+#: Start of the names of deeptn's own modules.
+OURS = "deeptn"
 
 
 def optional(module: str, extra: str) -> Any:
@@ -14,3 +19,20 @@ def optional(module: str, extra: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingBackendError(module.partition(".")[0], extra) from error
+
+
+def loaded(entry: importlib.metadata.EntryPoint, what: str) -> Any:
+    """Return what an entry point of an installed package names; None if it cannot be imported.
+
+    Whatever is wrong with it, others must not be affected: a warning names it. Entry points of deeptn are skipped
+    without one if their library is missing.
+    """
+    try:
+        return entry.load()
+    except Exception as error:
+        place = getattr(entry, "value", "")
+        if not (place.startswith(OURS) and isinstance(error, ImportError)):
+            dist = getattr(entry, "dist", None)
+            package = "" if dist is None else f" of the package {dist.name!r}"
+            warn(f"the {what} {entry.name!r} ({place}){package} cannot be imported: {error}")
+        return None

@@ -112,9 +112,11 @@ def _time(seconds: float) -> str:
 
 def _start() -> Any:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    bar = Progress(console=Console(file=sys.stderr), transient=True)
+    label = TextColumn("{task.description}", markup=False)  # layers may have any name
+    columns = label, BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
+    bar = Progress(*columns, console=Console(file=sys.stderr), transient=True)
     bar.start()
     _shown.append(bar)
     return bar

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.metadata
-import warnings
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
 from ..errors import SpecError, near_match
+from .optional import loaded
 
 T = TypeVar("T")
 
@@ -75,12 +75,7 @@ class Registry(Generic[T]):
         """Import what installed packages register, once."""
         group, self._group = self._group, None
         for entry in importlib.metadata.entry_points(group=group) if group else ():
-            try:
-                entry.load()
-            except Exception as error:  # whatever it is, it must not affect users of other names
-                warnings.warn(
-                    f"the {self.kind} {entry.name!r} ({entry.value}) cannot be imported: {error}", stacklevel=3
-                )
+            loaded(entry, self.kind)
 
 
 def _origin(source: object) -> object:

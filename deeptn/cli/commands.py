@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def parser_of_all() -> tuple[argparse.ArgumentParser, dict[str, Command], dict[str, ImportError]]:
+def parser_of_all() -> tuple[argparse.ArgumentParser, dict[str, Command], dict[str, Exception]]:
     """Return the parser, the commands, and why other commands cannot be imported."""
     parser = argparse.ArgumentParser(
         "deeptn",
@@ -85,13 +85,14 @@ def parser_of_all() -> tuple[argparse.ArgumentParser, dict[str, Command], dict[s
     parser.add_argument("--version", action="version", version=f"deeptn {__version__}")
     subparsers = parser.add_subparsers(dest="command", metavar="command", required=True)
     commands: dict[str, Command] = {}
-    missing: dict[str, ImportError] = {}
+    missing: dict[str, Exception] = {}
     for entry in importlib.metadata.entry_points(group=GROUP):
         try:
             commands[entry.name] = entry.load()
-        except ImportError as error:
+        except Exception as error:  # whatever it is, other commands work
             missing[entry.name] = error
-            subparsers.add_parser(entry.name, help=f"(not available: {error})", add_help=False)
+            reason = str(error).replace("%", "%%")
+            subparsers.add_parser(entry.name, help=f"(not available: {reason})", add_help=False)
             continue
         subparser = subparsers.add_parser(entry.name, help=commands[entry.name].help)
         commands[entry.name].configure(subparser)
@@ -107,7 +108,9 @@ def _failed(why: object) -> int:
     return 1
 
 
-def _needs(command: str, error: ImportError) -> str:
+def _needs(command: str, error: Exception) -> str:
     extras = importlib.metadata.metadata("deeptn").get_all("Provides-Extra") or []
     hint = f"; write: pip install 'deeptn[{command}]'" if command in extras else ""
+    if not isinstance(error, ImportError):
+        return f"the command {command!r} cannot be imported: {type(error).__name__}: {error}"
     return f"{command} needs an optional package: {error}{hint}"

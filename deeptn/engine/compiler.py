@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
 from ..arrays import CPU, Tuning, View
-from ..base import Shape
+from ..base import Shape, cached
 from ..errors import ProgramError
 from ..spec import NetworkSpec, Node, Stage
 from .cost import Cost
@@ -20,7 +19,7 @@ from .stacking import Path
 from .steps import Activate, Contract, Crop, Join, Pad, Permute, Step
 
 
-@lru_cache(maxsize=4096)
+@cached
 def compile_network(
     spec: NetworkSpec,
     output: Order,

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib
 import json
 import math
-import pathlib
 import platform
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +16,7 @@ import numpy as np
 from autoray import do
 
 from ..arrays import convert, library_of, target, to_numpy
-from ..base import cache_folder, write_atomically
+from ..base import cache_folder, read_cache, write_cache
 from ..spec import Leg, NetworkSpec, Node, Stage
 from .compiler import compile_network
 from .cost import TYPICAL, Cost, Machine
@@ -59,22 +57,20 @@ def _machine(name: str, device: str | None, threads: int | None) -> Machine:
     if folder is None:
         return measure(name, device)
     file = folder / f"machine-{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
-    known = _read(file)
+    known = _figures(read_cache(file))
     if known is not None:
         return known
     found = measure(name, device)
-    with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(file, lambda new: new.write_text(json.dumps(found.to_dict())))
+    write_cache(file, found.to_dict())
     return found
 
 
-def _read(file: pathlib.Path) -> Machine | None:
-    """Read figures from a file; None if it is missing or they are not all positive numbers."""
+def _figures(data: Any) -> Machine | None:
+    """Return figures from plain data; None if they are not all positive numbers."""
     try:
-        figures = {name: float(value) for name, value in json.loads(file.read_text()).items()}
+        figures = {name: float(value) for name, value in data.items()}
         return Machine(**figures) if all(0.0 < value < math.inf for value in figures.values()) else None
-    except (OSError, ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, TypeError, AttributeError, OverflowError):
         return None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -50,6 +51,11 @@ class Program:
     shape: Shape
     cost: Cost
     recompute: bool
+
+    @cached_property
+    def number(self) -> int:
+        """A number of 62 bits from a hash of all fields, the same for equal programs in every process."""
+        return int(hashlib.sha256(repr(self).encode()).hexdigest()[:16], 16) >> 2
 
     @cached_property
     def segments(self) -> tuple[tuple[Step, ...], ...]:

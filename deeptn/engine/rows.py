@@ -6,14 +6,13 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
 from autoray import do
 
 from ..arrays import CPU, Tuning, check_alike, constant, dtype_of, library_of
-from ..base import Array, ParamsLike
+from ..base import Array, ParamsLike, cached
 from ..errors import SpecError
 from ..spec import Layout, Leg, NetworkSpec, Node, rows_of
 from .compiler import compile_network
@@ -143,7 +142,7 @@ def block_program(spec: NetworkSpec, layout: Layout, block: Block, tuning: Tunin
     return _block_program(spec, layout, tuple(ranges.items()), tuning)
 
 
-@lru_cache(maxsize=1024)
+@cached
 def _block_program(
     spec: NetworkSpec, layout: Layout, items: tuple[tuple[str, tuple[int, int]], ...], tuning: Tuning
 ) -> Program:
@@ -305,7 +304,7 @@ def _array(spec: NetworkSpec, node: Node, params: ParamsLike) -> Array:
     return constant(node.constant, spec.node_shape(node), _first(params))
 
 
-@lru_cache(maxsize=1024)
+@cached
 def gather_program(spec: NetworkSpec, layout: Layout, size: int, tuning: Tuning = CPU) -> Program:
     """Return the program that decodes `size` rows of a linear network's weight."""
     taken = {leg.name for leg in row_legs(layout)}

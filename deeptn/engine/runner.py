@@ -8,8 +8,8 @@ from collections.abc import Callable, Collection, Sequence
 from typing import Any, TypeAlias
 
 from ..arrays import Operations, check_alike, library_of
-from ..base import Array
-from ..errors import MissingBackendError, ProgramError
+from ..base import Array, loaded
+from ..errors import ProgramError
 from .pool import Pool
 from .program import INPUT, Program
 from .steps import Run, Step
@@ -105,12 +105,9 @@ def register_runner(name: str, run: Runner) -> None:
 
 
 def _entry_point(name: str) -> Runner:
-    for entry in importlib.metadata.entry_points(group=GROUP, name=name):
-        try:
-            return entry.load()
-        except (ImportError, MissingBackendError):
-            break
-    return run_plain
+    entries = importlib.metadata.entry_points(group=GROUP, name=name)
+    found = (loaded(entry, "runner") for entry in entries)
+    return next((runner for runner in found if runner is not None), run_plain)
 
 
 def run_plain(program: Program, inputs: Sequence[Array]) -> Array:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import pathlib
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import cotengra
 
 from ..arrays import CPU, Tuning
-from ..base import cache_folder, write_atomically
-from .stacking import Path, merge_alike, schedule
+from ..base import Cache, Owner, cache_folder, read_cache, write_cache
+from .stacking import Path, is_schedule, merge_alike, schedule
 
 # The search effort is set for the machine that compiles, wherever the arrays are.
 
@@ -28,6 +25,9 @@ SUBTREES, MANY = (6, 7, 8), 128
 
 #: Weights on how much larger a result is than its operands, in searches for levels of equal pairs.
 GROWTHS = (0, 1, 4)
+
+#: Paths of this process, up to 32 MiB. They depend on no names, so many networks share one.
+PATHS, EVERYBODY = Cache(2**25), Owner()
 
 #: Increased whenever the search changes; part of the file names in the cache.
 VERSION = 3
@@ -81,16 +81,11 @@ def search(
         for ix in indices:
             labels.setdefault(ix, len(labels))
     known = dict(sizes)
-    return _search(
-        tuple(tuple(labels[ix] for ix in indices) for indices in inputs),
-        tuple(labels[ix] for ix in output),
-        tuple(known[ix] for ix in labels),
-        singles,
-        tuning,
-    )
+    terms = tuple(tuple(labels[ix] for ix in indices) for indices in inputs)
+    problem = terms, tuple(labels[ix] for ix in output), tuple(known[ix] for ix in labels), singles, tuning
+    return PATHS.get(EVERYBODY, problem, lambda: _search(*problem))
 
 
-@lru_cache(maxsize=4096)
 def _search(
     inputs: tuple[tuple[int, ...], ...], output: tuple[int, ...], sizes: tuple[int, ...], singles: int, tuning: Tuning
 ) -> Path:
@@ -103,30 +98,20 @@ def _search(
     numbers = (tuning.write, tuning.step, tuning.block, tuning.stack)
     key = json.dumps([VERSION, cotengra.__version__, *numbers, *problem])
     file = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-    path = _read(file, len(inputs))
-    if path is None:
+    path = _path(read_cache(file))
+    if path is None or not is_schedule(path, *problem, tuning):
         path = _search_anew(*problem, tuning)
-        with contextlib.suppress(OSError):  # without a writable folder, the next run searches again
-            folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(file, lambda new: new.write_text(json.dumps(path)))
+        write_cache(file, path)
     return path
 
 
-def _read(file: pathlib.Path, count: int) -> Path | None:
-    """Read a path of `count` tensors from a file; None if the file is missing or the path is not valid."""
+def _path(data: Any) -> Path | None:
+    """Return the groups of pairs in plain data; None if it has something else."""
     try:
-        path = tuple(tuple((int(i), int(j)) for i, j in group) for group in json.loads(file.read_text()))
-    except (OSError, ValueError, TypeError, OverflowError, RecursionError):
+        path = tuple(tuple((i, j) for i, j in group) for group in data)
+    except (TypeError, ValueError):
         return None
-    made = count
-    used: set[int] = set()
-    for group in path:
-        for pair in group:
-            if not 0 <= pair[0] < pair[1] < made or not used.isdisjoint(pair):
-                return None
-            used.update(pair)
-        made += len(group)
-    return path if made == 2 * count - 1 else None
+    return path if all(type(k) is int for group in path for pair in group for k in pair) else None
 
 
 def _search_anew(

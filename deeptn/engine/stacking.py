@@ -169,6 +169,37 @@ def schedule(
     return contraction.cost, tuple(contraction.groups)
 
 
+def is_schedule(
+    path: Path,
+    inputs: Sequence[tuple[int, ...]],
+    output: Sequence[int],
+    sizes: Sequence[int],
+    singles: int,
+    tuning: Tuning = CPU,
+) -> bool:
+    """Return whether groups contract everything, each in one step, as those of `schedule` do.
+
+    Examples
+    --------
+    >>> chain = ((0, 1), (1, 2), (2, 3), (3, 4))
+    >>> path = (((0, 1), (2, 3)), ((4, 5),))
+    >>> is_schedule(path, chain, (0, 4), (2, 2, 2, 2, 2), 0), is_schedule(path[:1], chain, (0, 4), (2, 2, 2, 2, 2), 0)
+    (True, False)
+    """
+    contraction = _Contraction(inputs, output, sizes, singles, tuning)
+    left = set(range(len(inputs)))
+    for group in path:
+        pairs = [pair for pair in group if pair[0] < pair[1] and left.issuperset(pair)]
+        if not group or len(pairs) < len(group):
+            return False
+        if len({contraction.look(pair) for pair in group}) > 1 or contraction.fit(group) != [*group]:
+            return False
+        contraction.merge(group)
+        left.difference_update(*group)
+        left.update(range(len(contraction.orders) - len(group), len(contraction.orders)))
+    return len(left) == 1
+
+
 def merge_alike(
     inputs: Sequence[tuple[int, ...]],
     output: Sequence[int],

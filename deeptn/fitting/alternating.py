@@ -6,12 +6,11 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 
 from ..arrays import HASTY, norm_of
-from ..base import Params, track
+from ..base import Params, cached, track
 from ..engine import Program, compile_network, run
 from ..errors import SpecError
 from ..network import Network
@@ -298,14 +297,14 @@ def _stages(spec: NetworkSpec) -> list[list[Node]]:
     return [[_renamed(node, dict(zip(stage.output, names))) for node in stage.nodes] for stage in stages]
 
 
-@lru_cache(maxsize=32)
+@cached
 def _decodes(spec: NetworkSpec) -> list[Program]:
     """Return the programs of the tensors that sum to W."""
     names = tuple(leg.name for leg in spec.legs)
     return [_program(spec, nodes, names) for nodes in _stages(spec)]
 
 
-@lru_cache(maxsize=32)
+@cached
 def _updates(spec: NetworkSpec, coupling: Coupling | None = None) -> list[list[_Update]]:
     """Return the updates of the cores of each of these tensors, with a covariance or without."""
     stages, coupling = _stages(spec), coupling or Coupling((), diagonal=False)

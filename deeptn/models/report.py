@@ -159,6 +159,7 @@ class Report:
     def __rich__(self) -> Any:
         from rich.box import SIMPLE_HEAD
         from rich.table import Table
+        from rich.text import Text
 
         watched = any(x.output_error is not None for x in self.layers)
         columns = ["layer", "shape", "topology", "before", "after", "ratio", "error", "flops"]
@@ -171,9 +172,10 @@ class Report:
             caption=f"error of W, {_ON_OUTPUTS if watched else ''}flops to decode it; {self._model()}",
         )
         for x in self.layers:
-            cells = (x.name, "x".join(map(str, x.shape)), x.topology, f"{x.params_before:,}", f"{x.params_after:,}")
+            cells = Text(x.name), "x".join(map(str, x.shape)), Text(x.topology)  # which may have any name
+            counts = f"{x.params_before:,}", f"{x.params_after:,}", f"{x.ratio:.1f}"
             more = [_pair(x)] if watched else []
-            table.add_row(*cells, f"{x.ratio:.1f}", f"{x.error:.3f}", *more, f"{x.flops:,}")
+            table.add_row(*cells, *counts, f"{x.error:.3f}", *more, f"{x.flops:,}")
         table.add_section()
         table.add_row("sum", "", "", f"{self.params_before:,}", f"{self.params_after:,}", f"{self.ratio:.1f}")
         return table

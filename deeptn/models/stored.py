@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import DTYPES, convert_params, dtype_of, from_raw, library_of, to_raw
-from ..base import Array, Params, ParamsLike
+from ..base import Array, Params, ParamsLike, loaded
 from ..errors import MissingBackendError, PlanError
 from ..files import LONE, StoredLayer, StoredModel, place_of
 from ..fitting import Covariance, Fit, FitResult, fit_by_gradient
@@ -221,8 +221,7 @@ def can_fit() -> bool:
 def _gradient_fit() -> tuple[str, Callable[..., FitResult]]:
     """Return the fit of an installed front-end, and the name of its library."""
     for entry in sorted(importlib.metadata.entry_points(group=GROUP), key=lambda entry: entry.name not in FIRST):
-        try:
-            return entry.name, entry.load()
-        except ImportError:
-            continue
+        fit = loaded(entry, "fit")
+        if fit is not None:
+            return entry.name, fit
     raise MissingBackendError("torch", "torch")

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Protocol
 
+from ..base import loaded
 from ..errors import PlanError
 from ..files import StoredModel, load_checkpoint
 from .stored import StoredView
@@ -74,9 +75,10 @@ def view_of(model: Any) -> ModelView:
     if callable(getattr(model, "weights", None)) and callable(getattr(model, "entries", None)):
         return model
     for entry in importlib.metadata.entry_points(group=GROUP):
-        if entry.name in sys.modules:
+        make = loaded(entry, "view of models") if entry.name in sys.modules else None
+        if make is not None:
             with suppress(PlanError):
-                return entry.load()(model)
+                return make(model)
     raise PlanError(
         "expected a path, a StoredModel, a view, or a model of PyTorch, Equinox or NNX (import its library first); got "
         f"{type(model).__name__}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 
 from ..base import Array, Registry, compose, do
 from ..errors import SpecError
@@ -86,7 +86,7 @@ def is_real_only(name: str) -> bool:
     return _REGISTRY[name.partition(":")[0]].real_only
 
 
-@cache
+@lru_cache(maxsize=1024)
 def _resolve(name: str) -> Callable[[Array], Array]:
     word, colon, text = name.partition(":")
     entry = _REGISTRY[word]

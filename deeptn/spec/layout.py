@@ -4,6 +4,7 @@
 # Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
+import hashlib
 import itertools
 import math
 from collections.abc import Sequence
@@ -251,6 +252,15 @@ class Layout:
             )
         factors.append(rest)
         return cls(shape, tuple(factors))
+
+    def __hash__(self):
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """A hash that is the same in every process, unlike those of strings."""
+        text = repr((self.shape, self.factors, self.order))
+        return int(hashlib.sha256(text.encode()).hexdigest()[:15], 16)
 
     @cached_property
     def axis_legs(self) -> tuple[Leg, ...]:

@@ -4,6 +4,7 @@
 # Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
-from ..base import is_list, is_object, positive_int
+from ..base import Owner, is_list, is_object, owner_of, positive_int
 from ..errors import FormatError, SpecError
 from .layout import Leg
 from .nodes import Node, Stage
@@ -54,20 +55,27 @@ class NetworkSpec:
     def __post_init__(self):
         sizes = dict(self.sizes)
         pairs = tuple(sorted((name, positive_int(size, f"size of index {name!r}")) for name, size in sizes.items()))
-        object.__setattr__(self, "legs", tuple(self.legs))
+        legs = tuple(Leg(str(leg.name), int(leg.size), int(leg.axis)) for leg in self.legs)
+        object.__setattr__(self, "legs", legs)
         object.__setattr__(self, "stages", tuple(self.stages))
         object.__setattr__(self, "sizes", pairs)
         _validate(self)
 
     def __hash__(self):
-        return self._hash
+        return int(self.digest[:15], 16)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # hashes of strings differ between processes
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # what is cached belongs to this process
 
     @cached_property
-    def _hash(self) -> int:
-        return hash((self.legs, self.stages, self.sizes))
+    def digest(self) -> str:
+        """SHA-256 of all fields: the same for equal specifications, in every process."""
+        return hashlib.sha256(repr((self.legs, self.stages, self.sizes)).encode()).hexdigest()
+
+    @cached_property
+    def owner(self) -> Owner:
+        """What is compiled for this specification belongs to it, and is released with the last equal one."""
+        return owner_of(self.digest)
 
     @cached_property
     def index_sizes(self) -> dict[str, int]:

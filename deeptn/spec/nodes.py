@@ -52,7 +52,9 @@ class Node:
             value = getattr(self, field)
             if isinstance(value, str) or not all(isinstance(ix, str) and ix for ix in value):
                 raise SpecError(f"node {self.name!r}: {field} must be a tuple of index names, got {value!r}")
-            object.__setattr__(self, field, tuple(value))
+            object.__setattr__(self, field, tuple(map(str, value)))
+        object.__setattr__(self, "name", str(self.name))
+        object.__setattr__(self, "isometric", bool(self.isometric))
         repeated = [ix for ix, count in Counter(self.indices).items() if count > 1]
         if repeated:
             raise SpecError(
@@ -64,11 +66,13 @@ class Node:
         if self.constant is not None:
             if self.param is not None:
                 raise SpecError(f"node {self.name!r} is constant and names a parameter; drop one of them")
-            object.__setattr__(self, "constant", tuple(float(x) for x in self.constant))
+            object.__setattr__(self, "constant", tuple(float(x) + 0.0 for x in self.constant))  # no -0.0
         elif self.param is None:
             object.__setattr__(self, "param", self.name)
         elif not isinstance(self.param, str) or not self.param.isidentifier():
             raise SpecError(f"node {self.name!r}: parameter name {self.param!r} is not an identifier")
+        else:
+            object.__setattr__(self, "param", str(self.param))
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -115,13 +119,13 @@ class Stage:
 
     def __post_init__(self):
         object.__setattr__(self, "nodes", tuple(self.nodes))
-        object.__setattr__(self, "output", tuple(self.output))
+        object.__setattr__(self, "output", tuple(map(str, self.output)))
         for field in ("sources", "multiply", "add"):
             value = getattr(self, field)
             if value is not None:
                 if isinstance(value, str) or not all(isinstance(number, int) for number in value):
                     raise SpecError(f"{field} of a stage must be a tuple of stage numbers, got {value!r:.80}")
-                object.__setattr__(self, field, tuple(value))
+                object.__setattr__(self, field, tuple(map(int, value)))
         if not all(isinstance(node, Node) for node in self.nodes):
             raise SpecError(f"nodes of a stage must be deeptn.Node objects, got {self.nodes!r:.80}")
         check_between(self.activation, self.normalize)

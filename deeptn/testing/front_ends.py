@@ -12,7 +12,6 @@ import importlib.metadata
 import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +21,7 @@ import numpy as np
 
 from .. import files
 from ..arrays import from_raw, library, to_numpy, to_raw
-from ..base import Array, Params
+from ..base import Array, Params, loaded
 from ..files import StoredLayer, StoredModel
 from ..init import target_std
 from ..models import ModelView, StoredView, load_model, save_model, to_stored
@@ -138,8 +137,9 @@ def front_ends() -> dict[str, FrontEnd]:
     """
     found: dict[str, FrontEnd] = {}
     for entry in importlib.metadata.entry_points(group=GROUP):
-        with suppress(ImportError):
-            found[entry.name] = entry.load()()
+        make = loaded(entry, "front-end")
+        if make is not None:
+            found[entry.name] = make()
     return found
 
 

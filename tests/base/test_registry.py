@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import deeptn as dtn
 from deeptn.base.registry import Registry
+from deeptn.cli import main
+from deeptn.engine import runner
+from deeptn.models import fit_arrays, view_of
+from deeptn.testing import front_ends
 
 
 def installed(monkeypatch: pytest.MonkeyPatch, load: Any) -> list[str]:
@@ -46,6 +52,40 @@ def test_a_package_that_cannot_be_imported(monkeypatch):
         assert "blue" not in colors
     with pytest.raises(dtn.SpecError, match="unknown color 3"):
         colors[3]
+
+
+def test_the_warning_names_the_package(monkeypatch):
+    entry = SimpleNamespace(name="torch", value="walls:run", load=lambda: 1 / 0, dist=SimpleNamespace(name="walls"))
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **wanted: [entry])
+    monkeypatch.setattr(runner, "_RUNNERS", {})
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace())
+    text = r"the runner 'torch' \(walls:run\) of the package 'walls' cannot be imported: division by zero"
+    with pytest.warns(UserWarning, match=text):
+        assert runner.runner_of("torch") is runner.run_plain
+    with pytest.warns(UserWarning, match="the front-end 'torch'"):
+        assert front_ends() == {}
+    with (
+        pytest.warns(UserWarning, match="the view of models 'torch'"),
+        pytest.raises(dtn.PlanError, match="expected a"),
+    ):
+        view_of(3)
+    with pytest.warns(UserWarning, match="the fit 'torch'"), pytest.raises(dtn.MissingBackendError):
+        fit_arrays(dtn.network("BrickWall", (4, 4)), np.eye(4))
+
+
+def test_a_broken_command_leaves_the_others(monkeypatch, capsys):
+    def load() -> Any:
+        raise RuntimeError("100% broken")
+
+    entry, known = SimpleNamespace(name="walls", load=load), importlib.metadata.entry_points
+    added = {"deeptn.commands": [entry]}
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [*known(group=group), *added.get(group, ())])
+    assert main(["list"]) == 0
+    assert main(["walls"]) == 1
+    assert "the command 'walls' cannot be imported: RuntimeError: 100% broken" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "(not available: 100% broken)" in capsys.readouterr().out
 
 
 def test_a_name_that_is_taken():

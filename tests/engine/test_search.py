@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 import deeptn as dtn
-from deeptn.base import cache_folder
-from deeptn.engine import compile_network
+from deeptn.base import CACHE, cache_folder, files
 from deeptn.engine import search as contraction
 
 NET = dtn.network(dtn.BrickWall(layers=2, activation=None), (16, 16))
@@ -22,8 +22,8 @@ print(dtn.network(dtn.BrickWall(layers=3), (64, 64)).program("materialize").cost
 
 
 def forget() -> None:
-    compile_network.cache_clear()
-    contraction._search.cache_clear()
+    CACHE.clear()
+    contraction.PATHS.clear()
 
 
 @pytest.fixture
@@ -60,20 +60,68 @@ def test_a_path_that_uses_a_tensor_twice_is_refused(folder):
     NET.program("materialize")
     (file,) = folder.iterdir()
     groups = json.loads(file.read_text())
-    count = sum(len(group) for group in groups) + 1
-    assert contraction._read(file, count) is not None
     groups[0][0] = groups[0][1]
-    file.write_text(json.dumps(groups))
-    assert contraction._read(file, count) is None
+    check_refused(file, groups)
 
 
 def test_a_step_that_reads_what_it_makes_is_refused(folder):
     NET.program("materialize")
     (file,) = folder.iterdir()
     groups = json.loads(file.read_text())
-    count = sum(len(group) for group in groups) + 1
-    file.write_text(json.dumps([[pair for group in groups for pair in group]]))
-    assert contraction._read(file, count) is None
+    check_refused(file, [[pair for group in groups for pair in group]])
+
+
+def check_refused(file, groups):
+    good = file.read_text()
+    program = NET.program("materialize")
+    file.write_text(json.dumps(groups))
+    forget()
+    assert NET.program("materialize") == program
+    assert file.read_text() == good
+
+
+def test_a_step_with_contractions_that_differ_is_refused(folder):
+    """Such a path is complete, but the step would compute something else."""
+    wall = dtn.network(dtn.BrickWall(layers=2, activation=None), (16, 48))
+    wall.program("materialize")
+    (file,) = folder.iterdir()
+    groups = json.loads(file.read_text())
+    wrong = 0
+    for number in range(len(groups) - 1):
+        merged = [*groups[:number], groups[number] + groups[number + 1], *groups[number + 2 :]]
+        first = len(wall.spec.nodes) + sum(map(len, groups[:number]))
+        if all(k < first for pair in merged[number] for k in pair):
+            check_refused_by(wall, file, merged)
+            wrong += 1
+    assert wrong
+
+
+def check_refused_by(net, file, groups):
+    good, weight = file.read_text(), net.materialize(net.init())
+    file.write_text(json.dumps(groups))
+    forget()
+    assert (net.materialize(net.init()) == weight).all()
+    assert file.read_text() == good
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_a_fifo_in_the_folder_is_no_obstacle(folder):
+    program = NET.program("materialize")
+    (file,) = folder.iterdir()
+    file.unlink()
+    os.mkfifo(file)
+    forget()
+    assert NET.program("materialize") == program
+
+
+def test_the_folder_does_not_grow_for_ever(folder, monkeypatch):
+    monkeypatch.setattr(files, "FILES", 8)
+    for number in range(30):
+        files.write_cache(folder / f"{number}.json", number)
+        os.utime(folder / f"{number}.json", (number, number))
+        assert files.read_cache(folder / "0.json") == 0  # used again and again, so it stays
+        assert len(list(folder.iterdir())) <= 8
+    assert files.read_cache(folder / "29.json") == 29
 
 
 def test_a_folder_that_cannot_be_made_costs_nothing_but_time(tmp_path, monkeypatch):
@@ -106,8 +154,9 @@ def test_processes_share_the_folder(folder):
 
 def test_stages_that_differ_by_names_alone_share_a_search(folder):
     net = dtn.network(dtn.BrickWall(layers=16), (4096, 4096))
+    before = contraction.PATHS.misses
     net.program("materialize")
-    assert contraction._search.cache_info().misses == 2  # one for the first stage, one for all others
+    assert contraction.PATHS.misses == before + 2  # one for the first stage, one for all others
 
 
 def test_blocks_are_for_small_tensors_that_act_on_a_large_one():

@@ -9,6 +9,7 @@ import pytest
 
 import deeptn as dtn
 from deeptn.arrays import relative_error
+from deeptn.base import CACHE
 from deeptn.fitting import alternating
 from deeptn.fitting.alternating import alternate, balanced, can_alternate, is_multilinear
 
@@ -140,11 +141,11 @@ def test_large_weights_get_fewer_sweeps(monkeypatch):
 
 def test_a_core_with_too_many_bonds_stays(monkeypatch):
     monkeypatch.setattr(alternating, "MOST", 3)
-    alternating._updates.cache_clear()
+    CACHE.clear()
     net = dtn.network(dtn.Tucker(rank=2), (8, 12), dtn.Layout.single((8, 12)))
     params = net.init(dtype="float64")
     found, errors = alternate(net, WEIGHT[:8, :12], params, sweeps=3)
-    alternating._updates.cache_clear()
+    CACHE.clear()
     assert np.array_equal(found["core"], params["core"])
     assert not np.array_equal(found["U0"], params["U0"])
     assert errors[-1] < errors[0]

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
+import pytest
+from rich.console import Console
+
+from deeptn.base import progress
 from deeptn.models import LayerReport, Report
 
 
@@ -27,3 +32,19 @@ def test_report(tmp_path):
     text = console.export_text()
     assert "Tree(rank=4)" in text
     assert "200 -> 104 parameters, 800 bytes -> 416 bytes at rest" in " ".join(text.split())
+
+
+@pytest.mark.parametrize("name", ["[red]fc[/red]", "a[/]", "[bold", "back\\"])
+def test_names_with_markup_are_printed_as_they_are(name):
+    layer = LayerReport(name, (4, 6), "LowRank(rank=1)", 24, 10, 0.5, 40, 24, 24)
+    stream = io.StringIO()
+    Console(file=stream, width=200).print(Report((layer,), 24, 10, 96, 40))
+    assert name in stream.getvalue()
+    shown: Any = progress._start()
+    try:
+        task = shown.add_task("", total=1)
+        shown.update(task, description=name)
+        assert shown.columns[0].render(shown.tasks[0]).plain == name
+    finally:
+        shown.stop()
+        progress._shown.clear()

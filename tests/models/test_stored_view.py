@@ -125,7 +125,7 @@ def test_torch_fits_if_several_libraries_could(monkeypatch):
 
     class Missing:
         def __init__(self, name):
-            self.name = name
+            self.name, self.value = name, f"deeptn_{name}.fit:fit"
 
         def load(self):
             tried.append(self.name)

@@ -157,10 +157,10 @@ class TNLayer(CachedWeight):
         """Register the programs that `torch.compile` calls, and store their numbers."""
         hint, net = self.batch_hint, self.network
         applies = hint is not None and net.is_linear and self.mode != "materialize"
-        if hint is not None and self.mode == "auto":
-            applies = applies and self._choose(hint)
-        self._decode = register(net.program("materialize"))
-        self._apply_number = register(net.program("apply", hint or 1)) if applies else None
+        applies = applies and (self.mode != "auto" or self._choose(hint or 1))
+        self._owner = net.spec.owner  # of the programs; copies of the layer keep it, too
+        self._decode = register(net.program("materialize"), self._owner)
+        self._apply_number = register(net.program("apply", hint or 1), self._owner) if applies else None
         self._ways: dict[int, bool] = {}
 
     def _apply(self, fn: Any, recurse: bool = True):
