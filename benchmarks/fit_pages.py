@@ -150,7 +150,8 @@ def calibrated_page(data: dict[str, Any]) -> str:
         headings = ["family", *(f"{share:.0%}" for share in shares), "seconds, all sizes"]
         lines += [f"## {layer}", "", "From the weight alone → with the inputs.", "", *table(headings, cells), ""]
     lines += [
-        "Empty cells: the family has no network of that size, or its fit would take too long.",
+        "Empty cells and missing families: the family has no network of that size, or only a fit by gradient, which would take "
+        "hours for the table of embeddings (CP has ranks of 9,451 and more there, too many for alternating least squares).",
         "",
         f"Measured by `python benchmarks/calibrated.py`: {about(data['environment'])}; seed {data['seed']}. All rows: "
         "`benchmarks/results/calibrated.json`. This page is written by `benchmarks/pages.py`.",

@@ -1,7 +1,7 @@
 """Helpers for every other package: checks, type names, registries, atomic file writes."""
 
 from .cache import CACHE, Cache, Owner, cached, owner_of
-from .checks import boolean, is_list, is_object, positive_int, positive_ints, rank_field, ranks
+from .checks import boolean, is_integer, is_list, is_object, positive_int, positive_ints, rank_field, ranks
 from .dispatch import compose, do
 from .files import cache_folder, read_cache, remove_temporary, write_atomically, write_cache
 from .optional import loaded, optional
@@ -26,6 +26,7 @@ __all__ = [
     "cached",
     "compose",
     "do",
+    "is_integer",
     "is_list",
     "is_object",
     "kilobytes",

@@ -47,6 +47,11 @@ def rank_field(rank: Any, what: str) -> int | tuple[int, ...]:
     return positive_int(rank, what)
 
 
+def is_integer(value: Any) -> bool:
+    """Return whether a value is an integer of Python or NumPy, and not a flag."""
+    return hasattr(value, "__index__") and not isinstance(value, bool) and not hasattr(value, "__len__")
+
+
 def is_list(data: Any) -> TypeGuard[list[Any] | tuple[Any, ...]]:
     """Return whether plain data is a list (from JSON) or a tuple."""
     return isinstance(data, (list, tuple))

@@ -14,6 +14,7 @@ from ..arrays import DTYPES, to_raw
 from ..base import Array, Params, PathLike, is_list, is_object, path_of
 from ..errors import FormatError, PlanError, SpecError
 from ..network import Network
+from ..spec import limited_nodes
 from .network_file import check_floats, cores_of, network_from_dict, network_to_dict, packed, unpack
 from .rounding import Cores, check_cores, restore, restored, rounded
 from .tensors import check_keys, read_tensors, size_of_tensors, write_tensors
@@ -225,7 +226,8 @@ def _contents(model: StoredModel, cores: Cores | None = None) -> tuple[dict[str,
         for name, layer in model.layers.items()
     }
     stored = packed({name: layer.network for name, layer in model.layers.items()}, tensors, aliases)
-    header = {"format": MODEL, "networks": [network_to_dict(net) for net in networks], "layers": layers}
+    with limited_nodes():
+        header = {"format": MODEL, "networks": [network_to_dict(net) for net in networks], "layers": layers}
     return header | ({"aliases": aliases} if aliases else {}), stored
 
 
@@ -313,7 +315,8 @@ def read_model(path: PathLike, read: Callable[[Path], dict[str, np.ndarray]] | N
     for name, entry in entries.items():
         if not is_object(entry) or not isinstance(entry.get("kind"), str):
             raise FormatError(f"layer {name!r} of the file is not a table with a kind")
-    networks = _networks(header, entries, sum(array.size for array in tensors.values()))
+    with limited_nodes():
+        networks = _networks(header, entries, sum(array.size for array in tensors.values()))
     whole = {f"{name}.cores" for name in networks}
     _share(tensors, {name: source for name, source in aliases.items() if name in whole})
     unpack(networks, tensors, aliases)
@@ -340,7 +343,9 @@ def _networks(header: dict[str, Any], entries: dict[str, Any], count: int) -> di
     """Return the network of each layer, by layer name; older files store one in every layer."""
     if header["version"] < 3:
         keys = ("layout", "spec", "topology")
-        return {name: network_from_dict({key: entry.get(key) for key in keys}) for name, entry in entries.items()}
+        return {
+            name: network_from_dict({key: entry.get(key) for key in keys}, count) for name, entry in entries.items()
+        }
     found = header.get("networks")
     if not is_list(found):
         raise FormatError("the header needs 'networks'")

@@ -22,7 +22,7 @@ from ..base import Params, ParamsLike, PathLike, is_list, is_object, path_of
 from ..errors import FormatError, SpecError
 from ..network import Network
 from ..params import check_params
-from ..spec import Layout, NetworkSpec
+from ..spec import Layout, NetworkSpec, count_nodes, limited_nodes
 from ..topologies import Topology, topology_from_dict, topology_names, topology_to_dict
 from .tensors import check_keys, compact, read_tensors, write_tensors
 
@@ -47,6 +47,7 @@ def network_to_dict(net: Network) -> dict[str, Any]:
         data["digest"] = fingerprint(net)
     else:
         data["spec"] = net.spec.to_dict()
+        count_nodes(len(net.spec.nodes))
     text = compact(data)
     if len(text) < LONG:
         return data
@@ -71,6 +72,11 @@ def network_from_dict(data: Any, entries: int = 0) -> Network:
     FormatError
         If the data is malformed, or its family is unknown here or builds a different network than it used to.
     """
+    with limited_nodes():
+        return _network(data, entries)
+
+
+def _network(data: Any, entries: int) -> Network:
     if is_object(data) and data.keys() == {"deflate"}:
         data = _inflated(data["deflate"])
     if not is_object(data) or "layout" not in data or not {"spec", "digest"} & data.keys():
@@ -78,7 +84,7 @@ def network_from_dict(data: Any, entries: int = 0) -> Network:
     check_keys(data, ("layout", "topology", "spec", "digest"), "a network of the file")
     layout, family = Layout.from_dict(data["layout"]), data.get("topology")
     spec = NetworkSpec.from_dict(data["spec"]) if "spec" in data else None
-    limit = max(4096, entries, spec.num_params if spec else 0)
+    limit = max(4096, entries)
     topology = built = None
     if is_object(family) and _is_known(family, limit):
         topology = topology_from_dict(family)
@@ -167,7 +173,9 @@ def save(path: PathLike, net: Network, params: ParamsLike) -> None:
         raise SpecError(f"net must be a deeptn.Network, got {type(net).__name__}; write deeptn.save(path, net, params)")
     check_floats(net, params)
     tensors = {f"cores.{name}": to_raw(params[name]) for name in net.spec.param_shapes}
-    write_tensors(path, {"format": NETWORK, "network": network_to_dict(net)}, packed({"": net}, tensors, {}))
+    with limited_nodes():
+        header = {"format": NETWORK, "network": network_to_dict(net)}
+    write_tensors(path, header, packed({"": net}, tensors, {}))
 
 
 def load(path: PathLike, like: Any = "numpy", device: Any = None) -> tuple[Network, Params]:
@@ -202,13 +210,15 @@ def load(path: PathLike, like: Any = "numpy", device: Any = None) -> tuple[Netwo
     torch.bfloat16
     """
     header, tensors = read_tensors(path, NETWORK)
-    if header["version"] < 3:
-        net = network_from_dict({key: header.get(key) for key in ("layout", "spec", "topology")})
-        tensors = {f"cores.{name}": array for name, array in tensors.items()}
-    else:
-        check_keys(header, ("format", "version", "network", "dtypes"), "the header")
-        net = network_from_dict(header.get("network"), sum(array.size for array in tensors.values()))
-        unpack({"": net}, tensors)
+    entries = sum(array.size for array in tensors.values())
+    with limited_nodes():
+        if header["version"] < 3:
+            net = network_from_dict({key: header.get(key) for key in ("layout", "spec", "topology")}, entries)
+            tensors = {f"cores.{name}": array for name, array in tensors.items()}
+        else:
+            check_keys(header, ("format", "version", "network", "dtypes"), "the header")
+            net = network_from_dict(header.get("network"), entries)
+            unpack({"": net}, tensors)
     library = target(like, "float32", device)[0]
     params: Params = {}
     for name, array in cores_of(net, tensors, "").items():

@@ -65,7 +65,8 @@ def rounded(core: Any, dtype: Cores) -> tuple[np.ndarray, float]:
 def restored(stored: np.ndarray, scale: float, dtype: str) -> np.ndarray:
     """Undo `rounded`, up to rounding."""
     exact = stored if scale == 1.0 else stored.astype("float64") * scale
-    return exact.astype(numpy_dtype(dtype))
+    with np.errstate(over="ignore"):
+        return exact.astype(numpy_dtype(dtype))
 
 
 def restore(
@@ -91,5 +92,7 @@ def restore(
         key = core.ctypes.data, core.shape, dtype
         if key not in done:
             done[key] = core, restored(core, 1.0 if scales is None else float(scales[number]), dtype)
+            if not np.isfinite(done[key][1].astype("float64")).all():
+                raise FormatError(f"{name!r} has entries that are too large for its dtype before rounding, {dtype}")
         tensors[name] = done[key][1]
     tensors.pop(f"{layer}.scales", None)

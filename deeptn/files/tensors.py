@@ -14,7 +14,7 @@ import numpy as np
 from ..arrays import to_raw
 from ..base import Array, PathLike, is_object
 from ..errors import FormatError, SpecError
-from .stream import Source, size_of_stream, write_stream
+from .stream import DTYPES, Source, size_of_stream, write_stream
 
 #: Key of deeptn's JSON in the metadata of a safetensors header.
 HEADER = "deeptn"
@@ -119,7 +119,7 @@ def read_tensors(
     with open_safetensors(path, "numpy") as file:
         header = parse_header(file.metadata(), form)
         names = () if read else file.keys()
-        tensors = {name: file.get_tensor(name) for name in names}
+        tensors = {name: _tensor(file, name) for name in names}
     tensors = read(Path(path)) if read else tensors
     dtypes = header.get("dtypes", {})
     if not is_object(dtypes) or not all(isinstance(dtype, str) for dtype in dtypes.values()):
@@ -133,8 +133,17 @@ def read_tensors(
                 raise FormatError(f"tensor {name!r}: pairs of {array.dtype} are not complex numbers")
             tensors[name] = np.ascontiguousarray(array, f"float{int(dtype[7:]) // 2}").view(dtype)[..., 0]
         elif dtype in ("float16", "bfloat16") and array is not None and array.dtype.name == "float32":  # version 1
-            tensors[name] = array.astype(dtype)
+            tensors[name] = half = array.astype(dtype)
+            if not np.array_equal(half.astype("float32"), array, equal_nan=True):
+                raise FormatError(f"tensor {name!r} has entries that its dtype in the header, {dtype}, does not have")
     return header, tensors
+
+
+def _tensor(file: Any, name: str) -> np.ndarray:
+    dtype: str = file.get_slice(name).get_dtype()
+    if dtype not in DTYPES or DTYPES[dtype].startswith("float8"):
+        raise FormatError(f"tensor {name!r} has the dtype {dtype}, which files of deeptn cannot have")
+    return file.get_tensor(name)
 
 
 class open_safetensors:

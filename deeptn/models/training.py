@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -249,10 +249,12 @@ class _Run:
         write_tensors(path, header, self.trainer.tensors() | {BEST + name: a for name, a in self.kept.items()})
 
     def resume(self, path: PathLike, about: dict[str, Any]) -> None:
-        header, tensors = _read(path, about)
-        for number in range(len(header["epochs"])):
+        epochs, best, tensors = _read(path, about)
+        if len(epochs) > self.recipe.epochs:
+            raise FormatError(f"{path}: the checkpoint has {len(epochs)} epochs, but the recipe {self.recipe.epochs}")
+        for number in range(len(epochs)):
             _grow(self.recipe, self.trainer, number)
-        self.epochs, self.best = [Epoch(**epoch) for epoch in header["epochs"]], header["best"]
+        self.epochs, self.best = epochs, best
         self.kept = {name.removeprefix(BEST): a for name, a in tensors.items() if name.startswith(BEST)}
         try:
             self.trainer.restore({name: a for name, a in tensors.items() if not name.startswith(BEST)})
@@ -313,12 +315,14 @@ def _grow(recipe: Recipe, trainer: Trainer, epoch: int) -> bool:
     return bool(sizes)
 
 
-def _read(path: PathLike, about: dict[str, Any]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the header of a checkpoint, and its tensors."""
+def _read(path: PathLike, about: dict[str, Any]) -> tuple[list[Epoch], int | None, dict[str, np.ndarray]]:
+    """Return the epochs of a checkpoint, the best one, and its tensors."""
     try:
         header, tensors = read_tensors(path, CHECKPOINT)
         found = dict(header["about"])
-        header = {"epochs": [dict(epoch) for epoch in header["epochs"]], "best": header["best"]}
+        epochs, best = [_epoch(data) for data in header["epochs"]], header["best"]
+        if best is not None and (type(best) is not int or not 0 <= best < len(epochs)):
+            raise FormatError(f"its best epoch is {best!r:.40} of {len(epochs)}")
     except (FormatError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{path}: not a training checkpoint ({error})") from error
     for key, expected in about.items():
@@ -327,4 +331,15 @@ def _read(path: PathLike, about: dict[str, Any]) -> tuple[dict[str, Any], dict[s
                 f"{path}: the checkpoint was written with {key} = {found.get(key)}, expected {expected}; "
                 "name another file, and pass the model as it was at the start"
             )
-    return header, tensors
+    return epochs, best, tensors
+
+
+def _epoch(data: Any) -> Epoch:
+    """Return an epoch from plain data."""
+    names = [field.name for field in fields(Epoch)]
+    if not isinstance(data, dict) or sorted(data) != sorted(names):
+        raise FormatError(f"an epoch has {', '.join(names)}; got {data!r:.80}")
+    for name, value in data.items():
+        if type(value) not in (int, float) and not (name == "score" and value is None):
+            raise FormatError(f"{name!r} of an epoch is {value!r:.40}; expected a number")
+    return Epoch(**data)

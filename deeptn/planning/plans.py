@@ -12,7 +12,7 @@ from ..base import PathLike, Shape, is_object, text_table, write_atomically
 from ..errors import DeepTNError, FormatError, PlanError, near_match
 from ..files import renamed
 from ..network import Network, network
-from ..spec import Layout
+from ..spec import Layout, limited_nodes
 from ..topologies import Topology, describe, topology_from_dict, topology_to_dict
 from .curves import Candidate, Sensitivity
 from .pareto import SHARES, Pareto, pareto
@@ -167,7 +167,8 @@ class Plan:
         names = data.get("names", {})
         if not is_object(names):
             raise FormatError(f"'names' of the plan must map names to names; got {names!r:.60}")
-        made = {name: _layer_from_dict(name, layer) for name, layer in layers.items()}
+        with limited_nodes():
+            made = {name: _layer_from_dict(name, layer) for name, layer in layers.items()}
         return cls(made, budget, before, after, {old: _name(new) for old, new in names.items()})
 
     @classmethod

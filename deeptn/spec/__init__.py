@@ -4,9 +4,10 @@ from .activations import register_activation
 from .einsum import identity, separate
 from .layout import Layout, Leg, balanced_factors, pad_axes, prime_factors, rows_of
 from .network_spec import NetworkSpec, stack
-from .nodes import Node, Stage, check_between
+from .nodes import NODES, Node, Stage, check_between, count_nodes, limited_nodes
 
 __all__ = [
+    "NODES",
     "Layout",
     "Leg",
     "NetworkSpec",
@@ -14,7 +15,9 @@ __all__ = [
     "Stage",
     "balanced_factors",
     "check_between",
+    "count_nodes",
     "identity",
+    "limited_nodes",
     "pad_axes",
     "prime_factors",
     "register_activation",

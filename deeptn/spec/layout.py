@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from ..base import Array, Shape, do, is_object, positive_int, positive_ints
+from ..base import Array, Shape, do, is_list, is_object, positive_int, positive_ints
 from ..errors import FormatError, LayoutError
 
 
@@ -40,14 +40,25 @@ class Leg:
     axis: int
 
 
+#: Largest size that is split into prime factors, which takes 2^20 divisions.
+LARGEST = 2**40
+
+#: Axes and legs that a layout of a file may have.
+AXES, LEGS = 64, 1024
+
+
 def prime_factors(n: int) -> tuple[int, ...]:
     """Return the prime factors of `n` in ascending order (none for 1).
+
+    Raises `LayoutError` beyond `LARGEST`.
 
     Examples
     --------
     >>> prime_factors(400)
     (2, 2, 2, 2, 5, 5)
     """
+    if n > LARGEST:
+        raise LayoutError(f"an axis of {n:.6g} entries is too large to be split into legs; pass a layout with factors")
     factors: list[int] = []
     divisor = 2
     while divisor * divisor <= n:
@@ -351,6 +362,10 @@ class Layout:
         """Inverse of `to_dict`; raises `FormatError` for malformed data."""
         if not is_object(data) or set(data) != {"shape", "factors", "order"}:
             raise FormatError(f"a layout needs the keys 'shape', 'factors' and 'order', got {data!r:.80}")
+        if not all(is_list(data[key]) for key in ("shape", "factors")) or not all(map(is_list, data["factors"])):
+            raise FormatError(f"'shape' and 'factors' of a layout are lists of sizes, got {data!r:.80}")
+        if len(data["shape"]) > AXES or sum(map(len, data["factors"])) > LEGS:
+            raise FormatError(f"a layout of a file has at most {AXES} axes and {LEGS} legs")
         try:
             return cls(data["shape"], data["factors"], data["order"])
         except LayoutError as error:

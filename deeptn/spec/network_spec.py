@@ -12,7 +12,7 @@ from dataclasses import MISSING, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
-from ..base import Owner, is_list, is_object, owner_of, positive_int
+from ..base import Owner, is_integer, is_list, is_object, owner_of, positive_int
 from ..errors import FormatError, SpecError
 from .layout import Leg
 from .nodes import Node, Stage
@@ -142,12 +142,24 @@ class NetworkSpec:
         """Inverse of `to_dict`; raises `FormatError` for malformed data or an invalid network."""
         try:
             stages = tuple(_stage(stage) for stage in data["stages"])
-            legs = tuple(Leg(str(name), positive_int(size, "leg size"), int(axis)) for name, size, axis in data["legs"])
-            return cls(legs, stages, tuple((str(name), size) for name, size in data["sizes"]))
+            legs = tuple(Leg(_text(n), positive_int(size, "leg size"), _axis(axis)) for n, size, axis in data["legs"])
+            return cls(legs, stages, tuple((_text(name), size) for name, size in data["sizes"]))
         except SpecError as error:
             raise FormatError(f"bad network: {error}") from error
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise FormatError(f"bad network: {type(error).__name__}: {error}") from error
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise SpecError(f"expected the name of an index, got {value!r:.40}")
+    return value
+
+
+def _axis(value: Any) -> int:
+    if not is_integer(value) or value < 0:
+        raise SpecError(f"expected the number of an axis, got {value!r:.40}")
+    return value
 
 
 def _stage(data: Any) -> Stage:

@@ -5,10 +5,49 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 
-from ..errors import SpecError
+from ..base import boolean, is_integer
+from ..errors import FormatError, SpecError
 from . import activations
+
+#: How many nodes may still be made from the file that is being read or written, in a list; None otherwise.
+_left: ContextVar[list[int] | None] = ContextVar("_left", default=None)
+
+#: Nodes that are made for a single file, at most. Families make each node up to three times.
+NODES = 2**15
+
+
+@contextmanager
+def limited_nodes(most: int = NODES) -> Generator[None]:
+    """Raise `FormatError` if more nodes are made inside the ``with`` block: a short file can ask for endless networks.
+
+    Inside another such block, the limit of that one holds.
+
+    Examples
+    --------
+    >>> with limited_nodes(1):
+    ...     Node("A", ("i",)) and Node("B", ("i",))
+    Traceback (most recent call last):
+    deeptn.errors.FormatError: the networks of the file have more nodes than deeptn reads and writes (1)
+    """
+    token = _left.set(_left.get() or [most, most])
+    try:
+        yield
+    finally:
+        _left.reset(token)
+
+
+def count_nodes(made: int) -> None:
+    """Count nodes that are made; see `limited_nodes`."""
+    left = _left.get()
+    if left is not None:
+        left[0] -= made
+        if left[0] < 0:
+            raise FormatError(f"the networks of the file have more nodes than deeptn reads and writes ({left[1]:,})")
 
 
 @dataclass(frozen=True)
@@ -46,6 +85,7 @@ class Node:
     isometric: bool = False
 
     def __post_init__(self):
+        count_nodes(1)
         if not isinstance(self.name, str) or not self.name.isidentifier():
             raise SpecError(f"node name {self.name!r} is not an identifier; use letters, digits, '_', e.g. 'L1_g3'")
         for field in ("indices", "inputs"):
@@ -54,7 +94,7 @@ class Node:
                 raise SpecError(f"node {self.name!r}: {field} must be a tuple of index names, got {value!r}")
             object.__setattr__(self, field, tuple(map(str, value)))
         object.__setattr__(self, "name", str(self.name))
-        object.__setattr__(self, "isometric", bool(self.isometric))
+        boolean(self.isometric, f"node {self.name!r}: isometric")
         repeated = [ix for ix, count in Counter(self.indices).items() if count > 1]
         if repeated:
             raise SpecError(
@@ -66,7 +106,11 @@ class Node:
         if self.constant is not None:
             if self.param is not None:
                 raise SpecError(f"node {self.name!r} is constant and names a parameter; drop one of them")
-            object.__setattr__(self, "constant", tuple(float(x) + 0.0 for x in self.constant))  # no -0.0
+            try:
+                entries = tuple(float(x) + 0.0 for x in self.constant)  # no -0.0
+            except (TypeError, ValueError, OverflowError) as error:
+                raise SpecError(f"node {self.name!r}: its constant entries must be numbers: {error}") from error
+            object.__setattr__(self, "constant", entries)
         elif self.param is None:
             object.__setattr__(self, "param", self.name)
         elif not isinstance(self.param, str) or not self.param.isidentifier():
@@ -123,7 +167,7 @@ class Stage:
         for field in ("sources", "multiply", "add"):
             value = getattr(self, field)
             if value is not None:
-                if isinstance(value, str) or not all(isinstance(number, int) for number in value):
+                if isinstance(value, str) or not all(map(is_integer, value)):
                     raise SpecError(f"{field} of a stage must be a tuple of stage numbers, got {value!r:.80}")
                 object.__setattr__(self, field, tuple(map(int, value)))
         if not all(isinstance(node, Node) for node in self.nodes):
