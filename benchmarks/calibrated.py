@@ -134,7 +134,7 @@ def main() -> None:
             rows.append(found)
     rows = [one for one in rows if one["params"] is not None]
     counts = {"calibration": CALIBRATION, "held_out": HELD_OUT}
-    data = {"environment": about(), "seed": SEED, "examples": counts, "rows": rows}
+    data = about() | {"seed": SEED, "examples": counts, "rows": rows}
     options.out.write_text(json.dumps(data, indent=1) + "\n")
     print(f"wrote {options.out}")
 

@@ -108,7 +108,7 @@ def main() -> None:
         print(rows[-1], flush=True)
         with log.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
-    result = {"environment": about(), "seed": SEED, "recipe": vars(RECIPE), "examples": [TESTS, OTHERS], "rows": rows}
+    result = about() | {"seed": SEED, "recipe": vars(RECIPE), "examples": [TESTS, OTHERS], "rows": rows}
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {options.out}")
 

@@ -133,7 +133,8 @@ def read_tensors(
                 raise FormatError(f"tensor {name!r}: pairs of {array.dtype} are not complex numbers")
             tensors[name] = np.ascontiguousarray(array, f"float{int(dtype[7:]) // 2}").view(dtype)[..., 0]
         elif dtype in ("float16", "bfloat16") and array is not None and array.dtype.name == "float32":  # version 1
-            tensors[name] = half = array.astype(dtype)
+            with np.errstate(over="ignore"):
+                tensors[name] = half = array.astype(dtype)
             if not np.array_equal(half.astype("float32"), array, equal_nan=True):
                 raise FormatError(f"tensor {name!r} has entries that its dtype in the header, {dtype}, does not have")
     return header, tensors
