@@ -57,6 +57,7 @@ class Network:
             raise SpecError(f"Network takes a NetworkSpec and a Layout, got {self.spec!r:.50} and {self.layout!r:.50}")
         if self.spec.legs != self.layout.legs:
             raise SpecError(f"the spec has legs {self.spec.legs}, but the layout has {self.layout.legs}")
+        _ = self.spec.owner  # keeps what was compiled for an equal network
 
     def __repr__(self) -> str:
         facts = f"shape={self.shape}, legs={self.layout.leg_sizes}, num_params={self.num_params}"

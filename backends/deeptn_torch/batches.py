@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,8 +38,10 @@ def moved(batch: Any, model: nn.Module) -> Any:
 
 
 def explain_dtype(error: Exception, batch: Batch, model: nn.Module) -> None:
-    """Add a note to an error if floating-point arguments of a model have another dtype than its parameters."""
+    """Add a note to an error about dtypes if arguments of a model have another one than its parameters."""
     own = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
+    if not re.search("dtype|same type", str(error)):
+        return
     given = [part for part in (*batch.args, *batch.kwargs.values()) if isinstance(part, Tensor)]
     other = next((part.dtype for part in given if part.is_floating_point() and part.dtype not in own), None)
     if own and other is not None:

@@ -6,6 +6,7 @@ import itertools
 import sys
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable, Hashable
 from functools import wraps
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -15,6 +16,9 @@ P = ParamSpec("P")
 
 #: Largest size of all entries, in bytes; the ones that were used least recently go first.
 MOST = 2**28
+
+
+_SERIAL = itertools.count()
 
 
 class Owner:
@@ -30,6 +34,7 @@ class Owner:
 
     def __init__(self, key: Hashable = None):
         self.key = key
+        self.serial = next(_SERIAL)  # unlike id, never used again
         self.pinned: dict[Hashable, Any] = {}
 
     def __deepcopy__(self, memo: Any) -> Owner:
@@ -84,34 +89,38 @@ class Cache:
         self._bytes = 0
         self.misses = 0
         self._clock = itertools.count()
-        self._lock = threading.RLock()  # a finalizer may run inside another method
+        self._lock = threading.Lock()
+        self._gone: deque[int] = deque()  # owners that finalizers, which may run anywhere, have reported
 
     def __len__(self) -> int:
         """Return the number of entries."""
+        self._release()
         return sum(map(len, list(self._entries.values())))
 
     @property
     def nbytes(self) -> int:
         """Size of all entries, estimated."""
+        self._release()
         return self._bytes
 
     def get(self, owner: Owner, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return the value of a key, which is made if there is none."""
-        own = self._entries.get(id(owner))
+        own = self._entries.get(owner.serial)
         found = None if own is None else own.get(key)
         if found is None:
             value = make()
             size = 2 * size_of(value) + size_of(key)  # programs compute further facts about themselves later
             with self._lock:
                 self.misses += 1
-                if id(owner) not in self._entries:
-                    weakref.finalize(owner, self._drop, id(owner)).atexit = False
-                own = self._entries.setdefault(id(owner), {})
+                if owner.serial not in self._entries:
+                    weakref.finalize(owner, self._report, owner.serial).atexit = False
+                own = self._entries.setdefault(owner.serial, {})
                 found = own.get(key)  # another thread may have been faster
                 if found is None:
                     found = own[key] = _Entry(value, size, 0)
                     self._bytes += size
                     self._shrink(found)
+            self._release()
         found.used = next(self._clock)
         return found.value
 
@@ -120,27 +129,41 @@ class Cache:
         with self._lock:
             self._entries, self._bytes = {}, 0
 
-    def _drop(self, owner: int) -> None:
-        with self._lock:
-            size = sum(entry.size for entry in self._entries.pop(owner, {}).values())
-            self._bytes -= size  # without calls, in which other owners could be collected
+    def _report(self, owner: int) -> None:
+        """Note that an owner is gone; a finalizer, which may interrupt any other method, calls this."""
+        self._gone.append(owner)
+        self._release()
+
+    def _release(self) -> None:
+        """Drop the entries of owners that are gone, unless that or another method is under way."""
+        while self._gone and self._lock.acquire(blocking=False):
+            try:
+                while self._gone:
+                    size = sum(entry.size for entry in self._entries.pop(self._gone.popleft(), {}).values())
+                    self._bytes -= size
+            finally:
+                self._lock.release()
 
     def _shrink(self, newest: _Entry) -> None:
         """Drop the entries that were used least recently, until a quarter of the space is free."""
         if self._bytes <= self.most:
             return
-        entries = [(e.used, o, key, e) for o, own in self._entries.items() for key, e in own.items() if e is not newest]
-        for _, owner, key, entry in sorted(entries, key=lambda found: found[0]):
+        entries = [(e.used, own, key, e) for own in self._entries.values() for key, e in own.items() if e is not newest]
+        for _, own, key, entry in sorted(entries, key=lambda found: found[0]):
             if self._bytes <= 0.75 * self.most:
                 break
-            if self._entries[owner].pop(key, None) is not None:
-                self._bytes -= entry.size
+            del own[key]
+            self._bytes -= entry.size
 
 
 #: Everything that is compiled for networks.
 CACHE = Cache()
 
 _OWNERS: weakref.WeakValueDictionary[Hashable, Owner] = weakref.WeakValueDictionary()
+
+#: The last owners, so that networks that a loop makes again and again are compiled once.
+RECENT: deque[Owner] = deque(maxlen=16)
+
 _LOCK = threading.RLock()
 
 
@@ -157,6 +180,8 @@ def owner_of(key: Hashable) -> Owner:
         found = _OWNERS.get(key)
         if found is None:
             found = _OWNERS[key] = Owner(key)
+        if not RECENT or RECENT[-1] is not found:
+            RECENT.append(found)
         return found
 
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import stat
 import time
@@ -18,6 +19,9 @@ from .types import PathLike
 
 #: Most files in the folder for caches; when there are more, those that were used least recently go.
 FILES = 4096
+
+#: Their names: a hash.
+OURS = re.compile(r"(machine-)?[0-9a-f]{64}\.json")
 
 #: Largest size of a file in it, in bytes.
 LARGEST = 2**24
@@ -58,9 +62,8 @@ def write_atomically(path: PathLike, write: Callable[[Path], Any]) -> None:
     if old is not None and not stat.S_ISREG(old.st_mode):
         raise OSError(f"{str(path)!r} is a device, FIFO or socket, which cannot be replaced; name a regular file")
     remove_temporary(real.parent, _start(real))
-    new: Path | None = None
     try:
-        with _temporary(real) as (new, handle):
+        with _temporary(real, 0o666 if old is None else 0o600) as (new, handle):
             write(new)
             if old is not None:
                 _keep(handle, old)
@@ -70,7 +73,8 @@ def write_atomically(path: PathLike, write: Callable[[Path], Any]) -> None:
             os.replace(new, real)
         _sync(real.parent)
     except OSError as error:
-        if error.errno is None or (error.filename is not None and str(error.filename) != str(new or "")):
+        named = None if error.filename is None else Path(str(error.filename)).name
+        if error.errno is None or not (named is None or named.startswith(_start(real))):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
 
@@ -79,20 +83,19 @@ def remove_temporary(folder: Path, start: str = ".") -> None:
     """Remove the temporary files whose names start like this, unless a process is writing them."""
     for file in folder.glob(f"{start}*{TEMPORARY}"):
         with suppress(OSError):  # it may be gone, or belong to another user
-            if _is_forgotten(file):
-                file.unlink()
+            _remove_forgotten(file)
 
 
 @contextmanager
-def _temporary(real: Path) -> Iterator[tuple[Path, int]]:
+def _temporary(real: Path, mode: int) -> Iterator[tuple[Path, int]]:
     """Create a file with a lock, which shows that a process is writing it; delete it at the end, unless renamed."""
     while True:
         new = real.with_name(f"{_start(real)}{secrets.token_hex(4)}{TEMPORARY}")
-        handle = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        _lock(handle)
-        if new.exists():  # nobody has removed it before it was locked
+        handle = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+        if _lock(handle) is not False and new.exists():  # nobody has removed it, or is about to
             break
         os.close(handle)
+        new.unlink(missing_ok=True)
     try:
         yield new, handle
     except BaseException:
@@ -119,11 +122,13 @@ def _lock(handle: int) -> bool | None:
     return True
 
 
-def _is_forgotten(file: Path) -> bool:
+def _remove_forgotten(file: Path) -> None:
+    """Remove a temporary file that no process is writing."""
     handle = os.open(file, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     try:
         locked = _lock(handle)
-        return time.time() - file.stat().st_mtime > FORGOTTEN if locked is None else locked
+        if time.time() - file.stat().st_mtime > FORGOTTEN if locked is None else locked:
+            file.unlink()
     finally:
         os.close(handle)
 
@@ -197,7 +202,7 @@ def write_cache(file: Path, data: Any) -> None:
 def _prune(folder: Path) -> None:
     """If there are too many files in the folder for caches, delete a quarter of them."""
     with os.scandir(folder) as entries:
-        files = [entry for entry in entries if entry.name.endswith(".json")]
+        files = [entry for entry in entries if OURS.fullmatch(entry.name)]
     if len(files) <= FILES:
         return
     used = sorted((entry.stat(follow_symlinks=False).st_mtime, entry.path) for entry in files)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 from ..arrays import Tuning
 from ..base import Shape
@@ -51,6 +52,9 @@ class Program:
     shape: Shape
     cost: Cost
     recompute: bool
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self)}  # what is cached belongs to this process
 
     @cached_property
     def number(self) -> int:

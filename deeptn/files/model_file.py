@@ -4,6 +4,7 @@
 # Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Hashable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from ..arrays import DTYPES, to_raw
 from ..base import Array, Params, PathLike, is_list, is_object, path_of
 from ..errors import FormatError, PlanError, SpecError
 from ..network import Network
-from ..spec import limited_nodes
+from ..spec import ALL_NODES, limited_nodes
 from .network_file import check_floats, cores_of, network_from_dict, network_to_dict, packed, unpack
 from .rounding import Cores, check_cores, restore, restored, rounded
 from .tensors import check_keys, read_tensors, size_of_tensors, write_tensors
@@ -226,9 +227,14 @@ def _contents(model: StoredModel, cores: Cores | None = None) -> tuple[dict[str,
         for name, layer in model.layers.items()
     }
     stored = packed({name: layer.network for name, layer in model.layers.items()}, tensors, aliases)
-    with limited_nodes():
-        header = {"format": MODEL, "networks": [network_to_dict(net) for net in networks], "layers": layers}
+    with limited_nodes(ALL_NODES):  # so that the file can be read
+        header = {"format": MODEL, "networks": [_described(net) for net in networks], "layers": layers}
     return header | ({"aliases": aliases} if aliases else {}), stored
+
+
+def _described(net: Network) -> dict[str, Any]:
+    with limited_nodes():
+        return network_to_dict(net)
 
 
 def _narrow(model: StoredModel, dtype: Cores) -> tuple[StoredModel, dict[str, str]]:
@@ -315,7 +321,7 @@ def read_model(path: PathLike, read: Callable[[Path], dict[str, np.ndarray]] | N
     for name, entry in entries.items():
         if not is_object(entry) or not isinstance(entry.get("kind"), str):
             raise FormatError(f"layer {name!r} of the file is not a table with a kind")
-    with limited_nodes():
+    with limited_nodes(ALL_NODES):
         networks = _networks(header, entries, sum(array.size for array in tensors.values()))
     whole = {f"{name}.cores" for name in networks}
     _share(tensors, {name: source for name, source in aliases.items() if name in whole})
@@ -343,9 +349,12 @@ def _networks(header: dict[str, Any], entries: dict[str, Any], count: int) -> di
     """Return the network of each layer, by layer name; older files store one in every layer."""
     if header["version"] < 3:
         keys = ("layout", "spec", "topology")
-        return {
-            name: network_from_dict({key: entry.get(key) for key in keys}, count) for name, entry in entries.items()
-        }
+        try:
+            texts = {name: json.dumps({key: entry.get(key) for key in keys}) for name, entry in entries.items()}
+        except RecursionError as error:
+            raise FormatError(f"the description of a network is nested too deeply: {error}") from error
+        made = {text: network_from_dict(json.loads(text), count) for text in dict.fromkeys(texts.values())}
+        return {name: made[text] for name, text in texts.items()}
     found = header.get("networks")
     if not is_list(found):
         raise FormatError("the header needs 'networks'")

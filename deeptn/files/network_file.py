@@ -173,7 +173,7 @@ def save(path: PathLike, net: Network, params: ParamsLike) -> None:
         raise SpecError(f"net must be a deeptn.Network, got {type(net).__name__}; write deeptn.save(path, net, params)")
     check_floats(net, params)
     tensors = {f"cores.{name}": to_raw(params[name]) for name in net.spec.param_shapes}
-    with limited_nodes():
+    with limited_nodes():  # so that the file can be read
         header = {"format": NETWORK, "network": network_to_dict(net)}
     write_tensors(path, header, packed({"": net}, tensors, {}))
 
@@ -211,14 +211,13 @@ def load(path: PathLike, like: Any = "numpy", device: Any = None) -> tuple[Netwo
     """
     header, tensors = read_tensors(path, NETWORK)
     entries = sum(array.size for array in tensors.values())
-    with limited_nodes():
-        if header["version"] < 3:
-            net = network_from_dict({key: header.get(key) for key in ("layout", "spec", "topology")}, entries)
-            tensors = {f"cores.{name}": array for name, array in tensors.items()}
-        else:
-            check_keys(header, ("format", "version", "network", "dtypes"), "the header")
-            net = network_from_dict(header.get("network"), entries)
-            unpack({"": net}, tensors)
+    if header["version"] < 3:
+        net = network_from_dict({key: header.get(key) for key in ("layout", "spec", "topology")}, entries)
+        tensors = {f"cores.{name}": array for name, array in tensors.items()}
+    else:
+        check_keys(header, ("format", "version", "network", "dtypes"), "the header")
+        net = network_from_dict(header.get("network"), entries)
+        unpack({"": net}, tensors)
     library = target(like, "float32", device)[0]
     params: Params = {}
     for name, array in cores_of(net, tensors, "").items():

@@ -235,7 +235,7 @@ def loss_for(name: Any, outputs: Any, target: Any, integer: bool) -> str:
             )
         if shapes[0][:-1] != shapes[1]:
             advice = _advice(shapes[0][:-1], shapes[1])
-            if shapes[0] == shapes[1]:
+            if shapes[0] == shapes[1] and shapes[0][-1:] != (1,):
                 advice = "; write labels.argmax(-1) if they are one-hot, loss='mse' if they are numbers"
             raise SpecError(
                 f"cross_entropy: the outputs have shape {shapes[0]}, but the labels {shapes[1]}; expected "
@@ -266,7 +266,9 @@ def check_labels(lowest: int, highest: int, classes: int, ignored: int | None = 
     deeptn.errors.SpecError: the labels range from 0 to 10, but the outputs have classes 0 to 9
     """
     if highest >= classes or (lowest < 0 and lowest != ignored):
-        advice = "; write loss='mse' if they are numbers, not classes" if classes == 1 else ""
+        advice = (
+            "; for numbers, not classes, write loss='mse', and labels of the outputs' shape" if classes == 1 else ""
+        )
         raise SpecError(
             f"the labels range from {lowest} to {highest}, but the outputs have classes 0 to {classes - 1}{advice}"
         )

@@ -12,7 +12,7 @@ from ..base import PathLike, Shape, is_object, text_table, write_atomically
 from ..errors import DeepTNError, FormatError, PlanError, near_match
 from ..files import renamed
 from ..network import Network, network
-from ..spec import Layout, limited_nodes
+from ..spec import ALL_NODES, Layout, limited_nodes
 from ..topologies import Topology, describe, topology_from_dict, topology_to_dict
 from .curves import Candidate, Sensitivity
 from .pareto import SHARES, Pareto, pareto
@@ -167,8 +167,9 @@ class Plan:
         names = data.get("names", {})
         if not is_object(names):
             raise FormatError(f"'names' of the plan must map names to names; got {names!r:.60}")
-        with limited_nodes():
-            made = {name: _layer_from_dict(name, layer) for name, layer in layers.items()}
+        known: dict[str, Network] = {}
+        with limited_nodes(ALL_NODES):
+            made = {name: _layer_from_dict(name, layer, known) for name, layer in layers.items()}
         return cls(made, budget, before, after, {old: _name(new) for old, new in names.items()})
 
     @classmethod
@@ -232,7 +233,8 @@ def _lists(value: Any) -> Any:
     return [_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _layer_from_dict(name: str, data: Any) -> LayerPlan:
+def _layer_from_dict(name: str, data: Any, known: dict[str, Network]) -> LayerPlan:
+    """Return a layer; `known` has the networks of layers before it, by their descriptions."""
     where = f"layer {name!r} of the plan"
     if not is_object(data) or not isinstance(data.get("shape"), list):
         raise FormatError(f"{where} needs a 'shape', a list of sizes")
@@ -243,10 +245,13 @@ def _layer_from_dict(name: str, data: Any) -> LayerPlan:
         if "topology" not in data:
             return LayerPlan(shape, None, 0.0, str(data.get("dense", "")))
         chosen = Layout.from_dict({"shape": data["shape"], **layout}) if is_object(layout) else None
-        net, error = network(topology_from_dict(data["topology"]), shape, chosen), float(data.get("error", math.nan))
+        error, text = float(data.get("error", math.nan)), repr((shape, data["topology"], layout))
+        if text not in known:
+            with limited_nodes():
+                known[text] = network(topology_from_dict(data["topology"]), shape, chosen)
     except (DeepTNError, TypeError, ValueError) as error:
         raise FormatError(f"{where}: {error}") from error
-    return LayerPlan(shape, net, error)
+    return LayerPlan(shape, known[text], error)
 
 
 def _check_keys(data: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:

@@ -4,9 +4,10 @@ from .activations import register_activation
 from .einsum import identity, separate
 from .layout import Layout, Leg, balanced_factors, pad_axes, prime_factors, rows_of
 from .network_spec import NetworkSpec, stack
-from .nodes import NODES, Node, Stage, check_between, count_nodes, limited_nodes
+from .nodes import ALL_NODES, NODES, Node, Stage, check_between, count_nodes, limited_nodes
 
 __all__ = [
+    "ALL_NODES",
     "NODES",
     "Layout",
     "Leg",

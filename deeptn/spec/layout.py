@@ -168,6 +168,8 @@ class Layout:
                 raise LayoutError(f"order = {order} is not a permutation of the {count} legs 0..{count - 1}")
         elif order not in ("rows", "interleaved"):
             raise LayoutError(f"order = {order!r}; expected 'rows', 'interleaved' or a permutation of the legs")
+        else:
+            order = str(order)
         for name, value in (("shape", shape), ("factors", factors), ("order", order)):
             object.__setattr__(self, name, value)
 

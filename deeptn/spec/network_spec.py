@@ -53,12 +53,11 @@ class NetworkSpec:
     sizes: tuple[tuple[str, int], ...] = ()
 
     def __post_init__(self):
-        sizes = dict(self.sizes)
-        pairs = tuple(sorted((name, positive_int(size, f"size of index {name!r}")) for name, size in sizes.items()))
+        sizes = {str(name): positive_int(size, f"size of index {name!r}") for name, size in dict(self.sizes).items()}
         legs = tuple(Leg(str(leg.name), int(leg.size), int(leg.axis)) for leg in self.legs)
         object.__setattr__(self, "legs", legs)
         object.__setattr__(self, "stages", tuple(self.stages))
-        object.__setattr__(self, "sizes", pairs)
+        object.__setattr__(self, "sizes", tuple(sorted(sizes.items())))
         _validate(self)
 
     def __hash__(self):
@@ -74,7 +73,10 @@ class NetworkSpec:
 
     @cached_property
     def owner(self) -> Owner:
-        """What is compiled for this specification belongs to it, and is released with the last equal one."""
+        """What is compiled for this specification belongs to it, and is released with the last equal one that has it.
+
+        Networks ask for it when they are made.
+        """
         return owner_of(self.digest)
 
     @cached_property

@@ -14,18 +14,16 @@ from ..base import boolean, is_integer
 from ..errors import FormatError, SpecError
 from . import activations
 
-#: How many nodes may still be made from the file that is being read or written, in a list; None otherwise.
-_left: ContextVar[list[int] | None] = ContextVar("_left", default=None)
+#: How many nodes may still be made, and how many there were, for each `limited_nodes` around the current code.
+_left: ContextVar[tuple[list[int], ...]] = ContextVar("_left", default=())
 
-#: Nodes that are made for a single file, at most. Families make each node up to three times.
-NODES = 2**15
+#: Nodes that are made for one network of a file, and for all of them. Families make each node up to three times.
+NODES, ALL_NODES = 2**15, 2**18
 
 
 @contextmanager
 def limited_nodes(most: int = NODES) -> Generator[None]:
     """Raise `FormatError` if more nodes are made inside the ``with`` block: a short file can ask for endless networks.
-
-    Inside another such block, the limit of that one holds.
 
     Examples
     --------
@@ -34,7 +32,7 @@ def limited_nodes(most: int = NODES) -> Generator[None]:
     Traceback (most recent call last):
     deeptn.errors.FormatError: the networks of the file have more nodes than deeptn reads and writes (1)
     """
-    token = _left.set(_left.get() or [most, most])
+    token = _left.set((*_left.get(), [most, most]))
     try:
         yield
     finally:
@@ -43,8 +41,7 @@ def limited_nodes(most: int = NODES) -> Generator[None]:
 
 def count_nodes(made: int) -> None:
     """Count nodes that are made; see `limited_nodes`."""
-    left = _left.get()
-    if left is not None:
+    for left in _left.get():
         left[0] -= made
         if left[0] < 0:
             raise FormatError(f"the networks of the file have more nodes than deeptn reads and writes ({left[1]:,})")
@@ -173,6 +170,9 @@ class Stage:
         if not all(isinstance(node, Node) for node in self.nodes):
             raise SpecError(f"nodes of a stage must be deeptn.Node objects, got {self.nodes!r:.80}")
         check_between(self.activation, self.normalize)
+        for field in ("activation", "normalize"):
+            value = getattr(self, field)
+            object.__setattr__(self, field, None if value is None else str(value))
 
 
 def check_between(activation: str | None, normalize: str | None) -> None:

@@ -12,6 +12,7 @@ import importlib.metadata
 import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,8 +139,9 @@ def front_ends() -> dict[str, FrontEnd]:
     found: dict[str, FrontEnd] = {}
     for entry in importlib.metadata.entry_points(group=GROUP):
         make = loaded(entry, "front-end")
-        if make is not None:
-            found[entry.name] = make()
+        with suppress(ImportError):  # a front-end may import its library when it is made
+            if make is not None:
+                found[entry.name] = make()
     return found
 
 

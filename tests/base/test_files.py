@@ -9,7 +9,9 @@ import resource
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -178,6 +180,49 @@ def test_a_full_disk(tmp_path):
     assert caught.value.filename == str(path)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_temporary_file_that_cannot_be_made(tmp_path, monkeypatch):
+    opened = os.open
+
+    def refuse(name: Any, *arguments: Any) -> int:
+        if str(name).endswith(".tmp"):
+            raise PermissionError(13, "Permission denied", str(name))
+        return opened(name, *arguments)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(PermissionError, match=r"w'$") as caught:
+        put(tmp_path / "w")
+    assert caught.value.filename == str(tmp_path / "w")
+
+
+def test_a_private_file_is_private_while_it_is_written(tmp_path):
+    path, seen = tmp_path / "w", list[int]()
+    path.write_text("old")
+    path.chmod(0o600)
+    write_atomically(path, lambda new: (seen.append(mode(new)), new.write_text("new")))
+    assert (seen, mode(path)) == ([0o600], 0o600)
+
+
+def test_many_threads_write_one_file(tmp_path):
+    path, wrong = tmp_path / "w", list[BaseException]()
+    start = threading.Barrier(4)
+
+    def work(number: int) -> None:
+        start.wait()
+        try:
+            for turn in range(150):
+                put(path, f"{number} {turn}")
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert [file.name for file in tmp_path.iterdir()] == ["w"]
 
 
 def test_errors_of_other_files_keep_their_names(tmp_path):

@@ -73,6 +73,31 @@ def test_the_warning_names_the_package(monkeypatch):
         fit_arrays(dtn.network("BrickWall", (4, 4)), np.eye(4))
 
 
+def front_ends_of(monkeypatch: pytest.MonkeyPatch, value: str, load: Any) -> Any:
+    entry = SimpleNamespace(name="walls", value=value, load=load)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda **wanted: [entry])
+    return front_ends()
+
+
+def failing(error: Exception) -> Any:
+    def load() -> Any:
+        raise error
+
+    return load
+
+
+def test_missing_libraries_are_skipped_and_broken_packages_are_not(monkeypatch):
+    missing = ModuleNotFoundError("No module named 'flax'", name="flax")
+    assert front_ends_of(monkeypatch, "deeptn_jax.frontend:NNX", failing(missing)) == {}
+    assert front_ends_of(monkeypatch, "deeptn_jax.frontend:NNX", lambda: failing(missing)) == {}  # when it is made
+    assert front_ends_of(monkeypatch, "deeptn_jax:NNX", failing(dtn.MissingBackendError("jax", "jax"))) == {}
+    for error in (ModuleNotFoundError("no module", name="deeptn_jax.frontend"), ImportError("cannot import name")):
+        with pytest.raises(ImportError, match=r"no module|cannot import"):
+            front_ends_of(monkeypatch, "deeptn_jax.frontend:NNX", failing(error))
+    with pytest.warns(UserWarning, match="the front-end 'walls' .deeptn_walls:NNX. cannot be imported"):
+        assert front_ends_of(monkeypatch, "deeptn_walls:NNX", failing(missing)) == {}
+
+
 def test_a_broken_command_leaves_the_others(monkeypatch, capsys):
     def load() -> Any:
         raise RuntimeError("100% broken")

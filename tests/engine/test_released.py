@@ -21,11 +21,19 @@ from deeptn_torch.engine import operators
 
 import deeptn as dtn
 from deeptn.base import CACHE, Cache, owner_of
-from deeptn.base.cache import Owner
+from deeptn.base.cache import RECENT, Owner
+from deeptn.engine import run
 from deeptn.files import network_from_dict, network_to_dict
 from deeptn.spec import Leg, NetworkSpec, Node, Stage
 
 WALL = dtn.BrickWall(layers=2)
+
+
+def forget() -> None:
+    """Let everything go that nothing refers to."""
+    RECENT.clear()
+    gc.collect()
+
 
 HASHES = """
 import pickle, sys
@@ -62,6 +70,16 @@ def test_equal_specifications_have_equal_hashes(kind):
         legs = Leg("a0_0", size, size - size), Leg("a1_0", size, size // size)
         return NetworkSpec(legs, (Stage(nodes, ("a0_0", "a1_0")),), {"b": 2})  # type: ignore[arg-type]
 
+    def named(text: Any) -> dtn.Network:
+        nodes = (Node(text("A"), (text("a0_0"), text("b"))), Node(text("B"), (text("b"), text("a1_0"))))
+        last = Stage((Node(text("C"), (text("a1_0"), text("x"))),), (text("a0_0"), text("x")))
+        first = Stage(nodes, (text("a0_0"), text("a1_0")), text("relu"), text("rms"))
+        legs = Leg(text("a0_0"), 4, 0), Leg(text("x"), 3, 1)
+        made = NetworkSpec(legs, (first, last), {text("b"): 2, text("a1_0"): 3})  # type: ignore[arg-type]
+        return made, dtn.Layout((4, 3), ((4,), (3,)), text("interleaved"))  # type: ignore[return-value]
+
+    assert named(str) == named(np.str_)
+    assert hash(named(str)) == hash(named(np.str_))
     assert spec(4) == spec(kind(4), -1.0)
     assert hash(spec(4)) == hash(spec(kind(4), -1.0))
     assert spec(4).owner is spec(kind(4), -1.0).owner
@@ -85,10 +103,10 @@ def test_programs_go_with_their_networks(library):
         assert len(CACHE) > before[0] + 3
         return [weakref.ref(one) for one in (*programs, net.spec)]
 
-    gc.collect()
+    forget()
     before = len(CACHE), CACHE.nbytes
     alive = use(15)
-    gc.collect()
+    forget()
     assert [one for one in alive if one() is not None] == []
     assert (len(CACHE), CACHE.nbytes) == before
 
@@ -98,16 +116,46 @@ def test_equal_networks_share_programs_until_the_last_is_gone():
     program = weakref.ref(first.program("materialize"))
     assert second.program("materialize") is program()
     del first
-    gc.collect()
+    forget()
     assert program() is not None
     assert second.program("materialize") is program()
     del second
-    gc.collect()
+    forget()
     assert program() is None
 
 
+def test_an_equal_network_that_was_not_used_keeps_programs():
+    first, second = (dtn.network(WALL, (14, 26)) for _ in range(2))
+    program = weakref.ref(first.program("materialize"))
+    del first
+    forget()
+    assert program() is not None
+    assert second.program("materialize") is program()
+
+
+def test_a_loop_over_temporary_networks_compiles_once():
+    forget()
+    before = CACHE.misses
+    for _ in range(5):
+        dtn.network(WALL, (14, 30)).program("materialize")
+        gc.collect()
+    assert CACHE.misses == before + 1
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
+def test_programs_are_pickled_and_copied_without_what_belongs_to_a_process(library):
+    net = dtn.network(WALL, (10, 14))
+    params = net.init(like=library)
+    expected, program = net.materialize(params), net.program("materialize")
+    for twin in (pickle.loads(pickle.dumps(program)), copy.copy(program), copy.deepcopy(program)):
+        assert twin == program
+        assert set(vars(twin)) == {"inputs", "constants", "stacks", "steps", "result", "shape", "cost", "recompute"}
+        found = run(twin, list(params.values()))
+        assert np.allclose(np.asarray(found), np.asarray(expected), atol=1e-6)
+
+
 def test_layers_are_released():
-    gc.collect()
+    forget()
     before, entries = len(operators._PROGRAMS), len(CACHE)
     layers = [deeptn_torch.TNLinear(15 + k, 13, WALL) for k in range(5)]
     for layer in layers:
@@ -115,7 +163,7 @@ def test_layers_are_released():
     assert len(operators._PROGRAMS) == before + 5
     layers.clear()
     layer = None
-    gc.collect()
+    forget()
     assert (len(operators._PROGRAMS), len(CACHE)) == (before, entries)
 
 
@@ -124,7 +172,7 @@ def test_a_copy_keeps_the_programs(copied):
     torch._dynamo.reset()
     twin = copied(deeptn_torch.TNLinear(17, 11, WALL))
     compiled = torch.compile(twin, backend="aot_eager", fullgraph=True)
-    gc.collect()
+    forget()
     CACHE.clear()
     x = torch.randn(2, 17)
     assert torch.allclose(compiled(x), twin(x), atol=1e-6)
@@ -138,7 +186,7 @@ def test_a_program_that_is_gone_is_named():
     tensors = [torch.as_tensor(array) for array in net.init().values()]
     assert operators.contract(tensors, number).shape == (9, 10)
     del owner, net
-    gc.collect()
+    forget()
     with pytest.raises(RuntimeError, match="a compiled graph needs the program of a deeptn layer"):
         operators.contract(tensors, number)
 
@@ -152,10 +200,10 @@ def test_equal_programs_of_different_networks_are_one_in_the_registry():
     number = operators.register(copy.copy(first.program("materialize")), one)
     assert operators.register(copy.copy(second.program("materialize")), other) == number
     del one
-    gc.collect()
+    forget()
     assert number in operators._PROGRAMS
     del other
-    gc.collect()
+    forget()
     assert number not in operators._PROGRAMS or first.spec.owner.pinned
 
 
@@ -204,11 +252,29 @@ def test_the_cache_drops_what_was_used_least_recently():
     assert (len(cache), cache.nbytes) == (0, 0)
 
 
+def test_owners_may_go_while_the_cache_shrinks():
+    """The garbage collector may find owners in cycles at any time, also inside the cache."""
+    for _ in range(20):
+        cache = Cache(most=300_000)
+        owners = [Owner() for _ in range(300)]
+        for owner in owners:
+            cache.get(owner, "a", lambda: bytes(100))
+        for owner in owners[:50]:
+            owner.pinned["itself"] = owner
+        owner = owners.pop()
+        del owner, owners[:50]
+        for number in range(100):
+            cache.get(owners[number], "b", lambda: [bytes(1000) for _ in range(3)])
+        gc.collect()
+        assert cache.nbytes <= cache.most
+        assert all(serial in {owner.serial for owner in owners} for serial in cache._entries)
+
+
 def test_owners_are_found_by_their_key():
     one = owner_of("a")
     assert copy.deepcopy(one) is one
     assert pickle.loads(pickle.dumps(one)) is one
     known = weakref.ref(one)
     del one
-    gc.collect()
+    forget()
     assert known() is None

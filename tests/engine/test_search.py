@@ -116,12 +116,17 @@ def test_a_fifo_in_the_folder_is_no_obstacle(folder):
 
 def test_the_folder_does_not_grow_for_ever(folder, monkeypatch):
     monkeypatch.setattr(files, "FILES", 8)
-    for number in range(30):
-        files.write_cache(folder / f"{number}.json", number)
-        os.utime(folder / f"{number}.json", (number, number))
-        assert files.read_cache(folder / "0.json") == 0  # used again and again, so it stays
-        assert len(list(folder.iterdir())) <= 8
-    assert files.read_cache(folder / "29.json") == 29
+    folder.mkdir()
+    names = [f"{number:064x}.json" for number in range(30)]
+    for number in range(20):
+        (folder / f"mine-{number}.json").write_text("")  # of somebody else
+    for number, name in enumerate(names):
+        files.write_cache(folder / name, number)
+        os.utime(folder / name, (number, number))
+        assert files.read_cache(folder / names[0]) == 0  # used again and again, so it stays
+        assert len(list(folder.iterdir())) <= 28
+    assert files.read_cache(folder / names[29]) == 29
+    assert len(list(folder.glob("mine-*"))) == 20
 
 
 def test_a_folder_that_cannot_be_made_costs_nothing_but_time(tmp_path, monkeypatch):

@@ -12,8 +12,10 @@ import pytest
 
 import deeptn as dtn
 from deeptn.files import StoredLayer, StoredModel, network_from_dict
+from deeptn.files.model_file import _networks
 from deeptn.planning import Plan
 from deeptn.spec import NODES, Node, limited_nodes
+from deeptn.topologies import topology_to_dict
 
 LAYOUT = {"shape": [8, 12], "factors": [[2, 2, 2], [2, 2, 3]], "order": "rows"}
 WALL = dtn.network(dtn.BrickWall(layers=2), (8, 12))
@@ -75,7 +77,7 @@ def test_networks_that_could_not_be_read_are_not_written(tmp_path):
         assert dtn.load(tmp_path / "w")[0] == large
 
 
-def test_the_limit_is_that_of_the_outermost_block():
+def test_every_limit_holds():
     with limited_nodes(2), pytest.raises(dtn.FormatError, match=r"more nodes than .*\(2\)"):  # noqa: PT012
         for name in "abc":
             with limited_nodes():
@@ -167,6 +169,32 @@ def test_aliases_take_no_memory(tmp_path):
     tensors = dtn.load_model(tmp_path / "m").tensors
     assert len(tensors) == 301
     assert len({array.ctypes.data for array in tensors.values()}) == 1
+
+
+def test_many_equal_layers_are_no_attack():
+    """Each of them alone would be built from 368 nodes."""
+    text = json.dumps({"name": "BrickWall", "layers": 8})
+    layer = f'{{"shape": [4096, 4096], "topology": {text}}}'
+    layers = ", ".join(f'"l{k}": {layer}' for k in range(1000))
+    head = '"format": "deeptn.plan", "version": 1, "budget": {"params": 1}, "params_before": 1, "params_after": 1'
+    assert len(Plan.from_yaml(f'{{{head}, "layers": {{{layers}}}}}').targets) == 1000
+    net = dtn.network(dtn.BrickWall(layers=8), (4096, 4096))
+    entry = {
+        "layout": net.layout.to_dict(),
+        "spec": net.spec.to_dict(),
+        "topology": topology_to_dict(dtn.BrickWall(layers=8)),
+    }
+    assert len(_networks({"version": 2}, {f"l{k}": entry for k in range(1000)}, 10**6)) == 1000
+
+
+def test_many_networks_in_one_model(tmp_path):
+    nets = [dtn.network(dtn.BrickWall(layers=7 + k % 3), (4096, 4000 + k)) for k in range(60)]
+    layers = {}
+    for k, net in enumerate(nets):
+        params = {name: np.zeros(shape, "float32") for name, shape in net.spec.param_shapes.items()}
+        layers[f"l{k}"] = StoredLayer("linear", net, params, None)
+    dtn.save_model(StoredModel(layers, {}), tmp_path / "m")
+    assert [layer.network for layer in dtn.load_model(tmp_path / "m").layers.values()] == nets
 
 
 def test_plans_that_would_take_for_ever():

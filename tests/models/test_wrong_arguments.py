@@ -69,9 +69,23 @@ def test_the_advice_for_labels_works(outputs, labels, loss, advice):
     assert loss_for(loss, np.zeros(outputs), better, integer) == (loss or "mse")
 
 
+def test_no_advice_that_would_be_wrong():
+    with pytest.raises(dtn.SpecError) as caught:
+        loss_for("cross_entropy", np.zeros((8, 1)), np.zeros((8, 1), int), True)
+    assert "argmax" not in str(caught.value)
+
+
 def test_numbers_that_look_like_one_class():
-    with pytest.raises(dtn.SpecError, match="write loss='mse' if they are numbers"):
+    with pytest.raises(dtn.SpecError, match="for numbers, not classes, write loss='mse', and labels of"):
         deeptn_torch.train(mlp(1), DATA, Recipe(epochs=1))
+
+
+class Casting(torch.nn.Linear):
+    def __init__(self):
+        super().__init__(5, 3)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return super().forward(input.float())
 
 
 def test_inputs_of_another_dtype():
@@ -79,10 +93,10 @@ def test_inputs_of_another_dtype():
         deeptn_torch.train(mlp(3), (torch.from_numpy(X).double(), torch.from_numpy(CLASSES)), Recipe(epochs=1))
     note = "The inputs are torch.float64, but the parameters torch.float32; convert one: x.to(torch.float32)"
     assert caught.value.__notes__ == [note]
-    failing = torch.nn.Linear(5, 3)
-    with pytest.raises(RuntimeError) as caught:
-        deeptn_torch.train(failing, DATA, Recipe(epochs=1))
-    assert not hasattr(caught.value, "__notes__")
+    for x in (X, torch.from_numpy(X).double()):  # the shape is wrong, and not the dtype
+        with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+            deeptn_torch.train(Casting(), (x, torch.from_numpy(CLASSES)), Recipe(epochs=1))
+        assert not hasattr(caught.value, "__notes__")
 
 
 @pytest.mark.parametrize("library", ["torch", "equinox", "nnx"])
