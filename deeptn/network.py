@@ -388,8 +388,7 @@ class Network:
         if mode == "apply":
             crop, pad = (padded[:1], shape[:1]), (shape[1:], padded[1:])
             return compile_network(self.spec, rows, columns, batch, recompute, crop, pad, tuning)
-        crop = (padded, shape)
-        return compile_network(self.spec, rows + columns, recompute=recompute, crop=crop, tuning=tuning)
+        return compile_network(self.spec, rows + columns, recompute=recompute, crop=(padded, shape), tuning=tuning)
 
 
 def decode(net: Network, inputs: Sequence[Array], recompute: bool | None = None) -> Array:
