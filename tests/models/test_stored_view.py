@@ -129,7 +129,7 @@ def test_torch_fits_if_several_libraries_could(monkeypatch):
 
         def load(self):
             tried.append(self.name)
-            raise ImportError(self.name)
+            raise ImportError(self.name, name=self.name)
 
     monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [Missing("jax"), Missing("torch")])
     with pytest.raises(dtn.MissingBackendError, match=r"deeptn\[torch\]"):
