@@ -161,7 +161,7 @@ CACHE = Cache()
 
 _OWNERS: weakref.WeakValueDictionary[Hashable, Owner] = weakref.WeakValueDictionary()
 
-#: The last owners, so that networks that a loop makes again and again are compiled once.
+#: The last owners, so that a network that a loop rebuilds every time is compiled once.
 RECENT: deque[Owner] = deque(maxlen=16)
 
 _LOCK = threading.RLock()
