@@ -39,9 +39,9 @@ def moved(batch: Any, model: nn.Module) -> Any:
 
 def explain_dtype(error: Exception, batch: Batch, model: nn.Module) -> None:
     """Add a note to an error about dtypes if arguments of a model have another one than its parameters."""
-    own = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
     if not re.search("dtype|same type", str(error)):
         return
+    own = {tensor.dtype for tensor in model.parameters() if tensor.is_floating_point()}
     given = [part for part in (*batch.args, *batch.kwargs.values()) if isinstance(part, Tensor)]
     other = next((part.dtype for part in given if part.is_floating_point() and part.dtype not in own), None)
     if own and other is not None:
