@@ -7,6 +7,7 @@ from .files import cache_folder, read_cache, remove_temporary, write_atomically,
 from .optional import loaded, optional
 from .progress import showing, track
 from .registry import Registry
+from .schema import Part, converted, decoded
 from .text import kilobytes, path_of, text_table
 from .types import Array, Params, ParamsLike, PathLike, Shape
 from .warn import warn
@@ -18,6 +19,7 @@ __all__ = [
     "Owner",
     "Params",
     "ParamsLike",
+    "Part",
     "PathLike",
     "Registry",
     "Shape",
@@ -25,6 +27,8 @@ __all__ = [
     "cache_folder",
     "cached",
     "compose",
+    "converted",
+    "decoded",
     "do",
     "is_integer",
     "is_list",

@@ -13,9 +13,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from ..errors import FormatError
+from .schema import decoded
 from .types import PathLike
+
+T = TypeVar("T")
 
 #: Most files in the folder for caches; when there are more, those that were used least recently go.
 FILES = 4096
@@ -24,7 +28,7 @@ FILES = 4096
 OURS = re.compile(r"(machine-)?[0-9a-f]{64}\.json")
 
 #: Largest size of a file in it, in bytes.
-LARGEST = 2**24
+LARGEST = 2**22
 
 try:
     import fcntl
@@ -38,10 +42,11 @@ TEMPORARY = ".deeptn.tmp"
 FORGOTTEN = 24 * 3600
 
 
-def write_atomically(path: PathLike, write: Callable[[Path], Any]) -> None:
+def write_atomically(path: PathLike, write: Callable[[Path], Any], previous: Path | None = None) -> None:
     """Let `write` fill a temporary file in the folder of `path`, then rename it.
 
-    An existing file is replaced completely or not at all, and keeps its mode and, where that is permitted, its owner.
+    An existing file is replaced completely or not at all (and kept as `previous`, if named). The new one has its mode
+    and, where that is permitted, its owner.
     If it is a symbolic link, its target is replaced. File and folder are written through to the disk. Temporary files
     that a killed process left for this path are removed.
 
@@ -70,6 +75,8 @@ def write_atomically(path: PathLike, write: Callable[[Path], Any]) -> None:
             os.fsync(handle)
             if fcntl is None:
                 os.close(handle)  # Windows does not rename open files
+            if old is not None and previous is not None:
+                _keep_previous(real, previous)
             os.replace(new, real)
         _sync(real.parent)
     except OSError as error:
@@ -147,6 +154,17 @@ def _keep(handle: int, old: os.stat_result) -> None:
     os.fchmod(handle, mode)
 
 
+def _keep_previous(real: Path, previous: Path) -> None:
+    """Give a file that is about to be replaced a second name."""
+    link = real.with_name(f"{_start(previous)}{secrets.token_hex(4)}{TEMPORARY}")
+    try:
+        os.link(real, link)
+    except OSError:  # no links here: for a moment, the file has only its new name
+        os.replace(real, previous)
+        return
+    os.replace(link, previous)
+
+
 def _sync(folder: Path) -> None:
     """Write the entries of a folder through to the disk, where that is possible."""
     with suppress(OSError):
@@ -172,22 +190,22 @@ def cache_folder() -> Path | None:
         return None
 
 
-def read_cache(file: Path) -> Any:
-    """Return the JSON in a file of the folder for caches; None if there is none. What it contains must be checked."""
+def read_cache(file: Path, kind: type[T]) -> T | None:
+    """Return the JSON in a file of the folder for caches; None if there is none, or it has other types."""
     try:
         handle = os.open(file, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a FIFO would wait for a writer
         try:
             found = os.fstat(handle)
             if not stat.S_ISREG(found.st_mode) or found.st_size > LARGEST:
                 return None
-            with open(handle, encoding="utf-8", closefd=False) as stream:
-                data = json.loads(stream.read(LARGEST))
+            with open(handle, "rb", closefd=False) as stream:
+                data = decoded(stream.read(LARGEST), kind, file.name)
         finally:
             os.close(handle)
         with suppress(OSError):
             os.utime(file)  # used now
         return data
-    except (OSError, ValueError, RecursionError):
+    except (OSError, FormatError):
         return None
 
 

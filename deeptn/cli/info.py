@@ -62,7 +62,7 @@ def _report(path: Path) -> dict[str, Any]:
     once = [facts for facts in layers if facts["name"] in first]
     sums = {key: sum(facts[key] for facts in once) for key in ("params", "dense_params", "bytes", "dense_bytes")}
     biases = {f"{name}.bias": layer.bias for name, layer in model.layers.items() if layer.bias is not None}
-    tensors = [to_raw(array) for array in (model.tensors | biases).values()]
+    tensors = [to_raw(array) for array in {**model.tensors, **biases}.values()]
     return {
         "format": form,
         "layers": layers,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-import math
 import platform
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from functools import cache
 from typing import Any
 
@@ -57,7 +57,7 @@ def _machine(name: str, device: str | None, threads: int | None) -> Machine:
     if folder is None:
         return measure(name, device)
     file = folder / f"machine-{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.json"
-    known = _figures(read_cache(file))
+    known = _figures(read_cache(file, dict[str, float]))
     if known is not None:
         return known
     found = measure(name, device)
@@ -65,13 +65,11 @@ def _machine(name: str, device: str | None, threads: int | None) -> Machine:
     return found
 
 
-def _figures(data: Any) -> Machine | None:
-    """Return figures from plain data; None if they are not all positive numbers."""
-    try:
-        figures = {name: float(value) for name, value in data.items()}
-        return Machine(**figures) if all(0.0 < value < math.inf for value in figures.values()) else None
-    except (ValueError, TypeError, AttributeError, OverflowError):
+def _figures(data: dict[str, float] | None) -> Machine | None:
+    """Return figures from a file; None if they are not all positive numbers."""
+    if data is None or data.keys() != {field.name for field in fields(Machine)} or not min(data.values()) > 0.0:
         return None
+    return Machine(**data)
 
 
 def measure(name: str, device: str | None = None) -> Machine:

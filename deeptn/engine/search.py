@@ -98,20 +98,11 @@ def _search(
     numbers = (tuning.write, tuning.step, tuning.block, tuning.stack)
     key = json.dumps([VERSION, cotengra.__version__, *numbers, *problem])
     file = folder / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
-    path = _path(read_cache(file))
+    path = read_cache(file, tuple[tuple[tuple[int, int], ...], ...])
     if path is None or not is_schedule(path, *problem, tuning):
         path = _search_anew(*problem, tuning)
         write_cache(file, path)
     return path
-
-
-def _path(data: Any) -> Path | None:
-    """Return the groups of pairs in plain data; None if it has something else."""
-    try:
-        path = tuple(tuple((i, j) for i, j in group) for group in data)
-    except (TypeError, ValueError):
-        return None
-    return path if all(type(k) is int for group in path for pair in group for k in pair) else None
 
 
 def _search_anew(

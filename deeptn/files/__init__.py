@@ -13,10 +13,10 @@ from .model_file import (
     save_model,
     size_of_model,
 )
-from .network_file import NETWORK, fingerprint, load, network_from_dict, network_to_dict, save
+from .network_file import NETWORK, NOTHING, fingerprint, load, network_from_dict, network_to_dict, save
 from .rounding import CORES, Cores
-from .stream import is_mapped, release
-from .tensors import HEADER, VERSION, form_of, open_safetensors, read_tensors, write_tensors
+from .stream import is_mapped, release, unread
+from .tensors import HEADER, VERSION, Header, OldHeader, form_of, open_safetensors, read_tensors, write_tensors
 
 __all__ = [
     "CORES",
@@ -24,8 +24,11 @@ __all__ = [
     "LONE",
     "MODEL",
     "NETWORK",
+    "NOTHING",
     "VERSION",
     "Cores",
+    "Header",
+    "OldHeader",
     "StoredLayer",
     "StoredModel",
     "fingerprint",
@@ -46,5 +49,6 @@ __all__ = [
     "save_checkpoint",
     "save_model",
     "size_of_model",
+    "unread",
     "write_tensors",
 ]

@@ -16,7 +16,7 @@ from ..arrays import dtype_of, to_raw
 from ..base import PathLike, is_object, optional, path_of
 from ..errors import FormatError
 from .model_file import MODEL, StoredModel, read_model
-from .stream import Source, mapped, write_stream
+from .stream import Source, mapped, unread, write_stream
 from .tensors import declared, open_safetensors
 
 #: Files that a folder may contain, in the order in which they are looked for.
@@ -72,7 +72,7 @@ def load_checkpoint(path: PathLike) -> StoredModel:
     if path.name.endswith(".index.json"):
         return StoredModel({}, _from_index(path))
     if path.suffix == ".safetensors" and declared(path) == MODEL:
-        return read_model(path, mapped)
+        return read_model(path, lazy=True)
     return StoredModel({}, _reader(path)(path))
 
 
@@ -94,14 +94,18 @@ def save_checkpoint(model: StoredModel, path: PathLike) -> None:
     >>> list(load_checkpoint(path).tensors)
     ['fc.weight']
     """
-    sources = {name: Source.of(to_raw(array)) for name, array in model.tensors.items()}
+    tensors = model.tensors
+    sources = {
+        name: Source.of(to_raw(array))._replace(read=partial(tensors.__getitem__, name))
+        for name, array in unread(tensors).items()
+    }
     for name, layer in model.layers.items():
         dtype = dtype_of(next(iter(layer.params.values())))
         decode = partial(layer.network.materialize, layer.params)
         sources[layer.entry(name)] = Source(layer.network.shape, dtype, decode)
         if layer.bias is not None:
             sources[path_of(name, "bias")] = Source.of(to_raw(layer.bias))
-    write_stream(path, sources, {"format": "pt"})
+    write_stream(path, sources, lambda sums: {"format": "pt"})
 
 
 def _reader(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:

@@ -4,21 +4,31 @@
 # Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Hashable, Mapping
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Mapping
+from typing import Any, Literal, NamedTuple
 
+import msgspec
 import numpy as np
 
 from ..arrays import DTYPES, to_raw
-from ..base import Array, Params, PathLike, is_list, is_object, path_of
+from ..base import Array, Params, Part, PathLike, path_of
 from ..errors import FormatError, PlanError, SpecError
 from ..network import Network
 from ..spec import ALL_NODES, limited_nodes
-from .network_file import check_floats, cores_of, network_from_dict, network_to_dict, packed, unpack
+from .network_file import (
+    NOTHING,
+    check_floats,
+    cores_of,
+    network_from_json,
+    network_to_dict,
+    no_more_cores,
+    old_network,
+    packed,
+    unpack,
+)
 from .rounding import Cores, check_cores, restore, restored, rounded
-from .tensors import check_keys, read_tensors, size_of_tensors, write_tensors
+from .stream import in_memory
+from .tensors import Header, OldHeader, map_tensors, size_of_tensors, write_tensors
 
 #: Format of such a file, as named in its header.
 MODEL = "deeptn.model"
@@ -65,7 +75,7 @@ class StoredModel(NamedTuple):
     ----------
     layers : dict of str to StoredLayer
         Generated layers, by their names in the model.
-    tensors : dict of str to array
+    tensors : mapping of str to array
         All other tensors.
 
     Examples
@@ -78,7 +88,7 @@ class StoredModel(NamedTuple):
     """
 
     layers: dict[str, StoredLayer]
-    tensors: dict[str, Any]
+    tensors: Mapping[str, Any]
 
     def state(self) -> dict[str, Any]:
         """Return all arrays by their names in the file, which are those of a ``state_dict``."""
@@ -312,65 +322,115 @@ def load_model(path: PathLike) -> StoredModel:
     return read_model(path)
 
 
-def read_model(path: PathLike, read: Callable[[Path], dict[str, np.ndarray]] | None = None) -> StoredModel:
-    """Read a model; `read` may map its tensors instead of reading them."""
-    header, tensors = read_tensors(path, MODEL, read)
-    entries, aliases = header.get("layers"), header.get("aliases", {})
-    if not is_object(entries) or not is_object(aliases):
-        raise FormatError("the header needs 'layers', and 'aliases' must be a table")
-    for name, entry in entries.items():
-        if not is_object(entry) or not isinstance(entry.get("kind"), str):
-            raise FormatError(f"layer {name!r} of the file is not a table with a kind")
+class LayerData(Part, frozen=True):
+    """A generated layer in a file: its kind, the number of its network, and the dtype of its cores if rounded."""
+
+    kind: str
+    network: int
+    rounded: Literal["float16", "bfloat16", "float32", "float64"] | None = None
+
+
+class ModelHeader(Header, frozen=True):
+    """The header of a model file."""
+
+    networks: list[msgspec.Raw] = msgspec.field(default_factory=list[msgspec.Raw])
+    layers: dict[str, LayerData] = msgspec.field(default_factory=dict[str, LayerData])
+    aliases: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+
+
+class OldLayerData(msgspec.Struct, frozen=True):
+    """A generated layer in a file of version 1 or 2."""
+
+    kind: str
+    layout: msgspec.Raw = NOTHING
+    spec: msgspec.Raw = NOTHING
+    topology: msgspec.Raw = NOTHING
+    rounded: None = None
+
+
+class OldModelHeader(OldHeader, frozen=True):
+    """The header of a model file of version 1 or 2."""
+
+    layers: dict[str, OldLayerData] = msgspec.field(default_factory=dict[str, OldLayerData])
+    aliases: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+
+
+def read_model(path: PathLike, lazy: bool = False) -> StoredModel:
+    """Read a model; if `lazy`, its arrays are mapped, and tensors that are in no layer are not read at all."""
+    header, checked = map_tensors(path, MODEL, ModelHeader, OldModelHeader)
+    tensors, aliases = checked.unread(), header.aliases
     with limited_nodes(ALL_NODES):
-        networks = _networks(header, entries, sum(array.size for array in tensors.values()))
+        networks = _networks(header, sum(array.size for array in tensors.values()))
     whole = {f"{name}.cores" for name in networks}
     _share(tensors, {name: source for name, source in aliases.items() if name in whole})
     unpack(networks, tensors, aliases)
     _share(tensors, {name: source for name, source in aliases.items() if name not in whole})
-    layers: dict[str, StoredLayer] = {}
+    biases = {name: tensors.pop(f"{name}.bias") for name in networks if f"{name}.bias" in tensors}
+    for name, bias in biases.items():
+        if not _is_bias(bias, networks[name], header.layers[name].kind):
+            raise FormatError(
+                f"layer {name!r}: a bias of {bias.dtype} {bias.shape} for a weight of shape {networks[name].shape}"
+            )
     done: dict[Any, Any] = {}
     for name, net in networks.items():
-        if "rounded" in entries[name]:
+        if (dtype := header.layers[name].rounded) is not None:
             names = [f"{name}.cores.{core}" for core in net.spec.param_shapes]
-            restore(name, entries[name], names, tensors, done)
-    for name, net in networks.items():
-        kind = entries[name]["kind"]
-        cores = cores_of(net, tensors, name)
-        bias = tensors.pop(f"{name}.bias", None)
-        if bias is not None and not _is_bias(bias, net, kind):
-            raise FormatError(f"layer {name!r}: a bias of {bias.dtype} {bias.shape} for a weight of shape {net.shape}")
-        layers[name] = StoredLayer(kind, net, cores, bias)
-        for core in cores:
-            del tensors[f"{name}.cores.{core}"]
-    return StoredModel(layers, tensors)
+            restore(name, dtype, names, tensors, done)
+    cores = {name: cores_of(net, tensors, name) for name, net in networks.items()}
+    no_more_cores(tensors, networks)
+    layers = {
+        name: StoredLayer(header.layers[name].kind, net, cores[name], biases.get(name))
+        for name, net in networks.items()
+    }
+    if lazy:
+        checked.check(name for name in checked if name not in tensors)
+        checked.check(source for name, source in aliases.items() if name not in tensors and source in checked)
+        return StoredModel(layers, checked.only(tensors, aliases))
+    checked.check(checked)
+    return _in_memory(StoredModel(layers, tensors))
 
 
-def _networks(header: dict[str, Any], entries: dict[str, Any], count: int) -> dict[str, Network]:
+def _in_memory(model: StoredModel) -> StoredModel:
+    """Return a model with copies of its arrays; names that share an array share its copy."""
+    copies: dict[Hashable, np.ndarray] = {}
+
+    def copied(name: str, array: np.ndarray) -> np.ndarray:
+        place = place_of(name, array)
+        if place not in copies:
+            copies[place] = in_memory(array)
+        return copies[place]
+
+    layers = {
+        name: layer._replace(
+            params={core: copied(f"{name}.cores.{core}", array) for core, array in layer.params.items()},
+            bias=None if layer.bias is None else copied(f"{name}.bias", layer.bias),
+        )
+        for name, layer in model.layers.items()
+    }
+    return StoredModel(layers, {name: copied(name, array) for name, array in model.tensors.items()})
+
+
+def _networks(header: ModelHeader | OldModelHeader, count: int) -> dict[str, Network]:
     """Return the network of each layer, by layer name; older files store one in every layer."""
-    if header["version"] < 3:
-        keys = ("layout", "spec", "topology")
-        try:
-            texts = {name: json.dumps({key: entry.get(key) for key in keys}) for name, entry in entries.items()}
-        except RecursionError as error:
-            raise FormatError(f"the description of a network is nested too deeply: {error}") from error
-        made = {text: network_from_dict(json.loads(text), count) for text in dict.fromkeys(texts.values())}
-        return {name: made[text] for name, text in texts.items()}
-    found = header.get("networks")
-    if not is_list(found):
-        raise FormatError("the header needs 'networks'")
-    check_keys(header, ("format", "version", "networks", "layers", "aliases", "dtypes"), "the header")
-    networks = [network_from_dict(data, count) for data in found]
-    for name, entry in entries.items():
-        check_keys(entry, ("kind", "network", "rounded"), f"layer {name!r} of the file")
-        number = entry.get("network")
-        if type(number) is not int or not 0 <= number < len(networks):
-            raise FormatError(f"layer {name!r} names network {number!r:.20} of {len(networks)} (counted from 0)")
-    return {name: networks[entry["network"]] for name, entry in entries.items()}
+    if isinstance(header, OldModelHeader):
+        made: dict[tuple[bytes, ...], Network] = {}
+        found: dict[str, Network] = {}
+        for name, layer in header.layers.items():
+            key = bytes(layer.layout), bytes(layer.spec), bytes(layer.topology)
+            if key not in made:
+                made[key] = old_network(layer.layout, layer.spec, layer.topology, count)
+            found[name] = made[key]
+        return found
+    networks = [network_from_json(text, count) for text in header.networks]
+    for name, layer in header.layers.items():
+        if not 0 <= layer.network < len(networks):
+            raise FormatError(f"layer {name!r} names network {layer.network} of {len(networks)} (counted from 0)")
+    return {name: networks[layer.network] for name, layer in header.layers.items()}
 
 
-def _share(tensors: dict[str, np.ndarray], aliases: Mapping[str, Any]) -> None:
+def _share(tensors: dict[str, np.ndarray], aliases: Mapping[str, str]) -> None:
     """Add tensors under their aliases."""
     for name, source in aliases.items():
-        if not isinstance(source, str) or source not in tensors:
+        if source not in tensors:
             raise FormatError(f"the tensor {name!r} is an alias of {source!r:.60}, which the file does not contain")
         tensors[name] = tensors[source]

@@ -10,27 +10,55 @@ import itertools
 import json
 import math
 import zlib
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import fields
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from ..arrays import DTYPES, convert, dtype_of, target, to_raw
-from ..base import Params, ParamsLike, PathLike, is_list, is_object, path_of
+from ..base import Params, ParamsLike, Part, PathLike, decoded, is_list, is_object, path_of
 from ..errors import FormatError, SpecError
 from ..network import Network
 from ..params import check_params
-from ..spec import Layout, NetworkSpec, count_nodes, limited_nodes
+from ..spec import Layout, LayoutData, NetworkSpec, SpecData, count_nodes, limited_nodes
 from ..topologies import Topology, topology_from_dict, topology_names, topology_to_dict
-from .tensors import check_keys, compact, read_tensors, write_tensors
+from .stream import in_memory
+from .tensors import Header, OldHeader, compact, map_tensors, write_tensors
 
 NETWORK = "deeptn.network"
 
+#: What a field has that is missing.
+NOTHING = msgspec.Raw(b"null")
 
-#: In bytes: largest inflated size of a description, and the length from which it is deflated.
-INFLATED, LONG = 2**26, 512
+#: In bytes: largest size of a description of a network and of a family, and the length from which it is deflated.
+DESCRIPTION, FAMILY, LONG = 2**21, 2**18, 512
+
+
+class NetworkData(Part, frozen=True):
+    """A network in a file: its layout, and a specification or the family that builds it; or all of that, deflated."""
+
+    layout: LayoutData | None = None
+    topology: msgspec.Raw = NOTHING
+    spec: SpecData | None = None
+    digest: str | None = None
+    deflate: str | None = None
+
+
+class NetworkHeader(Header, frozen=True):
+    """The header of a network file."""
+
+    network: msgspec.Raw = NOTHING
+
+
+class OldNetworkHeader(OldHeader, frozen=True):
+    """The header of a network file of version 1 or 2."""
+
+    layout: msgspec.Raw = NOTHING
+    spec: msgspec.Raw = NOTHING
+    topology: msgspec.Raw = NOTHING
 
 
 def network_to_dict(net: Network) -> dict[str, Any]:
@@ -72,18 +100,31 @@ def network_from_dict(data: Any, entries: int = 0) -> Network:
     FormatError
         If the data is malformed, or its family is unknown here or builds a different network than it used to.
     """
+    try:
+        text = msgspec.json.encode(data)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FormatError(f"a network of the file is not JSON: {error}") from error
+    return network_from_json(text, entries)
+
+
+def network_from_json(text: bytes | msgspec.Raw, entries: int) -> Network:
+    """Build a network from JSON; see `network_from_dict`."""
     with limited_nodes():
-        return _network(data, entries)
+        return _network(_decoded(text), entries)
 
 
-def _network(data: Any, entries: int) -> Network:
-    if is_object(data) and data.keys() == {"deflate"}:
-        data = _inflated(data["deflate"])
-    if not is_object(data) or "layout" not in data or not {"spec", "digest"} & data.keys():
-        raise FormatError(f"a network needs a 'layout' and a 'spec' or a 'digest', got {data!r:.80}")
-    check_keys(data, ("layout", "topology", "spec", "digest"), "a network of the file")
-    layout, family = Layout.from_dict(data["layout"]), data.get("topology")
-    spec = NetworkSpec.from_dict(data["spec"]) if "spec" in data else None
+def _decoded(text: bytes | msgspec.Raw) -> NetworkData:
+    if len(bytes(text)) > DESCRIPTION:
+        raise FormatError(f"the description of a network has more than {DESCRIPTION:,} bytes")
+    data = decoded(text, NetworkData, "a network of the file")
+    return data if data.deflate is None else decoded(_inflated(data.deflate), NetworkData, "a network of the file")
+
+
+def _network(data: NetworkData, entries: int) -> Network:
+    if data.layout is None or data.deflate is not None or (data.spec is None and data.digest is None):
+        raise FormatError("a network of the file needs a 'layout', and a 'spec' or a 'digest'")
+    layout, family = Layout.of(data.layout), _family(data.topology)
+    spec = None if data.spec is None else NetworkSpec.of(data.spec)
     limit = max(4096, entries)
     topology = built = None
     if is_object(family) and _is_known(family, limit):
@@ -96,9 +137,15 @@ def _network(data: Any, entries: int) -> Network:
         net = Network(spec or built, layout, topology if spec in (None, built) else None)  # type: ignore[arg-type]
     except SpecError as error:
         raise FormatError(f"bad network: {error}") from error
-    if spec is None and fingerprint(net) != data["digest"]:
+    if spec is None and fingerprint(net) != data.digest:
         raise FormatError(f"this version of deeptn builds a different network from {family!r:.200} than the writer")
     return net
+
+
+def old_network(layout: msgspec.Raw, spec: msgspec.Raw, topology: msgspec.Raw, entries: int) -> Network:
+    """Build the network in a file of version 1 or 2."""
+    parts = zip((b"layout", b"spec", b"topology"), (layout, spec, topology))
+    return network_from_json(b"{" + b",".join(b'"%s":%s' % (key, bytes(part)) for key, part in parts) + b"}", entries)
 
 
 def fingerprint(net: Network) -> str:
@@ -123,15 +170,24 @@ def _comes_with_deeptn(topology: Topology) -> bool:
     return known and type(topology).__name__ in topology_names() and all(map(_comes_with_deeptn, inner))
 
 
-def _inflated(text: Any) -> Any:
+def _family(text: msgspec.Raw) -> dict[str, Any] | None:
+    """Return the fields of a family; other families than those of deeptn may have any JSON."""
+    if bytes(text) == b"null":
+        return None
+    if len(bytes(text)) > FAMILY:
+        raise FormatError(f"the family of a network of the file has more than {FAMILY:,} bytes")
+    return decoded(text, dict[str, Any], "the family of a network of the file")
+
+
+def _inflated(text: str) -> bytes:
     try:
         engine = zlib.decompressobj()
-        found = engine.decompress(base64.b64decode(text, validate=True), INFLATED)
-        if not engine.eof:
-            raise FormatError(f"the description of a network is cut off, or larger than {INFLATED} bytes")
-        return json.loads(found)
-    except (ValueError, TypeError, RecursionError, zlib.error) as error:
+        found = engine.decompress(base64.b64decode(text, validate=True), DESCRIPTION)
+    except (ValueError, zlib.error) as error:
         raise FormatError(f"the description of a network cannot be read: {error}") from error
+    if not engine.eof:
+        raise FormatError(f"the description of a network is cut off, or larger than {DESCRIPTION:,} bytes")
+    return found
 
 
 def _is_known(family: dict[str, Any], limit: int) -> bool:
@@ -209,20 +265,23 @@ def load(path: PathLike, like: Any = "numpy", device: Any = None) -> tuple[Netwo
     >>> dtn.load(path, like="torch")[1]["U"].dtype
     torch.bfloat16
     """
-    header, tensors = read_tensors(path, NETWORK)
+    header, checked = map_tensors(path, NETWORK, NetworkHeader, OldNetworkHeader)
+    tensors = checked.unread()
     entries = sum(array.size for array in tensors.values())
-    if header["version"] < 3:
-        net = network_from_dict({key: header.get(key) for key in ("layout", "spec", "topology")}, entries)
-        tensors = {f"cores.{name}": array for name, array in tensors.items()}
-    else:
-        check_keys(header, ("format", "version", "network", "dtypes"), "the header")
-        net = network_from_dict(header.get("network"), entries)
+    if isinstance(header, NetworkHeader):
+        net = network_from_json(header.network, entries)
         unpack({"": net}, tensors)
+    else:
+        net = old_network(header.layout, header.spec, header.topology, entries)
+        tensors = {f"cores.{name}": array for name, array in tensors.items()}
+    cores = cores_of(net, tensors, "")
+    no_more_cores(tensors, ("",))
+    checked.check(checked)
     library = target(like, "float32", device)[0]
     params: Params = {}
-    for name, array in cores_of(net, tensors, "").items():
+    for name, array in cores.items():
         dtype = array.dtype.name if array.dtype.name in library.dtypes else "float32"
-        params[name] = convert(array, library.name, dtype, device)
+        params[name] = convert(in_memory(array), library.name, dtype, device)
     return net, params
 
 
@@ -273,17 +332,29 @@ def unpack(networks: Mapping[str, Network], tensors: dict[str, np.ndarray], alia
             tensors[name] = part.reshape(shape)
 
 
-def cores_of(net: Network, tensors: Mapping[str, np.ndarray], layer: str) -> dict[str, np.ndarray]:
-    """Pick the parameters of a network from the tensors of a file."""
-    shapes, prefix = net.spec.param_shapes, path_of(layer, "cores") + "."
-    found = {name[len(prefix) :]: array for name, array in tensors.items() if name.startswith(prefix)}
-    if found.keys() != shapes.keys():
-        raise FormatError(f"the tensors of the file do not match the parameters of {_whose(layer)} in its header")
-    for name, shape in shapes.items():
-        if found[name].shape != shape or found[name].dtype.name not in DTYPES:
-            came = f"{found[name].dtype} {found[name].shape}"
-            raise FormatError(f"parameter {name!r}: expected floats of shape {shape}, got {came}")
-    return {name: found[name] for name in shapes}
+def cores_of(net: Network, tensors: dict[str, np.ndarray], layer: str) -> dict[str, np.ndarray]:
+    """Take the parameters of a network out of the tensors of a file."""
+    found: dict[str, np.ndarray] = {}
+    for name, shape in net.spec.param_shapes.items():
+        array = tensors.pop(path_of(layer, "cores", name), None)
+        if array is None:
+            raise _other_cores(layer)
+        if array.shape != shape or array.dtype.name not in DTYPES:
+            raise FormatError(f"parameter {name!r}: expected floats of shape {shape}, got {array.dtype} {array.shape}")
+        found[name] = array
+    return found
+
+
+def no_more_cores(tensors: Iterable[str], layers: Container[str]) -> None:
+    """Raise `FormatError` if there are further tensors with names of parameters."""
+    for name in tensors:
+        layer, dot, _ = f".{name}".rpartition(".cores.")
+        if dot and layer[1:] in layers:
+            raise _other_cores(layer[1:])
+
+
+def _other_cores(layer: str) -> FormatError:
+    return FormatError(f"the tensors of the file do not match the parameters of {_whose(layer)} in its header")
 
 
 def _whose(layer: str) -> str:

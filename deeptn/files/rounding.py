@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -69,15 +68,9 @@ def restored(stored: np.ndarray, scale: float, dtype: str) -> np.ndarray:
         return exact.astype(numpy_dtype(dtype))
 
 
-def restore(
-    layer: str, entry: Mapping[str, Any], names: list[str], tensors: dict[str, np.ndarray], done: dict[Any, Any]
-) -> None:
+def restore(layer: str, dtype: str, names: list[str], tensors: dict[str, np.ndarray], done: dict[Any, Any]) -> None:
     """Restore the rounded cores of a layer of a file in place; `done` has those that others share, before and after."""
-    dtype, scales = entry["rounded"], tensors.get(f"{layer}.scales")
-    if dtype not in FLOATS:
-        raise FormatError(
-            f"layer {layer!r} of the file had cores of {dtype!r:.20}; expected one of {', '.join(FLOATS)}"
-        )
+    scales = tensors.get(f"{layer}.scales")
     if scales is not None and (
         scales.dtype.name != "float32" or scales.shape != (len(names),) or not np.isfinite(scales).all()
     ):

@@ -5,15 +5,22 @@ from __future__ import annotations
 import json
 import math
 import mmap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 
 from ..arrays import numpy_dtype, to_raw
-from ..base import Array, PathLike, write_atomically
+from ..base import Array, PathLike, decoded, write_atomically
 from ..errors import FormatError, SpecError
+
+#: Hexadecimal digits of a checksum: the lower half of XXH3, which takes less time than reading from memory.
+DIGITS = 8
+
+#: Mapped arrays of so many bytes are released as soon as they have been read.
+RELEASED = 2**20
 
 #: NumPy's names for the dtypes of safetensors.
 DTYPES = {
@@ -71,36 +78,76 @@ class Source(NamedTuple):
         return math.prod(self.shape) * numpy_dtype(self.dtype).itemsize
 
 
-def write_stream(path: PathLike, tensors: Mapping[str, Source], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file, one tensor at a time. An existing file is replaced completely or not at all."""
-    order, header = _header(tensors, metadata)
+#: What a file says in its header, for the checksums of its tensors.
+Metadata = Callable[[str], Mapping[str, str]]
+
+
+def write_stream(
+    path: PathLike, tensors: Mapping[str, Source], metadata: Metadata, previous: Path | None = None
+) -> None:
+    """Write a safetensors file, one tensor at a time. An existing file is replaced completely or not at all.
+
+    If `previous` is named, it is kept there.
+    """
+    order = ordered({name: numpy_dtype(_known(name, tensor.dtype)) for name, tensor in tensors.items()})
+    start = _header(order, tensors, metadata, "0" * DIGITS * len(order))
 
     def write(new: Path) -> None:
+        sums: list[str] = []
         with new.open("wb") as file:
-            file.write(header)
+            file.write(start)
             for name in order:
                 array = to_raw(tensors[name].read())
                 if array.dtype.byteorder == ">":
                     array = array.astype(array.dtype.newbyteorder("<"))
                 assert array.nbytes == tensors[name].nbytes, name
-                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+                data = _bytes(array)
+                sums.append(checksum(data))
+                file.write(data.data)
                 release(array)
+            file.seek(0)
+            file.write(_header(order, tensors, metadata, "".join(sums)))
 
-    write_atomically(path, write)
+    write_atomically(path, write, previous)
 
 
-def size_of_stream(tensors: Mapping[str, Source], metadata: Mapping[str, str]) -> int:
+def checksum(array: np.ndarray) -> str:
+    """Return the checksum of the bytes of an array.
+
+    Examples
+    --------
+    >>> checksum(np.arange(3, dtype="int32"))
+    'ef7e4fb5'
+    """
+    import xxhash
+
+    return f"{xxhash.xxh3_64_intdigest(_bytes(array).data) & 0xFFFFFFFF:0{DIGITS}x}"
+
+
+def _bytes(array: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def size_of_stream(tensors: Mapping[str, Source], metadata: Metadata) -> int:
     """Return the bytes of the file that `write_stream` would write."""
-    return len(_header(tensors, metadata)[1]) + sum(tensor.nbytes for tensor in tensors.values())
+    start = _header(list(tensors), tensors, metadata, "0" * DIGITS * len(tensors))
+    return len(start) + sum(tensor.nbytes for tensor in tensors.values())
 
 
-def _header(tensors: Mapping[str, Source], metadata: Mapping[str, str]) -> tuple[list[str], bytes]:
-    """Return the order of the tensors, the largest dtypes first so that all are aligned, and the start of the file."""
-    for name, tensor in tensors.items():
-        if tensor.dtype not in CODES:
-            raise SpecError(f"{name!r} has the dtype {tensor.dtype}, which safetensors files cannot store")
-    order = sorted(tensors, key=lambda name: (-numpy_dtype(tensors[name].dtype).itemsize, name))
-    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+def ordered(dtypes: Mapping[str, np.dtype[Any]]) -> list[str]:
+    """Return the order of tensors in a file: the largest dtypes first, so that all are aligned; then by name."""
+    return sorted(dtypes, key=lambda name: (-dtypes[name].itemsize, name))
+
+
+def _known(name: str, dtype: str) -> str:
+    if dtype not in CODES:
+        raise SpecError(f"{name!r} has the dtype {dtype}, which safetensors files cannot store")
+    return dtype
+
+
+def _header(order: Iterable[str], tensors: Mapping[str, Source], metadata: Metadata, sums: str) -> bytes:
+    """Return the start of the file."""
+    entries: dict[str, Any] = {"__metadata__": dict(metadata(sums))}
     end = 0
     for name in order:
         tensor, start = tensors[name], end
@@ -108,24 +155,99 @@ def _header(tensors: Mapping[str, Source], metadata: Mapping[str, str]) -> tuple
         entries[name] = {"dtype": CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    return order, len(text).to_bytes(8, "little") + text
+    return len(text).to_bytes(8, "little") + text
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """A tensor in the table of a safetensors file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data_offsets: tuple[int, int]
 
 
 def mapped(path: Path) -> dict[str, np.ndarray]:
     """Map the tensors of a file whose header has been checked. They take no memory until they are read."""
     with path.open("rb") as file:
         start = 8 + int.from_bytes(file.read(8), "little")
-        header: dict[str, Any] = json.loads(file.read(start - 8))
-    header.pop("__metadata__", None)
+        table = decoded(file.read(start - 8), dict[str, msgspec.Raw], f"{str(path)!r}")
+    table.pop("__metadata__", None)
     whole = np.asarray(np.memmap(path, np.uint8, "r")) if path.stat().st_size > start else np.empty(start, np.uint8)
+    dtypes = {code: numpy_dtype(name) for code, name in DTYPES.items()}
     found: dict[str, np.ndarray] = {}
-    for name, entry in header.items():
-        if entry["dtype"] not in DTYPES:
-            raise FormatError(f"{str(path)!r}: tensor {name!r} has the dtype {entry['dtype']}, which NumPy lacks")
-        first, last = entry["data_offsets"]
-        dtype = numpy_dtype(DTYPES[entry["dtype"]])
-        found[name] = whole[start + first : start + last].view(dtype).reshape(entry["shape"])
+    for name, part in table.items():
+        entry = decoded(part, Entry, f"{str(path)!r}: tensor {name!r}")
+        if entry.dtype not in dtypes:
+            raise FormatError(f"{str(path)!r}: tensor {name!r} has the dtype {entry.dtype}, which NumPy lacks")
+        first, last = entry.data_offsets
+        found[name] = whole[start + first : start + last].view(dtypes[entry.dtype]).reshape(entry.shape)
     return found
+
+
+class Checked(Mapping[str, np.ndarray]):
+    """Tensors that are mapped from a file. The first time that one is read, its checksum is compared.
+
+    Parameters
+    ----------
+    path : path
+    tensors : dict of str to array
+    sums : dict of str to str
+        Checksums; empty for files without them. Those that have been compared are removed.
+
+    Examples
+    --------
+    >>> good = Checked("model", {"a": np.arange(3, dtype="int32")}, {"a": "ef7e4fb5"})
+    >>> good["a"].tolist(), good.unread()["a"].shape
+    ([0, 1, 2], (3,))
+    """
+
+    def __init__(self, path: PathLike, tensors: dict[str, np.ndarray], sums: dict[str, str]):
+        self.path = path
+        self.tensors = tensors
+        self.sums = sums
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        array = self.tensors[name]
+        if (known := self.sums.get(name)) is not None:
+            if checksum(array) != known:
+                raise FormatError(f"{str(self.path)!r} is damaged: tensor {name!r} does not have its checksum")
+            self.sums.pop(name, None)  # another thread may have done it
+            if array.nbytes >= RELEASED:
+                release(array)
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def unread(self) -> dict[str, np.ndarray]:
+        """Return the tensors without comparing checksums."""
+        return dict(self.tensors)
+
+    def only(self, tensors: dict[str, np.ndarray], aliases: Mapping[str, str]) -> Checked:
+        """Return some of the tensors, with further names that stand for others."""
+        sums = {name: self.sums[aliases.get(name, name)] for name in tensors if aliases.get(name, name) in self.sums}
+        return Checked(self.path, tensors, sums)
+
+    def check(self, names: Iterable[str]) -> None:
+        """Compare the checksums of some tensors; raise `FormatError` if one differs."""
+        for name in names:
+            self[name]
+
+
+def unread(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return tensors whose shapes and dtypes are wanted: without comparing the checksums of those in a file."""
+    return tensors.unread() if isinstance(tensors, Checked) else tensors
+
+
+def in_memory(array: np.ndarray) -> np.ndarray:
+    """Return a copy of an array that may be mapped; a large one is released."""
+    copy = np.array(array)
+    if copy.nbytes >= RELEASED:
+        release(array)
+    return copy
 
 
 def is_mapped(array: np.ndarray) -> bool:

@@ -3,50 +3,90 @@
 from __future__ import annotations
 
 import importlib
-import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypeVar
 
+import msgspec
 import numpy as np
 
 from ..arrays import to_raw
-from ..base import Array, PathLike, is_object
+from ..base import Array, Part, PathLike, decoded
 from ..errors import FormatError, SpecError
-from .stream import DTYPES, Source, size_of_stream, write_stream
+from .stream import DIGITS, Checked, Metadata, Source, in_memory, mapped, ordered, size_of_stream, write_stream
 
 #: Key of deeptn's JSON in the metadata of a safetensors header.
 HEADER = "deeptn"
 
+#: Dtypes that are stored as pairs of real numbers.
+Complex: TypeAlias = Literal["complex64", "complex128"]
+
+#: Largest header of a file of deeptn, in bytes. It is read and checked as a whole.
+LARGEST = 2**22
+
 #: What files of other formats contain, and what reads them.
 READERS = {"deeptn.network": "a network; read it with deeptn.load", "deeptn.model": "a model; read it with load_model"}
 
-COMPLEX = ("complex64", "complex128")
-
 #: Version 1 widened half precision to float32 in network files, and did not store complex entries of models as pairs.
 #: Version 2 stored a specification for every network, a tensor for every core, and a dtype for every tensor.
-VERSION = 3
+#: Version 3 had no checksums.
+VERSION = 4
 
 
-def parse_header(metadata: dict[str, str] | None, form: str) -> dict[str, Any]:
-    """Return deeptn's JSON from a safetensors header, after checking its format and version."""
+class Start(msgspec.Struct, frozen=True):
+    """What all headers have."""
+
+    format: str
+    version: int
+
+
+class Header(Part, frozen=True):
+    """The header of a file since version 3.
+
+    Attributes
+    ----------
+    format : str
+    version : int
+    dtypes : dict
+        Dtypes of tensors that are stored as pairs of real numbers.
+    checksums : str
+        One after the other, in the order of `deeptn.files.stream.ordered`.
+    """
+
+    format: str
+    version: int
+    dtypes: dict[str, Literal["complex64", "complex128"]] = msgspec.field(
+        default_factory=dict[str, Literal["complex64", "complex128"]]
+    )
+    checksums: str = ""
+
+
+class OldHeader(msgspec.Struct, frozen=True):
+    """The header of a file of version 1 or 2."""
+
+    format: str
+    version: int
+    dtypes: dict[str, str] = msgspec.field(default_factory=dict[str, str])
+
+
+#: Types of headers.
+New = TypeVar("New", bound=Header)
+Old = TypeVar("Old", bound=OldHeader)
+
+
+def parse_header(metadata: Mapping[str, str] | None, form: str, new: type[New], old: type[Old]) -> New | Old:
+    """Return deeptn's part of a safetensors header, after checking its format and version."""
     text = (metadata or {}).get(HEADER)
     if text is None:
         raise FormatError(f"the file has no {HEADER!r} entry in its header; it was not written by deeptn")
-    try:
-        header: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"the {HEADER!r} entry of the header is not JSON: {error}") from error
-    if not is_object(header) or header.get("format") != form:
-        came: Any = header.get("format") if is_object(header) else header
-        other = READERS.get(str(came))
-        hint = f"; the file contains {other}" if other else ""
-        raise FormatError(f"expected a file of the format {form!r}, got {came!r:.60}{hint}")
-    version = header.get("version")
-    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise FormatError(f"format version {version!r:.20}; this version of deeptn reads versions 1 to {VERSION}")
-    return header
+    start = decoded(text, Start, "the header")
+    if start.format != form:
+        hint = f"; the file contains {READERS[start.format]}" if start.format in READERS else ""
+        raise FormatError(f"expected a file of the format {form!r}, got {start.format!r:.60}{hint}")
+    if not 1 <= start.version <= VERSION:
+        raise FormatError(f"format version {start.version}; this version of deeptn reads versions 1 to {VERSION}")
+    return decoded(text, new if start.version > 2 else old, "the header")
 
 
 def form_of(path: PathLike) -> str:
@@ -62,16 +102,23 @@ def declared(path: PathLike) -> str | None:
     with open_safetensors(path, "numpy") as file:
         metadata: dict[str, str] = file.metadata() or {}
     try:
-        header: Any = json.loads(metadata.get(HEADER, "{}"))
-    except (ValueError, RecursionError):
-        header = None
-    form = header.get("format") if is_object(header) else None
-    return form if isinstance(form, str) else None
+        return decoded(metadata.get(HEADER, ""), Start, "").format
+    except FormatError:
+        return None
 
 
-def write_tensors(path: PathLike, header: dict[str, Any], tensors: Mapping[str, Array]) -> None:
-    """Write arrays of any library; complex ones become pairs and are listed in the header."""
-    write_stream(path, *_contents(header, tensors))
+def write_tensors(
+    path: PathLike, header: dict[str, Any], tensors: Mapping[str, Array], previous: Path | None = None
+) -> None:
+    """Write arrays of any library; complex ones become pairs and are listed in the header.
+
+    An old file is kept as `previous`, if named.
+    """
+    stored, metadata = _contents(header, tensors)
+    size = size_of_stream({name: source._replace(shape=(0,)) for name, source in stored.items()}, metadata)
+    if size > LARGEST:
+        raise SpecError(f"the header of the file would have {size:,} bytes; files of deeptn have at most {LARGEST:,}")
+    write_stream(path, stored, metadata, previous=previous)
 
 
 def size_of_tensors(header: dict[str, Any], tensors: Mapping[str, Array]) -> int:
@@ -79,7 +126,7 @@ def size_of_tensors(header: dict[str, Any], tensors: Mapping[str, Array]) -> int
     return size_of_stream(*_contents(header, tensors))
 
 
-def _contents(header: dict[str, Any], tensors: Mapping[str, Array]) -> tuple[dict[str, Source], dict[str, str]]:
+def _contents(header: dict[str, Any], tensors: Mapping[str, Array]) -> tuple[dict[str, Source], Metadata]:
     """Return the tensors and the metadata of a file."""
     stored: dict[str, Source] = {}
     dtypes: dict[str, str] = {}
@@ -91,8 +138,12 @@ def _contents(header: dict[str, Any], tensors: Mapping[str, Array]) -> tuple[dic
         if raw.dtype.kind == "c":
             dtypes[name] = str(raw.dtype.name)
             stored[name] = Source((*raw.shape, 2), np.real(raw).dtype.name, partial(_pairs, raw))
-    text = compact(header | {"version": VERSION} | ({"dtypes": dtypes} if dtypes else {}))
-    return stored, {HEADER: text}
+
+    def metadata(sums: str) -> dict[str, str]:
+        whole = header | {"version": VERSION} | ({"dtypes": dtypes} if dtypes else {})
+        return {HEADER: compact(whole | {"checksums": sums})}
+
+    return stored, metadata
 
 
 def _pairs(array: np.ndarray) -> np.ndarray:
@@ -100,59 +151,76 @@ def _pairs(array: np.ndarray) -> np.ndarray:
     return np.stack([np.real(array), np.imag(array)], axis=-1)
 
 
-def check_keys(data: dict[str, Any], known: Collection[str], what: str) -> None:
-    """Raise `FormatError` for unknown keys. A later version added them, and they may change every number."""
-    for key in data:
-        if key not in known:
-            raise FormatError(f"{what} has {key!r:.40}, unknown to this version of deeptn; a later one wrote it")
-
-
 def compact(data: Any) -> str:
     """Return JSON without spaces."""
-    return json.dumps(data, separators=(",", ":"))
+    return msgspec.json.encode(data).decode()
 
 
-def read_tensors(
-    path: PathLike, form: str, read: Callable[[Path], dict[str, np.ndarray]] | None = None
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return the header, and every tensor in its original dtype; `read` may map them instead of reading them."""
+def map_tensors(path: PathLike, form: str, new: type[New], old: type[Old]) -> tuple[New | Old, Checked]:
+    """Return the header of a file, and its tensors in their original dtypes, mapped."""
+    need_file(path)
+    _check_size(path)
     with open_safetensors(path, "numpy") as file:
-        header = parse_header(file.metadata(), form)
-        names = () if read else file.keys()
-        tensors = {name: _tensor(file, name) for name in names}
-    tensors = read(Path(path)) if read else tensors
-    dtypes = header.get("dtypes", {})
-    if not is_object(dtypes) or not all(isinstance(dtype, str) for dtype in dtypes.values()):
-        raise FormatError(f"the header's 'dtypes' must map tensor names to dtypes, got {dtypes!r:.60}")
-    for name, dtype in dtypes.items():
-        array = tensors.get(name)
-        if header["version"] > 2 and (dtype not in COMPLEX or array is None or array.shape[-1:] != (2,)):
-            raise FormatError(f"the header gives {name!r} the dtype {dtype!r:.20}; expected a complex one, with pairs")
-        if dtype in COMPLEX and array is not None and array.shape[-1:] == (2,):
-            if array.dtype.name not in ("float32", "float64"):
-                raise FormatError(f"tensor {name!r}: pairs of {array.dtype} are not complex numbers")
-            tensors[name] = np.ascontiguousarray(array, f"float{int(dtype[7:]) // 2}").view(dtype)[..., 0]
-        elif dtype in ("float16", "bfloat16") and array is not None and array.dtype.name == "float32":  # version 1
-            with np.errstate(over="ignore"):
-                tensors[name] = half = array.astype(dtype)
-            if not np.array_equal(half.astype("float32"), array, equal_nan=True):
-                raise FormatError(f"tensor {name!r} has entries that its dtype in the header, {dtype}, does not have")
-    return header, tensors
+        header = parse_header(file.metadata(), form, new, old)
+    tensors = mapped(Path(path))
+    for name, array in tensors.items():
+        if array.dtype.itemsize == 1 and array.dtype.kind not in "iub":
+            raise FormatError(f"tensor {name!r} has the dtype {array.dtype}, which files of deeptn cannot have")
+    sums: dict[str, str] = {}
+    if isinstance(header, Header) and header.version > 3:
+        order = ordered({name: array.dtype for name, array in tensors.items()})
+        if len(header.checksums) != DIGITS * len(order):
+            raise FormatError(f"{len(header.checksums)} digits of checksums for {len(order)} tensors")
+        places = range(0, len(header.checksums), DIGITS)
+        sums = {name: header.checksums[place : place + DIGITS] for name, place in zip(order, places)}
+    for name, dtype in header.dtypes.items():
+        if isinstance(header, Header) and (name not in tensors or tensors[name].shape[-1:] != (2,)):
+            raise FormatError(f"the header gives {name!r} the dtype {dtype}, but the file has no such pairs")
+        if name in tensors:
+            tensors[name] = _in_dtype(name, tensors[name], dtype)
+    return header, Checked(path, tensors, sums)
 
 
-def _tensor(file: Any, name: str) -> np.ndarray:
-    dtype: str = file.get_slice(name).get_dtype()
-    if dtype not in DTYPES or DTYPES[dtype].startswith("float8"):
-        raise FormatError(f"tensor {name!r} has the dtype {dtype}, which files of deeptn cannot have")
-    return file.get_tensor(name)
+def _check_size(path: PathLike) -> None:
+    """Raise `FormatError` for a header that is too large to be one of deeptn's."""
+    with Path(path).open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if LARGEST < size < Path(path).stat().st_size:
+        raise FormatError(f"{str(path)!r} has a header of {size:,} bytes; files of deeptn have at most {LARGEST:,}")
+
+
+def _in_dtype(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
+    """Return a tensor in its original dtype."""
+    if dtype in ("complex64", "complex128") and array.shape[-1:] == (2,):
+        if array.dtype.name not in ("float32", "float64"):
+            raise FormatError(f"tensor {name!r}: pairs of {array.dtype} are not complex numbers")
+        return np.ascontiguousarray(array, f"float{int(dtype[7:]) // 2}").view(dtype)[..., 0]
+    if dtype in ("float16", "bfloat16") and array.dtype.name == "float32":  # version 1
+        with np.errstate(over="ignore"):
+            half = array.astype(dtype)
+        if not np.array_equal(half.astype("float32"), array, equal_nan=True):
+            raise FormatError(f"tensor {name!r} has entries that its dtype in the header, {dtype}, does not have")
+        return half
+    return array
+
+
+def read_tensors(path: PathLike, form: str, new: type[New], old: type[Old]) -> tuple[New | Old, dict[str, np.ndarray]]:
+    """Return the header of a file, and its tensors in their original dtypes."""
+    header, tensors = map_tensors(path, form, new, old)
+    return header, {name: in_memory(array) for name, array in tensors.items()}
+
+
+def need_file(path: PathLike) -> None:
+    """Raise `FileNotFoundError` unless there is a file."""
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no file {str(path)!r}")
 
 
 class open_safetensors:
     """Context manager around `safetensors.safe_open` that raises `FormatError` for every error in the file."""
 
     def __init__(self, path: PathLike, framework: str):
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no file {str(path)!r}")
+        need_file(path)
         importlib.import_module("ml_dtypes")  # registers bfloat16 with NumPy, as safetensors needs it
         from safetensors import SafetensorError, safe_open
 

@@ -12,7 +12,7 @@ import numpy as np
 from ..arrays import DTYPES, convert_params, dtype_of, from_raw, library_of, to_raw
 from ..base import Array, Params, ParamsLike, loaded
 from ..errors import MissingBackendError, PlanError
-from ..files import LONE, StoredLayer, StoredModel, place_of
+from ..files import LONE, StoredLayer, StoredModel, place_of, unread
 from ..fitting import Covariance, Fit, FitResult, fit_by_gradient
 from ..network import Network, network
 from ..params import check_params
@@ -108,11 +108,12 @@ class StoredView:
         for name, layer in self.model.layers.items():
             generated.setdefault(_layer_tie(layer), []).append(name)
         dense: dict[Hashable, list[str]] = {}
-        for name, array in self.model.tensors.items():
+        arrays = unread(self.model.tensors)
+        for name, array in arrays.items():
             if _is_weight(array):
                 dense.setdefault(_tie(name, array), []).append(name)
         found = [self._generated(tuple(names)) for names in generated.values()]
-        return found + [self._dense(names) for names in dense.values()]
+        return found + [self._dense(names, arrays) for names in dense.values()]
 
     def _generated(self, names: tuple[str, ...]) -> Weight:
         layer = self.model.layers[names[0]]
@@ -120,15 +121,18 @@ class StoredView:
         read, own = partial(net.materialize, layer.params), "" if layer.kind == LONE else WEIGHT[1:]
         return Weight(names, layer.kind, net.shape, dtype, read, own, layer.bias is not None, net)
 
-    def _dense(self, names: Sequence[str]) -> Weight:
-        array = self.model.tensors[names[0]]
-        shape, dtype = tuple(array.shape), dtype_of(array)
+    def _dense(self, names: Sequence[str], arrays: Mapping[str, Array]) -> Weight:
+        shape, dtype = tuple(arrays[names[0]].shape), dtype_of(arrays[names[0]])
+
+        def read() -> Array:
+            return self.model.tensors[names[0]]
+
         layers = tuple(name.removesuffix(WEIGHT) for name in names)
         if "" in layers or not all(name.endswith(WEIGHT) for name in names):
-            return Weight(tuple(names), LONE, shape, dtype, lambda: array, own="")
-        bias = self.model.tensors.get(layers[0] + BIAS) if len(layers) == 1 else None
+            return Weight(tuple(names), LONE, shape, dtype, read, own="")
+        bias = arrays.get(layers[0] + BIAS) if len(layers) == 1 else None
         has_bias = bias is not None and tuple(bias.shape) == shape[:1] and dtype_of(bias) in DTYPES
-        return Weight(layers, guess_kind(layers[0], len(shape)), shape, dtype, lambda: array, bias=has_bias)
+        return Weight(layers, guess_kind(layers[0], len(shape)), shape, dtype, read, bias=has_bias)
 
     def entries(self) -> dict[str, Entry]:
         return {name: _entry(name, array) for name, array in self.model.state().items()}

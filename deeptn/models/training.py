@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+from msgspec import Raw
+from msgspec.structs import astuple
 
 from ..arrays import to_raw
-from ..base import Array, PathLike, track, warn
+from ..base import Array, Part, PathLike, decoded, track, warn
 from ..errors import DeepTNError, FormatError, SpecError
-from ..files import fingerprint, read_tensors, write_tensors
+from ..files import NOTHING, Header, OldHeader, fingerprint, read_tensors, write_tensors
 from ..network import Network
 from ..recipe import Recipe
 
@@ -22,6 +24,9 @@ CHECKPOINT = "deeptn-checkpoint"
 
 #: In front of the names of the best tensors in a checkpoint.
 BEST = "best."
+
+#: Largest size of what a checkpoint says of its training, in bytes.
+ABOUT = 2**21
 
 
 class Trainer(Protocol):
@@ -164,7 +169,7 @@ def carry_out(
     on_step : callable, optional
         Called after every step.
     checkpoint : path, optional
-        Written after every epoch.
+        Written after every epoch; the one of the epoch before is kept beside it, see `previous`.
     **about
         Anything else that must match the checkpoint.
 
@@ -246,7 +251,8 @@ class _Run:
             "epochs": [asdict(epoch) for epoch in self.epochs],
             "best": self.best,
         }
-        write_tensors(path, header, self.trainer.tensors() | {BEST + name: a for name, a in self.kept.items()})
+        tensors = self.trainer.tensors() | {BEST + name: a for name, a in self.kept.items()}
+        write_tensors(path, header, tensors, previous(path))
 
     def resume(self, path: PathLike, about: dict[str, Any]) -> None:
         epochs, best, tensors = _read(path, about)
@@ -308,6 +314,33 @@ def check_teacher(model: Collection[object], teacher: Collection[object]) -> Non
         warn("the teacher is compressed, but the model is not; write heal(small, original, data)")
 
 
+class EpochData(Part, frozen=True):
+    """An epoch in a checkpoint, with the fields of `Epoch`."""
+
+    loss: float
+    last: float
+    score: float | None
+    seconds: float
+
+
+class CheckpointHeader(Header, frozen=True):
+    """The header of a checkpoint."""
+
+    epoch: int = 0
+    about: Raw = NOTHING
+    epochs: tuple[EpochData, ...] = ()
+    best: int | None = None
+
+
+class OldCheckpointHeader(OldHeader, frozen=True):
+    """The header of a checkpoint of version 1 or 2."""
+
+    epoch: int = 0
+    about: Raw = NOTHING
+    epochs: tuple[EpochData, ...] = ()
+    best: int | None = None
+
+
 def _grow(recipe: Recipe, trainer: Trainer, epoch: int) -> bool:
     sizes = [size for when, size in recipe.grow if when == epoch]
     if sizes:
@@ -318,28 +351,39 @@ def _grow(recipe: Recipe, trainer: Trainer, epoch: int) -> bool:
 def _read(path: PathLike, about: dict[str, Any]) -> tuple[list[Epoch], int | None, dict[str, np.ndarray]]:
     """Return the epochs of a checkpoint, the best one, and its tensors."""
     try:
-        header, tensors = read_tensors(path, CHECKPOINT)
-        found = dict(header["about"])
-        epochs, best = [_epoch(data) for data in header["epochs"]], header["best"]
-        if best is not None and (type(best) is not int or not 0 <= best < len(epochs)):
-            raise FormatError(f"its best epoch is {best!r:.40} of {len(epochs)}")
-    except (FormatError, KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{path}: not a training checkpoint ({error})") from error
+        header, tensors = read_tensors(path, CHECKPOINT, CheckpointHeader, OldCheckpointHeader)
+        if header.best is not None and not 0 <= header.best < len(header.epochs):
+            raise FormatError(f"its best epoch is {header.best} of {len(header.epochs)}")
+        if len(bytes(header.about)) > ABOUT:
+            raise FormatError(f"what it says of its training has more than {ABOUT:,} bytes")
+        found = decoded(header.about, dict[str, Any], "its training")
+        if header.epoch != len(header.epochs):
+            raise FormatError(f"it is of epoch {header.epoch}, but has {len(header.epochs)} of them")
+    except FormatError as error:
+        raise FormatError(f"{path}: not a training checkpoint ({error}){_other(path)}") from error
     for key, expected in about.items():
         if found.get(key) != expected:
             raise FormatError(
                 f"{path}: the checkpoint was written with {key} = {found.get(key)}, expected {expected}; "
                 "name another file, and pass the model as it was at the start"
             )
-    return epochs, best, tensors
+    return [Epoch(*astuple(epoch)) for epoch in header.epochs], header.best, tensors
 
 
-def _epoch(data: Any) -> Epoch:
-    """Return an epoch from plain data."""
-    names = [field.name for field in fields(Epoch)]
-    if not isinstance(data, dict) or sorted(data) != sorted(names):
-        raise FormatError(f"an epoch has {', '.join(names)}; got {data!r:.80}")
-    for name, value in data.items():
-        if type(value) not in (int, float) and not (name == "score" and value is None):
-            raise FormatError(f"{name!r} of an epoch is {value!r:.40}; expected a number")
-    return Epoch(**data)
+def previous(path: PathLike) -> Path:
+    """Return where the checkpoint of the epoch before is kept.
+
+    Examples
+    --------
+    >>> previous("run/heal.safetensors").name
+    'heal.safetensors.previous'
+    """
+    return Path(f"{path}.previous")
+
+
+def _other(path: PathLike) -> str:
+    """Name the checkpoint of the epoch before, if there is one."""
+    before = previous(path)
+    return (
+        f"; the one of the epoch before is {str(before)!r}: rename it to resume from there" if before.exists() else ""
+    )

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..base import PathLike, Shape, is_object, text_table, write_atomically
+import msgspec
+
+from ..base import Part, PathLike, Shape, converted, is_object, text_table, write_atomically
 from ..errors import DeepTNError, FormatError, PlanError, near_match
 from ..files import renamed
 from ..network import Network, network
@@ -160,17 +162,11 @@ class Plan:
         if data.get("version") != VERSION:
             raise FormatError(f"a plan of version {data.get('version')!r:.20}; this version of deeptn reads {VERSION}")
         _check_keys(data, KEYS, "the plan")
-        budget, layers = data.get("budget"), data.get("layers")
-        before, after = data.get("params_before"), data.get("params_after")
-        if not is_object(budget) or not is_object(layers) or type(before) is not int or type(after) is not int:
-            raise FormatError("a plan needs 'budget' and 'layers', which are tables, and two numbers of parameters")
-        names = data.get("names", {})
-        if not is_object(names):
-            raise FormatError(f"'names' of the plan must map names to names; got {names!r:.60}")
-        known: dict[str, Network] = {}
+        found = converted(data, PlanData, "the plan")
+        known: dict[bytes, Network] = {}
         with limited_nodes(ALL_NODES):
-            made = {name: _layer_from_dict(name, layer, known) for name, layer in layers.items()}
-        return cls(made, budget, before, after, {old: _name(new) for old, new in names.items()})
+            made = {name: _layer_from_dict(name, layer, known) for name, layer in found.layers.items()}
+        return cls(made, found.budget, found.params_before, found.params_after, found.names)
 
     @classmethod
     def load(cls, path: PathLike) -> Plan:
@@ -194,13 +190,6 @@ class Plan:
             rows.append((name, shape, becomes, f"{layer.params:,}", f"{before:,}", f"{layer.error:.3f}"))
         share = self.params_after / max(1, self.params_before)
         return f"{text_table(rows)}\nall parameters: {self.params_before:,} -> {self.params_after:,} ({share:.1%})"
-
-
-def _name(value: Any) -> str:
-    """Return a name that stands for another one in YAML."""
-    if not isinstance(value, str):
-        raise FormatError(f"'names' of the plan has {value!r:.40}; write the name of a layer, in quotes")
-    return value
 
 
 def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
@@ -233,25 +222,46 @@ def _lists(value: Any) -> Any:
     return [_lists(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
-def _layer_from_dict(name: str, data: Any, known: dict[str, Network]) -> LayerPlan:
+def _layer_from_dict(name: str, data: dict[str, Any], known: dict[bytes, Network]) -> LayerPlan:
     """Return a layer; `known` has the networks of layers before it, by their descriptions."""
     where = f"layer {name!r} of the plan"
-    if not is_object(data) or not isinstance(data.get("shape"), list):
-        raise FormatError(f"{where} needs a 'shape', a list of sizes")
     _check_keys(data, LAYER_KEYS, where)
+    layer = converted(data, LayerData, where)
     try:
-        layout = data.get("layout")
-        shape = Layout.single(data["shape"]).shape
-        if "topology" not in data:
-            return LayerPlan(shape, None, 0.0, str(data.get("dense", "")))
-        chosen = Layout.from_dict({"shape": data["shape"], **layout}) if is_object(layout) else None
-        error, text = float(data.get("error", math.nan)), repr((shape, data["topology"], layout))
+        shape = Layout.single(layer.shape).shape
+        if layer.topology is None:
+            return LayerPlan(shape, None, 0.0, str(layer.dense))
+        chosen = None if layer.layout is None else Layout.from_dict({"shape": shape, **layer.layout})
+        text = msgspec.json.encode((shape, layer.topology, layer.layout))
         if text not in known:
             with limited_nodes():
-                known[text] = network(topology_from_dict(data["topology"]), shape, chosen)
-    except (DeepTNError, TypeError, ValueError) as error:
+                known[text] = network(topology_from_dict(layer.topology), shape, chosen)
+    except (DeepTNError, RecursionError) as error:
         raise FormatError(f"{where}: {error}") from error
-    return LayerPlan(shape, known[text], error)
+    return LayerPlan(shape, known[text], layer.error)
+
+
+class LayerData(Part, frozen=True):
+    """A layer in a plan's file."""
+
+    shape: tuple[int, ...]
+    topology: dict[str, Any] | None = None
+    layout: dict[str, Any] | None = None
+    params: int | None = None
+    error: float = math.nan
+    dense: str | bool | int | float | None = ""
+
+
+class PlanData(Part, frozen=True):
+    """The file of a plan."""
+
+    format: str
+    version: int
+    budget: dict[str, int | float | str]
+    params_before: int
+    params_after: int
+    layers: dict[str, dict[str, Any]]
+    names: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 
 
 def _check_keys(data: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:

@@ -2,17 +2,19 @@
 
 from .activations import register_activation
 from .einsum import identity, separate
-from .layout import Layout, Leg, balanced_factors, pad_axes, prime_factors, rows_of
-from .network_spec import NetworkSpec, stack
+from .layout import Layout, LayoutData, Leg, balanced_factors, pad_axes, prime_factors, rows_of
+from .network_spec import NetworkSpec, SpecData, stack
 from .nodes import ALL_NODES, NODES, Node, Stage, check_between, count_nodes, limited_nodes
 
 __all__ = [
     "ALL_NODES",
     "NODES",
     "Layout",
+    "LayoutData",
     "Leg",
     "NetworkSpec",
     "Node",
+    "SpecData",
     "Stage",
     "balanced_factors",
     "check_between",

@@ -10,9 +10,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
-from ..base import Array, Shape, do, is_list, is_object, positive_int, positive_ints
+from msgspec import Meta
+
+from ..base import Array, Part, Shape, converted, do, positive_int, positive_ints
 from ..errors import FormatError, LayoutError
 
 
@@ -45,6 +47,9 @@ LARGEST = 2**40
 
 #: Axes and legs that a layout of a file may have.
 AXES, LEGS = 64, 1024
+
+#: A size in a file.
+Size: TypeAlias = Annotated[int, Meta(gt=0)]
 
 
 def prime_factors(n: int) -> tuple[int, ...]:
@@ -362,16 +367,25 @@ class Layout:
     @classmethod
     def from_dict(cls, data: Any) -> Layout:
         """Inverse of `to_dict`; raises `FormatError` for malformed data."""
-        if not is_object(data) or set(data) != {"shape", "factors", "order"}:
-            raise FormatError(f"a layout needs the keys 'shape', 'factors' and 'order', got {data!r:.80}")
-        if not all(is_list(data[key]) for key in ("shape", "factors")) or not all(map(is_list, data["factors"])):
-            raise FormatError(f"'shape' and 'factors' of a layout are lists of sizes, got {data!r:.80}")
-        if len(data["shape"]) > AXES or sum(map(len, data["factors"])) > LEGS:
+        return cls.of(converted(data, LayoutData, "bad layout"))
+
+    @classmethod
+    def of(cls, data: LayoutData) -> Layout:
+        """Build the layout in a file; raises `FormatError` for an invalid one."""
+        if len(data.shape) > AXES or sum(map(len, data.factors)) > LEGS:
             raise FormatError(f"a layout of a file has at most {AXES} axes and {LEGS} legs")
         try:
-            return cls(data["shape"], data["factors"], data["order"])
+            return cls(data.shape, data.factors, data.order)
         except LayoutError as error:
             raise FormatError(f"bad layout: {error}") from error
+
+
+class LayoutData(Part, frozen=True):
+    """A layout in a file."""
+
+    shape: tuple[Size, ...]
+    factors: tuple[tuple[Size, ...], ...]
+    order: str | tuple[int, ...]
 
 
 def _need_axes(shape: Shape) -> Shape:

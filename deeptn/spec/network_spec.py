@@ -8,13 +8,16 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
-from ..base import Owner, is_integer, is_list, is_object, owner_of, positive_int
+from msgspec import Meta
+from msgspec.structs import astuple
+
+from ..base import Owner, Part, converted, is_list, owner_of, positive_int
 from ..errors import FormatError, SpecError
-from .layout import Leg
+from .layout import Leg, Size
 from .nodes import Node, Stage
 
 
@@ -142,48 +145,61 @@ class NetworkSpec:
     @classmethod
     def from_dict(cls, data: Any) -> NetworkSpec:
         """Inverse of `to_dict`; raises `FormatError` for malformed data or an invalid network."""
+        return cls.of(converted(data, SpecData, "bad network"))
+
+    @classmethod
+    def of(cls, data: SpecData) -> NetworkSpec:
+        """Build the specification in a file; raises `FormatError` for an invalid network."""
         try:
-            stages = tuple(_stage(stage) for stage in data["stages"])
-            legs = tuple(Leg(_text(n), positive_int(size, "leg size"), _axis(axis)) for n, size, axis in data["legs"])
-            return cls(legs, stages, tuple((_text(name), size) for name, size in data["sizes"]))
+            stages = tuple(
+                Stage(tuple(Node(*astuple(node)) for node in stage.nodes), *astuple(stage)[1:]) for stage in data.stages
+            )
+            return cls(tuple(Leg(*leg) for leg in data.legs), stages, data.sizes)
         except SpecError as error:
             raise FormatError(f"bad network: {error}") from error
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
-            raise FormatError(f"bad network: {type(error).__name__}: {error}") from error
 
 
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise SpecError(f"expected the name of an index, got {value!r:.40}")
-    return value
+class NodeData(Part, frozen=True):
+    """A node in a file, with the fields of `Node`."""
+
+    name: str
+    indices: tuple[str, ...]
+    inputs: tuple[str, ...] = ()
+    param: str | None = None
+    constant: tuple[float, ...] | None = None
+    isometric: bool = False
 
 
-def _axis(value: Any) -> int:
-    if not is_integer(value) or value < 0:
-        raise SpecError(f"expected the number of an axis, got {value!r:.40}")
-    return value
+class StageData(Part, frozen=True):
+    """A stage in a file, with the fields of `Stage`."""
+
+    nodes: tuple[NodeData, ...]
+    output: tuple[str, ...]
+    activation: str | None = None
+    normalize: str | None = None
+    sources: tuple[int, ...] | None = None
+    multiply: tuple[int, ...] = ()
+    add: tuple[int, ...] = ()
 
 
-def _stage(data: Any) -> Stage:
-    values: dict[str, Any] = dict(_fields(data, Stage))
-    values["nodes"] = tuple(Node(**_fields(node, Node)) for node in values["nodes"])
-    return Stage(**values)
+class SpecData(Part, frozen=True):
+    """A specification in a file, as `NetworkSpec.to_dict` writes it: legs are names, sizes and axes."""
+
+    legs: tuple[tuple[str, Size, Annotated[int, Meta(ge=0)]], ...]
+    sizes: tuple[tuple[str, Size], ...]
+    stages: tuple[StageData, ...]
 
 
 def _said(part: Node | Stage) -> dict[str, Any]:
     """Return the fields of a node or stage that differ from their defaults, with tuples as lists."""
-    values: dict[str, Any] = {field.name: getattr(part, field.name) for field in fields(part) if field.name != "nodes"}
-    changed = {field.name for field in fields(part) if values.get(field.name, field.default) != field.default}
-    return {name: list(value) if is_list(value) else value for name, value in values.items() if name in changed}
+    values = ((name, getattr(part, name), default) for name, default in DEFAULTS[type(part)])
+    return {name: list(value) if is_list(value) else value for name, value, default in values if value != default}
 
 
-def _fields(data: Any, cls: type[Node] | type[Stage]) -> dict[str, Any]:
-    """Validate and return the fields of a node or stage; fields missing from an older file keep their defaults."""
-    known = {field.name for field in fields(cls)}
-    needed = {field.name for field in fields(cls) if field.default is MISSING}
-    if not is_object(data) or not needed <= set(data) <= known:
-        raise SpecError(f"expected the keys {sorted(known)}, got {data!r:.80}")
-    return data
+#: Fields of nodes and stages with their defaults, except the nodes of stages.
+DEFAULTS = {
+    cls: [(field.name, field.default) for field in fields(cls) if field.name != "nodes"] for cls in (Node, Stage)
+}
 
 
 def stack(

@@ -4,6 +4,7 @@
 # Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from . import activations
 _left: ContextVar[tuple[list[int], ...]] = ContextVar("_left", default=())
 
 #: Nodes that are made for one network of a file, and for all of them. Families make each node up to three times.
-NODES, ALL_NODES = 2**15, 2**18
+NODES, ALL_NODES = 2**13, 3 * 2**13
 
 
 @contextmanager
@@ -92,10 +93,10 @@ class Node:
             object.__setattr__(self, field, tuple(map(str, value)))
         object.__setattr__(self, "name", str(self.name))
         boolean(self.isometric, f"node {self.name!r}: isometric")
-        repeated = [ix for ix, count in Counter(self.indices).items() if count > 1]
-        if repeated:
+        if len(set(self.indices)) < len(self.indices):
+            repeated = next(ix for ix, count in Counter(self.indices).items() if count > 1)
             raise SpecError(
-                f"node {self.name!r} repeats the index {repeated[0]!r}; take its diagonal (Graph: einsum=True)"
+                f"node {self.name!r} repeats the index {repeated!r}; take its diagonal (Graph: einsum=True)"
             )
         alien = [ix for ix in self.inputs if ix not in self.indices]
         if alien:
@@ -107,6 +108,8 @@ class Node:
                 entries = tuple(float(x) + 0.0 for x in self.constant)  # no -0.0
             except (TypeError, ValueError, OverflowError) as error:
                 raise SpecError(f"node {self.name!r}: its constant entries must be numbers: {error}") from error
+            if not all(map(math.isfinite, entries)):
+                raise SpecError(f"node {self.name!r}: its constant entries must be finite")
             object.__setattr__(self, "constant", entries)
         elif self.param is None:
             object.__setattr__(self, "param", self.name)

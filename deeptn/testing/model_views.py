@@ -292,7 +292,7 @@ def _misfits(stored: StoredModel, entries: Mapping[str, Entry]) -> dict[str, Sto
     name, layer = next(iter(stored.layers.items()))
     flipped = layer._replace(bias=np.ones(layer.network.shape[0], "float32") if layer.bias is None else None)
     found = {
-        "an extra tensor": stored._replace(tensors=stored.tensors | {"nose": np.ones(2, "float32")}),
+        "an extra tensor": stored._replace(tensors={**stored.tensors, "nose": np.ones(2, "float32")}),
         "an extra layer": stored._replace(layers=stored.layers | {"nose": layer}),
         "a layer of a different kind": stored._replace(layers=stored.layers | {name: layer._replace(kind="exec")}),
         "an extra or missing bias": stored._replace(layers=dict.fromkeys(stored.layers, flipped)),

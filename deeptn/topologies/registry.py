@@ -4,6 +4,7 @@
 # Arguments are checked at run time, whatever their annotations say.
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, TypeVar
 
@@ -14,6 +15,9 @@ from .base import Topology
 #: Installed packages list their families in this entry-point group, which is imported when a name is not found.
 _REGISTRY: Registry[type[Topology]] = Registry("topology", group="deeptn.topologies")
 T = TypeVar("T", bound="type[Topology]")
+
+#: Most levels of lists and tables in the plain data of a topology.
+DEPTH = 64
 
 
 def register_topology(cls: T) -> T:
@@ -87,6 +91,19 @@ def topology_to_dict(given: Topology) -> dict[str, Any]:
 
 def topology_from_dict(data: Any) -> Topology:
     """Inverse of `topology_to_dict` (lists become tuples); raises `FormatError` for malformed data."""
+    level = [data]
+    for _ in range(DEPTH):
+        level = [part for whole in level for part in _inside(whole)]
+    if level:
+        raise FormatError(f"a topology is nested more than {DEPTH} levels deep")
+    return _from_dict(data)
+
+
+def _inside(data: Any) -> Iterable[Any]:
+    return data.values() if is_object(data) else data if is_list(data) else ()
+
+
+def _from_dict(data: Any) -> Topology:
     if not is_object(data) or not isinstance(data.get("name"), str):
         raise FormatError(f"a topology needs a 'name', got {data!r:.80}")
     try:
@@ -110,4 +127,4 @@ def _plain(value: Any) -> Any:
 def _tuples(value: Any) -> Any:
     if is_list(value):
         return tuple(_tuples(item) for item in value)
-    return topology_from_dict(value) if is_object(value) else value
+    return _from_dict(value) if is_object(value) else value

@@ -123,9 +123,9 @@ def test_the_folder_does_not_grow_for_ever(folder, monkeypatch):
     for number, name in enumerate(names):
         files.write_cache(folder / name, number)
         os.utime(folder / name, (number, number))
-        assert files.read_cache(folder / names[0]) == 0  # used again and again, so it stays
+        assert files.read_cache(folder / names[0], int) == 0  # used again and again, so it stays
         assert len(list(folder.iterdir())) <= 28
-    assert files.read_cache(folder / names[29]) == 29
+    assert files.read_cache(folder / names[29], int) == 29
     assert len(list(folder.glob("mine-*"))) == 20
 
 

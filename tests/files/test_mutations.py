@@ -120,7 +120,7 @@ def cached_path() -> Kind:
 
     def use(path: Path) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(search, "read_cache", lambda file: files.read_cache(path))
+            patch.setattr(search, "read_cache", lambda file, kind: files.read_cache(path, kind))
             patch.setattr(search, "write_cache", lambda file, data: None)
             patch.setattr(search, "cache_folder", lambda: path.parent)
             CACHE.clear()

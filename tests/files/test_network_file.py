@@ -199,7 +199,7 @@ HOSTILE = {
     "entry no json": struct.pack("<Q", 40) + b'{"__metadata__": {"deeptn": "not json"}}',
     "entry deep json": safetensors({HEADER: deep(10**5)}),
     "other format": changed(format="deeptn.model"),
-    "later version": changed(version=4),
+    "later version": changed(version=5),
     "version text": changed(version="1; import os"),
     "header of a later version": changed(scales={"cores": 2.0}),
     "network of a later version": other(seed=7),
@@ -285,7 +285,7 @@ def test_messages(tmp_path):
     with pytest.raises(dtn.FormatError, match="is not a safetensors file"):
         dtn.load(tmp_path / "text")
     (tmp_path / "later").write_bytes(HOSTILE["later version"])
-    with pytest.raises(dtn.FormatError, match="format version 4; this version of deeptn reads versions 1 to 3"):
+    with pytest.raises(dtn.FormatError, match="format version 5; this version of deeptn reads versions 1 to 4"):
         dtn.load(tmp_path / "later")
     net = NETWORKS["train"]
     with pytest.raises(dtn.SpecError, match="params of another network"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from typing import Any
 
 import deeptn_torch
@@ -18,6 +19,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import deeptn as dtn
+from deeptn.files import HEADER
+from deeptn.models.training import previous
 from deeptn.recipe import Recipe
 
 from .perceptrons import CLASSES, NUMBERS, NoisyEquinox, NoisyNNX, X, losses, mlp, noisy, small
@@ -114,3 +117,44 @@ def test_a_loader_with_its_own_generator_goes_on(tmp_path):
     with pytest.raises(dtn.FormatError):
         deeptn_torch.train(wider, loader(), recipe, checkpoint=file)
     assert all(torch.equal(tensor, before[name]) for name, tensor in wider.state_dict().items())
+
+
+def test_the_checkpoint_of_the_epoch_before_is_kept_and_named(tmp_path):
+    x, y = torch.from_numpy(X), torch.from_numpy(CLASSES)
+    file, before = tmp_path / "heal.safetensors", previous(tmp_path / "heal.safetensors")
+    recipe = Recipe(epochs=4, lr=0.02)
+
+    def run(model: Any, **options: Any) -> Any:
+        return deeptn_torch.heal(model, mlp(3), (x, y), recipe, seed=3, **options)
+
+    expected = noisy()
+    torch.manual_seed(5)
+    run(expected)
+    killed = noisy()
+    torch.manual_seed(5)
+    steps = -(-len(x) // recipe.batch)
+    with pytest.raises(Stop):
+        run(killed, checkpoint=file, on_step=stopping(3 * steps))
+    file.write_bytes(file.read_bytes()[:-9])  # a disk that lost its end
+    with pytest.raises(dtn.FormatError, match=f"not a training checkpoint .*{before.name}': rename it"):
+        run(noisy(), checkpoint=file)
+    before.rename(file)
+    resumed = noisy()
+    assert len(run(resumed, checkpoint=file).epochs) == 4
+    for one, other in zip(resumed.state_dict().values(), expected.state_dict().values()):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize(("field", "value"), [("epoch", 7), ("best", 3), ("best", -1), ("about", [1]), ("epochs", 3)])
+def test_checkpoints_with_other_fields(field, value, tmp_path):
+    x, y, file = torch.from_numpy(X), torch.from_numpy(CLASSES), tmp_path / "c.safetensors"
+    recipe = Recipe(epochs=1)
+    deeptn_torch.heal(noisy(), mlp(3), (x, y), recipe, checkpoint=file)
+    content = file.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    table = json.loads(content[8:start])
+    table["__metadata__"][HEADER] = json.dumps(json.loads(table["__metadata__"][HEADER]) | {field: value})
+    text = json.dumps(table).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + content[start:])
+    with pytest.raises(dtn.FormatError, match="not a training checkpoint"):
+        deeptn_torch.heal(noisy(), mlp(3), (x, y), recipe, checkpoint=file)

@@ -105,7 +105,7 @@ def test_an_edited_file(found):
         ("version: 1", "version: 9", "a plan of version 9"),
         ("budget:", "bugdet:", r"the plan has the key 'bugdet'.*did you mean 'budget'"),
         ("name: LowRank", "name: LowRunk", r"layer '\w+' of the plan: .*did you mean 'LowRank'"),
-        ("shape: [24, 64]", "shape: 24", "layer 'fc1' of the plan needs a 'shape'"),
+        ("shape: [24, 64]", "shape: 24", r"layer 'fc1' of the plan: Expected `array`, got `int` - at `.\.shape`"),
         ("    shape: [24, 64]", "    shape: [24, 64]\n    color: red", "layer 'fc1' of the plan has the key 'color'"),
         ("layers:", "layers: [", "the plan is not YAML"),
     ],

@@ -1,0 +1,109 @@
+"""Test that damage is found when a damaged tensor is read, and not before."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import deeptn as dtn
+from deeptn.files import HEADER, StoredLayer, StoredModel, load_checkpoint, save_checkpoint
+from deeptn.models import StoredView
+
+DATA = Path(__file__).parent.parent / "data"
+DAMAGED = r"is damaged: tensor '{}' does not have its checksum"
+
+
+@pytest.fixture
+def path(tmp_path):
+    net = dtn.network(dtn.LowRank(rank=2), (6, 4))
+    shared = np.arange(12.0, dtype="float32").reshape(3, 4)
+    tensors = {"a.weight": shared, "b.weight": shared, "c.weight": np.ones((5, 3)), "d": np.ones(3, "complex64")}
+    tensors["empty"] = np.empty((0, 2), "float32")
+    path = tmp_path / "model.safetensors"
+    dtn.save_model(StoredModel({"fc": StoredLayer("linear", net, net.init(), np.zeros(6, "float32"))}, tensors), path)
+    return path
+
+
+def damage(path: Path, name: str) -> None:
+    """Change one bit of a tensor."""
+    content = bytearray(path.read_bytes())
+    start = 8 + int.from_bytes(content[:8], "little")
+    content[start + json.loads(content[8:start])[name]["data_offsets"][0]] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["a.weight", "c.weight", "d", "fc.cores", "fc.bias"])
+def test_models(path, name):
+    assert len(dtn.load_model(path).tensors) == 5
+    damage(path, name)
+    with pytest.raises(dtn.FormatError, match=DAMAGED.format(name)):
+        dtn.load_model(path)
+
+
+def test_networks(tmp_path):
+    net = dtn.network(dtn.LowRank(rank=2), (6, 4))
+    dtn.save(tmp_path / "w", net, net.init())
+    damage(tmp_path / "w", "cores")
+    with pytest.raises(dtn.FormatError, match=DAMAGED.format("cores")):
+        dtn.load(tmp_path / "w")
+
+
+@pytest.mark.parametrize("name", ["a.weight", "b.weight"])
+def test_only_what_is_read_is_checked(path, name):
+    damage(path, "a.weight")  # which b.weight shares
+    model = load_checkpoint(path)
+    view = StoredView(model)
+    assert {weight.name: weight.shape for weight in view.weights()} == {"fc": (6, 4), "a": (3, 4), "c": (5, 3)}
+    assert model.tensors["c.weight"].shape == (5, 3)
+    with pytest.raises(dtn.FormatError, match=DAMAGED.format(name)):
+        model.tensors[name]
+    with pytest.raises(dtn.FormatError, match=DAMAGED.format("a.weight")):
+        next(weight for weight in view.weights() if weight.name == "a").read()
+
+
+def test_damage_is_not_written_on(path, tmp_path):
+    damage(path, "c.weight")
+    with pytest.raises(dtn.FormatError, match=DAMAGED.format("c.weight")):
+        save_checkpoint(load_checkpoint(path), tmp_path / "dense")
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_the_cores_of_a_mapped_model_are_checked(path):
+    damage(path, "fc.cores")
+    with pytest.raises(dtn.FormatError, match=DAMAGED.format("fc.cores")):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("sums", ["", "0" * 8, "x" * 80, 3, None])
+def test_checksums_that_are_none(path, sums):
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    table = json.loads(content[8:start])
+    table["__metadata__"][HEADER] = json.dumps(json.loads(table["__metadata__"][HEADER]) | {"checksums": sums})
+    text = json.dumps(table).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[start:])
+    with pytest.raises(dtn.FormatError):
+        dtn.load_model(path)
+
+
+def test_other_programs_may_sort_the_tensors_anew(path):
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    before = dtn.load_model(path)
+    save_file(load_file(path), path, metadata=header["__metadata__"])
+    after = dtn.load_model(path)
+    assert all(np.array_equal(after.tensors[name], array) for name, array in before.tensors.items())
+
+
+def test_older_versions_have_none(tmp_path):
+    for version in (1, 2):
+        shutil.copy(DATA / f"model-{version}.safetensors", tmp_path / "m")
+        text = (tmp_path / "m").read_bytes()
+        assert not re.search(rb"checksums", text)
+        assert dtn.load_model(tmp_path / "m").layers

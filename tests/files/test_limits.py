@@ -1,0 +1,128 @@
+"""Test that headers are accepted or refused within a second, and within 64 MB + twice their size."""
+
+from __future__ import annotations
+
+import base64
+import json
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import deeptn as dtn
+from deeptn.files import network_to_dict
+from deeptn.files.network_file import DESCRIPTION
+from deeptn.files.tensors import LARGEST
+from deeptn.spec import ALL_NODES
+
+#: Time [s] of the process that reads: a second, and more on a busy machine.
+QUICK = 3.0
+NOTHING = {"format": "deeptn.model", "version": 4, "networks": [], "layers": {}, "checksums": ""}
+SCRIPT = """
+import resource, sys, time
+import deeptn as dtn
+
+def peak(what):
+    with open("/proc/self/status") as lines:
+        return int(next(line for line in lines if line.startswith(what)).split()[1]) / 1024
+
+net = dtn.network("LowRank", (8, 8))
+dtn.save(sys.argv[1], net, net.init())  # imports everything
+dtn.load(sys.argv[1])
+with open("/proc/self/clear_refs", "w") as file:
+    file.write("5")
+before, start = peak("VmRSS"), time.process_time()
+try:
+    dtn.load_model(sys.argv[2])
+    said = "read"
+except dtn.FormatError as error:
+    said = "refused"
+print(said, time.process_time() - start, peak("VmHWM") - before)
+"""
+
+
+def write(path: Path, header: dict[str, Any], table: dict[str, Any] | None = None) -> None:
+    whole = {"__metadata__": {"deeptn": json.dumps(header, separators=(",", ":"))}} | (table or {})
+    text = json.dumps(whole, separators=(",", ":")).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text)
+
+
+def spec(size: int) -> dict[str, Any]:
+    """Return the description of a network with so many bytes, most of them indices."""
+    nodes = [{"name": f"n{k}", "indices": ["ab"] * 200} for k in range(size // 1040)]
+    stages = [{"nodes": nodes, "output": ["a0_0"]}]
+    layout = {"shape": [2], "factors": [[2]], "order": "rows"}
+    return {"layout": layout, "spec": {"legs": [["a0_0", 2, 0]], "sizes": [], "stages": stages}}
+
+
+def deflated(data: Any) -> dict[str, str]:
+    return {"deflate": base64.b64encode(zlib.compress(json.dumps(data, separators=(",", ":")).encode(), 9)).decode()}
+
+
+def walls(count: int, layers: int) -> list[dict[str, Any]]:
+    return [network_to_dict(dtn.network(dtn.BrickWall(layers=layers + k), (8, 12))) for k in range(count)]
+
+
+def attack(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a header and a table of tensors."""
+    whole = LARGEST - 1000
+    if name == "many tensors":
+        names = [f"t{k}" for k in range(whole // 72)]
+        table = {name: {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for name in names}
+        return NOTHING | {"checksums": "0" * 8 * len(names)}, table
+    if name == "many layers":
+        return NOTHING | {"layers": {f"l{k}": {"kind": "", "network": 0} for k in range(whole // 54)}}, {}
+    if name == "many aliases":
+        return NOTHING | {"aliases": {f"l{k}": "z" for k in range(whole // 20)}}, {}
+    if name == "many networks":
+        return NOTHING | {"networks": [{"deflate": ""}] * (whole // 20)}, {}
+    if name == "a long specification":
+        return NOTHING | {"networks": [spec(DESCRIPTION - 500)]}, {}
+    if name == "a long specification, deflated":
+        return NOTHING | {"networks": [deflated(spec(DESCRIPTION - 500))]}, {}
+    if name == "long families":
+        return NOTHING | {"networks": [{"topology": {"name": "Sum", "terms": [[]] * 2**16}}] * 15}, {}
+    if name == "lists in lists":
+        return NOTHING | {"networks": [json.loads("[" * 900 + "]" * 900)] * 2000}, {}
+    if name == "networks of many nodes":
+        return NOTHING | {"networks": walls(ALL_NODES // 6 // 600, 300)}, {}
+    raise AssertionError(name)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "many tensors",
+        "many layers",
+        "many aliases",
+        "many networks",
+        "a long specification",
+        "a long specification, deflated",
+        "long families",
+        "lists in lists",
+        "networks of many nodes",
+    ],
+)
+def test_time_and_memory(name, tmp_path):
+    path = tmp_path / "m"
+    write(path, *attack(name))
+    size = path.stat().st_size / 2**20
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "small"), str(path)]
+    said, seconds, memory = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    print(f"{name}: {size:.2f} MB, {said} after {float(seconds):.2f} s, {float(memory):.0f} MB")
+    assert said == ("read" if name == "networks of many nodes" else "refused")
+    assert float(seconds) < QUICK
+    assert float(memory) < 64 + 2 * size
+
+
+def test_a_header_that_could_not_be_read_is_not_written(tmp_path):
+    net = dtn.network("LowRank", (8, 8))
+    layer = dtn.files.StoredLayer("linear", net, net.init(), None)
+    model = dtn.files.StoredModel({f"{k}" * 1000: layer for k in range(10, 900)}, {})
+    with pytest.raises(dtn.SpecError, match=r"header .* bytes; files of deeptn have at most"):
+        dtn.save_model(model, tmp_path / "m")
+    assert not list(tmp_path.iterdir())
