@@ -335,11 +335,28 @@ def test_no_pickle_anywhere():
         assert all("weights_only=True" in call.partition(")")[0] for call in text.split("torch.load(")[1:]), path
 
 
-@pytest.mark.parametrize("name", ["network-2", "network-2-own"])
-def test_files_of_version_2_are_read(name):
+@pytest.mark.parametrize("name", ["network-2", "network-2-own", "network-3"])
+def test_files_of_versions_2_and_3_are_read(name):
     net, params = dtn.load(DATA / f"{name}.safetensors")
     np.testing.assert_allclose(net.materialize(params), np.load(DATA / f"{name}.npy"), rtol=1e-5, atol=1e-6)
     assert (net.topology is None) == name.endswith("own")
+
+
+def test_models_of_version_3_are_read():
+    stored, wanted = dtn.load_model(DATA / "model-3.safetensors"), np.load(DATA / "model-3.npz")
+    assert list(stored.layers) == ["fc", "tied", "head", "own"]
+    for name, layer in stored.layers.items():
+        cores = {core: to_numpy(array) for core, array in layer.params.items()}
+        precise = name != "own"  # in bfloat16
+        np.testing.assert_allclose(
+            layer.network.materialize(cores), wanted[name], rtol=1e-5 if precise else 1e-2, atol=1e-6
+        )
+    assert stored.layers["fc"].params["L1_g0"] is stored.layers["tied"].params["L1_g0"]
+    assert stored.layers["fc"].bias.tolist() == list(range(8))
+    assert stored.tensors["a"] is stored.tensors["b"]
+    assert [stored.tensors["c"].tolist(), stored.tensors["n"].tolist()] == [[1.0, 1.0], 3]
+    layer = dtn.load_model(DATA / "model-3-int8.safetensors").layers["fc"]
+    np.testing.assert_allclose(layer.network.materialize(layer.params), wanted["int8"], rtol=1e-5, atol=1e-6)
 
 
 def test_models_of_version_2_are_read():
