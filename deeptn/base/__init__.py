@@ -8,7 +8,7 @@ from .optional import loaded, optional
 from .progress import showing, track
 from .registry import Registry
 from .schema import Part, converted, decoded
-from .text import kilobytes, path_of, text_table
+from .text import kilobytes, path_of, shortened, text_table
 from .types import Array, Params, ParamsLike, PathLike, Shape
 from .warn import warn
 
@@ -44,6 +44,7 @@ __all__ = [
     "ranks",
     "read_cache",
     "remove_temporary",
+    "shortened",
     "showing",
     "text_table",
     "track",

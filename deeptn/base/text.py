@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
+from typing import Any
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> str:
@@ -42,3 +44,14 @@ def kilobytes(count: int) -> str:
         if count >= size:
             return f"{count / size:.1f} {unit}"
     return f"{count} bytes"
+
+
+def shortened(data: Any) -> str:
+    """Return the start of what data looks like, however deep it is.
+
+    Examples
+    --------
+    >>> shortened([[[[[[[[1]]]]]]]]), shortened("x" * 100)
+    ('[[[[[[...]]]]]]', "'xxxxxxxxxxxx...xxxxxxxxxxxxx'")
+    """
+    return reprlib.repr(data)

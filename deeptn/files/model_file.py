@@ -27,7 +27,6 @@ from .network_file import (
     unpack,
 )
 from .rounding import Cores, check_cores, restore, restored, rounded
-from .stream import in_memory
 from .tensors import Header, OldHeader, map_tensors, size_of_tensors, write_tensors
 
 #: Format of such a file, as named in its header.
@@ -358,56 +357,39 @@ class OldModelHeader(OldHeader, frozen=True):
 def read_model(path: PathLike, lazy: bool = False) -> StoredModel:
     """Read a model; if `lazy`, its arrays are mapped, and tensors that are in no layer are not read at all."""
     header, checked = map_tensors(path, MODEL, ModelHeader, OldModelHeader)
-    tensors, aliases = checked.unread(), header.aliases
     with limited_nodes(ALL_NODES):
-        networks = _networks(header, sum(array.size for array in tensors.values()))
-    whole = {f"{name}.cores" for name in networks}
+        networks = _networks(header, sum(array.size for array in checked.unread().values()))
+    model = _assembled(header, networks, checked.unread())  # before anything is read
+    if not lazy:
+        return _assembled(header, networks, checked.read())
+    rest = dict(model.tensors)
+    checked.check(name for name in checked if name not in rest)
+    checked.check(source for name, source in header.aliases.items() if name not in rest and source in checked)
+    return model._replace(tensors=checked.only(rest, header.aliases))
+
+
+def _assembled(
+    header: ModelHeader | OldModelHeader, networks: dict[str, Network], tensors: dict[str, np.ndarray]
+) -> StoredModel:
+    """Return the model that a header describes; its tensors become cores and biases of layers, or stay alone."""
+    aliases, whole = header.aliases, {f"{name}.cores" for name in networks}
     _share(tensors, {name: source for name, source in aliases.items() if name in whole})
     unpack(networks, tensors, aliases)
     _share(tensors, {name: source for name, source in aliases.items() if name not in whole})
-    biases = {name: tensors.pop(f"{name}.bias") for name in networks if f"{name}.bias" in tensors}
-    for name, bias in biases.items():
-        if not _is_bias(bias, networks[name], header.layers[name].kind):
-            raise FormatError(
-                f"layer {name!r}: a bias of {bias.dtype} {bias.shape} for a weight of shape {networks[name].shape}"
-            )
     done: dict[Any, Any] = {}
     for name, net in networks.items():
         if (dtype := header.layers[name].rounded) is not None:
             names = [f"{name}.cores.{core}" for core in net.spec.param_shapes]
             restore(name, dtype, names, tensors, done)
-    cores = {name: cores_of(net, tensors, name) for name, net in networks.items()}
+    layers: dict[str, StoredLayer] = {}
+    for name, net in networks.items():
+        kind = header.layers[name].kind
+        cores, bias = cores_of(net, tensors, name), tensors.pop(f"{name}.bias", None)
+        if bias is not None and not _is_bias(bias, net, kind):
+            raise FormatError(f"layer {name!r}: a bias of {bias.dtype} {bias.shape} for a weight of shape {net.shape}")
+        layers[name] = StoredLayer(kind, net, cores, bias)
     no_more_cores(tensors, networks)
-    layers = {
-        name: StoredLayer(header.layers[name].kind, net, cores[name], biases.get(name))
-        for name, net in networks.items()
-    }
-    if lazy:
-        checked.check(name for name in checked if name not in tensors)
-        checked.check(source for name, source in aliases.items() if name not in tensors and source in checked)
-        return StoredModel(layers, checked.only(tensors, aliases))
-    checked.check(checked)
-    return _in_memory(StoredModel(layers, tensors))
-
-
-def _in_memory(model: StoredModel) -> StoredModel:
-    """Return a model with copies of its arrays; names that share an array share its copy."""
-    copies: dict[Hashable, np.ndarray] = {}
-
-    def copied(name: str, array: np.ndarray) -> np.ndarray:
-        place = place_of(name, array)
-        if place not in copies:
-            copies[place] = in_memory(array)
-        return copies[place]
-
-    layers = {
-        name: layer._replace(
-            params={core: copied(f"{name}.cores.{core}", array) for core, array in layer.params.items()},
-            bias=None if layer.bias is None else copied(f"{name}.bias", layer.bias),
-        )
-        for name, layer in model.layers.items()
-    }
-    return StoredModel(layers, {name: copied(name, array) for name, array in model.tensors.items()})
+    return StoredModel(layers, tensors)
 
 
 def _networks(header: ModelHeader | OldModelHeader, count: int) -> dict[str, Network]:

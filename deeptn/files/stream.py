@@ -180,7 +180,10 @@ def mapped(path: Path) -> dict[str, np.ndarray]:
         if entry.dtype not in dtypes:
             raise FormatError(f"{str(path)!r}: tensor {name!r} has the dtype {entry.dtype}, which NumPy lacks")
         first, last = entry.data_offsets
-        found[name] = whole[start + first : start + last].view(dtypes[entry.dtype]).reshape(entry.shape)
+        try:
+            found[name] = whole[start + first : start + last].view(dtypes[entry.dtype]).reshape(entry.shape)
+        except (ValueError, OverflowError, MemoryError) as error:  # empty ones may have any sizes, or too many axes
+            raise FormatError(f"{str(path)!r}: tensor {name!r} has the shape {entry.shape!r:.80}: {error}") from error
     return found
 
 
@@ -208,9 +211,8 @@ class Checked(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         array = self.tensors[name]
-        if (known := self.sums.get(name)) is not None:
-            if checksum(array) != known:
-                raise FormatError(f"{str(self.path)!r} is damaged: tensor {name!r} does not have its checksum")
+        if name in self.sums:
+            self._compare(name, array)
             self.sums.pop(name, None)  # another thread may have done it
             if array.nbytes >= RELEASED:
                 release(array)
@@ -225,6 +227,18 @@ class Checked(Mapping[str, np.ndarray]):
     def unread(self) -> dict[str, np.ndarray]:
         """Return the tensors without comparing checksums."""
         return dict(self.tensors)
+
+    def read(self) -> dict[str, np.ndarray]:
+        """Return copies of all tensors in memory."""
+        found = {name: in_memory(array) for name, array in self.tensors.items()}
+        for name, array in found.items():
+            self._compare(name, array)
+        return found
+
+    def _compare(self, name: str, array: np.ndarray) -> None:
+        known = self.sums.get(name)
+        if known is not None and checksum(array) != known:
+            raise FormatError(f"{str(self.path)!r} is damaged: tensor {name!r} does not have its checksum")
 
     def only(self, tensors: dict[str, np.ndarray], aliases: Mapping[str, str]) -> Checked:
         """Return some of the tensors, with further names that stand for others."""

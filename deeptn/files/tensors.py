@@ -14,7 +14,7 @@ import numpy as np
 from ..arrays import to_raw
 from ..base import Array, Part, PathLike, decoded
 from ..errors import FormatError, SpecError
-from .stream import DIGITS, Checked, Metadata, Source, in_memory, mapped, ordered, size_of_stream, write_stream
+from .stream import DIGITS, Checked, Metadata, Source, mapped, ordered, size_of_stream, write_stream
 
 #: Key of deeptn's JSON in the metadata of a safetensors header.
 HEADER = "deeptn"
@@ -207,7 +207,7 @@ def _in_dtype(name: str, array: np.ndarray, dtype: str) -> np.ndarray:
 def read_tensors(path: PathLike, form: str, new: type[New], old: type[Old]) -> tuple[New | Old, dict[str, np.ndarray]]:
     """Return the header of a file, and its tensors in their original dtypes."""
     header, tensors = map_tensors(path, form, new, old)
-    return header, {name: in_memory(array) for name, array in tensors.items()}
+    return header, tensors.read()
 
 
 def need_file(path: PathLike) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from ..base import Part, PathLike, Shape, converted, is_object, text_table, write_atomically
+from ..base import Part, PathLike, Shape, converted, is_object, shortened, text_table, write_atomically
 from ..errors import DeepTNError, FormatError, PlanError, near_match
 from ..files import renamed
 from ..network import Network, network
@@ -158,9 +158,11 @@ class Plan:
         """
         data: Any = from_yaml(text, "the plan")
         if not is_object(data) or data.get("format") != FORMAT:
-            raise FormatError(f"a plan starts with 'format: {FORMAT}'; got {data!r:.60}")
+            raise FormatError(f"a plan starts with 'format: {FORMAT}'; got {shortened(data)}")
         if data.get("version") != VERSION:
-            raise FormatError(f"a plan of version {data.get('version')!r:.20}; this version of deeptn reads {VERSION}")
+            raise FormatError(
+                f"a plan of version {shortened(data.get('version'))}; this version of deeptn reads {VERSION}"
+            )
         _check_keys(data, KEYS, "the plan")
         found = converted(data, PlanData, "the plan")
         known: dict[bytes, Network] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from .nodes import Node
+from .nodes import Node, unit_matrix
 
 
 def identity(name: str, first: str, second: str, size: int) -> Node:
@@ -16,7 +16,7 @@ def identity(name: str, first: str, second: str, size: int) -> Node:
     >>> identity("I", "a", "b", 2).constant
     (1.0, 0.0, 0.0, 1.0)
     """
-    return Node(name, (first, second), constant=((1.0, *(0.0,) * size) * size)[: size * size])
+    return Node(name, (first, second), constant=unit_matrix(size, size))
 
 
 def separate(

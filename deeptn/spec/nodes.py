@@ -48,6 +48,18 @@ def count_nodes(made: int) -> None:
             raise FormatError(f"the networks of the file have more nodes than deeptn reads and writes ({left[1]:,})")
 
 
+def unit_matrix(rows: int, columns: int) -> tuple[float, ...]:
+    """Return the entries of a matrix that is the identity where it can be; for files, a hundred count as a node.
+
+    Examples
+    --------
+    >>> unit_matrix(2, 3)
+    (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
+    """
+    count_nodes(rows * columns // 100)
+    return (((1.0,) + (0.0,) * columns) * min(rows, columns) + (0.0,) * (rows * columns))[: rows * columns]
+
+
 @dataclass(frozen=True)
 class Node:
     """A small tensor of a network.

@@ -12,7 +12,7 @@ import numpy as np
 
 from ..base import boolean, positive_int
 from ..errors import SpecError, near_match
-from ..spec import Layout, Leg, NetworkSpec, check_between, pad_axes
+from ..spec import Layout, Leg, NetworkSpec, check_between, pad_axes, unit_matrix
 from .base import BETWEEN, Choices, Topology
 from .chain import train
 from .legs import need_legs
@@ -138,7 +138,7 @@ class BrickWall(Topology):
                     for site in window:
                         wire = wires[site]
                         if wire is None and number and self.pattern == "brick":
-                            wire = net.constant(f"v{site}", (1.0,) + (0.0,) * (self._size(legs[site]) - 1))
+                            wire = net.constant(f"v{site}", unit_matrix(1, self._size(legs[site])))
                         inputs += [] if wire is None else [wire]
                         last = layer == self.layers and touched[site] + 1 == uses[site]
                         name = f"L{layer}_{chr(ord('a') + touched[site])}{site}"

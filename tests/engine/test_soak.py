@@ -16,7 +16,7 @@ import numpy as np, torch
 import deeptn as dtn, deeptn_torch
 os.environ["DEEPTN_CACHE"] = folder = tempfile.mkdtemp()
 torch.set_num_threads(1)
-x = torch.ones(4, 64)
+x = torch.ones(4, 80)
 
 def resident():
     gc.collect()
@@ -29,9 +29,9 @@ found = []
 NETWORKS = """
 families = [dtn.BrickWall(layers=2), dtn.TTMatrix(rank=2), dtn.LowRank(rank=2), dtn.Tree(rank=2), dtn.Tucker(rank=2)]
 for number in range(20_000):
-    rows = 2 + number // len(families)
-    layer = deeptn_torch.TNLinear(64, rows, families[number % len(families)])
-    layer(x).sum().backward()
+    columns, rows = 40 + number // 500, 50 + number // 5 % 100  # all pairs differ, and none is much larger
+    layer = deeptn_torch.TNLinear(columns, rows, families[number % 5])
+    layer(x[:, :columns]).sum().backward()
     if number % 1000 == 999:
         found.append(resident())
 """
@@ -41,7 +41,7 @@ layer = deeptn_torch.TNLinear(64, 64, dtn.BrickWall(layers=2))
 adam = torch.optim.Adam(layer.parameters())
 for number in range(20_000):
     adam.zero_grad()
-    layer(x).square().sum().backward()
+    layer(x[:, :64]).square().sum().backward()
     adam.step()
     if number % 1000 == 999:
         found.append(resident())
