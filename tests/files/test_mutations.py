@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 import signal
+import sys
 import tempfile
 import time
 import warnings
@@ -32,6 +34,9 @@ DATA = Path(__file__).parents[1] / "data"
 
 #: Time for reading and using a file, in seconds. The machines that run tests may be busy.
 PATIENCE = 10.0
+
+#: Memory for it, in bytes: more address space is an error.
+SPACE = 2**30
 
 
 class Kind(NamedTuple):
@@ -158,6 +163,8 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "model in bfloat16": lambda: model_file("bfloat16"),
     "model of version 1": lambda: stored("model-1"),
     "model of version 2": lambda: stored("model-2"),
+    "version 3": lambda: stored("network-3"),
+    "model of version 3": lambda: stored("model-3"),
     "plan": plan_file,
     "training": training_checkpoint,
     "path": cached_path,
@@ -172,8 +179,10 @@ def check(name: str, seeds: range, folder: Path) -> None:
     def give_up(*_: object) -> None:
         raise TimeoutError
 
-    before = signal.signal(signal.SIGALRM, give_up)
+    before, space = signal.signal(signal.SIGALRM, give_up), resource.getrlimit(resource.RLIMIT_AS)
     try:
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + SPACE, space[1]))
         for seed in seeds:
             _written(path, kind.mutate(kind.data, random.Random(f"{name} {seed}")))
             started = time.monotonic()
@@ -190,6 +199,7 @@ def check(name: str, seeds: range, folder: Path) -> None:
                 signal.setitimer(signal.ITIMER_REAL, 0)
     finally:
         signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, space)
     assert not wrong, "\n".join(wrong[:20])
 
 
@@ -198,14 +208,14 @@ def _written(path: Path, data: bytes) -> Path:
     return path
 
 
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("name", KINDS)
 def test_mutated_files(name, tmp_path):
     check(name, range(130), tmp_path)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs timers")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize("name", KINDS)
 def test_many_mutated_files(name, tmp_path):
     check(name, range(130, 3500), tmp_path)
