@@ -1,7 +1,7 @@
 """Save and load a model of 1 GB, against plain safetensors, in turns.
 
-The peer writes and reads the same tensors with ``safetensors.numpy``; once as it is, and once with the ``fsync`` of file
-and folder that deeptn does so that a file survives a power failure. deeptn also computes and compares checksums.
+The peer writes and reads the same tensors with ``safetensors.numpy``; once as it is, and once with the ``fsync`` of
+file and folder that deeptn does so that a file survives a power failure. deeptn also computes and compares checksums.
 
     python benchmarks/files.py                # a minute; --folder for another disk, --mb for another size
 """

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..arrays import to_raw
-from ..base import Array, track
+from ..base import Array, track, warn
 from ..errors import DeepTNError, PlanError, SpecError
 from ..files import network_from_dict, network_to_dict, release
 from ..fitting import decompose
@@ -37,6 +37,9 @@ NAMES = {"params": "parameters", "bytes": "bytes", "flops": "operations"}
 
 #: For weights with more entries, every other size is tried at first.
 LARGE = 2**22
+
+#: A larger error leaves nothing of a weight.
+VICTIM = 0.9
 
 #: Sizes that are tried around the chosen ones, and how often.
 NEARBY, ROUNDS = (0.75, 0.85, 0.92, 1.08, 1.18, 1.33), 3
@@ -98,6 +101,11 @@ def plan(
     PlanError
         For a budget below the smallest model, or a pattern that matches nothing.
 
+    Warns
+    -----
+    UserWarning
+        If the largest layer has next to nothing left, while others stay dense.
+
     Examples
     --------
     >>> import deeptn as dtn
@@ -143,11 +151,27 @@ def plan(
         else:
             why = weight.refused or ("ignored" if name in kept else "not among the targets")
             layers[name] = LayerPlan(weight.shape, None, 0.0, why)
+    if before is None:
+        _warn_of_a_victim(picked, free)
     after = limits.fixed_params + sum(layers[name].params for name in free)
     counts = {name: search.sensitivity(name) for name in free}
     curves = {name: list(search.allowed(name).values()) for name in free}
     given = {kind: value if isinstance(value, str) else int(value) for kind, value in budget.items()}
     return Plan(layers, given, limits.totals["params"], after, curves=curves, sensitivities=counts)
+
+
+def _warn_of_a_victim(picked: Mapping[str, Candidate], free: Mapping[str, Weight]) -> None:
+    """Warn if the largest layer, say a table of embeddings, is sacrificed to many small ones."""
+    sizes = {name: math.prod(weight.shape) for name, weight in free.items()}
+    name = max(sizes, key=sizes.__getitem__, default="")
+    dense = sum(one.network is None for one in picked.values())
+    if name and picked[name].error > VICTIM and sizes[name] > sum(sizes.values()) / 4 and dense > 1:
+        share = sizes[name] / sum(sizes.values())
+        warn(
+            f"{name!r}, {share:.0%} of all entries, gets an error of {picked[name].error:.0%}, "
+            f"and {dense} others stay dense: the errors of all layers count the same. If this layer matters, pass "
+            "objective='outputs' and inputs=, or give it an importance in overrides="
+        )
 
 
 @dataclass

@@ -18,7 +18,7 @@ import torch
 ROOT = Path(__file__).parents[2]
 
 #: Packages installed on such a machine.
-PRESENT = ("numpy", "autoray", "cotengra", "rich", "torch")
+PRESENT = ("numpy", "autoray", "cotengra", "msgspec", "rich", "torch")
 
 #: Runs first: hides some packages, and deeptn's entry points, which a checkout does not have.
 BARE = """

@@ -10,18 +10,20 @@ file that can be used or an error of deeptn ends the run and leaves the file, ``
 from __future__ import annotations
 
 import contextlib
+import importlib
 import random
 import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
-import atheris  # pyright: ignore[reportMissingImports]
+atheris: Any = importlib.import_module("atheris")
 
 with atheris.instrument_imports(include=["deeptn.files", "deeptn.spec", "deeptn.topologies", "deeptn.planning"]):
     import deeptn as dtn
 
-from .test_mutations import KINDS
+    from .test_mutations import KINDS
 
 
 def main() -> None:

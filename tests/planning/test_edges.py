@@ -163,3 +163,14 @@ def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(FileExistsError):
         plan(StoredModel({}, tensors()), BUDGET, workers=Workers(1, folder=tmp_path / "file"))
+
+
+def test_a_large_layer_that_is_sacrificed_is_named():
+    """A table of embeddings without structure, and small layers."""
+    weights = {"table.weight": weight(600, 32)} | {f"fc{k}.weight": weight(32, 32, seed=k) for k in range(12)}
+    options: dict[str, Any] = {"topologies": ["LowRank"], "workers": 1}
+    with pytest.warns(UserWarning, match=r"'table', 61% of all entries, gets an error of 9\d%, and \d+ others stay"):
+        sacrificed = plan(StoredModel({}, weights), {"params": "45%"}, **options)
+    matters = {"table": {"importance": 20.0}}
+    assert plan(StoredModel({}, weights), {"params": "45%"}, overrides=matters, **options).layers["table"].error < 0.9
+    assert sacrificed.layers["table"].error > 0.9
