@@ -175,15 +175,21 @@ def minilm_page(data: dict[str, Any]) -> str:
         [
             "# A sentence transformer",
             "",
-            "All weights of all-MiniLM-L6-v2 (22.7 million parameters) are compressed to half and to a quarter, then healed by "
+            "The weights of all-MiniLM-L6-v2 (22.7 million parameters) are compressed to half and to a quarter, then healed by "
             f"matching features: {recipe['epochs']} epochs on {others:,} sentences, each layer's outputs and the embeddings compared with "
             "those of the original. The scores compare embeddings before and after compression on "
             f"{tests:,} other sentences: their mean cosine, the cosine that 5 % of them fall below, and the rank correlation of "
             "the similarities of 20,000 pairs. Each cell: compressed → healed.",
             "",
             "The sentences are quotations from Debian's package `fortunes` (BSD and other free licences), split by file: every second "
-            "file is for the tests alone. SVD is low rank by the weights alone; weighted SVD knows the layers' inputs, as all "
-            "methods below it do. One seed.",
+            "file is for the tests alone. SVD is low rank by the weights alone; all other methods know the layers' inputs. SVD, weighted SVD and "
+            "TT-matrix give every layer the same share of its parameters (the two rows of token types stay dense). “Planned by outputs” chooses "
+            f'{" or ".join(data["families"])} and the share of each layer by `deeptn.plan` with `objective="outputs"`, for one batch of '
+            "sentences. One seed.",
+            "",
+            "Do not plan such a network by the errors of its weights, which is the default: the table of embeddings has half of all "
+            "parameters, but counts as one layer of 40, and next to nothing is left of it (`deeptn.plan` warns). "
+            "[Compressed checkpoints](checkpoints.md) has plans of both kinds.",
             "",
             *table(headings, cells),
             "",

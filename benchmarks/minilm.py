@@ -37,7 +37,7 @@ SHARES = (0.5, 0.25)
 #: Families with the same share for every layer, and whether fits know the inputs.
 UNIFORM = {"SVD": ("LowRank", False), "weighted SVD": ("LowRank", True), "TT-matrix": ("TTMatrix", True)}
 #: Objectives of plans over `FAMILIES`.
-PLANNED = {"planned by weights": "weights", "planned by outputs": "outputs"}
+PLANNED = {"planned by outputs": "outputs"}
 FAMILIES = "LowRank", "TTMatrix"
 METHODS = *UNIFORM, *PLANNED
 TESTS, OTHERS, PAIRS = 2000, 4000, 20_000
@@ -134,7 +134,13 @@ def main() -> None:
         print(rows[-1], flush=True)
         with log.open("a") as file:
             file.write(json.dumps(rows[-1]) + "\n")
-    result = about() | {"seed": SEED, "recipe": vars(RECIPE), "examples": [TESTS, OTHERS], "rows": rows}
+    result = about() | {
+        "seed": SEED,
+        "recipe": vars(RECIPE),
+        "examples": [TESTS, OTHERS],
+        "families": FAMILIES,
+        "rows": rows,
+    }
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"wrote {options.out}")
 
