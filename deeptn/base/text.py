@@ -52,6 +52,6 @@ def shortened(data: Any) -> str:
     Examples
     --------
     >>> shortened([[[[[[[[1]]]]]]]]), shortened("x" * 100)
-    ('[[[[[[...]]]]]]', "'xxxxxxxxxxxx...xxxxxxxxxxxxx'")
+    ('[[[[[[[...]]]]]]]', "'xxxxxxxxxxxx...xxxxxxxxxxxxx'")
     """
     return reprlib.repr(data)

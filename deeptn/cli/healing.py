@@ -15,7 +15,7 @@ from typing import Any
 from ..base import is_object
 from ..errors import FormatError, PlanError, near_match
 from ..files import load_checkpoint
-from ..models import History, Report, Workers, from_stored, library_of_model, report_on, view_of
+from ..models import History, Report, Workers, from_stored, library_of_model, previous, report_on, view_of
 from ..planning import Plan, Search
 from ..planning.drop import checked_score
 from ..planning.texts import from_yaml
@@ -232,5 +232,6 @@ def compress_with_code(
 def clear_healing(workers: Workers) -> None:
     """Delete what healing and a search have kept in the folder of the work, after everything is written."""
     if workers.folder is not None:
-        (Path(workers.folder) / CHECKPOINT).unlink(missing_ok=True)
+        for path in (Path(workers.folder) / CHECKPOINT, previous(Path(workers.folder) / CHECKPOINT)):
+            path.unlink(missing_ok=True)
         shutil.rmtree(Path(workers.folder) / SEARCH, ignore_errors=True)

@@ -117,7 +117,7 @@ def checksum(array: np.ndarray) -> str:
     Examples
     --------
     >>> checksum(np.arange(3, dtype="int32"))
-    'ef7e4fb5'
+    '91d9c911'
     """
     import xxhash
 
@@ -199,7 +199,7 @@ class Checked(Mapping[str, np.ndarray]):
 
     Examples
     --------
-    >>> good = Checked("model", {"a": np.arange(3, dtype="int32")}, {"a": "ef7e4fb5"})
+    >>> good = Checked("model", {"a": np.arange(3, dtype="int32")}, {"a": "91d9c911"})
     >>> good["a"].tolist(), good.unread()["a"].shape
     ([0, 1, 2], (3,))
     """

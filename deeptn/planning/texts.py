@@ -50,5 +50,7 @@ def from_yaml(text: str, what: str) -> Any:
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, safe)):
             raise FormatError(f"{what} uses aliases (*name) of YAML; write out what they stand for")
         return yaml.load(text, Loader)
+    except FormatError:
+        raise
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise FormatError(f"{what} is not YAML: {error}") from error

@@ -439,7 +439,7 @@ CASES = {
         r"save_model\(model, path\): the model must be a deeptn.files.StoredModel, got str",
     ),
     # data as JSON
-    "layout json": (lambda: dtn.Layout.from_dict({"shape": [2]}), FormatError, "needs the keys"),
+    "layout json": (lambda: dtn.Layout.from_dict({"shape": [2]}), FormatError, "missing required field `factors`"),
     "layout json value": (
         lambda: dtn.Layout.from_dict({"shape": [2], "factors": [[3, "x"]], "order": "rows"}),
         FormatError,
