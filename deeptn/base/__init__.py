@@ -3,7 +3,7 @@
 from .cache import CACHE, Cache, Owner, cached, owner_of
 from .checks import boolean, is_integer, is_list, is_object, positive_int, positive_ints, rank_field, ranks
 from .dispatch import compose, do
-from .files import cache_folder, read_cache, remove_temporary, write_atomically, write_cache
+from .files import cache_folder, previous, read_cache, remove_temporary, write_atomically, write_cache
 from .optional import loaded, optional
 from .progress import showing, track
 from .registry import Registry
@@ -40,6 +40,7 @@ __all__ = [
     "path_of",
     "positive_int",
     "positive_ints",
+    "previous",
     "rank_field",
     "ranks",
     "read_cache",

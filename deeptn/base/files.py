@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Any, TypeVar
 from ..errors import FormatError
 from .schema import decoded
 from .types import PathLike
+from .warn import warn
 
 T = TypeVar("T")
 
@@ -42,10 +44,10 @@ TEMPORARY = ".deeptn.tmp"
 FORGOTTEN = 24 * 3600
 
 
-def write_atomically(path: PathLike, write: Callable[[Path], Any], previous: Path | None = None) -> None:
+def write_atomically(path: PathLike, write: Callable[[Path], Any], keep: bool = False) -> None:
     """Let `write` fill a temporary file in the folder of `path`, then rename it.
 
-    An existing file is replaced completely or not at all (and kept as `previous`, if named). The new one has its mode
+    An existing file is replaced completely or not at all; if `keep`, it stays as `previous`. The new one has its mode
     and, where that is permitted, its owner.
     If it is a symbolic link, its target is replaced. File and folder are written through to the disk. Temporary files
     that a killed process left for this path are removed.
@@ -75,8 +77,8 @@ def write_atomically(path: PathLike, write: Callable[[Path], Any], previous: Pat
             os.fsync(handle)
             if fcntl is None:
                 os.close(handle)  # Windows does not rename open files
-            if old is not None and previous is not None:
-                _keep_previous(real, previous)
+            if old is not None and keep:
+                _keep_previous(real)
             os.replace(new, real)
         _sync(real.parent)
     except OSError as error:
@@ -154,15 +156,31 @@ def _keep(handle: int, old: os.stat_result) -> None:
     os.fchmod(handle, mode)
 
 
-def _keep_previous(real: Path, previous: Path) -> None:
-    """Give a file that is about to be replaced a second name."""
-    link = real.with_name(f"{_start(previous)}{secrets.token_hex(4)}{TEMPORARY}")
+def previous(path: PathLike) -> Path:
+    """Return where the file is kept that was at a path before.
+
+    Examples
+    --------
+    >>> previous("heal.safetensors").name
+    'heal.safetensors.previous'
+    """
+    real = Path(os.path.realpath(path))
+    return real.with_name(f"{real.name}.previous")
+
+
+def _keep_previous(real: Path) -> None:
+    """Give a file that is about to be replaced a second name; if that fails, say so and go on."""
+    link = real.with_name(f"{_start(real)}{secrets.token_hex(4)}{TEMPORARY}")
     try:
-        os.link(real, link)
-    except OSError:  # no links here: for a moment, the file has only its new name
-        os.replace(real, previous)
-        return
-    os.replace(link, previous)
+        try:
+            os.link(real, link)
+        except OSError:  # no links in this file system
+            shutil.copy2(real, link)
+        os.replace(link, previous(real))
+    except OSError as error:
+        warn(f"the file before {real.name!r} could not be kept: {error}")
+    finally:
+        link.unlink(missing_ok=True)
 
 
 def _sync(folder: Path) -> None:

@@ -54,4 +54,7 @@ def shortened(data: Any) -> str:
     >>> shortened([[[[[[[[1]]]]]]]]), shortened("x" * 100)
     ('[[[[[[[...]]]]]]]', "'xxxxxxxxxxxx...xxxxxxxxxxxxx'")
     """
-    return reprlib.repr(data)
+    try:
+        return reprlib.repr(data)
+    except ValueError:  # an integer of thousands of digits
+        return f"something of the type {type(data).__name__}"

@@ -12,10 +12,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..base import is_object
+from ..base import is_object, previous
 from ..errors import FormatError, PlanError, near_match
 from ..files import load_checkpoint
-from ..models import History, Report, Workers, from_stored, library_of_model, previous, report_on, view_of
+from ..models import History, Report, Workers, from_stored, library_of_model, report_on, view_of
 from ..planning import Plan, Search
 from ..planning.drop import checked_score
 from ..planning.texts import from_yaml

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import lzma
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -28,6 +31,9 @@ FILES = (
     "pytorch_model.bin.index.json",
     "pytorch_model.bin",
 )
+
+#: What damaged archives raise.
+BAD_ZIP = zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error
 
 #: Names under which training programs keep the tensors of a model beside other things.
 STATES = ("state_dict", "model_state_dict", "model", "module")
@@ -160,7 +166,7 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
                 # The file is deleted at the end; the mapping keeps its contents.
                 array = np.load(copy, mmap_mode="r", allow_pickle=False)
                 found[member.removesuffix(".npy")] = np.asarray(array)
-    except (zipfile.BadZipFile, ValueError, EOFError) as error:
+    except (*BAD_ZIP, ValueError, EOFError, ArithmeticError, NotImplementedError, RuntimeError) as error:
         raise FormatError(f"{str(path)!r} is not a .npz file of arrays: {error}") from error
     return found
 

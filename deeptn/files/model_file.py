@@ -19,8 +19,8 @@ from .network_file import (
     NOTHING,
     check_floats,
     cores_of,
+    described,
     network_from_json,
-    network_to_dict,
     no_more_cores,
     old_network,
     packed,
@@ -236,14 +236,8 @@ def _contents(model: StoredModel, cores: Cores | None = None) -> tuple[dict[str,
         for name, layer in model.layers.items()
     }
     stored = packed({name: layer.network for name, layer in model.layers.items()}, tensors, aliases)
-    with limited_nodes(ALL_NODES):  # so that the file can be read
-        header = {"format": MODEL, "networks": [_described(net) for net in networks], "layers": layers}
+    header = {"format": MODEL, "networks": described(networks), "layers": layers}
     return header | ({"aliases": aliases} if aliases else {}), stored
-
-
-def _described(net: Network) -> dict[str, Any]:
-    with limited_nodes():
-        return network_to_dict(net)
 
 
 def _narrow(model: StoredModel, dtype: Cores) -> tuple[StoredModel, dict[str, str]]:
@@ -285,7 +279,7 @@ def place_of(name: str, array: np.ndarray) -> Hashable:
 
 def _is_bias(array: np.ndarray, net: Network, kind: str) -> bool:
     """Check for one float per output; transposed convolutions have outputs / groups on the weight's second axis."""
-    if array.ndim != 1 or array.dtype.name not in DTYPES:
+    if array.ndim != 1 or array.dtype.name not in DTYPES or len(net.shape) < 1 + kind.startswith("conv_transpose"):
         return False
     return array.size % net.shape[1] == 0 if kind.startswith("conv_transpose") else array.size == net.shape[0]
 
@@ -359,9 +353,10 @@ def read_model(path: PathLike, lazy: bool = False) -> StoredModel:
     header, checked = map_tensors(path, MODEL, ModelHeader, OldModelHeader)
     with limited_nodes(ALL_NODES):
         networks = _networks(header, sum(array.size for array in checked.unread().values()))
-    model = _assembled(header, networks, checked.unread())  # before anything is read
     if not lazy:
+        _assembled(header, networks, checked.unread())  # finds what does not fit before anything is read
         return _assembled(header, networks, checked.read())
+    model = _assembled(header, networks, checked.unread())
     rest = dict(model.tensors)
     checked.check(name for name in checked if name not in rest)
     checked.check(source for name, source in header.aliases.items() if name not in rest and source in checked)
@@ -413,6 +408,8 @@ def _networks(header: ModelHeader | OldModelHeader, count: int) -> dict[str, Net
 def _share(tensors: dict[str, np.ndarray], aliases: Mapping[str, str]) -> None:
     """Add tensors under their aliases."""
     for name, source in aliases.items():
+        if source in aliases:
+            raise FormatError(f"the tensor {name!r} is an alias of {source!r:.60}, which is one itself")
         if source not in tensors:
             raise FormatError(f"the tensor {name!r} is an alias of {source!r:.60}, which the file does not contain")
         tensors[name] = tensors[source]

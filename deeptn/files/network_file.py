@@ -19,11 +19,11 @@ import msgspec
 import numpy as np
 
 from ..arrays import DTYPES, convert, dtype_of, target, to_raw
-from ..base import Params, ParamsLike, Part, PathLike, decoded, is_list, is_object, path_of
+from ..base import Params, ParamsLike, Part, PathLike, decoded, is_list, is_object, path_of, shortened
 from ..errors import FormatError, SpecError
 from ..network import Network
 from ..params import check_params
-from ..spec import Layout, LayoutData, NetworkSpec, SpecData, count_nodes, limited_nodes
+from ..spec import ALL_NODES, Layout, LayoutData, NetworkSpec, SpecData, count_nodes, limited_nodes
 from ..topologies import Topology, topology_from_dict, topology_names, topology_to_dict
 from .stream import in_memory
 from .tensors import Header, OldHeader, compact, map_tensors, write_tensors
@@ -80,6 +80,16 @@ def network_to_dict(net: Network) -> dict[str, Any]:
     if len(text) < LONG:
         return data
     return {"deflate": base64.b64encode(zlib.compress(text.encode(), 9)).decode()}
+
+
+def described(networks: Iterable[Network]) -> list[dict[str, Any]]:
+    """Return the data of all networks of a file; raise `FormatError` if files may not ask for so much."""
+    given = list(networks)
+    found = [network_to_dict(net) for net in given]
+    with limited_nodes(ALL_NODES):
+        for net, data in zip(given, found):
+            network_from_json(compact(data).encode(), net.num_params)
+    return found
 
 
 def network_from_dict(data: Any, entries: int = 0) -> Network:
@@ -185,6 +195,7 @@ def _inflated(text: str) -> bytes:
         found = engine.decompress(base64.b64decode(text, validate=True), DESCRIPTION)
     except (ValueError, zlib.error) as error:
         raise FormatError(f"the description of a network cannot be read: {error}") from error
+    count_nodes(len(found) // 256)
     if not engine.eof:
         raise FormatError(f"the description of a network is cut off, or larger than {DESCRIPTION:,} bytes")
     return found
@@ -229,8 +240,7 @@ def save(path: PathLike, net: Network, params: ParamsLike) -> None:
         raise SpecError(f"net must be a deeptn.Network, got {type(net).__name__}; write deeptn.save(path, net, params)")
     check_floats(net, params)
     tensors = {f"cores.{name}": to_raw(params[name]) for name in net.spec.param_shapes}
-    with limited_nodes():  # so that the file can be read
-        header = {"format": NETWORK, "network": network_to_dict(net)}
+    header = {"format": NETWORK, "network": described([net])[0]}
     write_tensors(path, header, packed({"": net}, tensors, {}))
 
 
@@ -327,7 +337,8 @@ def unpack(networks: Mapping[str, Network], tensors: dict[str, np.ndarray], alia
             continue
         ends = list(itertools.accumulate(math.prod(shape) for shape in missing.values()))
         if not missing or whole.shape != (ends[-1],):
-            raise FormatError(f"the cores of {_whose(layer)} have the shape {whole.shape}, expected {tuple(ends[-1:])}")
+            expected = shortened(tuple(ends[-1:]))
+            raise FormatError(f"the cores of {_whose(layer)} have the shape {whole.shape}, expected {expected}")
         for (name, shape), part in zip(missing.items(), np.split(whole, ends[:-1])):
             tensors[name] = part.reshape(shape)
 

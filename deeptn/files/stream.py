@@ -7,7 +7,7 @@ import math
 import mmap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import msgspec
 import numpy as np
@@ -21,6 +21,9 @@ DIGITS = 8
 
 #: Mapped arrays of so many bytes are released as soon as they have been read.
 RELEASED = 2**20
+
+#: Bytes that are written at a time.
+CHUNK = 2**22
 
 #: NumPy's names for the dtypes of safetensors.
 DTYPES = {
@@ -82,12 +85,10 @@ class Source(NamedTuple):
 Metadata = Callable[[str], Mapping[str, str]]
 
 
-def write_stream(
-    path: PathLike, tensors: Mapping[str, Source], metadata: Metadata, previous: Path | None = None
-) -> None:
+def write_stream(path: PathLike, tensors: Mapping[str, Source], metadata: Metadata, keep: bool = False) -> None:
     """Write a safetensors file, one tensor at a time. An existing file is replaced completely or not at all.
 
-    If `previous` is named, it is kept there.
+    If `keep`, it stays as `deeptn.base.previous`.
     """
     order = ordered({name: numpy_dtype(_known(name, tensor.dtype)) for name, tensor in tensors.items()})
     start = _header(order, tensors, metadata, "0" * DIGITS * len(order))
@@ -101,14 +102,28 @@ def write_stream(
                 if array.dtype.byteorder == ">":
                     array = array.astype(array.dtype.newbyteorder("<"))
                 assert array.nbytes == tensors[name].nbytes, name
-                data = _bytes(array)
-                sums.append(checksum(data))
-                file.write(data.data)
+                sums.append(_write(file, _bytes(array).data))
                 release(array)
             file.seek(0)
             file.write(_header(order, tensors, metadata, "".join(sums)))
 
-    write_atomically(path, write, previous)
+    write_atomically(path, write, keep)
+
+
+def _write(file: BinaryIO, data: memoryview) -> str:
+    """Write bytes, and return their checksum: that of what is written, also if another thread changes the array."""
+    import xxhash
+
+    engine = xxhash.xxh3_64()
+    for place in range(0, len(data), CHUNK):
+        piece = bytes(data[place : place + CHUNK])
+        engine.update(piece)
+        file.write(piece)
+    return _digits(engine.intdigest())
+
+
+def _digits(number: int) -> str:
+    return f"{number & 0xFFFFFFFF:0{DIGITS}x}"
 
 
 def checksum(array: np.ndarray) -> str:
@@ -121,17 +136,22 @@ def checksum(array: np.ndarray) -> str:
     """
     import xxhash
 
-    return f"{xxhash.xxh3_64_intdigest(_bytes(array).data) & 0xFFFFFFFF:0{DIGITS}x}"
+    return _digits(xxhash.xxh3_64_intdigest(_bytes(array).data))
 
 
 def _bytes(array: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
+def size_of_header(tensors: Mapping[str, Source], metadata: Metadata) -> int:
+    """Return the bytes before the tensors in the file that `write_stream` would write."""
+    order = ordered({name: numpy_dtype(_known(name, tensor.dtype)) for name, tensor in tensors.items()})
+    return len(_header(order, tensors, metadata, "0" * DIGITS * len(tensors)))
+
+
 def size_of_stream(tensors: Mapping[str, Source], metadata: Metadata) -> int:
     """Return the bytes of the file that `write_stream` would write."""
-    start = _header(list(tensors), tensors, metadata, "0" * DIGITS * len(tensors))
-    return len(start) + sum(tensor.nbytes for tensor in tensors.values())
+    return size_of_header(tensors, metadata) + sum(tensor.nbytes for tensor in tensors.values())
 
 
 def ordered(dtypes: Mapping[str, np.dtype[Any]]) -> list[str]:
@@ -217,6 +237,9 @@ class Checked(Mapping[str, np.ndarray]):
             if array.nbytes >= RELEASED:
                 release(array)
         return array
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.tensors
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tensors)

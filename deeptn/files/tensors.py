@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -14,7 +15,7 @@ import numpy as np
 from ..arrays import to_raw
 from ..base import Array, Part, PathLike, decoded
 from ..errors import FormatError, SpecError
-from .stream import DIGITS, Checked, Metadata, Source, mapped, ordered, size_of_stream, write_stream
+from .stream import DIGITS, Checked, Metadata, Source, mapped, ordered, size_of_header, size_of_stream, write_stream
 
 #: Key of deeptn's JSON in the metadata of a safetensors header.
 HEADER = "deeptn"
@@ -99,6 +100,9 @@ def form_of(path: PathLike) -> str:
 
 def declared(path: PathLike) -> str | None:
     """Return the format that a file declares; None if deeptn did not write it."""
+    need_file(path)
+    if LARGEST < _size_of_header(path) < Path(path).stat().st_size:
+        return None
     with open_safetensors(path, "numpy") as file:
         metadata: dict[str, str] = file.metadata() or {}
     try:
@@ -107,18 +111,16 @@ def declared(path: PathLike) -> str | None:
         return None
 
 
-def write_tensors(
-    path: PathLike, header: dict[str, Any], tensors: Mapping[str, Array], previous: Path | None = None
-) -> None:
+def write_tensors(path: PathLike, header: dict[str, Any], tensors: Mapping[str, Array], keep: bool = False) -> None:
     """Write arrays of any library; complex ones become pairs and are listed in the header.
 
-    An old file is kept as `previous`, if named.
+    If `keep`, an old file stays as `deeptn.base.previous`.
     """
     stored, metadata = _contents(header, tensors)
-    size = size_of_stream({name: source._replace(shape=(0,)) for name, source in stored.items()}, metadata)
+    size = size_of_header(stored, metadata)
     if size > LARGEST:
         raise SpecError(f"the header of the file would have {size:,} bytes; files of deeptn have at most {LARGEST:,}")
-    write_stream(path, stored, metadata, previous=previous)
+    write_stream(path, stored, metadata, keep)
 
 
 def size_of_tensors(header: dict[str, Any], tensors: Mapping[str, Array]) -> int:
@@ -153,13 +155,43 @@ def _pairs(array: np.ndarray) -> np.ndarray:
 
 def compact(data: Any) -> str:
     """Return JSON without spaces."""
-    return msgspec.json.encode(data).decode()
+    return msgspec.json.encode(data, enc_hook=_plain).decode()
+
+
+def _plain(value: Any) -> Any:
+    """Return numbers and texts of NumPy, and of subclasses, as those of Python."""
+    if isinstance(value, np.generic):
+        return cast(Any, value).item()
+    if isinstance(value, str):
+        return f"{value}"
+    raise TypeError(f"cannot be stored as JSON: {type(value).__name__}")
 
 
 def map_tensors(path: PathLike, form: str, new: type[New], old: type[Old]) -> tuple[New | Old, Checked]:
     """Return the header of a file, and its tensors in their original dtypes, mapped."""
     need_file(path)
-    _check_size(path)
+    while True:
+        before = _identity(path)
+        try:
+            found = _map_tensors(path, form, new, old)
+        except FormatError:
+            if _identity(path) == before:
+                raise
+            continue  # another process replaced the file while it was read
+        if _identity(path) == before:
+            return found
+
+
+def _identity(path: PathLike) -> tuple[int, ...]:
+    """Return what changes if a file is replaced."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _map_tensors(path: PathLike, form: str, new: type[New], old: type[Old]) -> tuple[New | Old, Checked]:
+    size = _size_of_header(path)
+    if LARGEST < size < Path(path).stat().st_size:
+        raise FormatError(f"{str(path)!r} has a header of {size:,} bytes; files of deeptn have at most {LARGEST:,}")
     with open_safetensors(path, "numpy") as file:
         header = parse_header(file.metadata(), form, new, old)
     tensors = mapped(Path(path))
@@ -181,12 +213,9 @@ def map_tensors(path: PathLike, form: str, new: type[New], old: type[Old]) -> tu
     return header, Checked(path, tensors, sums)
 
 
-def _check_size(path: PathLike) -> None:
-    """Raise `FormatError` for a header that is too large to be one of deeptn's."""
+def _size_of_header(path: PathLike) -> int:
     with Path(path).open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-    if LARGEST < size < Path(path).stat().st_size:
-        raise FormatError(f"{str(path)!r} has a header of {size:,} bytes; files of deeptn have at most {LARGEST:,}")
+        return int.from_bytes(file.read(8), "little")
 
 
 def _in_dtype(name: str, array: np.ndarray, dtype: str) -> np.ndarray:

@@ -22,7 +22,6 @@ from .training import (
     check_recipe,
     check_score,
     check_teacher,
-    previous,
 )
 from .view import Entry, Generated, ModelView, Weight, at_rest, count, naming, refuse, tied, widened
 from .views import library_of_model, view_of
@@ -85,7 +84,6 @@ __all__ = [
     "naming",
     "one_pass",
     "path_of",
-    "previous",
     "refuse",
     "report_on",
     "resolve",

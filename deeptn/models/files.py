@@ -151,7 +151,7 @@ def size_of(view: ModelView, networks: Mapping[str, Network]) -> int:
     >>> from deeptn_torch.view import TorchModel
     >>> view = TorchModel(nn.Linear(400, 120))
     >>> size_of(view, {}), size_of(view, {"": dtn.network(dtn.LowRank(rank=2), (120, 400))})
-    (192768, 5192)
+    (192760, 5192)
     """
     entries, weights = view.entries(), view.weights()
     ties: dict[Hashable, np.ndarray] = {}

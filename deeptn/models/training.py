@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -14,7 +15,7 @@ from msgspec import Raw
 from msgspec.structs import astuple
 
 from ..arrays import to_raw
-from ..base import Array, Part, PathLike, decoded, track, warn
+from ..base import Array, Part, PathLike, decoded, previous, track, warn
 from ..errors import DeepTNError, FormatError, SpecError
 from ..files import NOTHING, Header, OldHeader, fingerprint, read_tensors, write_tensors
 from ..network import Network
@@ -185,7 +186,7 @@ def carry_out(
         If the checkpoint belongs to another recipe, seed or model.
     """
     networks = {name: fingerprint(net) for name, net in trainer.networks.items()}
-    about = {"recipe": repr(recipe), "seed": seed, "steps": trainer.steps, **about, "networks": networks}
+    about = {"recipe": repr(recipe), "seed": int(seed), "steps": trainer.steps, **about, "networks": networks}
     run = _Run(recipe, trainer)
     if checkpoint is not None and Path(checkpoint).exists():
         run.resume(checkpoint, about)
@@ -252,7 +253,7 @@ class _Run:
             "best": self.best,
         }
         tensors = self.trainer.tensors() | {BEST + name: a for name, a in self.kept.items()}
-        write_tensors(path, header, tensors, previous(path))
+        write_tensors(path, header, tensors, keep=True)
 
     def resume(self, path: PathLike, about: dict[str, Any]) -> None:
         epochs, best, tensors = _read(path, about)
@@ -262,9 +263,13 @@ class _Run:
             _grow(self.recipe, self.trainer, number)
         self.epochs, self.best = epochs, best
         self.kept = {name.removeprefix(BEST): a for name, a in tensors.items() if name.startswith(BEST)}
+        shapes = {name: array.shape for name, array in self.kept.items()}
+        wanted = {name: tuple(array.shape) for name, array in self.trainer.model_tensors().items()}
+        if shapes != ({} if best is None else wanted):
+            raise FormatError(f"{path}: the best parameters of the checkpoint belong to another model")
         try:
             self.trainer.restore({name: a for name, a in tensors.items() if not name.startswith(BEST)})
-        except (FormatError, KeyError) as error:
+        except (FormatError, LookupError, ValueError, TypeError, RuntimeError) as error:
             raise FormatError(f"{path}: the checkpoint belongs to another model: {error}") from error
 
 
@@ -370,20 +375,11 @@ def _read(path: PathLike, about: dict[str, Any]) -> tuple[list[Epoch], int | Non
     return [Epoch(*astuple(epoch)) for epoch in header.epochs], header.best, tensors
 
 
-def previous(path: PathLike) -> Path:
-    """Return where the checkpoint of the epoch before is kept.
-
-    Examples
-    --------
-    >>> previous("run/heal.safetensors").name
-    'heal.safetensors.previous'
-    """
-    return Path(f"{path}.previous")
-
-
 def _other(path: PathLike) -> str:
     """Name the checkpoint of the epoch before, if there is one."""
     before = previous(path)
+    if len(os.fsencode(before.name)) > 255:
+        return ""
     return (
         f"; the one of the epoch before is {str(before)!r}: rename it to resume from there" if before.exists() else ""
     )

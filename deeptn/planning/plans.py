@@ -14,11 +14,11 @@ from ..base import Part, PathLike, Shape, converted, is_object, shortened, text_
 from ..errors import DeepTNError, FormatError, PlanError, near_match
 from ..files import renamed
 from ..network import Network, network
-from ..spec import ALL_NODES, Layout, limited_nodes
+from ..spec import ALL_NODES, AXES, Layout, limited_nodes
 from ..topologies import Topology, describe, topology_from_dict, topology_to_dict
 from .curves import Candidate, Sensitivity
 from .pareto import SHARES, Pareto, pareto
-from .texts import from_yaml
+from .texts import LARGEST, from_yaml
 
 #: Format and version of such a file.
 FORMAT, VERSION = "deeptn.plan", 1
@@ -145,7 +145,10 @@ class Plan:
 
     def save(self, path: PathLike) -> None:
         """Write the plan to a YAML file. An existing file is replaced completely or not at all."""
-        write_atomically(path, lambda file: Path(file).write_text(self.to_yaml(), encoding="utf-8"))
+        text = self.to_yaml()
+        if len(text) > LARGEST:
+            raise PlanError(f"the plan would have {len(text):,} characters; a file has at most {LARGEST:,}")
+        write_atomically(path, lambda file: Path(file).write_text(text, encoding="utf-8"))
 
     @classmethod
     def from_yaml(cls, text: str) -> Plan:
@@ -174,7 +177,8 @@ class Plan:
     def load(cls, path: PathLike) -> Plan:
         """Read a YAML file; see `from_yaml`."""
         try:
-            return cls.from_yaml(Path(path).read_text(encoding="utf-8"))
+            with Path(path).open(encoding="utf-8") as file:
+                return cls.from_yaml(file.read(LARGEST + 1))
         except FileNotFoundError:
             raise FileNotFoundError(f"no file {str(path)!r}") from None
         except UnicodeDecodeError as error:
@@ -230,7 +234,9 @@ def _layer_from_dict(name: str, data: dict[str, Any], known: dict[bytes, Network
     _check_keys(data, LAYER_KEYS, where)
     layer = converted(data, LayerData, where)
     try:
-        shape = Layout.single(layer.shape).shape
+        if len(layer.shape) > AXES:
+            raise FormatError(f"a weight has at most {AXES} axes")
+        shape, error = Layout.single(layer.shape).shape, float(layer.error)  # YAML takes 1e-3 for a word
         if layer.topology is None:
             return LayerPlan(shape, None, 0.0, str(layer.dense))
         chosen = None if layer.layout is None else Layout.from_dict({"shape": shape, **layer.layout})
@@ -238,9 +244,9 @@ def _layer_from_dict(name: str, data: dict[str, Any], known: dict[bytes, Network
         if text not in known:
             with limited_nodes():
                 known[text] = network(topology_from_dict(layer.topology), shape, chosen)
-    except (DeepTNError, RecursionError) as error:
-        raise FormatError(f"{where}: {error}") from error
-    return LayerPlan(shape, known[text], layer.error)
+    except (DeepTNError, RecursionError, ValueError) as problem:
+        raise FormatError(f"{where}: {problem}") from problem
+    return LayerPlan(shape, known[text], error)
 
 
 class LayerData(Part, frozen=True):
@@ -250,7 +256,7 @@ class LayerData(Part, frozen=True):
     topology: dict[str, Any] | None = None
     layout: dict[str, Any] | None = None
     params: int | None = None
-    error: float = math.nan
+    error: float | str = math.nan
     dense: str | bool | int | float | None = ""
 
 

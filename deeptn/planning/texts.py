@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from ..errors import FormatError
 
 #: Most characters of such a text.
 LARGEST = 2**20
+
+#: Most levels, and most parts, of such a text.
+DEPTH, EVENTS = 200, 2**18
 
 
 def from_yaml(text: str, what: str) -> Any:
@@ -47,10 +51,22 @@ def from_yaml(text: str, what: str) -> Any:
             return super().construct_mapping(node, deep)
 
     try:
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, safe)):
-            raise FormatError(f"{what} uses aliases (*name) of YAML; write out what they stand for")
+        _check_events(yaml.parse(text, safe), yaml, what)
         return yaml.load(text, Loader)
     except FormatError:
         raise
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise FormatError(f"{what} is not YAML: {error}") from error
+    except Exception as error:  # yaml raises all kinds
+        raise FormatError(f"{what} is not YAML: {type(error).__name__}: {error}"[:1000]) from error
+
+
+def _check_events(events: Iterator[Any], yaml: Any, what: str) -> None:
+    """Raise `FormatError` for YAML that asks for much: libyaml has no limits of its own."""
+    depth = 0
+    for number, event in enumerate(events):
+        if isinstance(event, yaml.AliasEvent):
+            raise FormatError(f"{what} uses aliases (*name) of YAML; write out what they stand for")
+        if getattr(event, "tag", None) is not None:
+            raise FormatError(f"{what} has the tag {event.tag!r:.40} of YAML; leave it out")
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEPTH or number > EVENTS:
+            raise FormatError(f"{what} has more than {DEPTH} levels, or more than {EVENTS:,} parts")

@@ -2,12 +2,13 @@
 
 from .activations import register_activation
 from .einsum import identity, separate
-from .layout import Layout, LayoutData, Leg, balanced_factors, pad_axes, prime_factors, rows_of
+from .layout import AXES, Layout, LayoutData, Leg, balanced_factors, pad_axes, prime_factors, rows_of
 from .network_spec import NetworkSpec, SpecData, stack
 from .nodes import ALL_NODES, NODES, Node, Stage, check_between, count_nodes, limited_nodes, unit_matrix
 
 __all__ = [
     "ALL_NODES",
+    "AXES",
     "NODES",
     "Layout",
     "LayoutData",

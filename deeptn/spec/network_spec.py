@@ -17,7 +17,7 @@ from msgspec.structs import astuple
 
 from ..base import Owner, Part, converted, is_list, owner_of, positive_int
 from ..errors import FormatError, SpecError
-from .layout import Leg, Size
+from .layout import LEGS, Leg, Size
 from .nodes import Node, Stage
 
 
@@ -150,6 +150,8 @@ class NetworkSpec:
     @classmethod
     def of(cls, data: SpecData) -> NetworkSpec:
         """Build the specification in a file; raises `FormatError` for an invalid network."""
+        if len(data.legs) > LEGS:
+            raise FormatError(f"a network of a file has at most {LEGS:,} legs")
         try:
             stages = tuple(
                 Stage(tuple(Node(*astuple(node)) for node in stage.nodes), *astuple(stage)[1:]) for stage in data.stages
@@ -238,8 +240,9 @@ def _validate(spec: NetworkSpec) -> None:
         raise SpecError(f"the legs {legs} repeat a name")
     if not spec.stages:
         raise SpecError("a network needs at least one stage")
+    own = set(legs)
     for name, _ in spec.sizes:
-        if name in legs:
+        if name in own:
             raise SpecError(f"sizes names {name!r}, which is a leg and gets its size from the layout; leave it out")
     names: set[str] = set()
     shapes: dict[str, tuple[int, ...]] = {}

@@ -19,7 +19,11 @@ from . import activations
 _left: ContextVar[tuple[list[int], ...]] = ContextVar("_left", default=())
 
 #: Nodes that are made for one network of a file, and for all of them. Families make each node up to three times.
-NODES, ALL_NODES = 2**13, 3 * 2**13
+NODES, ALL_NODES = 2**14, 2**15
+
+
+#: So many constant entries count as a node; they are made and converted, so they count twice.
+ENTRIES = 200
 
 
 @contextmanager
@@ -49,14 +53,14 @@ def count_nodes(made: int) -> None:
 
 
 def unit_matrix(rows: int, columns: int) -> tuple[float, ...]:
-    """Return the entries of a matrix that is the identity where it can be; for files, a hundred count as a node.
+    """Return the entries of a matrix that is the identity where it can be; in files, they count as nodes, too.
 
     Examples
     --------
     >>> unit_matrix(2, 3)
     (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
     """
-    count_nodes(rows * columns // 100)
+    count_nodes(rows * columns // ENTRIES)
     return (((1.0,) + (0.0,) * columns) * min(rows, columns) + (0.0,) * (rows * columns))[: rows * columns]
 
 
@@ -110,10 +114,11 @@ class Node:
             raise SpecError(
                 f"node {self.name!r} repeats the index {repeated!r}; take its diagonal (Graph: einsum=True)"
             )
-        alien = [ix for ix in self.inputs if ix not in self.indices]
+        alien = sorted(set(self.inputs).difference(self.indices), key=self.inputs.index)[:1]
         if alien:
             raise SpecError(f"node {self.name!r}: the input {alien[0]!r} is not one of its indices {self.indices}")
         if self.constant is not None:
+            count_nodes(len(self.constant) // ENTRIES)
             if self.param is not None:
                 raise SpecError(f"node {self.name!r} is constant and names a parameter; drop one of them")
             try:

@@ -227,13 +227,16 @@ DAMAGE = {
     "no such layer": (lambda h, t: h["layers"].update({"nose": h["layers"].pop("body.0")}), "layer 'nose'"),
     "kind": (lambda h, t: h["layers"]["body.0"].update(kind="conv2d"), "'conv2d' layer 'body.0'"),
     "unknown kind": (lambda h, t: h["layers"]["body.0"].update(kind="exec"), "'exec' layer 'body.0'"),
-    "plan no table": (lambda h, t: h["layers"].update({"body.0": 3}), "is not a table"),
-    "layers": (lambda h, t: h.update(layers=[]), "needs 'layers'"),
-    "layer of a later version": (lambda h, t: h["layers"]["body.0"].update(scale=2.0), "layer 'body.0' .* has 'scale'"),
-    "header of a later version": (lambda h, t: h.update(checksums={}), "the header has 'checksums'"),
-    "networks": (lambda h, t: h.update(networks={}), "needs 'networks'"),
+    "plan no table": (lambda h, t: h["layers"].update({"body.0": 3}), "Expected `object`, got `int`"),
+    "layers": (lambda h, t: h.update(layers=[]), r"Expected `object`, got `array` - at `.\.layers`"),
+    "layer of a later version": (
+        lambda h, t: h["layers"]["body.0"].update(scale=2.0),
+        "unknown field `scale`.*later version",
+    ),
+    "header of a later version": (lambda h, t: h.update(seeds={}), "unknown field `seeds`.*later version"),
+    "networks": (lambda h, t: h.update(networks={}), r"Expected `array`, got `object` - at `.\.networks`"),
     "network number": (lambda h, t: h["layers"]["body.0"].update(network=3), "names network 3 of 3"),
-    "network text": (lambda h, t: h["layers"]["body.0"].update(network="0"), "names network '0' of 3"),
+    "network text": (lambda h, t: h["layers"]["body.0"].update(network="0"), "Expected `int`, got `str`"),
     "alias of cores": (lambda h, t: h.update(aliases={"body.0.cores": "nothing"}), "is an alias of 'nothing'"),
     "cores twice": (
         lambda h, t: h.update(aliases={"body.0.cores": "body.2.cores"}),
@@ -245,8 +248,8 @@ DAMAGE = {
         lambda h, t: h["layers"].update({"body.2": h["layers"]["body.0"]}),
         "the cores of layer 'body.2' have the shape",
     ),
-    "tensor missing": (lambda h, t: t.pop("head.weight"), "do not fit the model"),
-    "tensor shape": (lambda h, t: t.update({"head.weight": torch.ones(2, 2)}), "do not fit the model"),
+    "tensor missing": (lambda h, t: t.pop("head.weight"), "digits of checksums for"),
+    "tensor shape": (lambda h, t: t.update({"head.weight": torch.ones(2, 2)}), "does not have its checksum"),
 }
 
 

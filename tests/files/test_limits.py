@@ -88,7 +88,7 @@ def attack(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if name == "lists in lists":
         return NOTHING | {"networks": [json.loads("[" * 900 + "]" * 900)] * 2000}, {}
     if name == "networks of many nodes":
-        return NOTHING | {"networks": walls(ALL_NODES // 6 // 600, 300)}, {}
+        return NOTHING | {"networks": walls(ALL_NODES // 7 // 600, 300)}, {}
     raise AssertionError(name)
 
 

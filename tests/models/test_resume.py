@@ -19,8 +19,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import deeptn as dtn
+from deeptn.base import previous
 from deeptn.files import HEADER
-from deeptn.models.training import previous
 from deeptn.recipe import Recipe
 
 from .perceptrons import CLASSES, NUMBERS, NoisyEquinox, NoisyNNX, X, losses, mlp, noisy, small

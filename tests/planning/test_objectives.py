@@ -33,7 +33,7 @@ def test_a_limit_in_bytes_is_kept_by_the_file(tmp_path, share):
     models.compress(view, found)
     models.save_model(view, tmp_path / "small.safetensors")
     whole = models.size_of(models.StoredView(dtn.files.load_checkpoint(dense)), {})
-    assert abs(whole - dense.stat().st_size) < 100  # another header
+    assert abs(whole - dense.stat().st_size) < 200  # another header
     small, limit = (tmp_path / "small.safetensors").stat().st_size, int(whole * float(share[:-1]) / 100)
     assert 0.9 * limit < small <= limit
     again = plan(dense, {"bytes": limit})
