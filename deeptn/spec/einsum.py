@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from .nodes import Node, unit_matrix
+from .nodes import ENTRIES, Node, count_nodes, unit_matrix
 
 
 def identity(name: str, first: str, second: str, size: int) -> Node:
@@ -61,8 +61,10 @@ def separate(
     constants: list[Node] = []
     for name, indices in operands:
         own: list[str] = []
+        seen: set[str] = set()
         for axis, ix in enumerate(indices):
-            if ix not in own:
+            if ix not in seen:
+                seen.add(ix)
                 own.append(ix)
                 continue
             own.append(f"{name}__{axis}")
@@ -73,5 +75,6 @@ def separate(
     count = Counter([*entering, *output, *(ix for indices in held for ix in indices)])
     for ix, times in count.items():
         if times == 1:
+            count_nodes(sizes[ix] // ENTRIES)
             constants.append(Node(f"ones{stage}_{len(constants)}", (ix,), constant=(1.0,) * sizes[ix]))
     return found, constants

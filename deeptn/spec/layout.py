@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from ..base import Array, Part, Shape, converted, do, positive_int, positive_ints
 from ..errors import FormatError, LayoutError
+from .nodes import count_nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,7 @@ def prime_factors(n: int) -> tuple[int, ...]:
     """
     if n > LARGEST:
         raise LayoutError(f"an axis of {n:.6g} entries is too large to be split into legs; pass a layout with factors")
+    count_nodes(math.isqrt(n) // 128)  # files pay for the search
     factors: list[int] = []
     divisor = 2
     while divisor * divisor <= n:
@@ -372,8 +374,10 @@ class Layout:
     @classmethod
     def of(cls, data: LayoutData) -> Layout:
         """Build the layout in a file; raises `FormatError` for an invalid one."""
-        if len(data.shape) > AXES or sum(map(len, data.factors)) > LEGS:
+        legs = sum(map(len, data.factors))
+        if len(data.shape) > AXES or legs > LEGS:
             raise FormatError(f"a layout of a file has at most {AXES} axes and {LEGS} legs")
+        count_nodes(4 + legs // 8)
         try:
             return cls(data.shape, data.factors, data.order)
         except LayoutError as error:

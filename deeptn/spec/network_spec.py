@@ -18,7 +18,7 @@ from msgspec.structs import astuple
 from ..base import Owner, Part, converted, is_list, owner_of, positive_int
 from ..errors import FormatError, SpecError
 from .layout import LEGS, Leg, Size
-from .nodes import Node, Stage
+from .nodes import Node, Stage, count_nodes
 
 
 @dataclass(frozen=True)
@@ -270,11 +270,14 @@ def _validate_joins(spec: NetworkSpec, number: int) -> None:
     for field, others in (("sources", spec.sources(number)), ("multiply", stage.multiply), ("add", stage.add)):
         if len(set(others)) != len(others):
             raise SpecError(f"stage {number} repeats a stage in {field} = {others}")
+        own = [spec.index_sizes.get(ix) for ix in stage.output]
         for other in others:
             if not 0 <= other < number:
                 raise SpecError(f"stage {number} names stage {other} in {field}; a stage can only read earlier stages")
-            sizes, own = ([spec.index_sizes.get(ix) for ix in s.output] for s in (spec.stages[other], stage))
-            if field != "sources" and sizes != own:
+            if field == "sources":
+                continue
+            count_nodes(len(own) // 8)
+            if (sizes := [spec.index_sizes.get(ix) for ix in spec.stages[other].output]) != own:
                 raise SpecError(f"stage {number} has sizes {own}, but stage {other}, named in {field}, has {sizes}")
 
 

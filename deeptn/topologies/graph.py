@@ -278,7 +278,8 @@ def _pairs(nodes: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
 
 def _inputs(indices: tuple[str, ...], before: Sequence[str]) -> tuple[str, ...]:
     """Return the indices through which a node reads the state; none if it has no other indices."""
-    found = tuple(ix for ix in indices if ix in before)
+    states = set(before)
+    found = tuple(ix for ix in indices if ix in states)
     return found if len(found) < len(indices) else ()
 
 

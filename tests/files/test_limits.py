@@ -89,7 +89,28 @@ def attack(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         return NOTHING | {"networks": [json.loads("[" * 900 + "]" * 900)] * 2000}, {}
     if name == "networks of many nodes":
         return NOTHING | {"networks": walls(ALL_NODES // 7 // 600, 300)}, {}
+    if name == "constants":
+        return NOTHING | {"networks": [deflated(constants(1000 + k)) for k in range(20)]}, {}
+    if name == "many small networks":
+        nets = (dtn.network(dtn.LowRank(rank=1), (8 + k, 8)) for k in range(6000))
+        return NOTHING | {"networks": [network_to_dict(net) for net in nets]}, {}
+    if name == "networks of many legs":
+        layout = dtn.Layout((2,), ((2, *[1] * 1000),))
+        return NOTHING | {"networks": [network_to_dict(dtn.network(dtn.TensorTrain(rank=1), (2,), layout))] * 40}, {}
     raise AssertionError(name)
+
+
+def constants(size: int) -> dict[str, Any]:
+    """Return a network with a large constant."""
+    nodes = [
+        {"name": "A", "indices": ["a0_0", "x"]},
+        {"name": "C", "indices": ["x", "y"], "constant": [0.5] * (400 * size)},
+        {"name": "B", "indices": ["y", "a1_0"]},
+    ]
+    layout = {"shape": [2, 2], "factors": [[2], [2]], "order": "rows"}
+    stages = [{"nodes": nodes, "output": ["a0_0", "a1_0"]}]
+    legs = [["a0_0", 2, 0], ["a1_0", 2, 1]]
+    return {"layout": layout, "spec": {"legs": legs, "sizes": [["x", 400], ["y", size]], "stages": stages}}
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
@@ -105,6 +126,9 @@ def attack(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
         "long families",
         "lists in lists",
         "networks of many nodes",
+        "constants",
+        "many small networks",
+        "networks of many legs",
     ],
 )
 def test_time_and_memory(name, tmp_path):
