@@ -195,7 +195,7 @@ def _inflated(text: str) -> bytes:
         found = engine.decompress(base64.b64decode(text, validate=True), DESCRIPTION)
     except (ValueError, zlib.error) as error:
         raise FormatError(f"the description of a network cannot be read: {error}") from error
-    count_nodes(len(found) // 256)
+    count_nodes(len(found) // 128)
     if not engine.eof:
         raise FormatError(f"the description of a network is cut off, or larger than {DESCRIPTION:,} bytes")
     return found
