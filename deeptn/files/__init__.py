@@ -15,7 +15,7 @@ from .model_file import (
 )
 from .network_file import NETWORK, NOTHING, fingerprint, load, network_from_dict, network_to_dict, save
 from .rounding import CORES, Cores
-from .stream import is_mapped, release, unread
+from .stream import as_read, is_mapped, release, unread
 from .tensors import HEADER, VERSION, Header, OldHeader, form_of, open_safetensors, read_tensors, write_tensors
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "OldHeader",
     "StoredLayer",
     "StoredModel",
+    "as_read",
     "fingerprint",
     "form_of",
     "is_mapped",

@@ -27,6 +27,7 @@ from .network_file import (
     unpack,
 )
 from .rounding import Cores, check_cores, restore, restored, rounded
+from .stream import Checked
 from .tensors import Header, OldHeader, map_tensors, size_of_tensors, write_tensors
 
 #: Format of such a file, as named in its header.
@@ -102,10 +103,10 @@ class StoredModel(NamedTuple):
 
         An empty name removes a prefix, ``{"_orig_mod": ""}``, or adds one, ``{"": "module"}``.
         """
-        return StoredModel(
-            {renamed(name, names): layer for name, layer in self.layers.items()},
-            {renamed(name, names): tensor for name, tensor in self.tensors.items()},
-        )
+        layers = {renamed(name, names): layer for name, layer in self.layers.items()}
+        if isinstance(self.tensors, Checked):
+            return StoredModel(layers, self.tensors.renamed(lambda name: renamed(name, names)))
+        return StoredModel(layers, {renamed(name, names): tensor for name, tensor in self.tensors.items()})
 
 
 def renamed(name: str, names: Mapping[str, str]) -> str:

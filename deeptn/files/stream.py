@@ -251,6 +251,14 @@ class Checked(Mapping[str, np.ndarray]):
         """Return the tensors without comparing checksums."""
         return dict(self.tensors)
 
+    def renamed(self, rename: Callable[[str], str]) -> Checked:
+        """Return the tensors with other names."""
+        return Checked(
+            self.path,
+            {rename(name): array for name, array in self.tensors.items()},
+            {rename(name): known for name, known in self.sums.items()},
+        )
+
     def read(self) -> dict[str, np.ndarray]:
         """Return copies of all tensors in memory."""
         found = {name: in_memory(array) for name, array in self.tensors.items()}
@@ -277,6 +285,14 @@ class Checked(Mapping[str, np.ndarray]):
 def unread(tensors: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return tensors whose shapes and dtypes are wanted: without comparing the checksums of those in a file."""
     return tensors.unread() if isinstance(tensors, Checked) else tensors
+
+
+def as_read(tensors: dict[str, Any], before: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return tensors of which some are those before: if these are in a file, they are checked when they are read."""
+    if not isinstance(before, Checked):
+        return tensors
+    sums = {name: known for name, known in before.sums.items() if tensors.get(name) is before.tensors[name]}
+    return Checked(before.path, tensors, sums)
 
 
 def in_memory(array: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from ..arrays import DTYPES, convert_params, dtype_of, from_raw, library_of, to_raw
 from ..base import Array, Params, ParamsLike, loaded
 from ..errors import MissingBackendError, PlanError
-from ..files import LONE, StoredLayer, StoredModel, place_of, unread
+from ..files import LONE, StoredLayer, StoredModel, as_read, place_of, unread
 from ..fitting import Covariance, Fit, FitResult, fit_by_gradient
 from ..network import Network, network
 from ..params import check_params
@@ -135,10 +135,11 @@ class StoredView:
         return Weight(layers, guess_kind(layers[0], len(shape)), shape, dtype, read, bias=has_bias)
 
     def entries(self) -> dict[str, Entry]:
-        return {name: _entry(name, array) for name, array in self.model.state().items()}
+        whole = self.model._replace(tensors=unread(self.model.tensors))
+        return {name: _entry(name, array) for name, array in whole.state().items()}
 
     def replace(self, changes: Mapping[str, Generated | None]) -> None:
-        layers, tensors = dict(self.model.layers), dict(self.model.tensors)
+        layers, tensors = dict(self.model.layers), dict(unread(self.model.tensors))
         weights = {weight.name: weight for weight in self.weights()}
         for first, change in changes.items():
             weight = weights[first]
@@ -153,7 +154,8 @@ class StoredView:
                 raise PlanError(f"layer {first!r} has a weight of shape {weight.shape}, not {change.network.shape}")
             check_params(change.network.spec, change.params)
             like = tensors[weight.entry(weight.own)]
-            bias = tensors.pop(first + BIAS) if weight.bias else None
+            bias = self.model.tensors[first + BIAS] if weight.bias else None
+            tensors.pop(first + BIAS if weight.bias else "", None)
             cores: Params = {name: to_raw(core) for name, core in change.params.items()}
             if any(core.dtype != getattr(like, "dtype", None) for core in cores.values()):
                 cores = convert_params(cores, like)
@@ -161,7 +163,7 @@ class StoredView:
             for name in weight.names:
                 del tensors[weight.entry(weight.own, name)]
                 layers[name] = layer
-        self.model = StoredModel(layers, tensors)
+        self.model = StoredModel(layers, as_read(tensors, self.model.tensors))
 
     def write(self, arrays: Mapping[str, np.ndarray]) -> None:
         state = self.model.state()

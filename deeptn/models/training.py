@@ -267,9 +267,11 @@ class _Run:
         wanted = {name: tuple(array.shape) for name, array in self.trainer.model_tensors().items()}
         if shapes != ({} if best is None else wanted):
             raise FormatError(f"{path}: the best parameters of the checkpoint belong to another model")
+        own = {name: np.array(to_raw(tensor)) for name, tensor in self.trainer.model_tensors().items()}
         try:
             self.trainer.restore({name: a for name, a in tensors.items() if not name.startswith(BEST)})
         except (FormatError, LookupError, ValueError, TypeError, RuntimeError) as error:
+            self.trainer.restore_model(own)
             raise FormatError(f"{path}: the checkpoint belongs to another model: {error}") from error
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 import deeptn as dtn
 from deeptn.files import HEADER, StoredLayer, StoredModel, load_checkpoint, save_checkpoint
-from deeptn.models import StoredView
+from deeptn.models import StoredView, compress
 
 DATA = Path(__file__).parent.parent / "data"
 DAMAGED = r"is damaged: tensor '{}' does not have its checksum"
@@ -107,3 +107,19 @@ def test_older_versions_have_none(tmp_path):
         text = (tmp_path / "m").read_bytes()
         assert not re.search(rb"checksums", text)
         assert dtn.load_model(tmp_path / "m").layers
+
+
+def test_what_does_not_need_a_tensor_does_not_read_it(path):
+    damage(path, "a.weight")
+    model = load_checkpoint(path)
+    view = StoredView(model)
+    assert view.entries()["a.weight"].shape == (3, 4)
+    moved = model.renamed({"a": "first", "c": "third"})
+    assert moved.tensors["third.weight"].shape == (5, 3)
+    with pytest.raises(dtn.FormatError, match=DAMAGED.format("first.weight")):
+        moved.tensors["first.weight"]
+    small, _ = compress(view, {"c": dtn.LowRank(rank=1)})
+    assert isinstance(small, StoredModel)
+    assert set(small.layers) == {"fc", "c"}
+    with pytest.raises(dtn.FormatError, match=DAMAGED.format("a.weight")):
+        small.tensors["a.weight"]

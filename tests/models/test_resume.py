@@ -15,12 +15,13 @@ import torch
 from deeptn_jax import equinox as tne
 from deeptn_jax import nnx as tnx
 from flax import nnx
+from safetensors.numpy import load_file
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import deeptn as dtn
 from deeptn.base import previous
-from deeptn.files import HEADER
+from deeptn.files import HEADER, write_tensors
 from deeptn.recipe import Recipe
 
 from .perceptrons import CLASSES, NUMBERS, NoisyEquinox, NoisyNNX, X, losses, mlp, noisy, small
@@ -158,3 +159,35 @@ def test_checkpoints_with_other_fields(field, value, tmp_path):
     file.write_bytes(len(text).to_bytes(8, "little") + text + content[start:])
     with pytest.raises(dtn.FormatError, match="not a training checkpoint"):
         deeptn_torch.heal(noisy(), mlp(3), (x, y), recipe, checkpoint=file)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors.update({"rng": np.zeros(3, "uint8")}),
+        lambda tensors: tensors.update({"rng": np.zeros(3, "float32")}),
+        lambda tensors: tensors.update({"optimizer.x": np.zeros(3, "float32")}),
+        lambda tensors: tensors.update({"optimizer.x.y": np.zeros(3, "float32")}),
+        lambda tensors: tensors.pop(next(name for name in tensors if name.startswith("best."))),
+        lambda tensors: tensors.update(
+            {next(name for name in tensors if name.startswith("best.")): np.zeros((1, 1, 1))}
+        ),
+    ],
+)
+def test_a_checkpoint_of_something_else_leaves_the_model_alone(change, tmp_path):
+    x, y, file = torch.from_numpy(X), torch.from_numpy(CLASSES), tmp_path / "c.safetensors"
+    recipe = Recipe(epochs=2)
+    options: dict[str, Any] = {"seed": 3, "validation": (x, y), "checkpoint": file}
+    deeptn_torch.heal(noisy(), mlp(3), (x, y), recipe, **options)
+    with file.open("rb") as stream:
+        header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))["__metadata__"][HEADER]
+    tensors = load_file(file)
+    change(tensors)
+    kept = {key: value for key, value in json.loads(header).items() if key not in ("version", "checksums")}
+    write_tensors(file, kept, tensors)
+    model = noisy()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(dtn.FormatError, match=r"another model|not a training checkpoint"):
+        deeptn_torch.heal(model, mlp(3), (x, y), recipe, **options)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, before[name])
