@@ -41,6 +41,9 @@ LARGE = 2**22
 #: A larger error leaves nothing of a weight.
 VICTIM = 0.9
 
+#: So many layers that stay dense are not seen at a glance.
+MANY = 8
+
 #: Sizes that are tried around the chosen ones, and how often.
 NEARBY, ROUNDS = (0.75, 0.85, 0.92, 1.08, 1.18, 1.33), 3
 
@@ -104,7 +107,7 @@ def plan(
     Warns
     -----
     UserWarning
-        If the largest layer has next to nothing left, while others stay dense.
+        If the largest layer has next to nothing left, while many others stay dense.
 
     Examples
     --------
@@ -165,7 +168,7 @@ def _warn_of_a_victim(picked: Mapping[str, Candidate], free: Mapping[str, Weight
     sizes = {name: math.prod(weight.shape) for name, weight in free.items()}
     name = max(sizes, key=sizes.__getitem__, default="")
     dense = sum(one.network is None for one in picked.values())
-    if name and picked[name].error > VICTIM and sizes[name] > sum(sizes.values()) / 4 and dense > 1:
+    if name and picked[name].error > VICTIM and sizes[name] > sum(sizes.values()) / 4 and dense >= MANY:
         share = sizes[name] / sum(sizes.values())
         warn(
             f"{name!r}, {share:.0%} of all entries, gets an error of {picked[name].error:.0%}, "
