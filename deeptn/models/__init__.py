@@ -12,17 +12,7 @@ from .modes import Mode, check_mode, is_faster
 from .report import LayerReport, Report, layer_report, report_on
 from .rules import Rules, Target, as_network, matches, resolve, select
 from .stored import StoredView, can_fit, fit_arrays
-from .training import (
-    Epoch,
-    History,
-    Trainer,
-    about_of,
-    carry_out,
-    check_loss,
-    check_recipe,
-    check_score,
-    check_teacher,
-)
+from .training import Epoch, History, Trainer, about_of, carry_out, check_loss, check_recipe, check_score, check_teacher
 from .view import Entry, Generated, ModelView, Weight, at_rest, count, naming, refuse, tied, widened
 from .views import library_of_model, view_of
 from .work import Call, Store, Workers, groups, key_of
