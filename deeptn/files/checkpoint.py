@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import lzma
+import shutil
 import struct
 import tempfile
 import zipfile
@@ -19,8 +21,8 @@ from ..arrays import dtype_of, to_raw
 from ..base import PathLike, is_object, optional, path_of
 from ..errors import FormatError
 from .model_file import MODEL, StoredModel, read_model
-from .stream import Source, mapped, unread, write_stream
-from .tensors import declared, open_safetensors
+from .stream import Checked, Source, unread, write_stream
+from .tensors import declared, map_any
 
 #: Files that a folder may contain, in the order in which they are looked for.
 FILES = (
@@ -114,25 +116,19 @@ def save_checkpoint(model: StoredModel, path: PathLike) -> None:
     write_stream(path, sources, lambda sums: {"format": "pt"})
 
 
-def _reader(path: Path) -> Callable[[Path], dict[str, np.ndarray]]:
+def _reader(path: Path) -> Callable[[Path], Mapping[str, np.ndarray]]:
     if path.suffix == ".npz":
         return _from_npz
     if path.suffix in (".pt", ".pth", ".bin", ".ckpt"):
         return _from_torch
     if path.suffix == ".safetensors":
-        return _from_safetensors
+        return map_any
     raise FormatError(
         f"{str(path)!r}: expected a file that ends in .safetensors, .index.json, .npz, .pt, .pth, .bin or .ckpt"
     )
 
 
-def _from_safetensors(path: Path) -> dict[str, np.ndarray]:
-    with open_safetensors(path, "numpy"):  # checks the header
-        pass
-    return mapped(path)
-
-
-def _from_index(path: Path) -> dict[str, np.ndarray]:
+def _from_index(path: Path) -> Checked:
     try:
         index: Any = json.loads(path.read_text())
         files: Any = index["weight_map"]
@@ -149,13 +145,19 @@ def _from_index(path: Path) -> dict[str, np.ndarray]:
     missing = [name for name, file in files.items() if name not in parts[file]]
     if missing:
         raise FormatError(f"the file {files[missing[0]]!r} has no tensor {missing[0]!r}, which {path.name!r} names")
-    return {name: parts[file][name] for name, file in files.items()}
+    tensors = {name: unread(parts[file])[name] for name, file in files.items()}
+    sums = {file: part.sums if isinstance(part, Checked) else dict[str, str]() for file, part in parts.items()}
+    return Checked(path, tensors, {name: sums[file][name] for name, file in files.items() if name in sums[file]})
 
 
 def _from_npz(path: Path) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     try:
         with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
+            need, free = sum(member.file_size for member in archive.infolist()), shutil.disk_usage(folder).free
+            if need > free:
+                what = f"unpacked, it takes {need:,} bytes, but {tempfile.gettempdir()!r} has {free:,} left"
+                raise OSError(errno.ENOSPC, f"{what}; set TMPDIR to a folder on a larger disk", str(path))
             for number, member in enumerate(archive.namelist()):
                 if not member.endswith(".npy"):
                     raise FormatError(f"{str(path)!r} contains {member!r}, which is not an array")

@@ -22,8 +22,8 @@ DIGITS = 8
 #: Mapped arrays of so many bytes are released as soon as they have been read.
 RELEASED = 2**20
 
-#: Bytes that are written at a time.
-CHUNK = 2**22
+#: Bytes that are hashed and written at a time; few enough for the cache of a core.
+CHUNK = 2**19
 
 #: NumPy's names for the dtypes of safetensors.
 DTYPES = {
@@ -115,8 +115,10 @@ def _write(file: BinaryIO, data: memoryview) -> str:
     import xxhash
 
     engine = xxhash.xxh3_64()
+    buffer = memoryview(bytearray(min(CHUNK, len(data))))
     for place in range(0, len(data), CHUNK):
-        piece = bytes(data[place : place + CHUNK])
+        piece = buffer[: len(data) - place]
+        piece[:] = data[place : place + CHUNK]
         engine.update(piece)
         file.write(piece)
     return _digits(engine.intdigest())

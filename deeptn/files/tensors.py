@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar, cast
@@ -36,10 +36,11 @@ VERSION = 4
 
 
 class Start(msgspec.Struct, frozen=True):
-    """What all headers have."""
+    """What all headers have; the checksums since version 4."""
 
     format: str
     version: int
+    checksums: str = ""
 
 
 class Header(Part, frozen=True):
@@ -74,6 +75,7 @@ class OldHeader(msgspec.Struct, frozen=True):
 #: Types of headers.
 New = TypeVar("New", bound=Header)
 Old = TypeVar("Old", bound=OldHeader)
+T = TypeVar("T")
 
 
 def parse_header(metadata: Mapping[str, str] | None, form: str, new: type[New], old: type[Old]) -> New | Old:
@@ -103,10 +105,16 @@ def declared(path: PathLike) -> str | None:
     need_file(path)
     if LARGEST < _size_of_header(path) < Path(path).stat().st_size:
         return None
+    start = _start(path)
+    return start.format if start else None
+
+
+def _start(path: PathLike) -> Start | None:
+    """Return what all headers have; None if deeptn did not write the file. Its header is checked as safetensors."""
     with open_safetensors(path, "numpy") as file:
         metadata: dict[str, str] = file.metadata() or {}
     try:
-        return decoded(metadata.get(HEADER, ""), Start, "").format
+        return decoded(metadata.get(HEADER, ""), Start, "")
     except FormatError:
         return None
 
@@ -169,15 +177,31 @@ def _plain(value: Any) -> Any:
 
 def map_tensors(path: PathLike, form: str, new: type[New], old: type[Old]) -> tuple[New | Old, Checked]:
     """Return the header of a file, and its tensors in their original dtypes, mapped."""
+    return _as_one_file(path, lambda: _map_tensors(path, form, new, old))
+
+
+def map_any(path: PathLike) -> Checked:
+    """Return the tensors of any safetensors file, mapped, as they are stored; files of deeptn have checksums."""
+
+    def read() -> Checked:
+        start = _start(path)
+        tensors = mapped(Path(path))
+        return Checked(path, tensors, {} if start is None else _checksums(start, tensors))
+
+    return _as_one_file(path, read)
+
+
+def _as_one_file(path: PathLike, read: Callable[[], T]) -> T:
+    """Read again if another process replaces the file meanwhile."""
     need_file(path)
     while True:
         before = _identity(path)
         try:
-            found = _map_tensors(path, form, new, old)
+            found = read()
         except FormatError:
             if _identity(path) == before:
                 raise
-            continue  # another process replaced the file while it was read
+            continue
         if _identity(path) == before:
             return found
 
@@ -198,19 +222,24 @@ def _map_tensors(path: PathLike, form: str, new: type[New], old: type[Old]) -> t
     for name, array in tensors.items():
         if array.dtype.itemsize == 1 and array.dtype.kind not in "iub":
             raise FormatError(f"tensor {name!r} has the dtype {array.dtype}, which files of deeptn cannot have")
-    sums: dict[str, str] = {}
-    if isinstance(header, Header) and header.version > 3:
-        order = ordered({name: array.dtype for name, array in tensors.items()})
-        if len(header.checksums) != DIGITS * len(order):
-            raise FormatError(f"{len(header.checksums)} digits of checksums for {len(order)} tensors")
-        places = range(0, len(header.checksums), DIGITS)
-        sums = {name: header.checksums[place : place + DIGITS] for name, place in zip(order, places)}
+    sums = _checksums(header, tensors)
     for name, dtype in header.dtypes.items():
         if isinstance(header, Header) and (name not in tensors or tensors[name].shape[-1:] != (2,)):
             raise FormatError(f"the header gives {name!r} the dtype {dtype}, but the file has no such pairs")
         if name in tensors:
             tensors[name] = _in_dtype(name, tensors[name], dtype)
     return header, Checked(path, tensors, sums)
+
+
+def _checksums(header: Start | Header | OldHeader, tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Return the checksums that a header names; none before version 4."""
+    if isinstance(header, OldHeader) or header.version < 4:
+        return {}
+    order = ordered({name: array.dtype for name, array in tensors.items()})
+    if len(header.checksums) != DIGITS * len(order):
+        raise FormatError(f"{len(header.checksums)} digits of checksums for {len(order)} tensors")
+    places = range(0, len(header.checksums), DIGITS)
+    return {name: header.checksums[place : place + DIGITS] for name, place in zip(order, places)}
 
 
 def _size_of_header(path: PathLike) -> int:

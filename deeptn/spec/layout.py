@@ -86,8 +86,9 @@ def balanced_factors(n: int, count: int) -> tuple[int, ...]:
     >>> balanced_factors(120, 2), balanced_factors(4096, 4), balanced_factors(7, 2)
     ((12, 10), (8, 8, 8, 8), (7,))
     """
-    factors = [1] * count
-    for prime in reversed(prime_factors(n)):
+    primes = prime_factors(n)
+    factors = [1] * min(count, max(1, len(primes)))
+    for prime in reversed(primes):
         factors[factors.index(min(factors))] *= prime
     return tuple(sorted((f for f in factors if f > 1), reverse=True))
 

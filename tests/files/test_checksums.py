@@ -67,6 +67,21 @@ def test_only_what_is_read_is_checked(path, name):
         next(weight for weight in view.weights() if weight.name == "a").read()
 
 
+@pytest.mark.parametrize("sharded", [False, True])
+def test_networks_as_checkpoints(tmp_path, sharded):
+    net = dtn.network(dtn.LowRank(rank=2), (6, 4))
+    dtn.save(tmp_path / "w.safetensors", net, net.init())
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"cores": "w.safetensors"}}))
+    file = index if sharded else tmp_path / "w.safetensors"
+    assert load_checkpoint(file).tensors["cores"].shape == (20,)
+    damage(tmp_path / "w.safetensors", "cores")
+    tensors = load_checkpoint(file).tensors
+    assert len(tensors) == 1
+    with pytest.raises(dtn.FormatError, match=DAMAGED.format("cores")):
+        tensors["cores"]
+
+
 def test_damage_is_not_written_on(path, tmp_path):
     damage(path, "c.weight")
     with pytest.raises(dtn.FormatError, match=DAMAGED.format("c.weight")):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import torch
 
 import deeptn as dtn
 from deeptn.cli import main
-from deeptn.files import StoredLayer, StoredModel, save_checkpoint
+from deeptn.files import StoredLayer, StoredModel, load_checkpoint, save_checkpoint
 from deeptn.recipe import Recipe
 
 from ..base.test_files import small_files
@@ -97,3 +99,18 @@ def test_the_command_line(name, tmp_path):
     assert "Traceback" not in done.stderr
     assert "'out" in done.stderr.splitlines()[-1]
     assert not (tmp_path / "out").exists()
+
+
+def test_what_does_not_fit_is_not_unpacked(tmp_path, monkeypatch):
+    path, folder = tmp_path / "m.npz", tmp_path / "unpacked"
+    np.savez_compressed(path, w=np.zeros(2**20))
+    assert path.stat().st_size < 2**14
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    usage = shutil.disk_usage(folder)
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage._replace(free=2**20))
+    with pytest.raises(OSError, match=r"takes 8,388,736 bytes, but .* has 1,048,576 left.*m\.npz"):
+        load_checkpoint(path)
+    assert not list(folder.iterdir())
+    monkeypatch.undo()
+    assert load_checkpoint(path).tensors["w"].shape == (2**20,)

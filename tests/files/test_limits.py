@@ -6,17 +6,21 @@ import base64
 import json
 import subprocess
 import sys
+import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 import deeptn as dtn
 from deeptn.files import network_to_dict
 from deeptn.files.network_file import DESCRIPTION
 from deeptn.files.tensors import LARGEST
 from deeptn.spec import ALL_NODES
+from deeptn.topologies import topology_names, topology_to_dict
 
 #: Time [s] of the process that reads: a second, and more on a busy machine.
 QUICK = 3.0
@@ -150,3 +154,20 @@ def test_a_header_that_could_not_be_read_is_not_written(tmp_path):
     with pytest.raises(dtn.SpecError, match=r"header .* bytes; files of deeptn have at most"):
         dtn.save_model(model, tmp_path / "m")
     assert not list(tmp_path.iterdir())
+
+
+def plan(family: dict[str, Any]) -> str:
+    data = {"format": "deeptn.plan", "version": 1, "budget": {}, "params_before": 1, "params_after": 1}
+    return yaml.safe_dump(data | {"layers": {"fc": {"shape": [96, 64], "topology": family}}})
+
+
+@pytest.mark.parametrize("size", [10**4, 10**9, 2**62, 10**30])
+def test_sizes_of_families(size):
+    for name in set(topology_names()) - {"Graph"}:  # which is not built by sizes
+        family = topology_to_dict(dtn.network(name, (96, 64)).topology)
+        assert dtn.Plan.from_yaml(plan(family)).layers["fc"].network.shape == (96, 64)
+        for field in family.keys() - {"name"}:
+            start = time.process_time()
+            with suppress(dtn.FormatError):
+                dtn.Plan.from_yaml(plan(family | {field: size}))
+            assert time.process_time() - start < QUICK, (name, field)
