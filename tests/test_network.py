@@ -92,6 +92,7 @@ def test_gradcheck(name, torch):
     assert torch.autograd.gradcheck(lambda *arrays: net.materialize(dict(zip(names, arrays))), tuple(params.values()))
 
 
+@pytest.mark.few(10)
 @linear_nets
 def test_gradients_of_apply(net, torch):
     columns = math.prod(net.shape[1:])
@@ -170,6 +171,7 @@ def test_hash_and_equality(net):
     assert {net: 1}[again] == 1
 
 
+@pytest.mark.few(3)
 @few_nets
 def test_jit_vmap_and_functional_call(net, torch, jax):
     params = net.init(seed=4, like="jax")

@@ -59,6 +59,7 @@ def test_a_family_that_cannot_be_so_small_is_named():
     assert (needed.params, "at least 64" in needed.note) == (None, True)
 
 
+@pytest.mark.slow
 def test_compressibility_finds_the_smallest_size():
     found = dtn.analysis.compressibility(WEIGHT, (5, 20, 40, 60), ["LowRank", "TensorTrain", "TTMatrix"], inputs=INPUTS)
     values = np.linalg.svd(WEIGHT, compute_uv=False)
@@ -90,6 +91,7 @@ def test_compressibility_of_deep_networks():
     assert alone.note == "cannot be decomposed, and no fit was given"
 
 
+@pytest.mark.slow
 def test_plots(tmp_path):
     found = dtn.compare(WEIGHT, budget=300, inputs=INPUTS)
     found.plot().savefig(tmp_path / "a.png")

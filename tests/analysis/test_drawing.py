@@ -22,6 +22,7 @@ def nodes_drawn(figure):
     return np.concatenate([np.asarray(c.get_offsets()) for c in nodes])
 
 
+@pytest.mark.few(34)
 @nets
 def test_nothing_is_cut_off_or_written_over(net):
     figure = dtn.draw(net)
@@ -81,6 +82,7 @@ def quimb_graphs() -> dict[str, dtn.Network]:
     return {name: dtn.from_quimb(tn)[0] for name, tn in networks.items()}
 
 
+@pytest.mark.slow
 def test_large_graphs_are_readable():
     for name, net in quimb_graphs().items():
         figure = dtn.draw(net)

@@ -51,6 +51,7 @@ def test_the_narrower_network_is_as_large_as_the_budget_allows():
         assert sizes[0] <= total < sizes[1]
 
 
+@pytest.mark.slow
 def test_steps_counts_all_runs(short):
     data = load_images()
     taken = []

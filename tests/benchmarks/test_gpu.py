@@ -72,6 +72,7 @@ def bare(code: str, *present: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_script_runs_on_few_packages_and_uninstalled():
     code = """
 sys.path.insert(0, "benchmarks")

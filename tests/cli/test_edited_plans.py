@@ -119,6 +119,7 @@ def test_files_that_are_missing_or_of_other_programs(model, tmp_path, capsys):
     assert "for other checkpoints, use deeptn inspect" in said
 
 
+@pytest.mark.slow
 def test_what_is_compressed_already_is_named(model, tmp_path, capsys):
     out = ["-o", str(tmp_path / "s.safetensors")]
     assert main(["compress", model, "--budget", "30%", *out, "--ignore", "3", "--jobs", "1"]) == 1

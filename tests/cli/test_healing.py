@@ -67,6 +67,7 @@ ALL = (
 )
 
 
+@pytest.mark.slow
 def test_everything_at_once(folder, capsys):
     arguments = ["compress", "m.pt", "--budget", "50%", *OUT, *ALL]
     assert main([*arguments, "--report", "page.html", "--json"]) == 0
@@ -140,6 +141,7 @@ def test_a_page_without_code(folder, capsys):
     assert "page.html" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_model_of_equinox(folder, capsys):
     import equinox as eqx
     import jax

@@ -113,6 +113,7 @@ def test_wrong_options(dense, tmp_path, capsys, words, message):
     assert names(tmp_path) == ["m.safetensors"]
 
 
+@pytest.mark.slow
 def test_input_that_cannot_be_compressed(dense, tmp_path, capsys):
     small = tmp_path / "s.safetensors"
     small.write_bytes(b"old")
@@ -141,6 +142,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.few(1)
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 @pytest.mark.parametrize("command", ["compress", "decompress"])
 def test_a_full_disk_loses_nothing(dense, tmp_path, command, capsys):
@@ -181,6 +183,7 @@ def test_files_without_model_code(dense, tmp_path):
     }
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("command", ["plan", "compress", "decompress"])
 def test_a_folder_without_permission_to_write(dense, tmp_path, monkeypatch, command, capsys):
     small, folder = tmp_path / "s.safetensors", tmp_path / "locked"

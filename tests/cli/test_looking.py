@@ -41,6 +41,7 @@ def path(request, tmp_path):
     return str(tmp_path / request.param)
 
 
+@pytest.mark.few(1)
 def test_inspect_prints_a_table_and_sentences(path, capsys):
     assert main(["inspect", path, "--jobs", "1"]) == 0
     said = capsys.readouterr()

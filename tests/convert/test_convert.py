@@ -14,6 +14,7 @@ def legs_to_weight(net, array):
     return net.layout.from_legs(array)
 
 
+@pytest.mark.few(34)
 @nets_and_libraries
 def test_quimb_contracts_to_the_same(net, library):
     pytest.importorskip(library)

@@ -80,6 +80,7 @@ def test_the_demo_writes_what_it_says(short, tmp_path, capsys):
     assert json.loads((out / "compression.json").read_text())["model_after"] == best["params"]
 
 
+@pytest.mark.slow
 def test_lenet5_on_a_local_folder(tmp_path, monkeypatch, capsys):
     tiny(tmp_path)
     brief = Recipe(epochs=1, batch=4)
@@ -146,6 +147,7 @@ def flow():
     return Workflow(setting, load_images(), 0)
 
 
+@pytest.mark.slow
 def test_rows_are_the_same_for_the_same_seed(flow):
     again = Workflow(flow.setting, flow.data, 0)
     for one, two in zip(flow.dense.parameters(), again.dense.parameters()):
@@ -238,6 +240,7 @@ def test_the_choice_is_by_validation():
         chosen(rows[2:])
 
 
+@pytest.mark.slow
 def test_a_family_without_small_networks(flow):
     limit = flow.limit
     flow.limit = 300

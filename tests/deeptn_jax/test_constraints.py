@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from deeptn_jax import train as jax_train
 
@@ -13,6 +14,7 @@ from ..tiers import choose
 from ..toy import X, Y, deviation, forward, model, to_jax
 
 
+@pytest.mark.slow
 @choose("family", {"tree": dtn.Tree(rank=3), "mera": dtn.MERA(rank=3)}, ["mera"])
 def test_isometries_stay_isometries_in_jax(family):
     net = model(family, dtype=torch.float32)

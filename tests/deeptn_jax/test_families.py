@@ -8,6 +8,7 @@ from typing import Any
 import deeptn_jax
 import jax
 import jax.numpy as jnp
+import pytest
 from sklearn.datasets import load_digits
 
 import deeptn as dtn
@@ -21,6 +22,7 @@ DIGITS: Any = load_digits()
 FEW = ("ttmatrix", "residual")
 
 
+@pytest.mark.few(1)
 @choose("family", FAMILIES, FEW)
 def test_jax_trains_and_is_saved(family, tmp_path):
     net = dtn.network(family, (10, 64))

@@ -25,6 +25,7 @@ some = choose("net", {name: NETWORKS[name] for name in NAMES}, ["brickwall-odd",
 KEY = jax.random.key(0)
 
 
+@pytest.mark.few(1)
 @some
 def test_init_under_jit_and_vmap(net):
     plain = init(net, KEY)
@@ -39,6 +40,7 @@ def test_init_under_jit_and_vmap(net):
     assert not np.allclose(weights[0], weights[1])
 
 
+@pytest.mark.slow
 def test_init_of_many_cores_is_not_compiled_and_draws_the_same(monkeypatch):
     net = dtn.network("MERA", (8, 16))
     compiled = init(net, KEY)
@@ -47,6 +49,7 @@ def test_init_of_many_cores_is_not_compiled_and_draws_the_same(monkeypatch):
         assert close(array, compiled[name], 1e-5), name
 
 
+@pytest.mark.few(1)
 @some
 def test_materialize_and_apply_under_jit_vmap_and_grad(net):
     params = init(net, KEY)
@@ -69,6 +72,7 @@ def test_check_grads(name, x64):
     check_grads(functools.partial(materialize, net), (params,), order=1, modes=["rev"], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_dtypes(x64):
     net = NETWORKS["train"]
     assert {p.dtype for p in init(net, KEY, dtype="float64").values()} == {jnp.dtype("float64")}

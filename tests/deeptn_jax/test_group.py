@@ -133,6 +133,7 @@ def trained(model: Any, steps: int = 2) -> Any:
     return model
 
 
+@pytest.mark.slow
 @frameworks
 def test_values_and_training(make, library):
     model = small(make, library)
@@ -210,6 +211,7 @@ def test_an_error_leaves_no_weights_behind():
     assert all("kernel" not in str(path) for path, _ in nnx.to_flat_state(nnx.state(grouped.model.layers)))
 
 
+@pytest.mark.few(1)
 @frameworks
 def test_half_precision(make, library):
     model = small(make, library, dtype=jnp.bfloat16)
@@ -285,6 +287,7 @@ FEW = {
 }
 
 
+@pytest.mark.few(1)
 @grid(
     lambda case, operation: FEW.get(operation) == case,
     case=CASES,

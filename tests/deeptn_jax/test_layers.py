@@ -32,6 +32,7 @@ def close(a, b, tolerance=1e-5) -> bool:
     return bool(np.allclose(np.asarray(a, "float64"), np.asarray(b, "float64"), atol=tolerance, rtol=tolerance))
 
 
+@pytest.mark.few(1)
 @families_and_modes
 def test_equinox_linear(family, mode):
     layer = tne.TNLinear(20, 12, family, key=KEY, mode=mode, batch_hint=8)
@@ -49,6 +50,7 @@ def test_equinox_linear(family, mode):
         layer(x)
 
 
+@pytest.mark.slow
 def test_equinox_conventions():
     bare = tne.TNLinear(20, 12, use_bias=False, dtype=jnp.bfloat16, key=KEY)
     assert bare.bias is None
@@ -77,6 +79,7 @@ families_and_sizes = grid(
 )
 
 
+@pytest.mark.few(1)
 @families_and_sizes
 def test_equinox_convolutions(family, sizes):
     make: Any = {1: tne.TNConv1d, 2: tne.TNConv2d, 3: tne.TNConv3d}[len(sizes)]
@@ -89,6 +92,7 @@ def test_equinox_convolutions(family, sizes):
     assert again.dense.padding_mode == "CIRCULAR"
 
 
+@pytest.mark.few(1)
 @families_and_modes
 def test_embeddings(family, mode):
     rows = jnp.array([[3, 29, 0], [5, -1, 3]])
@@ -105,6 +109,7 @@ def test_embeddings(family, mode):
     assert all(close(gradient["cores"][name][...], by_table[name], 1e-4) for name in by_table)
 
 
+@pytest.mark.few(2)
 @families_and_modes
 def test_nnx_linear(family, mode):
     layer = tnx.TNLinear(20, 12, family, rngs=nnx.Rngs(0), mode=mode)
@@ -144,6 +149,7 @@ def test_nnx_conventions():
     assert layer.kernel.shape == (20, 12)
 
 
+@pytest.mark.few(1)
 @families_and_sizes
 def test_nnx_convolutions(family, sizes):
     layer: Any = tnx.TNConv(4, 6, [3] * len(sizes), family, 2, feature_group_count=2, rngs=nnx.Rngs(0))
@@ -213,6 +219,7 @@ def test_equinox_models_are_compressed_saved_and_read(tmp_path):
         tne.compress(eqx.nn.Linear(3, 4, key=KEY), {"*": "LowRank"})
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "how", [dtn.fitting.Fit(method="adam", steps=60), dtn.fitting.Fit(method="lbfgs", steps=30)], ids=["adam", "lbfgs"]
 )
@@ -229,6 +236,7 @@ def test_fit(how):
         deeptn_jax.fit(net, np.ones((8, 8)))  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_adam_takes_the_steps_of_torch(x64):
     import torch
     from deeptn_torch import fit as torch_fit

@@ -43,6 +43,7 @@ def decodes(layer: Any, x: jax.Array, monkeypatch: pytest.MonkeyPatch) -> bool:
     return bool(calls)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_mode_decides(name, monkeypatch):
     for mode, expected in (("materialize", True), ("apply", False)):

@@ -20,6 +20,7 @@ from ..tiers import choose
 KEY = jax.random.key(0)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("family", [dtn.BrickWall(layers=2), dtn.TTMatrix(rank=2)], ids=["relu", "train"])
 def test_scan_over_stacked_networks(family):
     net = dtn.network(family, (16, 16))
@@ -84,6 +85,7 @@ print("sharded")
 """
 
 
+@pytest.mark.slow
 @choose("family", ["dtn.BrickWall(layers=2)", "dtn.TTMatrix(rank=2)"], ["dtn.TTMatrix(rank=2)"])
 def test_weights_over_several_devices(family):
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}

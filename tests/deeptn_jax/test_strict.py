@@ -32,6 +32,7 @@ def strict():
         yield
 
 
+@pytest.mark.slow
 @choose("net", NETWORKS, ["brickwall-odd", "mera-shared", "shared"])
 def test_networks_are_drawn_and_used(net):
     with strict():
@@ -46,6 +47,7 @@ def test_networks_are_drawn_and_used(net):
         assert all(bool(jnp.isfinite(slope).all()) for slope in slopes.values())
 
 
+@pytest.mark.few(1)
 @choose("name", [name for name in NETWORKS if any(node.isometric for node in NETWORKS[name].spec.nodes)], ["mera"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "complex64"])
 def test_isometries(name, dtype):
@@ -59,6 +61,7 @@ def test_isometries(name, dtype):
     assert all(jnp.allclose(again[name], made[name], atol=3e-2 if dtype == "bfloat16" else 1e-5) for name in made)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("activation", ["tanh", "sin", None])
 def test_complex_networks_are_drawn_and_used(activation):
     net = dtn.network(dtn.BrickWall(layers=2, activation=activation), (12, 10))
@@ -104,6 +107,7 @@ def test_a_recipe(dtype):
     assert {str(core.dtype) for core in found.params["fc"].values()} == {dtype}
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("labels", ["classes", "numbers"])
 def test_healing(dtype, labels):
@@ -130,6 +134,7 @@ CONTEXTS = {
 }
 
 
+@pytest.mark.few(1)
 @grid(context=CONTEXTS, fit={"random": None, "auto": "auto", "adam": Fit(method="adam", steps=1)})
 def test_models_are_compressed(context, fit, tmp_path):
     x, rules = jnp.ones((3, 10)), {"layers.0": dtn.TTMatrix(rank=2), "layers.2": dtn.LowRank(rank=2)}

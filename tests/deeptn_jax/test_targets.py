@@ -37,6 +37,7 @@ class Recurrent(eqx.Module):
         return self.head(jax.tree.leaves(state)[0])
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("cell", [eqx.nn.GRUCell, eqx.nn.LSTMCell])
 def test_equinox_cells(cell, tmp_path):
     model = Recurrent(cell(8, 12, key=KEY), eqx.nn.Linear(12, 3, key=KEY))
@@ -218,6 +219,7 @@ SIZES: dict[str, Any] = {
 }
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", SIZES)
 def test_sizes_may_be_integers_of_numpy(name):
     found = jax.jit(lambda: SIZES[name](np.prod((2, 5)), np.int32(12)))()

@@ -282,6 +282,7 @@ def test_transformer_encoder_layers():
 # --- ONNX -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_onnx_files_are_small_or_plain(tmp_path):
     import onnxruntime

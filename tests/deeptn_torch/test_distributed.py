@@ -108,6 +108,7 @@ def results(tmp_path_factory) -> list[dict[str, dict[str, Tensor]]]:
     return [torch.load(folder / f"{rank}.pt") for rank in range(PROCESSES)]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", ["replicated", "sharded"])
 def test_two_processes_train_as_one(results, name):
     alone = make_model()

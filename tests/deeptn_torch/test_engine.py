@@ -103,6 +103,7 @@ def test_frozen_cores_cost_no_gradient(size):
     assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(mine, theirs))
 
 
+@pytest.mark.few(2)
 def test_gradcheck_twice(size):
     net = dtn.network(dtn.BrickWall(layers=2, activation="tanh"), (4, 8))
     inputs, program = tensors(net), program_of(net, size)
@@ -306,6 +307,7 @@ def test_compiled_layers_with_many_gates_are_those_of_eager_mode():
     assert torch.allclose(torch.compile(layer, backend="aot_eager", fullgraph=True)(x), layer(x), rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:`torch.jit.*` is deprecated")  # from torch itself, inside inductor
 @choose("dtype", {"bfloat16": torch.bfloat16, "float32": torch.float32}, ["bfloat16"])
 def test_compiled_by_inductor(dtype):

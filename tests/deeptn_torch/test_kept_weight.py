@@ -172,6 +172,7 @@ def test_large_cores_nan_and_other_orders_of_memory(monkeypatch):
         assert torch.equal(complex_(x), fresh(complex_, x))
 
 
+@pytest.mark.slow
 def test_a_write_by_another_process_counts():
     layer, x = TNLinear(20, 12).eval().share_memory(), INPUTS["relu"]
     with torch.no_grad():
@@ -193,6 +194,7 @@ def serve(layer: nn.Module, go: threading.Barrier, write: Any) -> None:
             write()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("load", [False, True])
 def test_a_write_by_another_thread_counts(load):
     """Eight threads use a layer, and one of them writes: in the end, all see the last values."""

@@ -55,6 +55,7 @@ def test_without_gradients_the_weight_is_decoded_once(name, monkeypatch):
         assert [decodes(layer, INPUTS[name], monkeypatch) for _ in range(3)] == [True, False, False]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("name", INPUTS)
 @pytest.mark.parametrize("mode", ["materialize", "apply"])
 @pytest.mark.parametrize("compiled", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+import pytest
 import torch
 from deeptn_torch.engine import runner as engine
 
@@ -19,6 +20,7 @@ from ..tiers import grid
 SIZES = ("small", "middle", "large")
 
 
+@pytest.mark.few(5)
 @grid(start=STARTS, size=SIZES)
 def test_values_and_gradients(start, size, monkeypatch):
     if size != "small":

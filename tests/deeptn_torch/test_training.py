@@ -68,6 +68,7 @@ def test_bad_recipes(field, value):
         Recipe(**{"epochs": 1, field: value})
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -278,6 +279,7 @@ def test_what_jax_does_not_train():
         jax_train(lambda p, x: forward(p, x)[:, 0], params, nets, X, Y, Recipe(epochs=1), seed=0)
 
 
+@pytest.mark.slow
 def test_half_precision_in_jax(tmp_path):
     net = model(dtype=torch.float32)
     params = jax.tree.map(lambda a: a.astype("bfloat16"), to_jax(net))

@@ -138,6 +138,7 @@ def choose(engine: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(runner, "is_transformed", lambda inputs: True)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("engine", ["host", "pieces", "gpu", "plain", "jax"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("activation", ["relu", "tanh", None])

@@ -29,6 +29,7 @@ PARTS = [
 ]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("like", "start", "count"), PARTS)
 def test_values(like, start, count, monkeypatch):
     """Use the real limits, and every second time limits so low that everything uses buffers."""

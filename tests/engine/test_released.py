@@ -87,6 +87,7 @@ def test_equal_specifications_have_equal_hashes(kind):
     assert spec(4).owner is spec(kind(4), -1.0).owner
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("library", ["numpy", "torch", "jax"])
 def test_programs_go_with_their_networks(library):
     def use(size: int) -> list[weakref.ref[Any]]:
@@ -254,6 +255,7 @@ def test_the_cache_drops_what_was_used_least_recently():
     assert (len(cache), cache.nbytes) == (0, 0)
 
 
+@pytest.mark.slow
 def test_owners_may_go_while_the_cache_shrinks():
     """The garbage collector may find owners in cycles at any time, also inside the cache."""
     for _ in range(20):

@@ -111,6 +111,7 @@ def test_a_weight_of_one_row():
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize(
     ("family", "rows"),
     [(dtn.LowRank(rank=2), 256), (dtn.LowRank(rank=2), 30_000), (dtn.TTMatrix(rank=2), 300), (dtn.BrickWall(), 300)],

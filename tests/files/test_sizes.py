@@ -62,6 +62,7 @@ def test_a_large_network_of_many_tensors(tmp_path):
         assert (tmp_path / "w").stat().st_size - 4 * net.num_params < 700
 
 
+@pytest.mark.slow
 def test_a_model_of_many_layers(tmp_path):
     """Equal networks are described once."""
     net = dtn.network(dtn.BrickWall(layers=4), (512, 512))

@@ -55,6 +55,7 @@ def _params(net: dtn.Network, stage: int) -> list[str]:
     return [node.param for node in net.spec.stages[stage].nodes if node.param is not None]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     "family",
     [dtn.CP(), dtn.TensorRing(), dtn.Kronecker(), dtn.BlockTerm(), dtn.PEPS(), dtn.MERA(activation=None)],
@@ -169,6 +170,7 @@ def test_an_exact_start_is_kept():
     assert np.array_equal(found["U"], params["U"])
 
 
+@pytest.mark.slow
 def test_every_linear_family_without_shared_parameters_can_be_decomposed():
     shape, failed = (16, 12), []
     for name, family in FAMILIES.items():

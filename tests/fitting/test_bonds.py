@@ -61,6 +61,7 @@ def test_equal_sizes_are_kept_if_nothing_is_left():
     assert found.num_params == net.num_params
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize("family", ["TensorTrain", "TTMatrix", "Tucker"])
 @pytest.mark.parametrize("budget", [150, 300, 600, 1200])
 def test_bonds_suit_the_weight(family, budget):
@@ -82,6 +83,7 @@ def test_ranks_are_recovered():
     assert found.error < 1e-12
 
 
+@pytest.mark.slow
 def test_the_best_sizes_of_a_small_tucker_network():
     weight, layout = SPECTRUM[:12, :20], dtn.Layout((12, 20), ((4, 3), (5, 4)))
     found = dtn.decompose(weight, "Tucker", layout, budget=80, sweeps=0)
@@ -94,6 +96,7 @@ def test_the_best_sizes_of_a_small_tucker_network():
     assert found.error <= 1.01 * min(errors.values())
 
 
+@pytest.mark.slow
 def test_a_ring_of_equal_sizes_is_recovered():
     net = dtn.network(dtn.TensorRing(rank=2), (20, 40), dtn.Layout.balanced((20, 40)))
     weight = net.materialize(net.init(seed=1, dtype="float64"))
@@ -103,6 +106,7 @@ def test_a_ring_of_equal_sizes_is_recovered():
     assert found.error < 1e-9
 
 
+@pytest.mark.slow
 def test_a_ring_uses_the_budget_and_als():
     found = dtn.decompose(SPECTRUM, "TensorRing", dtn.Layout.balanced((48, 60)), budget=400)
     assert ENOUGH * 400 <= found.net.num_params <= 400

@@ -60,6 +60,7 @@ def test_low_rank_is_the_optimum(axis, diagonal):
         assert found.error == pytest.approx(best, rel=1e-6)
 
 
+@pytest.mark.few(3)
 @SIDES
 @pytest.mark.parametrize("family", FAMILIES[:4], ids=lambda family: type(family).__name__)
 def test_every_side_has_the_smaller_error(family, axis, diagonal):
@@ -79,6 +80,7 @@ def test_every_side_has_the_smaller_error(family, axis, diagonal):
     assert by_gradient.error < errors[0]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
 def test_outputs_are_closer_than_without(family):
     weight, covariance = layer()
@@ -90,6 +92,7 @@ def test_outputs_are_closer_than_without(family):
     assert gap == pytest.approx(found.error, rel=0.5)
 
 
+@pytest.mark.few(33)
 @SIDES
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
 def test_an_update_is_a_minimum(family, axis, diagonal):
@@ -205,6 +208,7 @@ def test_inputs_of_a_core_count_as_bonds():
         dtn.decompose(weight, dtn.CP(rank=500), net.layout, covariance=covariance)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("library", "family"),
     [
@@ -242,6 +246,7 @@ def test_als_is_used_where_every_leg_has_one_node():
         deeptn_torch.fit(net, torch.from_numpy(weight), how=Fit(method="als"), covariance=covariance)
 
 
+@pytest.mark.slow
 def test_gradients_go_on_where_als_cannot():
     weight, covariance = layer((64, 512), count=2000)
     net = dtn.network(dtn.TTMatrix(rank=18), (64, 512), dtn.Layout((64, 512), ((4, 4, 4), (8, 8, 8))))

@@ -26,6 +26,7 @@ WALLS = {
 }
 
 
+@pytest.mark.few(6)
 @grid(lambda wall, library: library != "jax" or wall in ("linear", "relu odd"), wall=WALLS, library=LIBRARIES)
 def test_a_deeper_wall_has_the_same_weight(wall, library):
     pytest.importorskip(library)
@@ -78,6 +79,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.few(27)
 @grid(lambda case, library: library != "jax" or case in ("train", "tree", "cp"), case=FAMILIES, library=LIBRARIES)
 def test_a_wider_network_has_the_same_weight(case, library):
     pytest.importorskip(library)
@@ -188,6 +190,7 @@ def test_the_last_term_of_a_sum_or_product_grows(case):
     assert close(larger.net.materialize(larger.params), net.materialize(params), 1e-12)
 
 
+@pytest.mark.slow
 def test_gradient_fits_do_not_get_worse_with_size():
     torch, fits = pytest.importorskip("torch"), pytest.importorskip("deeptn_torch")
     draw = np.random.default_rng(0)
@@ -200,6 +203,7 @@ def test_gradient_fits_do_not_get_worse_with_size():
     assert all(found <= single * (1 + 1e-9) for found, single in zip(errors, alone))
 
 
+@pytest.mark.slow
 def test_gradient_fits_of_small_sizes_in_jax():
     jax, _ = pytest.importorskip("jax"), pytest.importorskip("optax")
     from deeptn_jax import fit

@@ -23,6 +23,7 @@ def torch_fit(how: Fit, **options: Any) -> FitResult:
     return deeptn_torch.fit(NET, torch.from_numpy(WEIGHT), how=how, **options)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("method", ["auto", "lbfgs", "adam"])
 def test_the_best_of_several_is_kept(method):
     gains, errors = 0, list[float]()
@@ -39,18 +40,21 @@ def test_the_best_of_several_is_kept(method):
     assert min(best.history) >= best.error - 1e-6  # of the same fit; scaling as a whole comes after it
 
 
+@pytest.mark.slow
 def test_all_libraries_start_at_the_same_points():
     how = Fit(method="adam", steps=15, seed=1, restarts=2)
     weight = jnp.asarray(WEIGHT)
     assert deeptn_jax.fit(NET, weight, how=how).error == pytest.approx(torch_fit(how).error, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_given_start_is_one_of_them():
     start = torch_fit(Fit(steps=200, restarts=3)).params
     known = torch_fit(Fit(method="lbfgs", steps=0), params=start).error
     assert torch_fit(Fit(method="lbfgs", steps=1, restarts=2), params=start).error <= known + 1e-6
 
 
+@pytest.mark.slow
 def test_with_als_and_a_covariance():
     covariance = Covariance(16)
     covariance.add(np.random.default_rng(1).normal(size=(40, 16)) * np.linspace(0.1, 2, 16))
@@ -62,6 +66,7 @@ def test_with_als_and_a_covariance():
     assert errors[1] < errors[0]
 
 
+@pytest.mark.slow
 def test_compress_passes_it_on():
     torch.manual_seed(0)
     model: Any = torch.nn.Sequential(torch.nn.Linear(16, 16))

@@ -25,6 +25,7 @@ SCALES = {"float64": (0.0, 1e-310, 1e-160, 1e-25, 1e20, 1e160, 1e300), "float32"
 WEIGHT = np.random.default_rng(0).standard_normal((24, 36))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", SCALES)
 @pytest.mark.parametrize("name", CLOSED)
 def test_closed_forms_do_not_depend_on_the_scale(name, dtype):
@@ -39,6 +40,7 @@ def test_closed_forms_do_not_depend_on_the_scale(name, dtype):
         assert error == (pytest.approx(expected, rel=1e-4 if scale > 1e-300 else 1e-2) if scale else 0), scale
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("like", ["torch", "jax"])
 @pytest.mark.parametrize("name", FITTED)
 def test_fits_do_not_depend_on_the_scale(name, like):
@@ -56,6 +58,7 @@ def test_fits_do_not_depend_on_the_scale(name, like):
         assert (len(result.history) > 1) == (scale > 0)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("scale", [0.0, 1e-25, 1e20])
 def test_models_of_any_scale_are_compressed(scale):
     torch = pytest.importorskip("torch")

@@ -55,6 +55,7 @@ def test_biases_make_up_for_the_mean_of_the_inputs(workers):
     assert report.layers[0].output_error == pytest.approx(float(values[2:].norm() / values.norm()), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_biases_in_other_frameworks_and_dtypes():
     model, x = far_from_zero()
     half = copy.deepcopy(model).bfloat16()

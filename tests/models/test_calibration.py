@@ -198,6 +198,7 @@ def equinox_error(layer: Any, name: str, x: Any, axis: int = 0) -> None:
     assert calibration.inputs[name].error(changed, weight) == pytest.approx(float(expected), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_equinox():
     key = jax.random.key(0)
     x = jax.random.normal(key, (6, 3, 9, 8))
@@ -259,6 +260,7 @@ def nnx_error(layer: Any, x: Any, merged: Any = None) -> None:
     assert found == pytest.approx(float(expected), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_nnx():
     rngs, x = nnx.Rngs(0), jax.random.normal(jax.random.key(0), (6, 9, 8, 3))
     nnx_error(nnx.Linear(3, 5, rngs=rngs), x)

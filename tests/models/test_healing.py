@@ -23,6 +23,7 @@ from deeptn.recipe import Recipe
 from .perceptrons import CLASSES, NUMBERS, NoisyEquinox, NoisyNNX, X, equinox_of, losses, mlp, nnx_of, outputs_of, small
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(
     ("labels", "options"),
     [
@@ -70,6 +71,7 @@ DATA: dict[str, Any] = {
 }
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("data", DATA.values(), ids=list(DATA))
 def test_any_data(data):
     model = small()
@@ -175,6 +177,7 @@ def test_early_stopping_keeps_the_best():
     assert history.score == pytest.approx(-score, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_statistics_and_dropout_of_jax():
     model, _ = tnx.train(NoisyNNX(), (X, CLASSES), Recipe(epochs=2, batch=20))
     assert bool(jnp.any(model.norm.mean[...] != 0))
@@ -271,6 +274,7 @@ def wrong() -> dict[str, tuple[Any, str]]:
 WRONG = wrong()
 
 
+@pytest.mark.few(12)
 @pytest.mark.parametrize(("call", "text"), WRONG.values(), ids=list(WRONG))
 def test_wrong_use(call, text):
     with pytest.raises(dtn.DeepTNError, match=text):
@@ -329,6 +333,7 @@ def test_streams_and_named_tuples():
         assert calibrate(made, loader).inputs["layers.0"].count == 96
 
 
+@pytest.mark.slow
 def test_models_are_evaluated_in_evaluation_mode():
     def evaluate(model: Any) -> float:
         return -float(jnp.square(jax.vmap(model)(X)).mean())
@@ -337,6 +342,7 @@ def test_models_are_evaluated_in_evaluation_mode():
     assert found.drop.inference
 
 
+@pytest.mark.slow
 def test_labels_that_are_all_ignored():
     ids = np.full(96, -100)
     for train, made in ((deeptn_torch.train, small(3)), (tne.train, equinox_of(small(3)))):

@@ -114,6 +114,7 @@ SIZES: dict[str, tuple[Any, ...]] = {"linear": (20, 12), "conv2d": (4, 6, (3, 3)
 FRONT_ENDS: dict[str, Any] = {"torch": Torch, "equinox": Equinox, "nnx": NNX}
 
 
+@pytest.mark.few(1)
 @grid(2, writer=FRONT_ENDS, family=FAMILIES, dtype=["float32", "bfloat16"], kind=list(SIZES))
 def test_every_pair(writer, family, dtype, kind, tmp_path):
     theirs = writer
@@ -150,6 +151,7 @@ def test_networks_of_any_dtype(dtype, tmp_path, x64):
         assert all(to_raw(found[name]).tobytes() == to_raw(params[name]).tobytes() for name in params)
 
 
+@pytest.mark.slow
 def test_models_of_another_build_are_read_by_other_names(tmp_path):
     model = nn.Sequential(dtt.TNLinear(20, 12), nn.ReLU(), nn.Linear(12, 3))
     dtt.save_model(model, tmp_path / "m")

@@ -57,6 +57,7 @@ def test_matching_makes_up_for_the_layers_before():
     assert gap_of(in_place, matched, x) < 1e-4
 
 
+@pytest.mark.slow
 def test_matching_in_other_frameworks():
     model = eqx.nn.MLP(24, 12, 32, 3, key=jax.random.key(0))
     x = jnp.asarray(chain()[1].numpy())

@@ -152,6 +152,7 @@ VIEWS: dict[str, Any] = {
 }
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("library", VIEWS)
 def test_the_views_keep_the_laws(library):
     check_model_view(VIEWS[library])

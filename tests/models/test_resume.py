@@ -79,6 +79,7 @@ def arrays_of(model: Any) -> list[Any]:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("train", "make"), [(tne.train, NoisyEquinox), (tnx.train, NoisyNNX)], ids=["equinox", "nnx"])
 def test_jax_goes_on_as_if_nothing_had_happened(train, make, tmp_path):
     file, recipe = tmp_path / "train.safetensors", Recipe(epochs=5, lr=0.02, batch=20)

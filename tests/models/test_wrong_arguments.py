@@ -30,6 +30,7 @@ TRAIN: Any = {
 }
 
 
+@pytest.mark.few(2)
 @pytest.mark.parametrize("library", TRAIN)
 def test_recipes_and_seeds(library):
     with pytest.raises(dtn.SpecError, match=r"the recipe is a dict; write deeptn\.recipe\.Recipe\(epochs=2\)"):
@@ -99,6 +100,7 @@ def test_inputs_of_another_dtype():
         assert not hasattr(caught.value, "__notes__")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("library", ["torch", "equinox", "nnx"])
 def test_model_and_teacher_in_the_wrong_order(library):
     front: Any = {"torch": deeptn_torch, "equinox": tne, "nnx": tnx}[library]

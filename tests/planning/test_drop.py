@@ -50,6 +50,7 @@ def count(net: Any) -> int:
     return sum(param.numel() for param in net.parameters())
 
 
+@pytest.mark.slow
 def test_the_smallest_within_the_drop():
     before = {name: tensor.clone() for name, tensor in NET.state_dict().items()}
     small, found = deeptn_torch.search_by_drop(NET, {"drop": 4.0}, accuracy, heal, trials=6, **FAST)
@@ -69,6 +70,7 @@ def test_the_smallest_within_the_drop():
     assert json.loads(json.dumps(found.to_dict()))["best"] == found.best
 
 
+@pytest.mark.slow
 def test_without_healing_a_smaller_drop_needs_more():
     sizes = [
         deeptn_torch.search_by_drop(NET, {"drop": drop}, accuracy, trials=5, **FAST)[1] for drop in (1.0, 10.0, 50.0)
@@ -78,6 +80,7 @@ def test_without_healing_a_smaller_drop_needs_more():
     assert params[0] >= params[1] > params[2], params  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_the_model_that_heal_returns_counts():
     def healed(small: Any, teacher: Any, checkpoint: Any) -> Any:
         replica = copy.deepcopy(small)
@@ -94,6 +97,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("after", [1, 4, 8])
 def test_what_was_killed_ends_with_the_same_network(after, tmp_path):
     expected, whole = deeptn_torch.search_by_drop(
@@ -145,6 +149,7 @@ def test_a_finished_search_is_read(tmp_path):
         deeptn_torch.search_by_drop(NET, {"drop": 5.0}, accuracy, trials=3, folder=tmp_path, **FAST)
 
 
+@pytest.mark.slow
 def test_other_front_ends():
     mlp = eqx.nn.MLP(24, 3, 64, 2, key=jax.random.key(0))
     x: Any = X.numpy()
@@ -179,6 +184,7 @@ def test_the_next_share():
     assert after(trial(0.25, True), trial(0.24, False)) is None
 
 
+@pytest.mark.slow
 def test_wrong_use():
     search: Any = deeptn_torch.search_by_drop
     for call, text in (

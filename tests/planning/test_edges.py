@@ -30,6 +30,7 @@ def weight(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype("float32")
 
 
+@pytest.mark.slow
 def test_outputs_of_jax_models_weigh_layers():
     x = jax.numpy.asarray(weight(20, 16))
     tree = eqx.nn.MLP(16, 24, 32, 1, key=jax.random.key(0))
@@ -78,6 +79,7 @@ def test_a_name_with_brackets_selects_itself(tmp_path):
     assert report.model_after == found.params_after
 
 
+@pytest.mark.slow
 def test_a_plan_does_not_take_other_choices(tmp_path, capsys):
     save_checkpoint(StoredModel({}, tensors()), tmp_path / "m.safetensors")
     words = [str(tmp_path / "m.safetensors"), "--jobs", "1"]
@@ -108,6 +110,7 @@ class Strange(nn.Module):
         return y + self.last(y)
 
 
+@pytest.mark.slow
 def test_zero_weights_and_strange_outputs():
     torch.manual_seed(0)
     x = weight(10, 24)
@@ -141,6 +144,7 @@ def test_odd_budgets(budget, message):
         plan(StoredModel({}, tensors()), budget, topologies=["LowRank"])
 
 
+@pytest.mark.slow
 def test_numbers_of_numpy_and_infinite_importance():
     source = StoredModel({}, tensors())
     budget: Any = {"params": np.int64(1200)}

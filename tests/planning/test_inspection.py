@@ -53,6 +53,7 @@ def needed(layer, family):
     return {one.decibels: one for one in layer.needed if one.label.partition("(")[0] == family}
 
 
+@pytest.mark.slow
 def test_every_weight_is_listed(found):
     assert [layer.name for layer in found.layers] == ["fc", "conv", "flat", "kron", "bad", "tiny", "zero"]
     assert [layer.kind for layer in found.layers][:4] == ["linear", "conv2d", "linear", "weight"]
@@ -187,6 +188,7 @@ def test_complex_and_half_precision():
     assert one.error < 0.6  # a real network has an error of at least 1
 
 
+@pytest.mark.slow
 def test_processes_and_paths_change_nothing(found, tmp_path):
     save_checkpoint(StoredModel({}, tensors()), tmp_path / "m.safetensors")
     again = inspect_model(tmp_path / "m.safetensors", targets=["fc", "kron"], workers=2)
@@ -232,6 +234,7 @@ def test_generated_and_tied_weights_are_listed_with_the_reason():
     assert any("untie them" in layer.refused for layer in inspect_model(tied).layers)
 
 
+@pytest.mark.slow
 def test_families_without_a_closed_form_are_fitted():
     pytest.importorskip("torch")
     weight = tensors()["fc.weight"]

@@ -24,6 +24,7 @@ from deeptn.planning import plan
 from .test_plans import tensors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("share", ["70%", "45%", "30%"])
 def test_a_limit_in_bytes_is_kept_by_the_file(tmp_path, share):
     dense = tmp_path / "dense.safetensors"
@@ -40,6 +41,7 @@ def test_a_limit_in_bytes_is_kept_by_the_file(tmp_path, share):
     assert again.layers == found.layers
 
 
+@pytest.mark.slow
 def test_a_limit_in_bytes_of_a_model(tmp_path):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(64, 48), nn.ReLU(), nn.Linear(48, 32)).half()
@@ -48,6 +50,7 @@ def test_a_limit_in_bytes_of_a_model(tmp_path):
     assert 4500 < (tmp_path / "small.safetensors").stat().st_size <= 5000
 
 
+@pytest.mark.slow
 def test_a_limit_of_operations():
     source = StoredModel({}, tensors())
     found = plan(source, {"flops": "40%"})
@@ -66,6 +69,7 @@ def test_a_limit_of_operations():
     )
 
 
+@pytest.mark.slow
 def test_overrides():
     source = StoredModel({}, tensors())
     overrides = {
@@ -110,6 +114,7 @@ class Net(nn.Module):
         return {"y": self.drop(self.on(x)) * scale + 1e-3 * self.off(x), "index": torch.arange(3)}
 
 
+@pytest.mark.slow
 def test_weights_count_by_what_they_change():
     torch.manual_seed(0)
     model, x = Net(), torch.randn(100, 32)
@@ -135,6 +140,7 @@ class Saturated(nn.Module):
         return torch.cat([torch.tanh(3000 * self.sign(x)), self.plain(x)], -1)
 
 
+@pytest.mark.slow
 def test_outputs_are_measured_for_small_and_large_errors():
     torch.manual_seed(0)
     model, x = Saturated(), torch.randn(200, 32)
@@ -191,6 +197,7 @@ def test_objectives_that_cannot_be():
         plan(Net(), {"params": "40%"}, objective="outputs", inputs=torch.full((2, 32), torch.nan))
 
 
+@pytest.mark.slow
 def test_the_smallest_file_can_be_asked_for(tmp_path):
     dense = tmp_path / "dense.safetensors"
     dtn.files.save_checkpoint(StoredModel({}, tensors()), dense)

@@ -62,6 +62,7 @@ def test_the_plot_shows_both_lines():
         Plan.from_yaml(plan(StoredModel({}, tensors()), {"params": "40%"}, topologies=["LowRank"]).to_yaml()).pareto()
 
 
+@pytest.mark.slow
 def test_one_plan_for_three_frameworks(tmp_path: Path):
     """Closed forms give the same cores, whatever the names of the layers."""
     torch.manual_seed(0)

@@ -58,6 +58,7 @@ def test_errors_and_parameters_are_those_of_the_compressed_model(found):
         assert row.error <= found.layers[row.name].error * 1.001 + 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("percent", [20, 40, 70])
 @pytest.mark.parametrize("family", ["LowRank", "TensorTrain"])
 def test_no_uniform_budget_is_better(percent, family):
@@ -118,6 +119,7 @@ def test_files_that_are_no_plans(found, tmp_path, old, new, message):
         Plan.load(tmp_path / "plan.yaml")
 
 
+@pytest.mark.slow
 def test_processes_and_paths_change_nothing(found, tmp_path):
     save_checkpoint(StoredModel({}, tensors()), tmp_path / "m.safetensors")
     assert plan(tmp_path / "m.safetensors", {"params": "40%"}, workers=2) == found

@@ -40,6 +40,7 @@ def dense(tmp_path):
     return tmp_path / "m.safetensors"
 
 
+@pytest.mark.slow
 def test_one_process_two_and_a_folder_give_the_same_file(dense, tmp_path):
     folder = tmp_path / "work"
     one, found = small(dense, Workers(1))
@@ -57,6 +58,7 @@ def test_one_process_two_and_a_folder_give_the_same_file(dense, tmp_path):
             assert dtn.load(file)[0] in {layer.network for layer in found.layers.values()}
 
 
+@pytest.mark.slow
 def test_files_and_models_in_two_processes(tmp_path):
     """Arrays of every origin reach the processes: mapped from archives that are gone, torch's, half precision."""
     np.savez(tmp_path / "m.npz", **tensors())  # pyright: ignore[reportArgumentType]
@@ -130,6 +132,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on(dense, tmp_path):
     """A process is killed after each new file, until one comes to its end."""
     whole, _ = small(dense, Workers(1))

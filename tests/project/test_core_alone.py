@@ -31,6 +31,7 @@ def run(config: pytest.Config, *options: str) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
+@pytest.mark.slow
 def test_the_core_is_collected_without_frameworks(pytestconfig):
     found = re.search(r"(\d+)/\d+ tests collected", run(pytestconfig, "--collect-only"))
     assert found is not None

@@ -31,6 +31,7 @@ def test_howto(path):
     runpy.run_path(str(path))
 
 
+@pytest.mark.slow
 @choose(
     "path",
     {p.name: p for p in PAGES if PYTHON.search(p.read_text())},
@@ -83,6 +84,7 @@ def test_the_tutorial_on_checkpoints(tmp_path, monkeypatch, capsys):
     ]
 
 
+@pytest.mark.few(1)
 @choose("framework", ["torch", "equinox", "nnx"], ["torch", "nnx"])
 def test_examples_train(framework):
     import torch

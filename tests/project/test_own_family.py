@@ -111,6 +111,7 @@ def test_the_budget_finds_it(skip_wall):
     assert [(row.label, row.params) for row in rows] == [("SkipWall(blocks=2)", 320)]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("front_end", [deeptn_torch, deeptn_jax], ids=["torch", "jax"])
 def test_it_is_fitted_by_gradient(skip_wall, front_end):
     net = dtn.network(skip_wall(blocks=1), WEIGHT.shape)
@@ -134,6 +135,7 @@ def test_it_grows(skip_wall, library):
     assert dtn.fitting.grow(in_a_sum, in_a_sum.init(seed=1, dtype="float64"), 2).error < 1e-12
 
 
+@pytest.mark.slow
 def test_models_are_compressed_by_its_name(skip_wall, tmp_path):
     torch_model = torch.nn.Sequential(torch.nn.Linear(10, 12), torch.nn.Linear(12, 2))
     keys = jax.random.split(jax.random.key(0))

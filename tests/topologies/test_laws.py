@@ -30,6 +30,7 @@ def run(family: str, libraries: tuple[str, ...], examples: int) -> None:
     law()
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("family", families())
 def test_numpy(family):
     run(family, ("numpy",), 10)
@@ -53,6 +54,7 @@ def test_one_of_everything(net):
     check_laws(net)
 
 
+@pytest.mark.few(6)
 @few_nets
 def test_one_of_everything_in_other_libraries(net, torch, jax):
     check_laws(net, libraries=("torch", "jax"))
