@@ -266,6 +266,17 @@ class _Trainer:
     def restore_model(self, tensors: Mapping[str, np.ndarray]) -> None:
         self.model.load_state_dict({name: from_raw(array, "torch") for name, array in tensors.items()})
 
+    def undoing(self) -> Callable[[], None]:
+        layers = [(layer, vars(layer) | {"_modules": dict(layer.named_children())}) for layer in _trained(self.model)]
+        tensors = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+
+        def undo() -> None:
+            for layer, state in layers:
+                layer.__setstate__(state)
+            self.model.load_state_dict(tensors)
+
+        return undo
+
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
         found = {name: from_raw(array, "torch") for name, array in tensors.items()}
         optimizer = self.optimizer.state_dict() | {"state": {}}
@@ -274,14 +285,19 @@ class _Trainer:
                 _, number, key = name.split(".")
                 optimizer["state"].setdefault(int(number), {})[key] = tensor
         state = {name[6:]: found[name] for name in found if name.startswith("model.")}
-        own = {name: tuple(tensor.shape) for name, tensor in self.model.state_dict().items()}
-        if own != {name: tuple(tensor.shape) for name, tensor in state.items()}:
-            raise FormatError("its tensors have other names or shapes")
-        try:
-            self.model.load_state_dict(state)
-            self.optimizer.load_state_dict(optimizer)
-        except (RuntimeError, ValueError) as error:
-            raise FormatError(str(error)) from error
+        own = {name: (tensor.shape, tensor.dtype) for name, tensor in self.model.state_dict().items()}
+        if own != {name: (tensor.shape, tensor.dtype) for name, tensor in state.items()}:
+            raise FormatError("its tensors have other names, shapes or dtypes")
+        params = dict(enumerate(p for group in self.optimizer.param_groups for p in group["params"]))
+        for number, averages in optimizer["state"].items():
+            shape = params[number].shape
+            wanted = {"step": torch.Size(), "exp_avg": shape, "exp_avg_sq": shape}
+            if {key: tensor.shape for key, tensor in averages.items()} != wanted:
+                raise FormatError("Adam's averages have other names or shapes")
+        if not optimizer["state"]:
+            raise FormatError("it has none of Adam's averages")
+        self.model.load_state_dict(state)
+        self.optimizer.load_state_dict(optimizer)
         for k, generator in enumerate(_generators(self.data)):
             generator.set_state(found[f"data_rng.{k}"])
         self.generator.set_state(found["generator"])

@@ -152,6 +152,8 @@ def _keep(handle: int, old: os.stat_result) -> None:
         try:
             os.fchown(handle, old.st_uid, old.st_gid)
         except PermissionError:
+            with suppress(PermissionError):  # members of the group may keep it
+                os.fchown(handle, -1, old.st_gid)
             mode &= ~(stat.S_ISUID | stat.S_ISGID)  # they would give away rights of another user
     os.fchmod(handle, mode)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import threading
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
@@ -10,6 +11,9 @@ from ..errors import SpecError, near_match
 from .optional import loaded
 
 T = TypeVar("T")
+
+#: Held while entry points are imported, so that other threads wait. What is imported may look names up itself.
+IMPORTS = threading.RLock()
 
 
 class Registry(Generic[T]):
@@ -37,6 +41,7 @@ class Registry(Generic[T]):
     def __init__(self, kind: str, group: str | None = None):
         self.kind = kind
         self._group = group
+        self._importing = False
         self._names: dict[str, str] = {}
         self._origins: dict[str, object] = {}
         self._entries: dict[str, T] = {}
@@ -73,9 +78,13 @@ class Registry(Generic[T]):
 
     def _import_group(self) -> None:
         """Import what installed packages register, once."""
-        group, self._group = self._group, None
-        for entry in importlib.metadata.entry_points(group=group) if group else ():
-            loaded(entry, self.kind)
+        if self._group is None:
+            return
+        with IMPORTS:
+            group, self._importing = (None if self._importing else self._group), True
+            for entry in importlib.metadata.entry_points(group=group) if group else ():
+                loaded(entry, self.kind)
+            self._group = None
 
 
 def _origin(source: object) -> object:

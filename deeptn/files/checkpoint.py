@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
-import lzma
+import math
 import shutil
-import struct
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -21,7 +19,7 @@ from ..arrays import dtype_of, to_raw
 from ..base import PathLike, is_object, optional, path_of
 from ..errors import FormatError
 from .model_file import MODEL, StoredModel, read_model
-from .stream import Checked, Source, unread, write_stream
+from .stream import Checked, Source, Sum, unread, write_stream
 from .tensors import declared, map_any
 
 #: Files that a folder may contain, in the order in which they are looked for.
@@ -34,8 +32,11 @@ FILES = (
     "pytorch_model.bin",
 )
 
-#: What damaged archives raise.
-BAD_ZIP = zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error
+#: Arrays in unpacked files start at multiples of so many bytes.
+ALIGNED = 64
+
+#: What reads the headers of arrays, by format.
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 #: Names under which training programs keep the tensors of a model beside other things.
 STATES = ("state_dict", "model_state_dict", "model", "module")
@@ -71,10 +72,7 @@ def load_checkpoint(path: PathLike) -> StoredModel:
     """
     path = Path(path)
     if path.is_dir():
-        found = [file for pattern in FILES for file in sorted(path.glob(pattern))]
-        if not found:
-            raise FormatError(f"the folder {str(path)!r} contains none of {', '.join(FILES)}")
-        path = found[0]
+        path = _in_folder(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file {str(path)!r}")
     if path.name.endswith(".index.json"):
@@ -116,6 +114,18 @@ def save_checkpoint(model: StoredModel, path: PathLike) -> None:
     write_stream(path, sources, lambda sums: {"format": "pt"})
 
 
+def _in_folder(folder: Path) -> Path:
+    """Return the file of a model in a folder."""
+    for pattern in FILES:
+        found = sorted(folder.glob(pattern))
+        if len(found) > 1:
+            names = ", ".join(file.name for file in found[:4])
+            raise FormatError(f"the folder {str(folder)!r} contains {len(found)} files ({names}, …); name one of them")
+        if found:
+            return found[0]
+    raise FormatError(f"the folder {str(folder)!r} contains none of {', '.join(FILES)}")
+
+
 def _reader(path: Path) -> Callable[[Path], Mapping[str, np.ndarray]]:
     if path.suffix == ".npz":
         return _from_npz
@@ -145,32 +155,60 @@ def _from_index(path: Path) -> Checked:
     missing = [name for name, file in files.items() if name not in parts[file]]
     if missing:
         raise FormatError(f"the file {files[missing[0]]!r} has no tensor {missing[0]!r}, which {path.name!r} names")
-    tensors = {name: unread(parts[file])[name] for name, file in files.items()}
-    sums = {file: part.sums if isinstance(part, Checked) else dict[str, str]() for file, part in parts.items()}
-    return Checked(path, tensors, {name: sums[file][name] for name, file in files.items() if name in sums[file]})
+    arrays = {file: unread(part) for file, part in parts.items()}
+    sums = {file: part.sums if isinstance(part, Checked) else dict[str, Sum]() for file, part in parts.items()}
+    return Checked(
+        {name: arrays[file][name] for name, file in files.items()},
+        {name: sums[file][name] for name, file in files.items() if name in sums[file]},
+    )
 
 
 def _from_npz(path: Path) -> dict[str, np.ndarray]:
-    found: dict[str, np.ndarray] = {}
+    """Unpack all arrays into one temporary file, which is deleted at once; the mapping keeps its contents."""
+    places: dict[str, tuple[int, tuple[int, ...], bool, np.dtype[Any]]] = {}
     try:
-        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory() as folder:
-            need, free = sum(member.file_size for member in archive.infolist()), shutil.disk_usage(folder).free
+        with zipfile.ZipFile(path) as archive, tempfile.TemporaryFile() as target:
+            need = sum(member.file_size for member in archive.infolist())
+            free = shutil.disk_usage(tempfile.gettempdir()).free
             if need > free:
                 what = f"unpacked, it takes {need:,} bytes, but {tempfile.gettempdir()!r} has {free:,} left"
                 raise OSError(errno.ENOSPC, f"{what}; set TMPDIR to a folder on a larger disk", str(path))
-            for number, member in enumerate(archive.namelist()):
+            for member in archive.namelist():
                 if not member.endswith(".npy"):
-                    raise FormatError(f"{str(path)!r} contains {member!r}, which is not an array")
-                copy = Path(folder, f"{number}.npy")
-                with archive.open(member) as source, copy.open("wb") as target:
-                    while block := source.read(2**24):
-                        target.write(block)
-                # The file is deleted at the end; the mapping keeps its contents.
-                array = np.load(copy, mmap_mode="r", allow_pickle=False)
-                found[member.removesuffix(".npy")] = np.asarray(array)
-    except (*BAD_ZIP, ValueError, EOFError, ArithmeticError, NotImplementedError, RuntimeError) as error:
+                    raise FormatError(f"it contains {member!r}, which is not an array")
+                target.seek(-(-target.tell() // ALIGNED) * ALIGNED)
+                with archive.open(member) as source:
+                    places[member.removesuffix(".npy")] = target.tell(), *_unpack(member, source, target)
+            target.flush()
+            whole = np.asarray(np.memmap(target, np.uint8, "r")) if target.tell() else np.empty(0, np.uint8)
+    except MemoryError:
+        raise
+    except OSError as error:
+        if error.errno is not None:  # otherwise, the archive is damaged
+            raise
         raise FormatError(f"{str(path)!r} is not a .npz file of arrays: {error}") from error
+    except Exception as error:  # what NumPy and zipfile raise for damaged files, of many types
+        raise FormatError(f"{str(path)!r} is not a .npz file of arrays: {error!s:.200}") from error
+    found: dict[str, np.ndarray] = {}
+    for name, (start, shape, fortran, dtype) in places.items():
+        array = whole[start : start + math.prod(shape) * dtype.itemsize].view(dtype)
+        found[name] = array.reshape(shape, order="F" if fortran else "C")
     return found
+
+
+def _unpack(member: str, source: IO[bytes], target: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Copy the entries of an array in a .npz file; return its shape, whether columns come first, and the dtype."""
+    version = np.lib.format.read_magic(source)
+    if version not in HEADERS:
+        raise FormatError(f"{member!r} has the format {version}")
+    shape, fortran, dtype = HEADERS[version](source)
+    if dtype.hasobject or dtype.itemsize == 0:
+        raise FormatError(f"{member!r} contains {dtype}, not numbers")
+    start = target.tell()
+    shutil.copyfileobj(source, target, 2**24)
+    if min(shape, default=0) < 0 or target.tell() - start != math.prod(shape) * dtype.itemsize:
+        raise FormatError(f"{member!r} has {target.tell() - start:,} bytes for {dtype} of shape {shape!r:.80}")
+    return shape, fortran, dtype
 
 
 def _from_torch(path: Path) -> dict[str, np.ndarray]:
@@ -190,7 +228,19 @@ def _from_torch(path: Path) -> dict[str, np.ndarray]:
             state = state[name]
     if not is_object(state):
         raise FormatError(f"{str(path)!r} contains a {type(state).__name__}, not a state_dict")
-    found = {name: to_raw(tensor.detach()) for name, tensor in state.items() if isinstance(tensor, torch.Tensor)}
+    found: dict[str, np.ndarray] = {}
+    entries: dict[Any, Any] = state
+    for name, tensor in entries.items():
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        try:
+            if not isinstance(name, str):
+                raise TypeError(f"the name is a {type(name).__name__}")
+            if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+                raise ValueError(f"its {tensor.numel():,} entries share memory; save a copy of it")
+            found[name] = to_raw(tensor.detach())
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise FormatError(f"{str(path)!r}: tensor {name!r:.80} cannot be read: {error!s:.200}") from error
     if not found:
         raise FormatError(f"{str(path)!r} contains no tensors; expected a state_dict, alone or as one of {STATES}")
     return found

@@ -353,7 +353,7 @@ def read_model(path: PathLike, lazy: bool = False) -> StoredModel:
     """Read a model; if `lazy`, its arrays are mapped, and tensors that are in no layer are not read at all."""
     header, checked = map_tensors(path, MODEL, ModelHeader, OldModelHeader)
     with limited_nodes(ALL_NODES):
-        networks = _networks(header, sum(array.size for array in checked.unread().values()))
+        networks = _networks(header)
     if not lazy:
         _assembled(header, networks, checked.unread())  # finds what does not fit before anything is read
         return _assembled(header, networks, checked.read())
@@ -388,7 +388,7 @@ def _assembled(
     return StoredModel(layers, tensors)
 
 
-def _networks(header: ModelHeader | OldModelHeader, count: int) -> dict[str, Network]:
+def _networks(header: ModelHeader | OldModelHeader) -> dict[str, Network]:
     """Return the network of each layer, by layer name; older files store one in every layer."""
     if isinstance(header, OldModelHeader):
         made: dict[tuple[bytes, ...], Network] = {}
@@ -396,10 +396,10 @@ def _networks(header: ModelHeader | OldModelHeader, count: int) -> dict[str, Net
         for name, layer in header.layers.items():
             key = bytes(layer.layout), bytes(layer.spec), bytes(layer.topology)
             if key not in made:
-                made[key] = old_network(layer.layout, layer.spec, layer.topology, count)
+                made[key] = old_network(layer.layout, layer.spec, layer.topology)
             found[name] = made[key]
         return found
-    networks = [network_from_json(text, count) for text in header.networks]
+    networks = [network_from_json(text) for text in header.networks]
     for name, layer in header.layers.items():
         if not 0 <= layer.network < len(networks):
             raise FormatError(f"layer {name!r} names network {layer.network} of {len(networks)} (counted from 0)")

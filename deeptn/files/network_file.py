@@ -87,23 +87,16 @@ def described(networks: Iterable[Network]) -> list[dict[str, Any]]:
     given = list(networks)
     found = [network_to_dict(net) for net in given]
     with limited_nodes(ALL_NODES):
-        for net, data in zip(given, found):
-            network_from_json(compact(data).encode(), net.num_params)
+        for data in found:
+            network_from_json(compact(data).encode())
     return found
 
 
-def network_from_dict(data: Any, entries: int = 0) -> Network:
+def network_from_dict(data: Any) -> Network:
     """Build a network from the data of `network_to_dict`, or from what older versions wrote.
 
     A specification in the data takes precedence; the topology is kept only if it is registered here and still builds
     that specification.
-
-    Parameters
-    ----------
-    data : object
-    entries : int
-        How many numbers the file has for the network. Build time is proportional to the size, and nothing else in a
-        hostile file limits the size.
 
     Raises
     ------
@@ -114,13 +107,13 @@ def network_from_dict(data: Any, entries: int = 0) -> Network:
         text = msgspec.json.encode(data)
     except (TypeError, ValueError, RecursionError) as error:
         raise FormatError(f"a network of the file is not JSON: {error}") from error
-    return network_from_json(text, entries)
+    return network_from_json(text)
 
 
-def network_from_json(text: bytes | msgspec.Raw, entries: int) -> Network:
+def network_from_json(text: bytes | msgspec.Raw) -> Network:
     """Build a network from JSON; see `network_from_dict`."""
     with limited_nodes():
-        return _network(_decoded(text), entries)
+        return _network(_decoded(text))
 
 
 def _decoded(text: bytes | msgspec.Raw) -> NetworkData:
@@ -130,14 +123,13 @@ def _decoded(text: bytes | msgspec.Raw) -> NetworkData:
     return data if data.deflate is None else decoded(_inflated(data.deflate), NetworkData, "a network of the file")
 
 
-def _network(data: NetworkData, entries: int) -> Network:
+def _network(data: NetworkData) -> Network:
     if data.layout is None or data.deflate is not None or (data.spec is None and data.digest is None):
         raise FormatError("a network of the file needs a 'layout', and a 'spec' or a 'digest'")
     layout, family = Layout.of(data.layout), _family(data.topology)
     spec = None if data.spec is None else NetworkSpec.of(data.spec)
-    limit = max(4096, entries)
     topology = built = None
-    if is_object(family) and _is_known(family, limit):
+    if is_object(family) and _is_known(family):
         topology = topology_from_dict(family)
         with suppress(SpecError):
             built = topology.build(layout.legs)
@@ -146,16 +138,16 @@ def _network(data: NetworkData, entries: int) -> Network:
     try:
         net = Network(spec or built, layout, topology if spec in (None, built) else None)  # type: ignore[arg-type]
     except SpecError as error:
-        raise FormatError(f"bad network: {error}") from error
+        raise FormatError(f"bad network: {error!s:.500}") from error
     if spec is None and fingerprint(net) != data.digest:
         raise FormatError(f"this version of deeptn builds a different network from {family!r:.200} than the writer")
     return net
 
 
-def old_network(layout: msgspec.Raw, spec: msgspec.Raw, topology: msgspec.Raw, entries: int) -> Network:
+def old_network(layout: msgspec.Raw, spec: msgspec.Raw, topology: msgspec.Raw) -> Network:
     """Build the network in a file of version 1 or 2."""
     parts = zip((b"layout", b"spec", b"topology"), (layout, spec, topology))
-    return network_from_json(b"{" + b",".join(b'"%s":%s' % (key, bytes(part)) for key, part in parts) + b"}", entries)
+    return network_from_json(b"{" + b",".join(b'"%s":%s' % (key, bytes(part)) for key, part in parts) + b"}")
 
 
 def fingerprint(net: Network) -> str:
@@ -201,13 +193,13 @@ def _inflated(text: str) -> bytes:
     return found
 
 
-def _is_known(family: dict[str, Any], limit: int) -> bool:
-    """Return whether all topologies in plain data are registered here, and no integer exceeds `limit`."""
+def _is_known(family: dict[str, Any]) -> bool:
+    """Return whether all topologies in plain data are registered here."""
     parts: list[Any] = [family]
     for part in parts:
         parts += part.values() if is_object(part) else part if is_list(part) else ()
     names, known = [part.get("name") for part in parts if is_object(part)], topology_names()
-    return all(name in known for name in names) and all(part <= limit for part in parts if isinstance(part, int))
+    return all(name in known for name in names)
 
 
 def save(path: PathLike, net: Network, params: ParamsLike) -> None:
@@ -277,12 +269,11 @@ def load(path: PathLike, like: Any = "numpy", device: Any = None) -> tuple[Netwo
     """
     header, checked = map_tensors(path, NETWORK, NetworkHeader, OldNetworkHeader)
     tensors = checked.unread()
-    entries = sum(array.size for array in tensors.values())
     if isinstance(header, NetworkHeader):
-        net = network_from_json(header.network, entries)
+        net = network_from_json(header.network)
         unpack({"": net}, tensors)
     else:
-        net = old_network(header.layout, header.spec, header.topology, entries)
+        net = old_network(header.layout, header.spec, header.topology)
         tensors = {f"cores.{name}": array for name, array in tensors.items()}
     cores = cores_of(net, tensors, "")
     no_more_cores(tensors, ("",))

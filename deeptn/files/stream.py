@@ -209,25 +209,30 @@ def mapped(path: Path) -> dict[str, np.ndarray]:
     return found
 
 
+class Sum(NamedTuple):
+    """The checksum of a tensor, and the file that says so."""
+
+    digits: str
+    path: PathLike
+
+
 class Checked(Mapping[str, np.ndarray]):
-    """Tensors that are mapped from a file. The first time that one is read, its checksum is compared.
+    """Tensors that are mapped from files. The first time that one is read, its checksum is compared.
 
     Parameters
     ----------
-    path : path
     tensors : dict of str to array
-    sums : dict of str to str
-        Checksums; empty for files without them. Those that have been compared are removed.
+    sums : dict of str to Sum
+        Empty for files without them. Those that have been compared are removed.
 
     Examples
     --------
-    >>> good = Checked("model", {"a": np.arange(3, dtype="int32")}, {"a": "91d9c911"})
+    >>> good = Checked({"a": np.arange(3, dtype="int32")}, {"a": Sum("91d9c911", "model")})
     >>> good["a"].tolist(), good.unread()["a"].shape
     ([0, 1, 2], (3,))
     """
 
-    def __init__(self, path: PathLike, tensors: dict[str, np.ndarray], sums: dict[str, str]):
-        self.path = path
+    def __init__(self, tensors: dict[str, np.ndarray], sums: dict[str, Sum]):
         self.tensors = tensors
         self.sums = sums
 
@@ -256,9 +261,8 @@ class Checked(Mapping[str, np.ndarray]):
     def renamed(self, rename: Callable[[str], str]) -> Checked:
         """Return the tensors with other names."""
         return Checked(
-            self.path,
             {rename(name): array for name, array in self.tensors.items()},
-            {rename(name): known for name, known in self.sums.items()},
+            {rename(name): known for name, known in self.sums.copy().items()},
         )
 
     def read(self) -> dict[str, np.ndarray]:
@@ -270,13 +274,13 @@ class Checked(Mapping[str, np.ndarray]):
 
     def _compare(self, name: str, array: np.ndarray) -> None:
         known = self.sums.get(name)
-        if known is not None and checksum(array) != known:
-            raise FormatError(f"{str(self.path)!r} is damaged: tensor {name!r} does not have its checksum")
+        if known is not None and checksum(array) != known.digits:
+            raise FormatError(f"{str(known.path)!r} is damaged: tensor {name!r} does not have its checksum")
 
     def only(self, tensors: dict[str, np.ndarray], aliases: Mapping[str, str]) -> Checked:
         """Return some of the tensors, with further names that stand for others."""
         sums = {name: self.sums[aliases.get(name, name)] for name in tensors if aliases.get(name, name) in self.sums}
-        return Checked(self.path, tensors, sums)
+        return Checked(tensors, sums)
 
     def check(self, names: Iterable[str]) -> None:
         """Compare the checksums of some tensors; raise `FormatError` if one differs."""
@@ -293,8 +297,9 @@ def as_read(tensors: dict[str, Any], before: Mapping[str, Any]) -> Mapping[str, 
     """Return tensors of which some are those before: if these are in a file, they are checked when they are read."""
     if not isinstance(before, Checked):
         return tensors
-    sums = {name: known for name, known in before.sums.items() if tensors.get(name) is before.tensors[name]}
-    return Checked(before.path, tensors, sums)
+    known = before.sums.copy()  # another thread may read meanwhile
+    sums = {name: found for name, found in known.items() if tensors.get(name) is before.tensors[name]}
+    return Checked(tensors, sums)
 
 
 def in_memory(array: np.ndarray) -> np.ndarray:

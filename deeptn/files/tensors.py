@@ -15,7 +15,18 @@ import numpy as np
 from ..arrays import to_raw
 from ..base import Array, Part, PathLike, decoded
 from ..errors import FormatError, SpecError
-from .stream import DIGITS, Checked, Metadata, Source, mapped, ordered, size_of_header, size_of_stream, write_stream
+from .stream import (
+    DIGITS,
+    Checked,
+    Metadata,
+    Source,
+    Sum,
+    mapped,
+    ordered,
+    size_of_header,
+    size_of_stream,
+    write_stream,
+)
 
 #: Key of deeptn's JSON in the metadata of a safetensors header.
 HEADER = "deeptn"
@@ -83,13 +94,21 @@ def parse_header(metadata: Mapping[str, str] | None, form: str, new: type[New], 
     text = (metadata or {}).get(HEADER)
     if text is None:
         raise FormatError(f"the file has no {HEADER!r} entry in its header; it was not written by deeptn")
-    start = decoded(text, Start, "the header")
+    start = _parse_start(text)
     if start.format != form:
         hint = f"; the file contains {READERS[start.format]}" if start.format in READERS else ""
         raise FormatError(f"expected a file of the format {form!r}, got {start.format!r:.60}{hint}")
+    return decoded(text, new if start.version > 2 else old, "the header")
+
+
+def _parse_start(text: str) -> Start:
+    """Return what all headers have; raise `FormatError` unless this version of deeptn reads the file."""
+    start = decoded(text, Start, "the header")
     if not 1 <= start.version <= VERSION:
         raise FormatError(f"format version {start.version}; this version of deeptn reads versions 1 to {VERSION}")
-    return decoded(text, new if start.version > 2 else old, "the header")
+    if start.version < 4 and start.checksums:
+        raise FormatError(f"a file of the format version {start.version} has no checksums")
+    return start
 
 
 def form_of(path: PathLike) -> str:
@@ -101,7 +120,13 @@ def form_of(path: PathLike) -> str:
 
 
 def declared(path: PathLike) -> str | None:
-    """Return the format that a file declares; None if deeptn did not write it."""
+    """Return the format that a file declares; None if deeptn did not write it.
+
+    Raises
+    ------
+    FormatError
+        If deeptn wrote it, and its header is damaged or of a later version.
+    """
     need_file(path)
     if LARGEST < _size_of_header(path) < Path(path).stat().st_size:
         return None
@@ -113,10 +138,7 @@ def _start(path: PathLike) -> Start | None:
     """Return what all headers have; None if deeptn did not write the file. Its header is checked as safetensors."""
     with open_safetensors(path, "numpy") as file:
         metadata: dict[str, str] = file.metadata() or {}
-    try:
-        return decoded(metadata.get(HEADER, ""), Start, "")
-    except FormatError:
-        return None
+    return _parse_start(metadata[HEADER]) if HEADER in metadata else None
 
 
 def write_tensors(path: PathLike, header: dict[str, Any], tensors: Mapping[str, Array], keep: bool = False) -> None:
@@ -186,7 +208,7 @@ def map_any(path: PathLike) -> Checked:
     def read() -> Checked:
         start = _start(path)
         tensors = mapped(Path(path))
-        return Checked(path, tensors, {} if start is None else _checksums(start, tensors))
+        return Checked(tensors, {} if start is None else _checksums(path, start, tensors))
 
     return _as_one_file(path, read)
 
@@ -222,16 +244,16 @@ def _map_tensors(path: PathLike, form: str, new: type[New], old: type[Old]) -> t
     for name, array in tensors.items():
         if array.dtype.itemsize == 1 and array.dtype.kind not in "iub":
             raise FormatError(f"tensor {name!r} has the dtype {array.dtype}, which files of deeptn cannot have")
-    sums = _checksums(header, tensors)
+    sums = _checksums(path, header, tensors)
     for name, dtype in header.dtypes.items():
         if isinstance(header, Header) and (name not in tensors or tensors[name].shape[-1:] != (2,)):
             raise FormatError(f"the header gives {name!r} the dtype {dtype}, but the file has no such pairs")
         if name in tensors:
             tensors[name] = _in_dtype(name, tensors[name], dtype)
-    return header, Checked(path, tensors, sums)
+    return header, Checked(tensors, sums)
 
 
-def _checksums(header: Start | Header | OldHeader, tensors: Mapping[str, np.ndarray]) -> dict[str, str]:
+def _checksums(path: PathLike, header: Start | Header | OldHeader, tensors: Mapping[str, np.ndarray]) -> dict[str, Sum]:
     """Return the checksums that a header names; none before version 4."""
     if isinstance(header, OldHeader) or header.version < 4:
         return {}
@@ -239,7 +261,7 @@ def _checksums(header: Start | Header | OldHeader, tensors: Mapping[str, np.ndar
     if len(header.checksums) != DIGITS * len(order):
         raise FormatError(f"{len(header.checksums)} digits of checksums for {len(order)} tensors")
     places = range(0, len(header.checksums), DIGITS)
-    return {name: header.checksums[place : place + DIGITS] for name, place in zip(order, places)}
+    return {name: Sum(header.checksums[place : place + DIGITS], path) for name, place in zip(order, places)}
 
 
 def _size_of_header(path: PathLike) -> int:

@@ -68,7 +68,11 @@ class Trainer(Protocol):
         ...
 
     def restore(self, tensors: Mapping[str, np.ndarray]) -> None:
-        """Restore what `tensors` returned; raise `FormatError` if it does not fit the model, which then stays."""
+        """Restore what `tensors` returned; raise `FormatError` if it does not fit the model."""
+        ...
+
+    def undoing(self) -> Callable[[], None]:
+        """Return what gives the user's model its present tensors and networks again."""
         ...
 
     def model_tensors(self) -> dict[str, Array]:
@@ -259,6 +263,14 @@ class _Run:
         epochs, best, tensors = _read(path, about)
         if len(epochs) > self.recipe.epochs:
             raise FormatError(f"{path}: the checkpoint has {len(epochs)} epochs, but the recipe {self.recipe.epochs}")
+        undo = self.trainer.undoing()
+        try:
+            self._restore(epochs, best, tensors)
+        except (DeepTNError, LookupError, ValueError, TypeError, RuntimeError) as error:
+            undo()
+            raise FormatError(f"{path}: the checkpoint belongs to another model: {error}") from error
+
+    def _restore(self, epochs: list[Epoch], best: int | None, tensors: Mapping[str, np.ndarray]) -> None:
         for number in range(len(epochs)):
             _grow(self.recipe, self.trainer, number)
         self.epochs, self.best = epochs, best
@@ -266,13 +278,8 @@ class _Run:
         shapes = {name: array.shape for name, array in self.kept.items()}
         wanted = {name: tuple(array.shape) for name, array in self.trainer.model_tensors().items()}
         if shapes != ({} if best is None else wanted):
-            raise FormatError(f"{path}: the best parameters of the checkpoint belong to another model")
-        own = {name: np.array(to_raw(tensor)) for name, tensor in self.trainer.model_tensors().items()}
-        try:
-            self.trainer.restore({name: a for name, a in tensors.items() if not name.startswith(BEST)})
-        except (FormatError, LookupError, ValueError, TypeError, RuntimeError) as error:
-            self.trainer.restore_model(own)
-            raise FormatError(f"{path}: the checkpoint belongs to another model: {error}") from error
+            raise FormatError("its best parameters have other names or shapes")
+        self.trainer.restore({name: a for name, a in tensors.items() if not name.startswith(BEST)})
 
 
 def about_of(loss: Any, taught: bool, features: Iterable[str], validation: Any, evaluate: Any) -> dict[str, Any]:

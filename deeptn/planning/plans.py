@@ -6,15 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
+import numpy as np
 
 from ..base import Part, PathLike, Shape, converted, is_object, shortened, text_table, write_atomically
 from ..errors import DeepTNError, FormatError, PlanError, near_match
 from ..files import renamed
 from ..network import Network, network
-from ..spec import ALL_NODES, AXES, Layout, limited_nodes
+from ..spec import ALL_NODES, AXES, LEGS, Layout, Size, limited_nodes
 from ..topologies import Topology, describe, topology_from_dict, topology_to_dict
 from .curves import Candidate, Sensitivity
 from .pareto import SHARES, Pareto, pareto
@@ -131,7 +132,8 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the file contains, as plain data."""
-        data = {"format": FORMAT, "version": VERSION, "budget": dict(self.budget)}
+        data: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+        data["budget"] = {key: _plain(value) for key, value in self.budget.items()}
         data |= {"params_before": self.params_before, "params_after": self.params_after}
         data |= {"names": dict(self.names)} if self.names else {}
         data["layers"] = {name: _layer_to_dict(layer) for name, layer in self.layers.items()}
@@ -145,6 +147,11 @@ class Plan:
 
     def save(self, path: PathLike) -> None:
         """Write the plan to a YAML file. An existing file is replaced completely or not at all."""
+        data = self.to_dict()
+        try:
+            _from_dict(data)
+        except FormatError as error:
+            raise PlanError(f"the plan could not be read from a file: {error}") from error
         text = self.to_yaml()
         if len(text) > LARGEST:
             raise PlanError(f"the plan would have {len(text):,} characters; a file has at most {LARGEST:,}")
@@ -166,12 +173,7 @@ class Plan:
             raise FormatError(
                 f"a plan of version {shortened(data.get('version'))}; this version of deeptn reads {VERSION}"
             )
-        _check_keys(data, KEYS, "the plan")
-        found = converted(data, PlanData, "the plan")
-        known: dict[bytes, Network] = {}
-        with limited_nodes(ALL_NODES):
-            made = {name: _layer_from_dict(name, layer, known) for name, layer in found.layers.items()}
-        return cls(made, found.budget, found.params_before, found.params_after, found.names)
+        return _from_dict(data)
 
     @classmethod
     def load(cls, path: PathLike) -> Plan:
@@ -198,11 +200,22 @@ class Plan:
         return f"{text_table(rows)}\nall parameters: {self.params_before:,} -> {self.params_after:,} ({share:.1%})"
 
 
+def _from_dict(data: dict[str, Any]) -> Plan:
+    """Return a plan from what its file contains; raise `FormatError` if that is malformed, or too much."""
+    _check_keys(data, KEYS, "the plan")
+    found = converted(data, PlanData, "the plan")
+    known: dict[bytes, Network] = {}
+    with limited_nodes(ALL_NODES):
+        made = {name: _layer_from_dict(name, layer, known) for name, layer in found.layers.items()}
+    return Plan(made, found.budget, found.params_before, found.params_after, found.names)
+
+
 def _layer_to_dict(layer: LayerPlan) -> dict[str, Any]:
     if layer.network is None:
         return {"shape": list(layer.shape), "dense": layer.why}
     net, layout = layer.network, layer.network.layout.to_dict()
-    assert net.topology is not None
+    if net.topology is None:
+        raise PlanError("a plan names families; this network has none (dtn.save stores any network)")
     return {
         "shape": list(layer.shape),
         "topology": _short(net.topology),
@@ -219,6 +232,11 @@ def _short(topology: Topology) -> dict[str, Any]:
         f.name for f in fields(topology) if f.name != topology.size_field and getattr(topology, f.name) == f.default
     }
     return {key: _lists(value) for key, value in data.items() if key not in same}
+
+
+def _plain(value: Any) -> Any:
+    """Return a number of NumPy as one of Python."""
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _lists(value: Any) -> Any:
@@ -243,19 +261,27 @@ def _layer_from_dict(name: str, data: dict[str, Any], known: dict[bytes, Network
         text = msgspec.json.encode((shape, layer.topology, layer.layout))
         if text not in known:
             with limited_nodes():
-                known[text] = network(topology_from_dict(layer.topology), shape, chosen)
+                family = topology_from_dict(layer.topology)
+                layout = chosen or family.default_layout(shape)
+                if len(layout.leg_sizes) > LEGS:
+                    raise FormatError(f"a network of a file has at most {LEGS:,} legs")
+                known[text] = network(family, shape, layout)
     except (DeepTNError, RecursionError, ValueError) as problem:
-        raise FormatError(f"{where}: {problem}") from problem
+        raise FormatError(f"{where}: {problem!s:.500}") from problem
     return LayerPlan(shape, known[text], error)
+
+
+#: Numbers of which Python prints all digits.
+Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
 
 
 class LayerData(Part, frozen=True):
     """A layer in a plan's file."""
 
-    shape: tuple[int, ...]
+    shape: tuple[Size, ...]
     topology: dict[str, Any] | None = None
     layout: dict[str, Any] | None = None
-    params: int | None = None
+    params: Count | None = None
     error: float | str = math.nan
     dense: str | bool | int | float | None = ""
 
@@ -265,9 +291,9 @@ class PlanData(Part, frozen=True):
 
     format: str
     version: int
-    budget: dict[str, int | float | str]
-    params_before: int
-    params_after: int
+    budget: dict[str, Count | float | str]
+    params_before: Count
+    params_after: Count
     layers: dict[str, dict[str, Any]]
     names: dict[str, str] = msgspec.field(default_factory=dict[str, str])
 

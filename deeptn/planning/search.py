@@ -321,7 +321,7 @@ class _Search:
                 for number, given in enumerate(wanted[name]):
                     family, layout, budgets = given
                     key = key_of(what, digest, topology_to_dict(family), layout.to_dict(), budgets, self.seed)
-                    known = _candidates(store.find(key), math.prod(array.shape))
+                    known = _candidates(store.find(key))
                     if known is None:
                         calls.append(Call(name, (name, number, key), function, (array, *given, self.seed)))
                     else:
@@ -340,12 +340,12 @@ class _Search:
         return new
 
 
-def _candidates(data: Any, entries: int) -> list[Candidate] | None:
-    """Return candidates for a weight with so many entries from plain data; None if it is damaged."""
+def _candidates(data: Any) -> list[Candidate] | None:
+    """Return candidates from plain data; None if it is damaged."""
     if data is None:
         return None
     try:
-        return [Candidate(network_from_dict(net, entries), float(error)) for net, error in data]
+        return [Candidate(network_from_dict(net), float(error)) for net, error in data]
     except (DeepTNError, TypeError, ValueError):
         return None
 

@@ -50,7 +50,7 @@ LARGEST = 2**40
 AXES, LEGS = 64, 1024
 
 #: A size in a file.
-Size: TypeAlias = Annotated[int, Meta(gt=0)]
+Size: TypeAlias = Annotated[int, Meta(gt=0, le=2**62)]
 
 
 def prime_factors(n: int) -> tuple[int, ...]:
@@ -169,6 +169,7 @@ class Layout:
                     f"factors[{axis}] = {axis_factors} multiply to {math.prod(axis_factors)}; axis {axis} has size {n}"
                 )
         count = sum(map(len, factors))
+        count_nodes(8 + count // 4)  # files pay for legs
         order = self.order
         if isinstance(order, (tuple, list)):
             order = tuple(int(k) if hasattr(k, "__index__") else k for k in order)
@@ -378,11 +379,10 @@ class Layout:
         legs = sum(map(len, data.factors))
         if len(data.shape) > AXES or legs > LEGS:
             raise FormatError(f"a layout of a file has at most {AXES} axes and {LEGS} legs")
-        count_nodes(4 + legs // 8)
         try:
             return cls(data.shape, data.factors, data.order)
         except LayoutError as error:
-            raise FormatError(f"bad layout: {error}") from error
+            raise FormatError(f"bad layout: {error!s:.500}") from error
 
 
 class LayoutData(Part, frozen=True):

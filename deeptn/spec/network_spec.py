@@ -158,7 +158,7 @@ class NetworkSpec:
             )
             return cls(tuple(Leg(*leg) for leg in data.legs), stages, data.sizes)
         except SpecError as error:
-            raise FormatError(f"bad network: {error}") from error
+            raise FormatError(f"bad network: {error!s:.500}") from error
 
 
 class NodeData(Part, frozen=True):
@@ -274,9 +274,9 @@ def _validate_joins(spec: NetworkSpec, number: int) -> None:
         for other in others:
             if not 0 <= other < number:
                 raise SpecError(f"stage {number} names stage {other} in {field}; a stage can only read earlier stages")
+            count_nodes(len(spec.stages[other].output) // 8)
             if field == "sources":
                 continue
-            count_nodes(len(own) // 8)
             if (sizes := [spec.index_sizes.get(ix) for ix in spec.stages[other].output]) != own:
                 raise SpecError(f"stage {number} has sizes {own}, but stage {other}, named in {field}, has {sizes}")
 

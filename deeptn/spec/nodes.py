@@ -114,9 +114,10 @@ class Node:
             raise SpecError(
                 f"node {self.name!r} repeats the index {repeated!r}; take its diagonal (Graph: einsum=True)"
             )
-        alien = sorted(set(self.inputs).difference(self.indices), key=self.inputs.index)[:1]
-        if alien:
-            raise SpecError(f"node {self.name!r}: the input {alien[0]!r} is not one of its indices {self.indices}")
+        own = set(self.indices)
+        alien = next((ix for ix in self.inputs if ix not in own), None)
+        if alien is not None:
+            raise SpecError(f"node {self.name!r}: the input {alien!r} is not one of its indices {self.indices}")
         if self.constant is not None:
             count_nodes(len(self.constant) // ENTRIES)
             if self.param is not None:

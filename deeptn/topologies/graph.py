@@ -250,7 +250,8 @@ class Graph(Topology):
             if self.einsum:
                 separated, constants = separate(operands, before, renamed(indices), sizes, number)
                 operands = [(name, held) for (name, _), held in zip(operands, separated)]
-            made = (*(Node(name, held, _inputs(held, before)) for name, held in operands), *constants)
+            states = frozenset(before)
+            made = (*(Node(name, held, _inputs(held, states)) for name, held in operands), *constants)
             before = renamed(indices)
             activation, normalize = (None, None) if last else (self._between[number], self.normalize)
             stages.append(Stage(made, before, activation, normalize))
@@ -276,9 +277,8 @@ def _pairs(nodes: Any) -> tuple[tuple[str, tuple[str, ...]], ...]:
     return tuple((name, tuple(indices)) for name, indices in pairs)
 
 
-def _inputs(indices: tuple[str, ...], before: Sequence[str]) -> tuple[str, ...]:
+def _inputs(indices: tuple[str, ...], states: frozenset[str]) -> tuple[str, ...]:
     """Return the indices through which a node reads the state; none if it has no other indices."""
-    states = set(before)
     found = tuple(ix for ix in indices if ix in states)
     return found if len(found) < len(indices) else ()
 

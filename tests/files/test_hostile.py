@@ -54,7 +54,7 @@ def test_what_would_take_for_ever_is_refused_soon(name):
     data = {"layout": LAYOUT | layout, "topology": topology, "digest": "0" * 16}
     started = time.monotonic()
     with pytest.raises(dtn.FormatError):
-        network_from_dict(data, entries=10**9)
+        network_from_dict(data)
     assert time.monotonic() - started < QUICK
 
 
@@ -155,7 +155,7 @@ def test_version_1_that_lies_about_half_precision(tmp_path):
     dtn.save(tmp_path / "w", WALL, {name: 1e30 * array for name, array in WALL.init().items()})
 
     def change(table, own):
-        own["version"], own["dtypes"] = 1, {"cores": "float16"}
+        own |= {"version": 1, "dtypes": {"cores": "float16"}, "checksums": ""}
 
     changed(tmp_path / "w", change)
     with pytest.raises(dtn.FormatError, match="'cores' has entries that its dtype in the header, float16, does not"):
@@ -187,7 +187,7 @@ def test_many_equal_layers_are_no_attack():
         "topology": topology_to_dict(dtn.BrickWall(layers=8)),
     }
     old = {"format": "deeptn.model", "version": 2, "layers": {f"l{k}": entry for k in range(1000)}}
-    assert len(_networks(decoded(json.dumps(old), OldModelHeader, "the header"), 10**6)) == 1000
+    assert len(_networks(decoded(json.dumps(old), OldModelHeader, "the header"))) == 1000
 
 
 def test_many_networks_in_one_model(tmp_path):

@@ -169,6 +169,12 @@ def test_checkpoints_with_other_fields(field, value, tmp_path):
         lambda tensors: tensors.update({"rng": np.zeros(3, "float32")}),
         lambda tensors: tensors.update({"optimizer.x": np.zeros(3, "float32")}),
         lambda tensors: tensors.update({"optimizer.x.y": np.zeros(3, "float32")}),
+        lambda tensors: [tensors.pop(name) for name in list(tensors) if name.startswith("optimizer.")],
+        lambda tensors: tensors.pop("optimizer.0.exp_avg"),
+        lambda tensors: tensors.update({"optimizer.0.exp_avg": np.zeros(3, "float32")}),
+        lambda tensors: tensors.update({"optimizer.0.step": np.zeros(2, "float32")}),
+        lambda tensors: tensors.update({"optimizer.77.step": np.zeros((), "float32")}),
+        lambda tensors: tensors.update({name: tensors[name].astype("int32") for name in tensors if "model." in name}),
         lambda tensors: tensors.pop(next(name for name in tensors if name.startswith("best."))),
         lambda tensors: tensors.update(
             {next(name for name in tensors if name.startswith("best.")): np.zeros((1, 1, 1))}
@@ -177,9 +183,12 @@ def test_checkpoints_with_other_fields(field, value, tmp_path):
 )
 def test_a_checkpoint_of_something_else_leaves_the_model_alone(change, tmp_path):
     x, y, file = torch.from_numpy(X), torch.from_numpy(CLASSES), tmp_path / "c.safetensors"
-    recipe = Recipe(epochs=2)
+    recipe = Recipe(epochs=2, grow=((0, 4),))
     options: dict[str, Any] = {"seed": 3, "validation": (x, y), "checkpoint": file}
-    deeptn_torch.heal(noisy(), mlp(3), (x, y), recipe, **options)
+    steps = -(-len(x) // recipe.batch)
+    with pytest.raises(Stop):
+        deeptn_torch.heal(noisy(), mlp(3), (x, y), recipe, on_step=stopping(steps), **options)
+    good = file.read_bytes()
     with file.open("rb") as stream:
         header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))["__metadata__"][HEADER]
     tensors = load_file(file)
@@ -190,5 +199,8 @@ def test_a_checkpoint_of_something_else_leaves_the_model_alone(change, tmp_path)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(dtn.FormatError, match=r"another model|not a training checkpoint"):
         deeptn_torch.heal(model, mlp(3), (x, y), recipe, **options)
+    assert model.state_dict().keys() == before.keys()
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
+    file.write_bytes(good)
+    assert len(deeptn_torch.heal(model, mlp(3), (x, y), recipe, **options).epochs) == 2
