@@ -57,7 +57,7 @@ def near_match(word: str, known: Iterable[str]) -> str:
     """
     names = sorted(known)
     lower = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(str(word).lower(), list(lower), n=1)
+    close = difflib.get_close_matches(str(word)[:100].lower(), list(lower), n=1)
     hint = f"; did you mean {lower[close[0]]!r}?" if close else ""
     if close and len(names) > MANY:
         return f"did you mean {lower[close[0]]!r}?"

@@ -40,4 +40,4 @@ def converted(data: Any, kind: type[T], what: str) -> T:
 
 def _named(what: str, error: Exception) -> FormatError:
     later = "; a later version of deeptn may have written it" if "unknown field" in str(error) else ""
-    return FormatError(f"{what}: {error}{later}")
+    return FormatError(f"{what}: {error!s:.500}{later}")

@@ -165,6 +165,7 @@ def _from_index(path: Path) -> Checked:
 
 def _from_npz(path: Path) -> dict[str, np.ndarray]:
     """Unpack all arrays into one temporary file, which is deleted at once; the mapping keeps its contents."""
+    found: dict[str, np.ndarray] = {}
     places: dict[str, tuple[int, tuple[int, ...], bool, np.dtype[Any]]] = {}
     try:
         with zipfile.ZipFile(path) as archive, tempfile.TemporaryFile() as target:
@@ -181,6 +182,9 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
                     places[member.removesuffix(".npy")] = target.tell(), *_unpack(member, source, target)
             target.flush()
             whole = np.asarray(np.memmap(target, np.uint8, "r")) if target.tell() else np.empty(0, np.uint8)
+        for name, (start, shape, fortran, dtype) in places.items():
+            array = whole[start : start + math.prod(shape) * dtype.itemsize].view(dtype)
+            found[name] = array.reshape(shape, order="F" if fortran else "C")
     except MemoryError:
         raise
     except OSError as error:
@@ -189,10 +193,6 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
         raise FormatError(f"{str(path)!r} is not a .npz file of arrays: {error}") from error
     except Exception as error:  # what NumPy and zipfile raise for damaged files, of many types
         raise FormatError(f"{str(path)!r} is not a .npz file of arrays: {error!s:.200}") from error
-    found: dict[str, np.ndarray] = {}
-    for name, (start, shape, fortran, dtype) in places.items():
-        array = whole[start : start + math.prod(shape) * dtype.itemsize].view(dtype)
-        found[name] = array.reshape(shape, order="F" if fortran else "C")
     return found
 
 

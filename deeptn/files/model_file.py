@@ -218,6 +218,7 @@ def _contents(model: StoredModel, cores: Cores | None = None) -> tuple[dict[str,
     """Return the header and the tensors of a file."""
     for layer in model.layers.values():
         check_floats(layer.network, layer.params)
+    _check_names(model)
     model, before = (model, dict[str, str]()) if cores is None else _narrow(model, cores)
     tensors: dict[str, np.ndarray] = {}
     aliases: dict[str, str] = {}
@@ -239,6 +240,14 @@ def _contents(model: StoredModel, cores: Cores | None = None) -> tuple[dict[str,
     stored = packed({name: layer.network for name, layer in model.layers.items()}, tensors, aliases)
     header = {"format": MODEL, "networks": described(networks), "layers": layers}
     return header | ({"aliases": aliases} if aliases else {}), stored
+
+
+def _check_names(model: StoredModel) -> None:
+    """Raise `SpecError` if a further tensor has a name that belongs to a generated layer."""
+    for name in model.tensors:
+        layer = name.removesuffix(".bias") if name.endswith(".bias") else f"{name}.".rpartition(".cores.")[0]
+        if layer in model.layers:
+            raise SpecError(f"the tensor {name!r} has a name that belongs to the generated layer {layer!r}; rename it")
 
 
 def _narrow(model: StoredModel, dtype: Cores) -> tuple[StoredModel, dict[str, str]]:

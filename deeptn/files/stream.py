@@ -162,6 +162,12 @@ def ordered(dtypes: Mapping[str, np.dtype[Any]]) -> list[str]:
 
 
 def _known(name: str, dtype: str) -> str:
+    if name == "__metadata__":
+        raise SpecError(f"no tensor can be named {name!r}: safetensors files keep their header there; rename it")
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        raise SpecError(f"the name {name!r} of a tensor is not valid Unicode; rename it") from error
     if dtype not in CODES:
         raise SpecError(f"{name!r} has the dtype {dtype}, which safetensors files cannot store")
     return dtype

@@ -378,7 +378,7 @@ def _read(path: PathLike, about: dict[str, Any]) -> tuple[list[Epoch], int | Non
     for key, expected in about.items():
         if found.get(key) != expected:
             raise FormatError(
-                f"{path}: the checkpoint was written with {key} = {found.get(key)}, expected {expected}; "
+                f"{path}: the checkpoint was written with {key} = {found.get(key)!s:.200}, expected {expected!s:.200}; "
                 "name another file, and pass the model as it was at the start"
             )
     return [Epoch(*astuple(epoch)) for epoch in header.epochs], header.best, tensors

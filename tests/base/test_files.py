@@ -120,6 +120,23 @@ def test_an_owner_that_cannot_be_kept_gives_away_no_rights(tmp_path, monkeypatch
     assert (path.read_text(), mode(path)) == ("new", 0o755)
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can give files away")
+def test_the_group_is_kept_where_the_owner_cannot_be(tmp_path, monkeypatch):
+    path, fchown = tmp_path / "w", os.fchown
+    path.write_text("old")
+    os.chown(path, 1234, 4321)
+    path.chmod(0o640)
+
+    def members_only(handle: int, uid: int, gid: int) -> None:
+        if uid != -1:
+            raise PermissionError
+        fchown(handle, uid, gid)
+
+    monkeypatch.setattr(os, "fchown", members_only)
+    put(path)
+    assert (path.stat().st_uid, path.stat().st_gid, mode(path)) == (os.geteuid(), 4321, 0o640)
+
+
 def _other_owner(found: os.stat_result) -> os.stat_result:
     return os.stat_result((*found[:4], found.st_uid + 1, *found[5:10]))
 

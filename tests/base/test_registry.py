@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,6 +39,19 @@ def test_names_of_installed_packages(monkeypatch):
     assert colors["BLUE"] == 2
     assert list(colors) == ["Red", "Blue"]
     assert asked == ["some.colors"]  # once
+
+
+def test_other_threads_wait_for_installed_packages(monkeypatch):
+    colors: Registry[int] = Registry("color", "some.colors")
+
+    def slow() -> None:
+        time.sleep(0.2)
+        assert "blue" not in colors  # what is imported may look names up
+        colors.add("Blue", 2)
+
+    installed(monkeypatch, slow)
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(colors.__getitem__, ["blue"] * 4)) == [2] * 4
 
 
 def test_a_list_of_names_includes_those_of_installed_packages(monkeypatch):

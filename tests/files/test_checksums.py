@@ -78,8 +78,36 @@ def test_networks_as_checkpoints(tmp_path, sharded):
     damage(tmp_path / "w.safetensors", "cores")
     tensors = load_checkpoint(file).tensors
     assert len(tensors) == 1
-    with pytest.raises(dtn.FormatError, match=DAMAGED.format("cores")):
+    with pytest.raises(dtn.FormatError, match=r"w\.safetensors' " + DAMAGED.format("cores")):
         tensors["cores"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ('"checksums":"', '"checksums":3,"x":"'),
+        ('"version":4', '"version";4'),
+        ('"version":4', '"version":0'),
+        ('"version":4', '"version":3'),
+        ('"version":4', '"version":5'),
+    ],
+)
+@pytest.mark.parametrize("kind", ["network", "model"])
+def test_a_damaged_header_does_not_switch_checksums_off(old, new, kind, path, tmp_path):
+    if kind == "network":
+        path = tmp_path / "w.safetensors"
+        net = dtn.network(dtn.LowRank(rank=2), (6, 4))
+        dtn.save(path, net, net.init())
+    content = path.read_bytes()
+    start = 8 + int.from_bytes(content[:8], "little")
+    table = json.loads(content[8:start])
+    assert old in table["__metadata__"][HEADER]
+    table["__metadata__"][HEADER] = table["__metadata__"][HEADER].replace(old, new)
+    text = json.dumps(table, separators=(",", ":")).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[start:])
+    for read in (load_checkpoint, dtn.load if kind == "network" else dtn.load_model):
+        with pytest.raises(dtn.FormatError):
+            read(path)
 
 
 def test_damage_is_not_written_on(path, tmp_path):

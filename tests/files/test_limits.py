@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 
@@ -19,6 +20,7 @@ import deeptn as dtn
 from deeptn.files import network_to_dict
 from deeptn.files.network_file import DESCRIPTION
 from deeptn.files.tensors import LARGEST
+from deeptn.planning.plans import LayerPlan, _from_dict
 from deeptn.spec import ALL_NODES
 from deeptn.topologies import topology_names, topology_to_dict
 
@@ -101,7 +103,30 @@ def attack(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if name == "networks of many legs":
         layout = dtn.Layout((2,), ((2, *[1] * 1000),))
         return NOTHING | {"networks": [network_to_dict(dtn.network(dtn.TensorTrain(rank=1), (2,), layout))] * 40}, {}
+    if name == "inputs of a node":
+        own = spec(1040)
+        own["spec"]["stages"][0]["nodes"][0]["inputs"] = [f"{k}y" for k in range(DESCRIPTION // 12)]
+        return NOTHING | {"networks": [own]}, {}
+    if name == "stages that read all others":
+        return NOTHING | {"networks": [deflated(readers(400, 200))]}, {}
     raise AssertionError(name)
+
+
+def readers(stages: int, width: int) -> dict[str, Any]:
+    """Return a network in which every stage reads all earlier ones."""
+    layout = {"shape": [2], "factors": [[2]], "order": "rows"}
+    outputs = [[f"s{k}_{j}" for j in range(width)] for k in range(stages)]
+    found = [
+        {
+            "nodes": [{"name": f"n{k}", "indices": outputs[k]}],
+            "output": outputs[k],
+            "activation": "relu",
+            "sources": list(range(k)),
+        }
+        for k in range(stages)
+    ]
+    sizes = [[index, 1] for own in outputs for index in own]
+    return {"layout": layout, "spec": {"legs": [["a0_0", 2, 0]], "sizes": sizes, "stages": found}}
 
 
 def constants(size: int) -> dict[str, Any]:
@@ -133,6 +158,8 @@ def constants(size: int) -> dict[str, Any]:
         "constants",
         "many small networks",
         "networks of many legs",
+        "inputs of a node",
+        "stages that read all others",
     ],
 )
 def test_time_and_memory(name, tmp_path):
@@ -164,10 +191,79 @@ def plan(family: dict[str, Any]) -> str:
 @pytest.mark.parametrize("size", [10**4, 10**9, 2**62, 10**30])
 def test_sizes_of_families(size):
     for name in set(topology_names()) - {"Graph"}:  # which is not built by sizes
-        family = topology_to_dict(dtn.network(name, (96, 64)).topology)
-        assert dtn.Plan.from_yaml(plan(family)).layers["fc"].network.shape == (96, 64)
+        topology = dtn.network(name, (96, 64)).topology
+        assert topology is not None
+        family = topology_to_dict(topology)
+        assert dtn.Plan.from_yaml(plan(family)).targets["fc"].shape == (96, 64)
         for field in family.keys() - {"name"}:
             start = time.process_time()
             with suppress(dtn.FormatError):
                 dtn.Plan.from_yaml(plan(family | {field: size}))
             assert time.process_time() - start < QUICK, (name, field)
+
+
+PLANS = {
+    "a tree of many legs": ([4, 2**1000], {"name": "Tree"}),
+    "MERA with many legs": ([4, 2**3000], {"name": "MERA"}),
+    "many axes": ([4] * 60, {"name": "Tree"}),
+    "a train of many legs": ([2**40] * 60, {"name": "TensorTrain"}),
+    "more digits than Python prints": ([2**20000], {"name": "Tucker"}),
+    "a graph of many nodes": (
+        [2, 2],
+        {
+            "name": "Graph",
+            "nodes": [[["A", "".join(chr(0x4E00 + k) for k in range(20000))]], [[f"N{k}", "ab"] for k in range(4000)]],
+            "output": "ab",
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_plans(name):
+    shape, family = PLANS[name]
+    layers = {f"fc{k}": {"shape": [size + k * (size < 9) for size in shape], "topology": family} for k in range(8)}
+    text = plan(family).replace("[96, 64]", "[1, 1]")
+    data = yaml.safe_load(text) | {"layers": layers}
+    start = time.process_time()
+    with suppress(dtn.FormatError):
+        print(_from_dict(data))  # without YAML, which is slow itself
+    assert time.process_time() - start < QUICK
+
+
+def test_a_plan_that_could_not_be_read_is_not_written(tmp_path):
+    deep = dtn.network(dtn.BrickWall(layers=3000), (8, 12))
+    with pytest.raises(dtn.PlanError, match="layer 'fc' of the plan: the networks of the file have more nodes"):
+        dtn.Plan({"fc": LayerPlan((8, 12), deep, 0.5)}, {"params": 1}, 1, 1).save(tmp_path / "p.yaml")
+    assert not list(tmp_path.iterdir())
+    bare = dtn.Network(dtn.network("Tree", (8, 12)).spec, dtn.network("Tree", (8, 12)).layout)
+    with pytest.raises(dtn.PlanError, match="a plan names families"):
+        dtn.Plan({"fc": LayerPlan((8, 12), bare, 0.5)}, {"params": 1}, 1, 1).save(tmp_path / "p.yaml")
+    good = dtn.Plan({"fc": LayerPlan((8, 12), dtn.network("Tree", (8, 12)), 0.5)}, {"params": np.int64(9)}, 1, 1)
+    good.save(tmp_path / "p.yaml")
+    assert dtn.Plan.load(tmp_path / "p.yaml") == good
+
+
+def test_ranks_above_the_bonds_are_stored(tmp_path):
+    for topology in (dtn.LowRank(rank=5000), dtn.TTMatrix(rank=10**6), dtn.TensorTrain(rank=4097)):
+        net = dtn.network(topology, (6, 4))
+        dtn.save(tmp_path / "w", net, net.init())
+        assert dtn.load(tmp_path / "w")[0].topology == topology
+
+
+def test_messages_are_short():
+    order = list(range(300_000))
+    for change in ({"order": order}, {"order": "x" * 10**6}):
+        with pytest.raises(dtn.FormatError) as found:
+            dtn.Layout.from_dict({"shape": [4], "factors": [[2, 2]]} | change)
+        assert len(str(found.value)) < 1000
+    long = spec(1040)
+    for part in ({"name": "n" * 10**6}, {"indices": ["i" * 10**6]}):
+        long["spec"]["stages"][0]["nodes"][0] |= part
+        with pytest.raises(dtn.FormatError) as found:
+            dtn.files.network_from_dict(long)
+        assert len(str(found.value)) < 1000
+    long["spec"]["stages"][0] |= {"activation": "a" * 10**6, "nodes": [{"name": "A", "indices": ["a0_0"]}]}
+    with pytest.raises(dtn.FormatError) as found:
+        dtn.files.network_from_dict(long)
+    assert len(str(found.value)) < 1000

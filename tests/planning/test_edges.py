@@ -61,12 +61,12 @@ def test_half_precision_there_and_back(tmp_path, dtype, jobs, capsys):
 def test_large_ranks_come_back_from_the_folder():
     net = dtn.network(dtn.LowRank(rank=5000), (16384, 16384))
     data = json.loads(json.dumps([(dtn.files.network_to_dict(net), 0.5)]))
-    assert _candidates(data, net.size) == [Candidate(net, 0.5)]
+    assert _candidates(data) == [Candidate(net, 0.5)]
 
 
 @pytest.mark.parametrize("data", [[[1]], [3], 7, {"a": 1}, [[{"topology": "no"}, 0.5]]])
 def test_damaged_results_are_measured_again(data):
-    assert _candidates(data, 100) is None
+    assert _candidates(data) is None
 
 
 def test_a_name_with_brackets_selects_itself(tmp_path):
