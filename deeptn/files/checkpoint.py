@@ -35,6 +35,9 @@ FILES = (
 #: Arrays in unpacked files start at multiples of so many bytes.
 ALIGNED = 64
 
+#: Bytes that one byte in an archive can stand for.
+RATIOS = {zipfile.ZIP_STORED: 1, zipfile.ZIP_DEFLATED: 1032}
+
 #: What reads the headers of arrays, by format.
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
@@ -169,6 +172,9 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
     places: dict[str, tuple[int, tuple[int, ...], bool, np.dtype[Any]]] = {}
     try:
         with zipfile.ZipFile(path) as archive, tempfile.TemporaryFile() as target:
+            for member in archive.infolist():
+                if member.file_size > RATIOS.get(member.compress_type, math.inf) * (member.compress_size + 8):
+                    raise FormatError(f"{member.filename!r} cannot have {member.file_size:,} bytes")
             need = sum(member.file_size for member in archive.infolist())
             free = shutil.disk_usage(tempfile.gettempdir()).free
             if need > free:
@@ -188,7 +194,7 @@ def _from_npz(path: Path) -> dict[str, np.ndarray]:
     except MemoryError:
         raise
     except OSError as error:
-        if error.errno is not None:  # otherwise, the archive is damaged
+        if error.errno not in (None, errno.EINVAL):  # from damaged data, and places before the start
             raise
         raise FormatError(f"{str(path)!r} is not a .npz file of arrays: {error}") from error
     except Exception as error:  # what NumPy and zipfile raise for damaged files, of many types

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import random
 import resource
@@ -99,18 +100,30 @@ def plan_file() -> Kind:
 
 
 def training_checkpoint() -> Kind:
-    recipe, data = Recipe(epochs=1, batch=8), (torch.ones(8, 6), torch.ones(8, 4))
+    recipe, data = Recipe(epochs=2, batch=8), (torch.ones(8, 6), torch.ones(8, 4))
 
     def model() -> nn.Module:
         torch.manual_seed(0)
         return nn.Sequential(deeptn_torch.TNLinear(6, 4, dtn.LowRank(rank=1)))
 
-    def use(path: Path) -> None:
-        deeptn_torch.train(model(), data, recipe, validation=data, checkpoint=path)
+    def use(path: Path, on_step: Any = None) -> None:
+        deeptn_torch.train(model(), data, recipe, 0, on_step, validation=data, checkpoint=path)
 
     with tempfile.TemporaryDirectory() as folder:
-        use(Path(folder, "c"))
+        with pytest.raises(StopIteration):  # in the second epoch
+            use(Path(folder, "c"), on_step=iter([None]).__next__)
         return Kind(Path(folder, "c").read_bytes(), mutations.safetensors, use)
+
+
+def arrays_of_numpy() -> Kind:
+    def use(path: Path) -> None:
+        path = path.rename(path.with_suffix(".npz"))
+        for array in load_checkpoint(path).tensors.values():
+            array.tobytes()
+
+    content = io.BytesIO()
+    np.savez_compressed(content, a=np.arange(30.0).reshape(5, 6), b=np.ones(4, "int8"))
+    return Kind(content.getvalue(), mutations.damaged, use)
 
 
 def cached_path() -> Kind:
@@ -168,6 +181,7 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "plan": plan_file,
     "training": training_checkpoint,
     "path": cached_path,
+    "arrays of NumPy": arrays_of_numpy,
 }
 
 
