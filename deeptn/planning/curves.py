@@ -88,7 +88,8 @@ class Sensitivity(NamedTuple):
         within = float(np.clip(error, errors[0], errors[-1]))
         logarithms = np.log(np.maximum(changes, 1e-30))  # a change may be zero
         change = float(np.exp(np.interp(np.log(within), np.log(errors), logarithms)))
-        return -2.0 * self.importance * math.log(max(LEAST, 1.0 - (change * error / within) ** 2 / 2.0))
+        kept = 1.0 - (change * error / within) ** 2 / 2.0
+        return 0.0 - 2.0 * self.importance * math.log(max(LEAST, kept))
 
 
 def curve(

@@ -21,6 +21,8 @@ from torch import nn
 import deeptn as dtn
 from deeptn.files import StoredModel
 from deeptn.planning import Candidate, Plan, Sensitivity, pareto, plan
+from deeptn.planning.allocation import allocate
+from deeptn.planning.pareto import _params, _size
 
 from .test_plans import tensors
 
@@ -124,3 +126,29 @@ def test_fits_by_gradient_agree_in_error(tmp_path):
         dtx.compress(flat, renamed)[1].layers[0].error,
     ]
     assert max(errors) < 1.01 * min(errors), errors
+
+
+def test_changes_add_up_as_cosines_that_multiply():
+    found = Sensitivity(measured=((0.01, 0.01), (1.0, 1.0)))
+    assert found(0.0) == found(1e-20) == 0.0
+    assert found(0.01) == pytest.approx(1e-4, rel=1e-4)
+    for changes in ((0.3, 0.5), (0.1, 0.9, 1.2)):
+        cosines = [1 - change**2 / 2 for change in changes]
+        assert math.exp(-sum(map(found, changes)) / 2) == pytest.approx(math.prod(cosines))
+    assert found(1.3) < found(1.5) == found(10.0) < math.inf  # nothing is left
+    assert Sensitivity(2.0, found.measured)(0.5) == 2 * found(0.5)
+
+
+def test_a_large_layer_is_not_sacrificed_to_many_others():
+    """Its change of the outputs saturates: the squares would give up what everything else depends on."""
+    curves, counts = {}, {}
+    for name, size, top in [("large", 100, 1.35), *((f"small{k}", 4, 0.4) for k in range(25))]:
+        nets = [dtn.network(dtn.LowRank(rank=rank), (8 * size, 8)) for rank in (1, 2, 4)]
+        curves[name] = [Candidate(None, 0.0), *(Candidate(net, error) for net, error in zip(nets, (0.99, 0.8, 0.5)))]
+        counts[name] = Sensitivity(measured=((0.2, 0.4 * top), (0.5, 0.75 * top), (1.0, top)))
+    values = [np.array([counts[name](one.error) for one in curve]) for name, curve in curves.items()]
+    costs = [np.array([[_params(one, _size(curve))] for one in curve]) for curve in curves.values()]
+    limit = sum(cost[3, 0] for cost in costs)
+    squares = [np.array([-2 * math.expm1(-value / 2) for value in found]) for found in values]
+    assert allocate(values, costs, [limit])[0] == 3
+    assert allocate(squares, costs, [limit])[0] < 3
