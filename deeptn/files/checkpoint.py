@@ -64,6 +64,8 @@ def load_checkpoint(path: PathLike) -> StoredModel:
     ------
     FormatError
         If the file is damaged, is of another format, or contains something other than tensors.
+    OSError
+        If it cannot be read, or a ``.npz`` is larger than what is left in the folder for temporary files.
 
     Examples
     --------
