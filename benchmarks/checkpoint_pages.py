@@ -31,7 +31,7 @@ def checkpoints_page(data: dict[str, Any]) -> str:
         "share of its parameters and the best family for that share (a dash: some weight has no network so small). Seconds and "
         f"memory are those of the three commands, with {max(row['jobs'] for row in data['rows'])} processes; the memory is the peak "
         "of the largest one. A star marks plans that measured all errors; the others found them in a folder. “outputs” means a plan for "
-        "the outputs of the model, made in Python with 500 images or 64 sentences that are not among those of the test.",
+        "the outputs of the model, made in Python, in one process, with 500 images or 64 sentences that are not among those of the test.",
         "",
     ]
     for model, (title, measure, quality) in TITLES.items():

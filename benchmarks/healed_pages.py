@@ -193,7 +193,7 @@ def minilm_page(data: dict[str, Any]) -> str:
             "",
             *table(headings, cells),
             "",
-            "Minutes: plan, fits and healing, with one thread. Peak: of the whole process, which also holds the original.",
+            "Minutes: plan, fits and healing, with one thread, on a machine that also did other work. Peak: of the whole process, which also holds the original.",
             "",
             f"Measured by `python benchmarks/minilm.py`: {about(data['environment'])}; seed {data['seed']}. All rows: "
             "`benchmarks/results/minilm.json`. This page is written by `benchmarks/pages.py`.",

@@ -169,7 +169,7 @@ class Layout:
                     f"factors[{axis}] = {axis_factors} multiply to {math.prod(axis_factors)}; axis {axis} has size {n}"
                 )
         count = sum(map(len, factors))
-        count_nodes(8 + count // 4)  # files pay for legs
+        count_nodes(12 + count // 2)  # files pay for legs
         order = self.order
         if isinstance(order, (tuple, list)):
             order = tuple(int(k) if hasattr(k, "__index__") else k for k in order)
