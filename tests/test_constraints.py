@@ -21,7 +21,7 @@ def test_isometrize_is_a_projection(dtype):
         assert np.isclose(np.linalg.norm(core), np.linalg.norm(params[name]))
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 @pytest.mark.parametrize("like", ["torch", "jax"])
 def test_isometrize_is_the_same_in_every_library(dtype, like, x64):

@@ -30,6 +30,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.few(7)
 @grid(family=FAMILIES, scheme=list(SCHEMES))
 def test_moments_of_the_weight(family, scheme):
     net = dtn.network(family, (60, 50))

@@ -31,6 +31,7 @@ def test_materialize_is_the_einsum(net):
     assert close(weight, oracle.einsum(net, params), 1e-12)
 
 
+@pytest.mark.few(55)
 @nets_and_libraries
 def test_libraries_agree_in_single_precision(net, library):
     pytest.importorskip(library)
@@ -49,6 +50,7 @@ def test_params_have_the_shapes_of_the_spec(net):
 LEADS = [(2, 3), (0,), (), (3,), (1,), (2, 0, 3)]
 
 
+@pytest.mark.few(41)
 @nets_and_libraries
 def test_apply_is_the_product(net, library):
     """Axes before the columns are kept, even if there are none or one is empty."""
@@ -72,6 +74,7 @@ def test_apply_is_the_product_in_double_precision(net):
     assert close(net.apply(params, x), x @ net.materialize(params).reshape(net.shape[0], -1).T, 1e-12)
 
 
+@pytest.mark.few(3)
 @few_nets
 def test_gradients_agree_between_torch_and_jax(net, torch, jax, x64):
     params = net.init(seed=2, dtype="float64")
@@ -92,7 +95,7 @@ def test_gradcheck(name, torch):
     assert torch.autograd.gradcheck(lambda *arrays: net.materialize(dict(zip(names, arrays))), tuple(params.values()))
 
 
-@pytest.mark.few(10)
+@pytest.mark.few(4)
 @linear_nets
 def test_gradients_of_apply(net, torch):
     columns = math.prod(net.shape[1:])
@@ -171,7 +174,7 @@ def test_hash_and_equality(net):
     assert {net: 1}[again] == 1
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @few_nets
 def test_jit_vmap_and_functional_call(net, torch, jax):
     params = net.init(seed=4, like="jax")

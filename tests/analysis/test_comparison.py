@@ -18,6 +18,7 @@ def by_gradient(net, weight):
     return {name: p.numpy() for name, p in found.items()}
 
 
+@pytest.mark.slow
 def test_compare_measures_what_it_says():
     families = ["LowRank", dtn.TensorTrain(), dtn.Tree(activation=None), "Tucker", "BrickWall", "CP"]
     found = dtn.compare(WEIGHT, families, budget=300, inputs=INPUTS)
@@ -43,6 +44,7 @@ def test_compare_measures_what_it_says():
     assert len(text.splitlines()) == 2 + len(families)
 
 
+@pytest.mark.slow
 def test_compare_fits_by_gradient():
     found = dtn.compare(WEIGHT, ["BrickWall"], budget=500, fit=by_gradient).rows[0]
     net = dtn.at_budget("BrickWall", WEIGHT.shape, 500)

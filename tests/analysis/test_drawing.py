@@ -22,7 +22,7 @@ def nodes_drawn(figure):
     return np.concatenate([np.asarray(c.get_offsets()) for c in nodes])
 
 
-@pytest.mark.few(34)
+@pytest.mark.few(13)
 @nets
 def test_nothing_is_cut_off_or_written_over(net):
     figure = dtn.draw(net)
@@ -45,6 +45,7 @@ def test_nothing_is_cut_off_or_written_over(net):
         assert not any(box.overlaps(other) for other in boxes[k + 1 :]), net
 
 
+@pytest.mark.few(31)
 @nets
 def test_drawing_and_summary(net):
     import matplotlib.figure
@@ -125,6 +126,7 @@ def test_draw_into_given_axes():
     assert dtn.draw(NETWORKS["train"], ax=ax) is figure
 
 
+@pytest.mark.few(23)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_drawings_are_as_approved(name):
     """If a drawing changes on purpose, look at it, then run ``python -m tests.analysis.drawings``."""

@@ -40,6 +40,7 @@ def test_there_and_back(dense, tmp_path, capsys):
         np.testing.assert_allclose(after[name], array, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_budget_in_place_of_a_plan(dense, tmp_path, capsys):
     options = ["--budget", "30%", "--topologies", "LowRank", "--ignore", "head", "-o", str(tmp_path / "s.safetensors")]
     assert main(["compress", str(dense), *options]) == 0
@@ -51,6 +52,7 @@ def test_a_budget_in_place_of_a_plan(dense, tmp_path, capsys):
     assert "train it, or choose a larger budget" in said
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -20,7 +20,7 @@ def test_draw_writes_a_picture_and_says_what_it_shows(suffix, tmp_path, capsys):
     assert said.endswith(f"wrote {out}\n")
 
 
-@pytest.mark.few(14)
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", [n for n in dtn.topologies.topology_names() if hasattr(dtn, n)])
 def test_every_topology_is_drawn(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)

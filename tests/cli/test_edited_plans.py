@@ -37,6 +37,7 @@ def edited(model, tmp_path, capsys):
     return compress
 
 
+@pytest.mark.slow
 def test_names_without_quotes(edited, model, tmp_path, capsys):
     def change(found):
         return yaml.safe_dump(found | {"layers": {int(name): layer for name, layer in found["layers"].items()}})
@@ -74,6 +75,7 @@ def test_a_wrong_limit_in_a_plan_is_an_error_before_the_work(edited, tmp_path):
     assert not (tmp_path / "s.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_warnings_are_plain_lines(edited, model, tmp_path):
     def change(found):
         found["layers"]["1"]["topology"]["rank"] = 400

@@ -96,6 +96,7 @@ def test_text_says_the_scores(folder, capsys):
     assert "healed" not in printed.out
 
 
+@pytest.mark.slow
 def test_healing_is_that_of_python(folder):
     assert main(["compress", "m.pt", "--budget", "50%", *OUT, *ALL, "--seed", "3", "--quiet"]) == 0
     from deeptn_torch import calibrate, compress, heal
@@ -200,6 +201,7 @@ WRONG = {
 }
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize(("options", "message"), WRONG.values(), ids=WRONG)
 def test_wrong_use(options, message, folder, capsys):
     (folder / "wrong.yaml").write_text("epoch: 3")

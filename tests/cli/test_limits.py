@@ -59,6 +59,7 @@ def test_quiet_says_nothing(dense, tmp_path, capsys):
     assert said.err == ""
 
 
+@pytest.mark.slow
 def test_several_limits_and_overrides(dense, tmp_path, capsys):
     words = ["plan", str(dense), "--budget", "bytes=60%", "--budget", "flops=80%", "--json", "--jobs", "1"]
     words += ["--topologies", "LowRank,TensorTrain", "--override", "fc2: {topologies: [TensorTrain]}"]
@@ -173,6 +174,7 @@ def test_completion_knows_the_commands(capsys):
     assert "--pareto" in said
 
 
+@pytest.mark.slow
 def test_files_without_model_code(dense, tmp_path):
     """A compressed file opens in NumPy alone, and has what the dense one has."""
     small = tmp_path / "s.safetensors"

@@ -65,6 +65,7 @@ def test_inspect_prints_one_json_document(path, capsys):
     assert data == json.loads(json.dumps(found))
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("layer", ["fc1", "fc1.weight"])
 @pytest.mark.parametrize(("params", "most"), [("240", 240), ("20%", 307), ("1_000", 1000)])
 def test_compare_is_that_of_the_library(path, capsys, layer, params, most):
@@ -80,6 +81,7 @@ def test_compare_is_that_of_the_library(path, capsys, layer, params, most):
     assert [row["ratio"] for row in data["rows"]] == [32 * 48 / (row.params or 1) for row in expected.rows]
 
 
+@pytest.mark.few(1)
 def test_compare_fits_families_without_a_closed_form(path, capsys):
     pytest.importorskip("torch")
     arguments = ["compare", path, "--layer", "head", "--params", "40%", "--topologies", "BrickWall", "--json"]

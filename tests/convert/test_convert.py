@@ -14,7 +14,7 @@ def legs_to_weight(net, array):
     return net.layout.from_legs(array)
 
 
-@pytest.mark.few(34)
+@pytest.mark.few(13)
 @nets_and_libraries
 def test_quimb_contracts_to_the_same(net, library):
     pytest.importorskip(library)

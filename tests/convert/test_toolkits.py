@@ -92,7 +92,7 @@ def hyper(seed: int) -> tuple[Any, list[str]]:
 QUIMB = quimb_cases()
 
 
-@pytest.mark.few(30)
+@pytest.mark.few(12)
 @pytest.mark.parametrize("name", QUIMB)
 def test_quimb(name):
     made = QUIMB[name]()

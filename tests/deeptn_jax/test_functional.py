@@ -119,6 +119,7 @@ def test_it_trains():
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.few(1)
 @choose("name", ["brickwall-relu", "brickwall-odd", "shared"], ["brickwall-odd", "shared"])
 def test_recomputation_changes_no_gradient(name, x64):
     net = NETWORKS[name]

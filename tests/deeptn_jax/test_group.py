@@ -146,6 +146,7 @@ def test_values_and_training(make, library):
     assert len(parameters(together)) < len(parameters(own)) / 2
 
 
+@pytest.mark.few(1)
 @frameworks
 def test_groups(make, library):
     grouped = library.group(small(make, library), ignore=["layers.b"])

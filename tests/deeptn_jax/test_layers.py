@@ -92,7 +92,7 @@ def test_equinox_convolutions(family, sizes):
     assert again.dense.padding_mode == "CIRCULAR"
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @families_and_modes
 def test_embeddings(family, mode):
     rows = jnp.array([[3, 29, 0], [5, -1, 3]])
@@ -109,7 +109,7 @@ def test_embeddings(family, mode):
     assert all(close(gradient["cores"][name][...], by_table[name], 1e-4) for name in by_table)
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @families_and_modes
 def test_nnx_linear(family, mode):
     layer = tnx.TNLinear(20, 12, family, rngs=nnx.Rngs(0), mode=mode)
@@ -128,6 +128,7 @@ def test_nnx_linear(family, mode):
     assert close(half(x), dense(x), 0.1)
 
 
+@pytest.mark.slow
 def test_nnx_conventions():
     bias = tnx.TNLinear(20, 12, rngs=nnx.Rngs(0), bias_init=nnx.initializers.ones).bias
     assert bias is not None

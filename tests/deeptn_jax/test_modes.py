@@ -77,6 +77,7 @@ def test_the_dense_layer_gets_what_the_network_cannot_do(monkeypatch):
         decodes(vector, jnp.ones(21), monkeypatch)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.parametrize("mode", ["materialize", "apply"])
 def test_cores_of_two_dtypes_are_refused(name, mode):

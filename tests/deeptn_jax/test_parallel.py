@@ -20,7 +20,7 @@ from ..tiers import choose
 KEY = jax.random.key(0)
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("family", [dtn.BrickWall(layers=2), dtn.TTMatrix(rank=2)], ids=["relu", "train"])
 def test_scan_over_stacked_networks(family):
     net = dtn.network(family, (16, 16))

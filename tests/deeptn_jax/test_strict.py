@@ -80,6 +80,7 @@ def test_complex_networks_are_drawn_and_used(activation):
         deeptn_jax.init(net, KEY, dtype="int32")
 
 
+@pytest.mark.few(1)
 @choose("family", FAMILIES, ["ttmatrix"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_fits(family, dtype):
@@ -93,6 +94,7 @@ def test_fits(family, dtype):
             assert found.error <= found.history[0] + rounding
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_recipe(dtype):
     net = dtn.network(dtn.BrickWall(layers=2), (2, 16))
@@ -150,6 +152,7 @@ def test_models_are_compressed(context, fit, tmp_path):
         assert jnp.allclose(jax.vmap(tne.fold(less))(x), jax.vmap(less)(x), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_equal_layers_share_their_programs():
     """Neither random cores nor a gradient make JAX compile or trace anything for every layer."""
     counts = []

@@ -76,6 +76,7 @@ class Attention(nnx.Module):
         return self.general(self.attention(x).reshape(*x.shape[:-1], 4, 8))
 
 
+@pytest.mark.slow
 def test_nnx_general_and_attention(tmp_path):
     model, x = Attention(nnx.Rngs(0)), jax.random.normal(KEY, (2, 7, 32))
     small, report = tnx.compress(model, {"*": FULL})
@@ -194,6 +195,7 @@ def test_options_set_later_take_effect():
     assert layer.to_dense().bias[...].sum() == 12
 
 
+@pytest.mark.slow
 def test_stacks_are_refused():
     @nnx.split_rngs(splits=3)
     @nnx.vmap
@@ -226,6 +228,7 @@ def test_sizes_may_be_integers_of_numpy(name):
     assert close(found, SIZES[name](10, 12))
 
 
+@pytest.mark.slow
 def test_a_table_of_one_row_and_a_table_of_integers():
     rows = jnp.array([0, 0, 3])
     for options in ({}, {"dtype": jnp.int32}):
@@ -296,6 +299,7 @@ def test_cells_with_their_own_call_are_refused():
     assert close(tne.fold([made])[0](jnp.ones(8), jnp.ones(12)), made(jnp.ones(8), jnp.ones(12)))
 
 
+@pytest.mark.slow
 def test_a_weight_is_used_as_an_array():
     net = dtn.network(dtn.TTMatrix(rank=2), (36, 8))
     weight: Any = tne.TNWeight(net, net.init(like="jax"))

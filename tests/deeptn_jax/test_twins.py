@@ -8,7 +8,7 @@ from ..tiers import grid
 from .twins import LAYERS, OPERATIONS, check
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(1)
 @grid(layer=LAYERS, operation=OPERATIONS)
 def test_a_generated_layer_does_what_the_dense_one_does(layer, operation):
     check(operation, layer())

@@ -35,6 +35,7 @@ def named() -> dtn.Network:
     return dtn.Network(dtn.spec.NetworkSpec(layout.legs, (stage,), tuple((b, 3) for b in ends[1:-1])), layout)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("library", [tne, tnx])
 def test_a_core_may_have_any_name(library, tmp_path):
     def layer(make: Any, *arguments: Any) -> Any:
@@ -74,6 +75,7 @@ def both(mode: Any) -> list[tuple[Any, jax.Array]]:
     ]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("mode", MODES)
 def test_cores_may_be_arrays_of_numpy(mode):
     for layer, x in both(mode):
@@ -145,6 +147,7 @@ def _stateful():
     del KINDS[Stateful]
 
 
+@pytest.mark.few(1)
 @pytest.mark.usefixtures("_stateful")
 @pytest.mark.filterwarnings("ignore:Using .Module.sow:DeprecationWarning")
 @pytest.mark.parametrize("wrap", [lambda f: f, nnx.jit, nnx.remat], ids=["eager", "jit", "remat"])

@@ -46,6 +46,7 @@ def test_isometries_stay_isometries(family):
     layer.grow(8)
 
 
+@pytest.mark.slow
 def test_constrained_layers_compile_and_are_saved(tmp_path):
     dense = nn.Sequential(nn.Linear(16, 8), nn.ReLU())
     small, _ = compress(dense, {"0": dtn.Tree(rank=2)}, fit=None)
@@ -65,6 +66,7 @@ def test_a_core_without_full_rank_is_not_constrained():
         layer.constrain()
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_constraints_and_growth(dtype):
     layer = model(dtn.MERA(rank=2), dtype=dtype)[0]

@@ -103,7 +103,7 @@ def test_frozen_cores_cost_no_gradient(size):
     assert all(torch.allclose(a, b, rtol=1e-9) for a, b in zip(mine, theirs))
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_gradcheck_twice(size):
     net = dtn.network(dtn.BrickWall(layers=2, activation="tanh"), (4, 8))
     inputs, program = tensors(net), program_of(net, size)
@@ -283,6 +283,7 @@ COMPILED = {
 }
 
 
+@pytest.mark.few(1)
 @grid(name=list(COMPILED), mode=["auto", "materialize", "apply"])
 def test_compiled_layers_have_one_graph_for_all_batches(name, mode):
     torch._dynamo.reset()

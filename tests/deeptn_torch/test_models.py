@@ -133,6 +133,7 @@ def test_generated_layers_are_not_compressed_again(dense):
     assert isinstance(dense.body[2], TNLinear)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("how", [Fit(method="adam", steps=400), Fit(method="lbfgs", steps=150), Fit(method="als")])
 def test_fit_finds_a_weight_that_the_network_can_make(how):
     net = dtn.network(dtn.BrickWall(layers=1), (8, 8))
@@ -253,6 +254,7 @@ DAMAGE = {
 }
 
 
+@pytest.mark.few(7)
 @pytest.mark.parametrize(("change", "message"), DAMAGE.values(), ids=DAMAGE)
 def test_damaged_checkpoints(change, message, dense, tmp_path):
     path = tmp_path / "m"

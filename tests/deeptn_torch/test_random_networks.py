@@ -20,7 +20,7 @@ from ..tiers import grid
 SIZES = ("small", "middle", "large")
 
 
-@pytest.mark.few(5)
+@pytest.mark.few(2)
 @grid(start=STARTS, size=SIZES)
 def test_values_and_gradients(start, size, monkeypatch):
     if size != "small":

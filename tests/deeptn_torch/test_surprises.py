@@ -97,6 +97,7 @@ def test_recurrent_modules_in_several_threads():
     assert not failed
 
 
+@pytest.mark.slow
 def test_a_bare_recurrent_module_is_exported():
     lstm = nn.LSTM(8, 6)
     parametrize_(lstm, "weight_hh_l0", WALL, fit=None)
@@ -262,6 +263,7 @@ def test_layers_made_of_fake_tensors():
             assert all(core.grad.shape == core.shape for core in made.cores.values())
 
 
+@pytest.mark.few(1)
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # Dynamo's own
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("mode", ["materialize", "apply"])

@@ -68,7 +68,7 @@ def test_bad_recipes(field, value):
         Recipe(**{"epochs": 1, field: value})
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "recipe",
     [
@@ -137,6 +137,7 @@ def test_training_goes_on_from_a_checkpoint(recipe, tmp_path):
         train(model(), data(), recipe, seed=3, checkpoint=file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grow", [(), pytest.param(((1, 3), (2, 4)), marks=pytest.mark.slow)], ids=["fixed", "grow"])
 def test_training_in_jax_goes_on_from_a_checkpoint(grow, tmp_path):
     recipe = Recipe(epochs=4, lr=0.01, batch=40, grow=grow)
@@ -165,6 +166,7 @@ def test_training_in_jax_goes_on_from_a_checkpoint(grow, tmp_path):
         jax_train(forward, start, nets, x, Y, recipe, seed=3, checkpoint=file)
 
 
+@pytest.mark.slow
 def test_what_training_needs():
     net = model()
     with pytest.raises(dtn.DeepTNError, match="pass teacher="):

@@ -313,7 +313,7 @@ def test_a_batch_norm_is_not_fused_into_a_network(inside):
     assert torch.allclose(nn.utils.fuse_conv_bn_eval(*model)(x), expected, atol=1e-5)
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["meta", "inference"])
 def test_cores_are_found_in_unusual_contexts(mode):
     model: Any = nn.Sequential(nn.Linear(24, 16), nn.LSTM(16, 6))

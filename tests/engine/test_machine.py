@@ -27,7 +27,7 @@ def folder(tmp_path, monkeypatch):
     machine._machine.cache_clear()
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 def test_figures_are_positive_and_of_the_right_size(library):
     found = machine.measure(library)
     assert 1e-8 < found.step < 1e-2

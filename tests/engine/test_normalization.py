@@ -55,6 +55,7 @@ def test_plain_steps_give_the_same(dtype, monkeypatch):
     test_a_factor_on_one_core_has_no_effect("torch", dtype)
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize("dtype", FACTORS)
 def test_a_factor_on_one_core_has_no_effect(library, dtype):
     net, params, name = wall(dtype, None)
@@ -100,6 +101,7 @@ def test_a_zero_core_gives_zeros_in_the_oracle_too():
     assert np.isnan(reference(net, scaled(params, name, np.nan))).all()
 
 
+@pytest.mark.few(26)
 @pytest.mark.parametrize("dtype", FACTORS)
 @pytest.mark.parametrize("value", ["largest", "smallest", "sparse", "subnormal"])
 def test_the_ends_of_the_range(library, dtype, value):

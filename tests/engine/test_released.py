@@ -114,6 +114,7 @@ def test_programs_go_with_their_networks(library):
     assert (len(CACHE), CACHE.nbytes) == before
 
 
+@pytest.mark.slow
 def test_equal_networks_share_programs_until_the_last_is_gone():
     first, second = (dtn.network(WALL, (14, 22)) for _ in range(2))
     program = weakref.ref(first.program("materialize"))
@@ -136,6 +137,7 @@ def test_an_equal_network_that_was_not_used_keeps_programs():
     assert second.program("materialize") is program()
 
 
+@pytest.mark.slow
 def test_a_loop_over_temporary_networks_compiles_once():
     forget()
     before = CACHE.misses
@@ -170,6 +172,7 @@ def test_layers_are_released():
     assert (len(operators._PROGRAMS), len(CACHE)) == (before, entries)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
 def test_a_copy_keeps_the_programs(copied):
     torch._dynamo.reset()

@@ -28,6 +28,7 @@ def test_blocks_cover_any_range_in_order(sizes):
             assert len(found) <= 2 * len(sizes)
 
 
+@pytest.mark.few(35)
 @grid(lambda net, like: like == "numpy" or net in FEW, net=NETWORKS, like=["numpy", "torch"])
 def test_rows_are_those_of_the_weight(net, like):
     pytest.importorskip(like)
@@ -111,7 +112,7 @@ def test_a_weight_of_one_row():
 INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 
 
-@pytest.mark.few(7)
+@pytest.mark.few(2)
 @pytest.mark.parametrize(
     ("family", "rows"),
     [(dtn.LowRank(rank=2), 256), (dtn.LowRank(rank=2), 30_000), (dtn.TTMatrix(rank=2), 300), (dtn.BrickWall(), 300)],
@@ -142,6 +143,7 @@ def test_what_is_no_row_number_is_refused(family, library):
             net.gather(params, floats)
 
 
+@pytest.mark.few(16)
 @pytest.mark.parametrize(
     "family", [dtn.TensorTrain(rank=2), dtn.Tucker(rank=2), dtn.CP(rank=2), dtn.LowRank(rank=1)], ids=str
 )

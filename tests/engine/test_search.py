@@ -43,6 +43,7 @@ def test_a_path_is_searched_once(folder, monkeypatch):
     assert NET.program("materialize") == program
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     "text", ["", "{", "[[[0, 1]]]", "[[0, 1]]", "null", '[[["a", 1]]]', "[[[0, 0]]]", "[[[1, 0]]]", "[" * 10000]
 )

@@ -96,6 +96,7 @@ def test_too_many_neighbors_are_left_to_the_other_searches(monkeypatch):
     assert merge_alike(*chain(8), singles=0, growth=1) is None
 
 
+@pytest.mark.slow
 @given(
     st.sampled_from([dtn.BrickWall, dtn.Tree, dtn.TensorTrain]),
     st.integers(2, 9),

@@ -48,6 +48,7 @@ ENDLESS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("name", ENDLESS)
 def test_what_would_take_for_ever_is_refused_soon(name):
     layout, topology = ENDLESS[name]
@@ -190,6 +191,7 @@ def test_many_equal_layers_are_no_attack():
     assert len(_networks(decoded(json.dumps(old), OldModelHeader, "the header"))) == 1000
 
 
+@pytest.mark.slow
 def test_many_networks_in_one_model(tmp_path):
     nets = [dtn.network(dtn.BrickWall(layers=7 + k % 3), (4096, 4000 + k)) for k in range(60)]
     layers = {}

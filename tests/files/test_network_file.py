@@ -29,6 +29,7 @@ from ..market import NETWORKS
 DATA = Path(__file__).parents[1] / "data"
 
 
+@pytest.mark.few(35)
 @pytest.mark.parametrize("net", NETWORKS.values(), ids=NETWORKS)
 def test_round_trip(net, tmp_path):
     params = net.init(seed=1)

@@ -100,6 +100,7 @@ def test_if_the_file_before_cannot_be_kept_the_new_one_is_written(name, tmp_path
     assert not [file for file in tmp_path.iterdir() if file.name.endswith(".tmp")]
 
 
+@pytest.mark.slow
 def test_a_table_of_tensors_that_is_too_long_is_not_written(tmp_path):
     tensors = {f"encoder.block.{k:06}.weight": np.zeros((4, 4), "float32") for k in range(44_000)}
     with pytest.raises(dtn.SpecError, match="files of deeptn have at most"):

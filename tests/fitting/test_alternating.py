@@ -25,6 +25,7 @@ def some_weight(net: dtn.Network, dtype: str) -> np.ndarray:
     return weight + 1j * generator.standard_normal(net.shape) if dtype == "complex128" else weight
 
 
+@pytest.mark.few(26)
 @pytest.mark.parametrize("dtype", ["float64", "complex128"])
 @pytest.mark.parametrize("name", LINEAR)
 def test_a_sweep_is_what_lstsq_finds_core_by_core(name, dtype):
@@ -55,7 +56,7 @@ def _params(net: dtn.Network, stage: int) -> list[str]:
     return [node.param for node in net.spec.stages[stage].nodes if node.param is not None]
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "family",
     [dtn.CP(), dtn.TensorRing(), dtn.Kronecker(), dtn.BlockTerm(), dtn.PEPS(), dtn.MERA(activation=None)],
@@ -73,6 +74,7 @@ def test_errors_never_rise_and_fall_with_the_size(family):
     assert found[0] < 1
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("family", [dtn.CP(rank=3), dtn.TensorRing(rank=2), dtn.Kronecker(terms=2)])
 def test_it_recovers_a_weight_that_the_family_can_make(family):
     net = dtn.network(family, (24, 36))
@@ -80,6 +82,7 @@ def test_it_recovers_a_weight_that_the_family_can_make(family):
     assert dtn.decompose(weight, family).error < 0.01
 
 
+@pytest.mark.slow
 def test_it_is_as_good_as_tensorly():
     import tensorly
     from tensorly.decomposition import parafac, tensor_ring_als
@@ -105,6 +108,7 @@ def test_only_the_entries_of_the_weight_count():
     assert better.error == pytest.approx(relative_error(better.net.materialize(better.params), weight))
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("family", [dtn.TensorTrain(rank=4), dtn.HierarchicalTucker(rank=4), dtn.Tree(activation=None)])
 def test_a_closed_form_is_improved(family):
     closed, better = dtn.decompose(WEIGHT, family, sweeps=0), dtn.decompose(WEIGHT, family)

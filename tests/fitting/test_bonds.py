@@ -16,6 +16,7 @@ SPECTRUM = (RNG.standard_normal((48, 48)) / np.arange(1, 49)) @ RNG.standard_nor
 BONDED = ["TensorTrain", "TTMatrix", "Tucker", "TensorRing"]
 
 
+@pytest.mark.few(16)
 @pytest.mark.parametrize("family", BONDED)
 @pytest.mark.parametrize("shape", [(120, 400), (256, 64), (96, 64, 3, 3)])
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.2])
@@ -61,7 +62,7 @@ def test_equal_sizes_are_kept_if_nothing_is_left():
     assert found.num_params == net.num_params
 
 
-@pytest.mark.few(7)
+@pytest.mark.few(3)
 @pytest.mark.parametrize("family", ["TensorTrain", "TTMatrix", "Tucker"])
 @pytest.mark.parametrize("budget", [150, 300, 600, 1200])
 def test_bonds_suit_the_weight(family, budget):

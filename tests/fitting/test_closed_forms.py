@@ -26,7 +26,7 @@ CLOSED = {
 }
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("case", CLOSED.values(), ids=CLOSED)
 @pytest.mark.parametrize("shape", [(12, 10), (6, 4, 3, 3)])
 def test_decompose_is_exact_at_full_rank_and_better_with_rank(case, shape):
@@ -41,7 +41,7 @@ def test_decompose_is_exact_at_full_rank_and_better_with_rank(case, shape):
     assert all(0 <= error <= 1 for error in errors)
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("shape", [(16, 16), (8, 16), (12, 18), (4,), (8,), (6, 5), (32,)])
 @pytest.mark.parametrize("layers", [1, 3])
 def test_a_brick_wall_takes_over_a_tensor_train_of_rank_two(shape, layers):
@@ -55,6 +55,7 @@ def test_a_brick_wall_takes_over_a_tensor_train_of_rank_two(shape, layers):
     assert padded.error < 1.0
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize(("rank", "side"), [(2, 16), (3, 256)])
 def test_a_tree_takes_over_a_tensor_train_where_its_bonds_allow(rank, side):
     train = dtn.network(dtn.TensorTrain(rank=rank), (side, side))

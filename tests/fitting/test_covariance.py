@@ -60,7 +60,7 @@ def test_low_rank_is_the_optimum(axis, diagonal):
         assert found.error == pytest.approx(best, rel=1e-6)
 
 
-@pytest.mark.few(3)
+@pytest.mark.few(1)
 @SIDES
 @pytest.mark.parametrize("family", FAMILIES[:4], ids=lambda family: type(family).__name__)
 def test_every_side_has_the_smaller_error(family, axis, diagonal):
@@ -92,7 +92,7 @@ def test_outputs_are_closer_than_without(family):
     assert gap == pytest.approx(found.error, rel=0.5)
 
 
-@pytest.mark.few(33)
+@pytest.mark.few(13)
 @SIDES
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: type(family).__name__)
 def test_an_update_is_a_minimum(family, axis, diagonal):
@@ -117,6 +117,7 @@ def test_white_inputs_change_nothing():
         assert found.error == pytest.approx(plain.error, rel=0.02)
 
 
+@pytest.mark.few(5)
 @pytest.mark.parametrize("shape", [(7, 5), (12, 3, 3, 3), (5, 26)])
 @pytest.mark.parametrize("family", [dtn.LowRank(rank=2), dtn.TTMatrix(rank=3), dtn.TensorTrain(rank=3)], ids=str)
 def test_padding_kernels_and_few_inputs(family, shape):
@@ -208,7 +209,7 @@ def test_inputs_of_a_core_count_as_bonds():
         dtn.decompose(weight, dtn.CP(rank=500), net.layout, covariance=covariance)
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("library", "family"),
     [

@@ -26,7 +26,7 @@ WALLS = {
 }
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(2)
 @grid(lambda wall, library: library != "jax" or wall in ("linear", "relu odd"), wall=WALLS, library=LIBRARIES)
 def test_a_deeper_wall_has_the_same_weight(wall, library):
     pytest.importorskip(library)
@@ -79,7 +79,7 @@ FAMILIES = {
 }
 
 
-@pytest.mark.few(27)
+@pytest.mark.few(10)
 @grid(lambda case, library: library != "jax" or case in ("train", "tree", "cp"), case=FAMILIES, library=LIBRARIES)
 def test_a_wider_network_has_the_same_weight(case, library):
     pytest.importorskip(library)

@@ -58,7 +58,7 @@ def test_fits_do_not_depend_on_the_scale(name, like):
         assert (len(result.history) > 1) == (scale > 0)
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [0.0, 1e-25, 1e20])
 def test_models_of_any_scale_are_compressed(scale):
     torch = pytest.importorskip("torch")

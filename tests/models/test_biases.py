@@ -153,6 +153,7 @@ def test_a_bias_under_shared_of_equinox():
     assert np.array_equal(small.shared()[1].bias, model.shared()[1].bias)
 
 
+@pytest.mark.slow
 def test_groups_differ_in_their_means():
     x = torch.randn(20, 4, 6, 6) + torch.tensor([5.0, 5, -5, -5])[:, None, None]
     layer = nn.Conv2d(4, 6, 3, groups=2)

@@ -51,6 +51,7 @@ COMPRESS: dict[str, tuple[Callable[[], Any], Callable[..., Any]]] = {
 }
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("framework", COMPRESS)
 def test_a_weight_that_is_not_finite(framework):
     make, compress = COMPRESS[framework]
@@ -89,6 +90,7 @@ def broken(framework: str) -> Any:
     return model
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("framework", COMPRESS)
 def test_a_layer_that_cannot_be_folded(framework):
     fold = {"torch": deeptn_torch.fold_, "equinox": tne.fold, "nnx": tnx.fold}[framework]

@@ -23,7 +23,7 @@ from deeptn.recipe import Recipe
 from .perceptrons import CLASSES, NUMBERS, NoisyEquinox, NoisyNNX, X, equinox_of, losses, mlp, nnx_of, outputs_of, small
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("labels", "options"),
     [
@@ -274,7 +274,7 @@ def wrong() -> dict[str, tuple[Any, str]]:
 WRONG = wrong()
 
 
-@pytest.mark.few(12)
+@pytest.mark.few(5)
 @pytest.mark.parametrize(("call", "text"), WRONG.values(), ids=list(WRONG))
 def test_wrong_use(call, text):
     with pytest.raises(dtn.DeepTNError, match=text):

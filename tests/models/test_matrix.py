@@ -37,7 +37,7 @@ def cases():
     return found
 
 
-@pytest.mark.few(12)
+@pytest.mark.few(5)
 @pytest.mark.parametrize("case", cases())
 @pytest.mark.filterwarnings("ignore")
 def test_case(case):

@@ -35,6 +35,7 @@ def dense() -> Any:
     return eqx.nn.Linear(4, 4, key=KEY)
 
 
+@pytest.mark.slow
 @choose("dtype", ["uint8", "uint32", "int8", "int32"], ["uint8"])
 def test_indices_of_any_integer_type(dtype):
     rows = jnp.array([3, 100], dtype)

@@ -30,7 +30,7 @@ TRAIN: Any = {
 }
 
 
-@pytest.mark.few(2)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("library", TRAIN)
 def test_recipes_and_seeds(library):
     with pytest.raises(dtn.SpecError, match=r"the recipe is a dict; write deeptn\.recipe\.Recipe\(epochs=2\)"):

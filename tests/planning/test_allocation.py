@@ -13,6 +13,7 @@ from deeptn.planning import allocate
 from deeptn.planning.allocation import _without_output
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("limits", [1, 2])
 def test_brute_force_finds_nothing_better(limits):
     draw = np.random.default_rng(limits)

@@ -97,7 +97,7 @@ class Stop(Exception):
     pass
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [1, 4, 8])
 def test_what_was_killed_ends_with_the_same_network(after, tmp_path):
     expected, whole = deeptn_torch.search_by_drop(

@@ -41,6 +41,7 @@ def test_outputs_of_jax_models_weigh_layers():
         assert all(found.sensitivities[name](0.5) > 0 for name in found.targets)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_half_precision_there_and_back(tmp_path, dtype, jobs, capsys):
@@ -69,6 +70,7 @@ def test_damaged_results_are_measured_again(data):
     assert _candidates(data) is None
 
 
+@pytest.mark.slow
 def test_a_name_with_brackets_selects_itself(tmp_path):
     assert matches("l[0]", "l0")
     assert select(["l[0]"], ["l0", "l[0]"], "targets") == {"l[0]": ["l[0]"]}

@@ -100,6 +100,7 @@ def test_networks_have_the_error_that_is_reported(layers, family):
         assert net.num_params < weight.size
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("level", [5.0, 10.0, 15.0])
 def test_no_size_for_all_bonds_is_much_smaller(level):
     weight, found = decaying(32, 64, 1.5), None
@@ -198,6 +199,7 @@ def test_processes_and_paths_change_nothing(found, tmp_path):
         assert layer.network == few[layer.name].network
 
 
+@pytest.mark.slow
 def test_one_weight_at_a_time():
     alive: list[weakref.ref] = []
 
@@ -249,6 +251,7 @@ def test_families_without_a_closed_form_are_fitted():
     assert fits[0].error == pytest.approx(one.error, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_a_deep_family_is_tried_where_a_library_can_fit_it(monkeypatch):
     model = StoredModel({}, {"fc.weight": tensors()["fc.weight"]})
     assert inspect_model(model).families == ("LowRank", "TensorTrain", "TTMatrix", "BrickWall")

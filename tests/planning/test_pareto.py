@@ -100,6 +100,7 @@ def test_one_plan_for_three_frameworks(tmp_path: Path):
                 np.testing.assert_allclose(two.cores[core][...], array.detach(), atol=1e-6)
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("names", ["[a]", "{a: 1.5}", "3"])
 def test_names_that_are_no_map(names):
     text = plan(StoredModel({}, tensors()), {"params": "40%"}, topologies=["LowRank"]).to_yaml()

@@ -159,6 +159,7 @@ def test_layers_that_stay_dense():
     assert everything.layers["fc2"] == LayerPlan((32, 24), None, 0.0, "its parameters are worth most here")
 
 
+@pytest.mark.few(4)
 @pytest.mark.parametrize(
     ("budget", "message"),
     [

@@ -112,6 +112,7 @@ class Stop(Exception):
     pass
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("after", [1, 3])
 def test_what_was_killed_repeats(after, tmp_path):
     calibration = deeptn_torch.calibrate(NET, X[:200])

@@ -106,6 +106,7 @@ def fail(kind):
     raise MissingBackendError("nothing", "demo") if kind == "missing" else dtn.SpecError("bad weight")
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_errors_name_the_layer(processes):
     with pytest.raises(dtn.SpecError, match="layer 'fc1': bad weight"):

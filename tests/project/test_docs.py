@@ -26,6 +26,7 @@ TUTORIAL = ROOT / "docs" / "compress.md"
 PAGES = [ROOT / "README.md", *sorted({*(ROOT / "docs").rglob("*.md")} - {TUTORIAL})]
 
 
+@pytest.mark.few(1)
 @pytest.mark.parametrize("path", sorted((ROOT / "docs" / "howto").glob("*.py")), ids=lambda p: p.name)
 def test_howto(path):
     runpy.run_path(str(path))

@@ -65,6 +65,7 @@ def test_it_keeps_the_laws(skip_wall):
     law()
 
 
+@pytest.mark.slow
 def test_the_command_line_lists_and_draws_it(tmp_path):
     """Imitate an installed package: a module, and an entry point in its metadata."""
     (tmp_path / "walls.py").write_text(HEAD + FAMILY)
@@ -111,7 +112,7 @@ def test_the_budget_finds_it(skip_wall):
     assert [(row.label, row.params) for row in rows] == [("SkipWall(blocks=2)", 320)]
 
 
-@pytest.mark.few(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("front_end", [deeptn_torch, deeptn_jax], ids=["torch", "jax"])
 def test_it_is_fitted_by_gradient(skip_wall, front_end):
     net = dtn.network(skip_wall(blocks=1), WEIGHT.shape)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 import deeptn as dtn
 
 WALL = dtn.BrickWall(layers=2)
@@ -21,6 +23,7 @@ def test_torch():
     assert "Tucker(rank=2)" in lines[3]
 
 
+@pytest.mark.slow
 def test_equinox():
     import equinox as eqx
     import jax

@@ -54,6 +54,7 @@ def pages() -> list[Path]:
     ]
 
 
+@pytest.mark.few(13)
 @pytest.mark.parametrize("phrase", BANNED)
 def test_nobody_writes(phrase):
     pattern = re.compile(phrase, re.IGNORECASE)

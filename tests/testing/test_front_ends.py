@@ -25,7 +25,7 @@ SQUARE = dtn.network(dtn.TTMatrix(rank=2), (8, 8))
 PACKAGES = {"numpy": "numpy", "torch": "torch", "jax": "jax", "equinox": "equinox", "nnx": "flax"}
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(1)
 @grid(lambda name, number: name in ("numpy", "torch") or number in "03", name=list(PACKAGES), number=range(6))
 def test_the_front_ends_keep_the_laws(name, number):
     """JAX compiles for every network, so every run gives it only a padded brick wall and a MERA with copies."""

@@ -30,12 +30,13 @@ def run(family: str, libraries: tuple[str, ...], examples: int) -> None:
     law()
 
 
-@pytest.mark.few(4)
+@pytest.mark.few(1)
 @pytest.mark.parametrize("family", families())
 def test_numpy(family):
     run(family, ("numpy",), 10)
 
 
+@pytest.mark.few(6)
 @pytest.mark.parametrize("family", families())
 def test_torch(family, torch):
     run(family, ("torch",), 5)
@@ -49,12 +50,13 @@ def test_thorough(family, library, examples):
     run(family, (library,), examples)
 
 
+@pytest.mark.few(39)
 @nets
 def test_one_of_everything(net):
     check_laws(net)
 
 
-@pytest.mark.few(6)
+@pytest.mark.few(2)
 @few_nets
 def test_one_of_everything_in_other_libraries(net, torch, jax):
     check_laws(net, libraries=("torch", "jax"))
