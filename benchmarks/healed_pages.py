@@ -187,13 +187,20 @@ def minilm_page(data: dict[str, Any]) -> str:
             f'{" or ".join(data["families"])} and the share of each layer by `deeptn.plan` with `objective="outputs"`, for one batch of '
             "sentences. One seed.",
             "",
-            "Do not plan such a network by the errors of its weights, which is the default: the table of embeddings has half of all "
-            "parameters, but counts as one layer of 40, and next to nothing is left of it (`deeptn.plan` warns). "
-            "[Compressed checkpoints](checkpoints.md) has plans of both kinds.",
+            "At both sizes, the plan by outputs is the best after healing, and weighted SVD is second. Do not plan such a network by the "
+            "errors of its weights, which is the default: the table of embeddings has half of all parameters, but counts as one layer "
+            "of 40, and next to nothing is left of it (`deeptn.plan` warns). [Compressed checkpoints](checkpoints.md) has plans of "
+            "both kinds. The plan by outputs would do the same at a quarter if it added up the squares of the changes: without the table, "
+            "the outputs cannot get much worse than wrong. It multiplies cosines instead ({class}`~deeptn.planning.Sensitivity`). "
+            + (
+                f"With squares, the healed cosine was {data['squares']['healed']['cosine']:.3f}."
+                if "squares" in data
+                else ""
+            ),
             "",
             *table(headings, cells),
             "",
-            "Minutes: plan, fits and healing, with one thread, on a machine that also did other work. Peak: of the whole process, which also holds the original.",
+            "Minutes: plan, fits and healing, with one thread; at most, because the machine did other work meanwhile. Peak: of the whole process, which also holds the original.",
             "",
             f"Measured by `python benchmarks/minilm.py`: {about(data['environment'])}; seed {data['seed']}. All rows: "
             "`benchmarks/results/minilm.json`. This page is written by `benchmarks/pages.py`.",
