@@ -193,7 +193,8 @@ def minilm_page(data: dict[str, Any]) -> str:
             "both kinds. The plan by outputs would do the same at a quarter if it added up the squares of the changes: without the table, "
             "the outputs cannot get much worse than wrong. It multiplies cosines instead ({class}`~deeptn.planning.Sensitivity`). "
             + (
-                f"With squares, the healed cosine was {data['squares']['healed']['cosine']:.3f}."
+                f"With squares, the healed cosine was {data['squares']['healed']['cosine']:.3f}. The plan for a half in the table was "
+                f"still made with squares; with cosines, it starts at {data['cosines_at_half']['cosine']:.3f}."
                 if "squares" in data
                 else ""
             ),
