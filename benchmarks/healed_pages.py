@@ -189,8 +189,7 @@ def minilm_page(data: dict[str, Any]) -> str:
             "",
             "At both sizes, the plan by outputs is the best after healing, and weighted SVD is second. Do not plan such a network by the "
             "errors of its weights, which is the default: the table of embeddings has half of all parameters, but counts as one layer "
-            "of 40, and next to nothing is left of it (`deeptn.plan` warns). [Compressed checkpoints](checkpoints.md) has plans of "
-            "both kinds. The plan by outputs would do the same at a quarter if it added up the squares of the changes: without the table, "
+            "of 40, and next to nothing is left of it (`deeptn.plan` warns; see [compressed checkpoints](checkpoints.md)). The plan by outputs would do the same at a quarter if it added up the squares of the changes: without the table, "
             "the outputs cannot get much worse than wrong. It multiplies cosines instead ({class}`~deeptn.planning.Sensitivity`). "
             + (
                 f"With squares, the healed cosine was {data['squares']['healed']['cosine']:.3f}. The plan for a half in the table was "
